@@ -1,0 +1,1 @@
+"""R²ec and RecPO: a recommender that reasons."""

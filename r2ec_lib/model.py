@@ -1,0 +1,409 @@
+"""R²ec: a stock causal language model with an item table beside it.
+
+`lm_head` writes a reasoning; at `<answer>` the `RecHead` scores every item of the catalogue with one inner product
+between the hidden state and the item table, which the same model encoded from item texts (paper, section 3). The
+language model is never subclassed or patched, so TRL, PEFT, vLLM, accelerate and `save_pretrained` see a normal
+checkpoint. Training is in `recpo.py`; loading a backbone is in `backbone.py`.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from r2ec_lib.backbone import load_pretrained
+from r2ec_lib.objective import similarity_scores, target_ranks
+from r2ec_lib.prompts import Prompts, PromptStyle
+
+READOUTS = ("last", "mean", "max")
+BATCH_TOKENS = 16_384
+"""Padded tokens a forward without gradients: large enough to fill a CPU or GPU, small enough for 4 GB."""
+
+
+@contextmanager
+def captured_states(lm: PreTrainedModel) -> Iterator[list[Tensor]]:
+    """Collects the last hidden states (B, L, d) of every forward made inside, wrapped or not, with its graph."""
+    states: list[Tensor] = []
+    handle = lm.get_decoder().register_forward_hook(lambda _, __, output: states.append(output.last_hidden_state))
+    try:
+        yield states
+    finally:
+        handle.remove()
+
+
+def read_out(hidden: Tensor, starts: Tensor, ends: Tensor, readout: str = "last") -> Tensor:
+    """One vector a row from its hidden states.
+
+    Args:
+        hidden: (B, L, d).
+        starts, ends: (B,) first and last position of the text that speaks for the row: a reasoning with its
+            `<answer>`, or an item prompt.
+        readout: "last" takes the state at `ends` (h_T, the paper's choice); "mean" and "max" pool over the span.
+
+    Returns:
+        (B, d).
+    """
+    if readout == "last":
+        return hidden[torch.arange(len(ends), device=hidden.device), ends]
+    positions = torch.arange(hidden.shape[1], device=hidden.device)[None, :]  # (1, L)
+    inside = (positions >= starts[:, None]) & (positions <= ends[:, None])  # (B, L)
+    if readout == "mean":
+        return (hidden * inside[..., None]).sum(dim=1) / inside.sum(dim=1, keepdim=True)
+    if readout == "max":
+        return hidden.masked_fill(~inside[..., None], -torch.inf).amax(dim=1)
+    raise ValueError(f"readout is {readout!r}; expected one of {READOUTS}")
+
+
+def forward_states(
+    lm: torch.nn.Module,
+    plain_lm: PreTrainedModel,
+    ids: Sequence[Sequence[int]],
+    starts: Sequence[int] | None = None,
+    readout: str = "last",
+) -> Tensor:
+    """Vectors (B, d) of token sequences, in one padded forward that keeps its graph.
+
+    Args:
+        lm: what to call: the model itself, or the wrapper that accelerate put around it.
+        plain_lm: the model inside, whose decoder holds the states.
+        ids: B sequences of token ids, each ending in `<answer>`.
+        starts: where each sequence's own text begins (only pooled read-outs ask); 0 if left out.
+    """
+    device = plain_lm.get_input_embeddings().weight.device
+    lengths = torch.tensor([len(row) for row in ids])
+    width = int(lengths.max())
+    padded = torch.tensor([list(row) + [0] * (width - len(row)) for row in ids], device=device)  # (B, L)
+    mask = (torch.arange(width)[None, :] < lengths[:, None]).long().to(device)  # (B, L), right-padded
+    with captured_states(plain_lm) as hidden:
+        lm(input_ids=padded, attention_mask=mask, use_cache=False, logits_to_keep=1)
+    begin = torch.zeros_like(lengths) if starts is None else torch.tensor(starts)
+    return read_out(hidden[-1], begin.to(device), lengths.to(device) - 1, readout)
+
+
+def length_batches(lengths: Sequence[int], batch_tokens: int = BATCH_TOKENS) -> Iterator[list[int]]:
+    """Row numbers in batches of similar length, longest first, each at most `batch_tokens` when padded."""
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    while order:
+        size = max(1, batch_tokens // max(1, lengths[order[0]]))
+        yield order[:size]
+        order = order[size:]
+
+
+@dataclass
+class RecHead:
+    """The item table and how it is compared with a user state.
+
+    Attributes:
+        item_ids: N catalogue ids, in table order.
+        table: (N, d) float32 item vectors h_v.
+        temperature: τ of Eq. 5 and 7.
+        similarity: "inner" or "cosine".
+        readout: "last", "mean" or "max".
+    """
+
+    item_ids: list[str]
+    table: Tensor
+    temperature: float = 1.0
+    similarity: str = "inner"
+    readout: str = "last"
+    index: dict[str, int] = field(init=False, repr=False)
+
+    def __post_init__(self):
+        if len(self.item_ids) != len(self.table):
+            raise ValueError(f"the table has {len(self.table)} rows for {len(self.item_ids)} item ids")
+        self.index = {item: row for row, item in enumerate(self.item_ids)}
+        if len(self.index) != len(self.item_ids):
+            raise ValueError("item ids must be unique; the same id stands twice in the table")
+
+    def scores(self, states: Tensor) -> Tensor:
+        """s(v) of every item: states (B, d) → (B, N) float32."""
+        return similarity_scores(states.float(), self.table.to(states.device), self.similarity)
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """Top items of one history, best first, and the reasoning that led to them."""
+
+    item_ids: list[str]
+    titles: list[str]
+    scores: list[float]
+    reasoning: str
+
+
+class R2ec:
+    """A recommender that reasons: language model, tokenizer, prompts, item catalogue and item table.
+
+    Attributes:
+        lm: any `AutoModelForCausalLM`, or a `PeftModel` around one.
+        prompts: turns tables into ids.
+        catalogue: items table, in table order.
+        head: the item table.
+    """
+
+    def __init__(self, lm: PreTrainedModel, prompts: Prompts, catalogue: pd.DataFrame, head: RecHead | None = None):
+        self.lm = lm
+        self.prompts = prompts
+        self.catalogue = catalogue.reset_index(drop=True)
+        width = lm.config.get_text_config().hidden_size
+        self.head = head or RecHead(list(self.catalogue["item_id"]), torch.zeros(len(catalogue), width))
+        if list(self.catalogue["item_id"]) != self.head.item_ids:
+            raise ValueError("the catalogue and the item table must list the same item ids in the same order")
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return self.prompts.tokenizer
+
+    @property
+    def titles(self) -> list[str]:
+        return self.catalogue["title"].tolist()
+
+    # --- encoding -------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def encode(self, ids: Sequence[Sequence[int]], starts: Sequence[int] | None = None) -> Tensor:
+        """Vectors (B, d) of token sequences that end in `<answer>`; float32, on the model's device, no gradient."""
+        was_training = self.lm.training
+        self.lm.eval()
+        device = self.lm.get_input_embeddings().weight.device
+        states = torch.empty(len(ids), self.head.table.shape[1], device=device)
+        for rows in length_batches([len(row) for row in ids]):
+            begin = None if starts is None else [starts[row] for row in rows]
+            batch = forward_states(self.lm, self.lm, [ids[row] for row in rows], begin, self.head.readout)
+            states[rows] = batch.float()
+        self.lm.train(was_training)
+        return states
+
+    def encode_items(self, items: pd.DataFrame) -> Tensor:
+        """Item vectors h_v (len(items), d) of an items table, from its texts alone."""
+        return self.encode(self.prompts.item_ids(items))
+
+    def refresh(self) -> None:
+        """Encodes the whole catalogue into the item table (Algorithm 1)."""
+        self.head.table = self.encode_items(self.catalogue)
+
+    def user_states(self, samples: pd.DataFrame, chains: Sequence[Sequence[int]] | None = None) -> Tensor:
+        """h_T of each row of a samples table: (B, d).
+
+        Args:
+            chains: token ids of a reasoning a row, each closed by `<answer>`; None reads the state with no reasoning,
+                `<answer>` straight after the prompt.
+        """
+        prompts = self.prompts.user_ids(samples, self.titles)
+        chains = [[self.prompts.answer_id]] * len(prompts) if chains is None else chains
+        rows = [[*prompt, *chain] for prompt, chain in zip(prompts, chains, strict=True)]
+        return self.encode(rows, starts=[len(prompt) for prompt in prompts])
+
+    # --- reasoning ------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def reason(
+        self,
+        prompt_ids: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        batch_tokens: int = BATCH_TOKENS,
+    ) -> list[list[int]]:
+        """Writes a reasoning a prompt; greedy at temperature 0.
+
+        Returns:
+            One chain of token ids a prompt. Every chain ends in `<answer>`: where the model did not write it within
+            `max_new_tokens`, or ended its turn without it, it is appended (`closed` in the tables tells which).
+        """
+        was_training = self.lm.training
+        self.lm.eval()
+        device = self.lm.get_input_embeddings().weight.device
+        pad = self.tokenizer.pad_token_id
+        settings = GenerationConfig(
+            max_new_tokens=max_new_tokens,
+            do_sample=temperature > 0,
+            temperature=temperature or None,
+            top_k=top_k if temperature > 0 else None,
+            top_p=1.0 if temperature > 0 else None,
+            repetition_penalty=1.0,
+            pad_token_id=pad,
+            eos_token_id=stop_ids(self.lm, self.prompts.answer_id),
+            bos_token_id=self.tokenizer.bos_token_id,
+        )
+        chains: list[list[int]] = [[] for _ in prompt_ids]
+        for rows in length_batches([len(row) + max_new_tokens for row in prompt_ids], batch_tokens):
+            width = max(len(prompt_ids[row]) for row in rows)
+            missing = [width - len(prompt_ids[row]) for row in rows]
+            batch = [[pad] * gap + list(prompt_ids[row]) for row, gap in zip(rows, missing, strict=True)]
+            mask = [[0] * gap + [1] * (width - gap) for gap in missing]
+            written = self.lm.generate(
+                input_ids=torch.tensor(batch, device=device),
+                attention_mask=torch.tensor(mask, device=device),
+                generation_config=settings,
+            )[:, width:]
+            for row, tokens in zip(rows, written.tolist(), strict=True):
+                chains[row] = close(tokens, settings.eos_token_id, self.prompts.answer_id)
+        self.lm.train(was_training)
+        return chains
+
+    def decode(self, chain: Sequence[int]) -> str:
+        """The text of a reasoning, without `<answer>` and other control tokens."""
+        return self.tokenizer.decode(chain, skip_special_tokens=True).strip()
+
+    def recommend(
+        self,
+        history: Sequence[str],
+        k: int = 10,
+        hours: Sequence[float] | None = None,
+        ratings: Sequence[float] | None = None,
+        max_new_tokens: int = 128,
+    ) -> Recommendation:
+        """Reasons about one history and ranks the catalogue; items of the history are not recommended.
+
+        Args:
+            history: item ids, oldest first.
+            hours: how many hours ago each was bought; a day apart if left out.
+            ratings: 1 to 5 each, or left out.
+
+        Raises:
+            ValueError: empty history or an id that is not in the catalogue.
+        """
+        unknown = [item for item in history if item not in self.head.index]
+        if unknown or not history:
+            raise ValueError(
+                f"the history holds {unknown[0]!r}, which is not in the catalogue; add it with add_items"
+                if unknown
+                else "the history is empty; a recommendation needs at least one purchase"
+            )
+        items = [self.head.index[item] for item in history]
+        sample = pd.DataFrame(
+            {
+                "history": [items],
+                "history_hours": [hours or [24.0 * before for before in range(len(items), 0, -1)]],
+                "history_ratings": [ratings or [float("nan")] * len(items)],
+            }
+        )
+        chain = self.reason(self.prompts.user_ids(sample, self.titles), max_new_tokens)[0]
+        scores = self.head.scores(self.user_states(sample, [chain]))[0]  # (N,)
+        scores[items] = -torch.inf
+        best = scores.topk(min(k, len(scores) - len(set(items))))
+        rows = best.indices.tolist()
+        return Recommendation(
+            [self.head.item_ids[row] for row in rows],
+            [self.titles[row] for row in rows],
+            best.values.tolist(),
+            self.decode(chain),
+        )
+
+    # --- catalogue ------------------------------------------------------------------------------------------------
+
+    def add_items(self, items: pd.DataFrame) -> None:
+        """Adds items, or replaces those whose id is known, by encoding their texts; no training."""
+        vectors = self.encode_items(items)
+        kept = ~self.catalogue["item_id"].isin(items["item_id"])
+        catalogue = pd.concat([self.catalogue[kept], items], ignore_index=True).fillna("")
+        old = self.head.table[torch.tensor(kept.to_numpy())].to(vectors.device)
+        self._replace(catalogue, torch.cat([old, vectors]))
+
+    def remove_items(self, item_ids: Sequence[str]) -> None:
+        """Drops items from the catalogue; an unknown id raises a KeyError."""
+        unknown = [item for item in item_ids if item not in self.head.index]
+        if unknown:
+            raise KeyError(f"{unknown[0]!r} is not in the catalogue")
+        kept = ~self.catalogue["item_id"].isin(item_ids)
+        self._replace(self.catalogue[kept], self.head.table[torch.tensor(kept.to_numpy())])
+
+    def _replace(self, catalogue: pd.DataFrame, table: Tensor) -> None:
+        self.catalogue = catalogue.reset_index(drop=True)
+        old = self.head
+        self.head = RecHead(list(catalogue["item_id"]), table, old.temperature, old.similarity, old.readout)
+
+    # --- saving ---------------------------------------------------------------------------------------------------
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Writes language model (or adapter), tokenizer, item table, catalogue and config; replaces `folder` whole."""
+        folder = Path(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+        adapted = isinstance(self.lm, PeftModel)
+        self.lm.save_pretrained(fresh / ("adapter" if adapted else "lm"))
+        self.tokenizer.save_pretrained(fresh / ("adapter" if adapted else "lm"))
+        save_file({"item_table": self.head.table.float().cpu().contiguous()}, fresh / "rec_head.safetensors")
+        self.catalogue.to_parquet(fresh / "catalogue.parquet", index=False)
+        config = {
+            "base": self.lm.peft_config["default"].base_model_name_or_path if adapted else None,
+            "prompt_style": self.prompts.config(),
+            "temperature": self.head.temperature,
+            "similarity": self.head.similarity,
+            "readout": self.head.readout,
+        }
+        (fresh / "r2ec.json").write_text(json.dumps(config, indent=2, ensure_ascii=False))
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(fresh, folder)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike, dtype: torch.dtype | None = None, device: str | None = None) -> "R2ec":
+        """Reads what `save` wrote. Weights come from safetensors alone and no code is loaded.
+
+        Raises:
+            FileNotFoundError: `folder` holds no saved R²ec.
+        """
+        folder = Path(folder)
+        if not (folder / "r2ec.json").exists():
+            raise FileNotFoundError(f"{folder} holds no saved R²ec (r2ec.json is missing)")
+        config = json.loads((folder / "r2ec.json").read_text())
+        lm, tokenizer = load_pretrained(config["base"] or folder / "lm", dtype)
+        if config["base"]:
+            lm = PeftModel.from_pretrained(lm, folder / "adapter", is_trainable=True)
+        lm.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        catalogue = pd.read_parquet(folder / "catalogue.parquet")
+        head = RecHead(
+            list(catalogue["item_id"]),
+            load_file(folder / "rec_head.safetensors")["item_table"],
+            config["temperature"],
+            config["similarity"],
+            config["readout"],
+        )
+        return cls(lm.eval(), Prompts(tokenizer, PromptStyle(**config["prompt_style"])), catalogue, head)
+
+
+def stop_ids(lm: PreTrainedModel, answer_id: int) -> list[int]:
+    """Token ids that end a reasoning: `<answer>` and the model's own end-of-turn tokens."""
+    own = lm.generation_config.eos_token_id
+    own = [] if own is None else [own] if isinstance(own, int) else list(own)
+    return [answer_id, *(token for token in own if token != answer_id)]
+
+
+def close(tokens: Sequence[int], stops: Sequence[int], answer_id: int) -> list[int]:
+    """A sampled chain up to its first stop token, with `<answer>` at the end whether or not the model wrote it.
+
+    >>> close([5, 6, 9, 0, 0], stops=[9], answer_id=9), close([5, 6], stops=[9], answer_id=9)
+    ([5, 6, 9], [5, 6, 9])
+    """
+    end = next((position for position, token in enumerate(tokens) if token in stops), len(tokens) - 1)
+    kept = list(tokens[: end + 1])
+    return kept if kept and kept[-1] == answer_id else [*kept, answer_id]
+
+
+@torch.no_grad()
+def ranks_of(model: R2ec, samples: pd.DataFrame, chains: Sequence[Sequence[int]] | None) -> Tensor:
+    """Ranks (B,) of the targets of a samples table for given reasonings, items of the history masked."""
+    scores = model.head.scores(model.user_states(samples, chains))  # (B, N)
+    targets = torch.tensor(samples["target"].to_numpy(), dtype=torch.long, device=scores.device)
+    return target_ranks(scores, targets, seen_mask(samples["history"], scores.shape[1]).to(scores.device))
+
+
+def seen_mask(histories: Sequence[Sequence[int]], num_items: int) -> Tensor:
+    """(B, N) bool, True at each row's history items."""
+    rows = [row for row, history in enumerate(histories) for _ in history]
+    columns = [int(item) for history in histories for item in history]
+    mask = torch.zeros(len(histories), num_items, dtype=torch.bool)
+    mask[rows, columns] = True
+    return mask

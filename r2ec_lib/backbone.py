@@ -14,6 +14,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from r2ec_lib.prompts import ANSWER, Document, Prompts, clean
+from r2ec_lib.prompts import ANSWER, Document, Prompts, PromptStyle, clean
 
 
 def load_pretrained(
@@ -143,20 +144,23 @@ def warm_up(
     batch_tokens: int = 8192,
     learning_rate: float = 3e-3,
     seed: int = 0,
-    report: Callable[[int, float], None] = lambda step, loss: None,
+    report: Callable[[str], None] = print,
 ) -> pd.DataFrame:
-    """Trains the language model on documents: next-token loss over prompt, completion and `<answer>`.
+    """Trains the language model on documents with the next-token loss.
+
+    A document without a completion (an item card) is learned whole. Of the others only the completion and `<answer>`
+    are: a history is read, but the order of purchases in it is not learned, since that would be a next-item label.
 
     Args:
         documents: read in a seeded order, as often as `steps` ask for.
         batch_tokens: padded tokens a step.
-        report: called with (step, loss) at every step.
+        report: called with one line of text, ten times.
 
     Returns:
-        A table with `step`, `loss` (nats a token) and `tokens`.
+        A table with `step`, `loss` (nats a token) and `tokens` (learned ones).
     """
     generator = np.random.default_rng(seed)
-    rows = document_ids(prompts, documents)
+    rows, starts = document_ids(prompts, documents)
     optimizer = torch.optim.AdamW(lm.parameters(), lr=learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.1)
     device = lm.get_input_embeddings().weight.device
@@ -165,28 +169,32 @@ def warm_up(
     for step in range(1, steps + 1):
         if not batches:
             batches = _document_batches(rows, batch_tokens, generator)
-        batch = [rows[row] for row in batches.pop()]
-        width = max(len(row) for row in batch)
-        ids = torch.tensor([row + [0] * (width - len(row)) for row in batch], device=device)  # (B, L)
-        real = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in batch], device=device)
-        loss = lm(input_ids=ids, attention_mask=real, labels=ids.masked_fill(real == 0, -100)).loss
+        batch = batches.pop()
+        lengths = torch.tensor([len(rows[row]) for row in batch], device=device)
+        places = torch.arange(int(lengths.max()), device=device)[None, :]  # (1, L)
+        ids = torch.tensor([rows[row] + [0] * (len(places[0]) - len(rows[row])) for row in batch], device=device)
+        real = places < lengths[:, None]  # (B, L)
+        learned = real & (places >= torch.tensor([starts[row] for row in batch], device=device)[:, None])
+        loss = lm(input_ids=ids, attention_mask=real.long(), labels=ids.masked_fill(~learned, -100)).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(lm.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
-        log.append({"step": step, "loss": loss.item(), "tokens": int(real.sum())})
-        report(step, log[-1]["loss"])
+        log.append({"step": step, "loss": loss.item(), "tokens": int(learned.sum())})
+        if step % max(1, steps // 10) == 0:
+            report(f"warm-up step {step:>5} of {steps}  loss {log[-1]['loss']:.3f}")
     lm.eval()
     return pd.DataFrame(log)
 
 
-def document_ids(prompts: Prompts, documents: Sequence[Document]) -> list[list[int]]:
-    """Token ids of whole documents: prompt (through the chat template where there is one), completion, `<answer>`."""
+def document_ids(prompts: Prompts, documents: Sequence[Document]) -> tuple[list[list[int]], list[int]]:
+    """Token ids of whole documents (prompt, completion, `<answer>`), and where what is learned of each begins."""
     heads = prompts.tokenize([document.prompt for document in documents])
     completions = [f" {document.completion.strip()}" if document.completion else "" for document in documents]
     tails = prompts.tokenizer(completions, add_special_tokens=False)["input_ids"]
-    return [[*head, *tail, prompts.answer_id] for head, tail in zip(heads, tails, strict=True)]
+    rows = [[*head, *tail, prompts.answer_id] for head, tail in zip(heads, tails, strict=True)]
+    return rows, [len(head) if tail else 0 for head, tail in zip(heads, tails, strict=True)]
 
 
 def _document_batches(
@@ -205,62 +213,78 @@ def _document_batches(
 
 
 def generic_documents(
-    items: pd.DataFrame, histories: Sequence[Sequence[int]], user_texts: Sequence[str], prompts: Prompts, seed: int = 0
+    items: pd.DataFrame, samples: pd.DataFrame, prompts: Prompts, n: int, seed: int = 0
 ) -> list[Document]:
-    """Warm-up documents for any catalogue: every item card, and a plain analysis of each unlabelled history.
+    """Warm-up documents for any catalogue: every item card, and `n` plain analyses of unlabelled histories.
 
-    An analysis names facts that can be read off the history and the cards (the latest title, the most frequent brand,
+    An analysis names facts that can be read off the history and the cards (the latest titles, the most frequent brand,
     words that recur), randomly chosen and in random order: something for RecPO to select from, nothing it is told.
 
     Args:
-        histories: item indexes of each history, oldest first; no target is given.
-        user_texts: the finished user prompt of each history.
+        samples: training rows; only the histories are read, `target` never. Drawn in random rounds.
     """
     generator = np.random.default_rng(seed)
-    titles = [clean(title, max_words=12) for title in items["title"]]
-    words = [[word for word in re.findall(r"[^\W\d_]{3,}", title.lower())] for title in titles]
-    common = {word for word, count in Counter(w for row in words for w in set(row)).items() if count > len(items) / 20}
-    brands = items["brand"].tolist() if "brand" in items else items["store"].tolist() if "store" in items else None
+    titles = items["title"].tolist()
+    short = [" ".join(clean(title).split()[:6]) for title in titles]
+    words = [re.findall(r"[^\W\d_]{3,}", title.lower()) for title in titles]
+    spread = Counter(word for row in words for word in set(row))
+    brand = next((column for column in ("brand", "store") if column in items), None)
+    brands = [clean(value) for value in items[brand]] if brand else [""] * len(items)
     documents = [Document(prompts.item_text(item), "") for item in items.to_dict("records")]
-    for history, text in zip(histories, user_texts, strict=True):
+    columns = [samples[name].tolist() for name in ("history", "history_hours", "history_ratings")]
+    rounds = [generator.permutation(len(samples)) for _ in range(-(-n // len(samples)))]
+    for row in np.concatenate(rounds)[:n]:
+        history, hours, ratings = (column[row] for column in columns)
         recent = [int(item) for item in history][-5:]
-        facts = [f"The last purchase was {' '.join(titles[recent[-1]].split()[:5])}."]
-        recurring = Counter(word for item in recent for word in set(words[item]) - common).most_common(3)
-        if recurring:
-            facts.append(f"Words that recur: {', '.join(word for word, _ in recurring)}.")
-        named = [clean(brands[item]) for item in recent if brands[item].strip()] if brands else []
+        facts = [f"The last purchase was {short[recent[-1]]}."]
+        facts += [f"Before that came {short[recent[-2]]}."] if len(recent) > 1 else []
+        telling = Counter(w for item in recent for w in set(words[item]) if spread[w] <= len(items) / 20)
+        if telling:
+            facts.append(f"The needs are about {' and '.join(word for word, _ in telling.most_common(2))}.")
+        named = Counter(brands[item] for item in recent if brands[item])
         if named:
-            facts.append(f"The shopper buys {Counter(named).most_common(1)[0][0]}.")
-        if len(recent) > 1:
-            facts.append(f"Before that came {' '.join(titles[recent[-2]].split()[:5])}.")
-        count = generator.integers(1, len(facts) + 1)
-        chosen = generator.permutation(len(facts))[:count]
-        documents.append(Document(text, " ".join(facts[fact] for fact in chosen)))
+            facts.append(f"The shopper trusts {named.most_common(1)[0][0]}.")
+        chosen = generator.permutation(len(facts))[: generator.integers(1, len(facts) + 1)]
+        prompt = prompts.user_text([titles[int(item)] for item in history], hours, ratings)
+        documents.append(Document(prompt, " ".join(facts[fact] for fact in chosen)))
     return documents
 
 
-def cached_backbone(
-    folder: str | os.PathLike,
-    recipe: dict,
-    build: Callable[[], tuple[PreTrainedModel, PreTrainedTokenizerBase, pd.DataFrame]],
+def tiny_backbone(
+    documents_of: Callable[[Prompts], Sequence[Document]],
+    style: PromptStyle,
+    cache_dir: str | os.PathLike,
+    *,
+    vocab_size: int,
+    hidden_size: int,
+    num_layers: int,
+    num_heads: int,
+    steps: int,
+    batch_tokens: int,
+    learning_rate: float,
+    seed: int,
+    report: Callable[[str], None] = print,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, pd.DataFrame, bool]:
-    """The warmed-up backbone for `recipe`, built on the first call and read from `folder` afterwards.
+    """The tiny decoder, warmed up; built on the first call and read from `cache_dir` afterwards.
 
     Args:
-        recipe: everything that decides the result (sizes, steps, seed, a digest of the documents); JSON values.
-        build: makes (model, tokenizer, log table).
+        documents_of: makes the warm-up corpus, given prompts that word it.
 
     Returns:
-        Model, tokenizer, warm-up log, and whether it came from the cache.
+        Model, tokenizer, the table of `warm_up`, and whether they came from the cache.
     """
-    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-    key = hashlib.sha256(json.dumps([recipe, versions], sort_keys=True).encode()).hexdigest()[:16]
-    target = Path(folder) / key
+    documents = documents_of(Prompts(train_tokenizer([], vocab_size=0), style))
+    sizes = [vocab_size, hidden_size, num_layers, num_heads, steps, batch_tokens, learning_rate, seed]
+    versions = [torch.__version__, transformers.__version__]
+    recipe = json.dumps([documents, asdict(style), sizes, versions])
+    target = Path(cache_dir) / hashlib.sha256(recipe.encode()).hexdigest()[:16]
     found = (target / "warmup.parquet").exists()
     if not found:
-        lm, tokenizer, log = build()
+        tokenizer = train_tokenizer((" ".join(document) for document in documents), vocab_size)
+        lm = build_tiny(tokenizer, hidden_size, num_layers, num_heads, seed=seed)
+        log = warm_up(lm, Prompts(tokenizer, style), documents, steps, batch_tokens, learning_rate, seed, report)
         target.parent.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{key}-"))
+        fresh = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
         lm.save_pretrained(fresh)
         tokenizer.save_pretrained(fresh)
         log.to_parquet(fresh / "warmup.parquet", index=False)
@@ -268,11 +292,3 @@ def cached_backbone(
         os.replace(fresh, target)
     lm, tokenizer = load_pretrained(target, dtype=torch.float32)
     return lm, tokenizer, pd.read_parquet(target / "warmup.parquet"), found
-
-
-def documents_digest(documents: Sequence[Document]) -> str:
-    """A short hash of a warm-up corpus, for `cached_backbone`."""
-    digest = hashlib.sha256()
-    for document in documents:
-        digest.update(repr(tuple(document)).encode())
-    return digest.hexdigest()[:16]

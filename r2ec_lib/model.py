@@ -127,8 +127,8 @@ class RecHead:
             raise ValueError("item ids must be unique; the same id stands twice in the table")
 
     def scores(self, states: Tensor) -> Tensor:
-        """s(v) of every item: states (B, d) → (B, N) float32."""
-        return similarity_scores(states.float(), self.table.to(states.device), self.similarity)
+        """s(v) of every item: states (B, d) → (B, N), float32 or better."""
+        return similarity_scores(states, self.table.to(states.device), self.similarity)
 
 
 @dataclass(frozen=True)

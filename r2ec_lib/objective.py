@@ -22,8 +22,10 @@ def similarity_scores(states: Tensor, items: Tensor, similarity: str = "inner") 
         similarity: "inner" (the paper) or "cosine" (the official code).
 
     Returns:
-        (B, N) scores, not divided by τ.
+        (B, N) scores in float32 or better, not divided by τ.
     """
+    precision = torch.promote_types(torch.promote_types(states.dtype, items.dtype), torch.float32)
+    states, items = states.to(precision), items.to(precision)
     if similarity == "cosine":
         states, items = F.normalize(states, dim=-1), F.normalize(items, dim=-1)
     elif similarity != "inner":

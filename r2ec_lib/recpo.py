@@ -252,7 +252,6 @@ class RecPOTrainer(GRPOTrainer):
 
     def _compute_loss(self, model, inputs):
         """TRL's token terms plus the item term of Eq. 8, from one forward over prompt and chain."""
-        start = time.perf_counter()
         warming = self.state.global_step < self.args.item_warmup_steps
         if warming:
             inputs = {**inputs, "advantages": torch.zeros_like(inputs["advantages"])}
@@ -273,14 +272,13 @@ class RecPOTrainer(GRPOTrainer):
         # (1/G) Σ_i 1{i = i*}, averaged over users, is a mean over all rows of which only the marked ones count
         item_loss = -(gains * inputs["best"]).sum() / len(gains)
         self._metrics["train"]["item_loss"].append(item_loss.item())
-        self._metrics["train"]["seconds_forward"].append(time.perf_counter() - start)
         return token_loss + self.args.item_weight * item_loss / self.current_gradient_accumulation_steps
 
     def _item_log_probs(self, states: Tensor, rows: Tensor, items: Tensor) -> Tensor:
         """Eq. 7 for states (B, d) against the batch's target items (M, d), and the table where the recipe says so."""
         head, batch = self.r2ec.head, self.rollout.batch_targets
         columns = torch.searchsorted(batch, self._targets(rows))  # (B,), `unique` sorts
-        scores = objective.similarity_scores(states.float(), items.float(), head.similarity)  # (B, M)
+        scores = objective.similarity_scores(states, items, head.similarity)  # (B, M)
         excluded = self._seen(rows)  # (B, N) or None
         if not self.args.catalogue_negatives:
             excluded = None if excluded is None else excluded[:, batch]
@@ -303,7 +301,8 @@ class RecPOTrainer(GRPOTrainer):
         self._refreshed_at = self.state.global_step
 
     def _targets(self, rows: Tensor) -> Tensor:
-        return torch.tensor(self.samples["target"].to_numpy()[rows.cpu().numpy()], dtype=torch.long, device=rows.device)
+        targets = self.samples["target"].to_numpy()[rows.cpu().numpy()]
+        return torch.tensor(targets, dtype=torch.long, device=rows.device)
 
     def _seen(self, rows: Tensor) -> Tensor | None:
         if not self.args.mask_seen:

@@ -18,8 +18,8 @@ LOG_COLUMNS = {
     "eval_hit@10": "valid_hit@10",
     "eval_length": "valid_length",
     "completions/mean_length": "length",
-    "completions/min_length": "length_min",
-    "completions/max_length": "length_max",
+    "completions/min_length": "length_low",
+    "completions/max_length": "length_high",
     "share_unclosed": "share_unclosed",
     "frac_reward_zero_std": "share_equal_groups",
     "entropy": "entropy",
@@ -28,12 +28,11 @@ LOG_COLUMNS = {
     "item_loss": "item_loss",
     "grad_norm": "grad_norm",
     "learning_rate": "learning_rate",
-    "step_time": "seconds_step",
+    "step_time": "step_seconds",
     "seconds_sampling": "seconds_sampling",
     "seconds_reward": "seconds_reward",
-    "seconds_forward": "seconds_forward",
 }
-"""TRL's names and ours: lengths in tokens with `<answer>`, seconds of one step, shares from 0 to 1."""
+"""TRL's names and ours: lengths in tokens with `<answer>`, seconds a step, shares from 0 to 1."""
 
 
 class TrainingTables(TrainerCallback):
@@ -88,7 +87,9 @@ class TrainingTables(TrainerCallback):
     def log_table(self) -> pd.DataFrame:
         """One row a logged step, columns as in `LOG_COLUMNS`; NaN where a figure was not taken at that step."""
         table = pd.DataFrame(sorted(self.rows.values(), key=lambda row: row["step"]))
-        return table.reindex(columns=["step", *LOG_COLUMNS.values(), "peak_memory_gb"]).astype({"step": "int64"})
+        table = table.reindex(columns=["step", *LOG_COLUMNS.values(), "peak_memory_gb"]).astype({"step": "int64"})
+        update = table["step_seconds"] - table["seconds_sampling"] - table["seconds_reward"]
+        return table.assign(seconds_update=update)
 
     def write(self) -> None:
         write_table(self.log_table(), self.folder / "log.parquet")

@@ -1,0 +1,157 @@
+"""One RecPO training in a run folder: starts from `training/start`, resumes from its checkpoints, saves `model`.
+
+The training notebook calls `train` in its own process, or, when the recipe asks for several, starts this module
+through `accelerate launch` and shows its lines. Both read the same `training/job.json`, so nothing differs between
+one device and many but the number of processes.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import torch
+import transformers
+from transformers import EarlyStoppingCallback, PrinterCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+from r2ec_lib.files import read_json, read_table, write_json
+from r2ec_lib.model import R2ec
+from r2ec_lib.recpo import RecPOConfig, RecPOTrainer
+from r2ec_lib.schema import DataError
+from r2ec_lib.tracking import TrainingTables
+
+
+def write_job(run_dir: str | Path, settings: dict, *, batch_users: int, num_processes: int, patience: int) -> None:
+    """Writes `training/job.json`: what one training is.
+
+    Args:
+        settings: fields of `RecPOConfig`; checked here, before any work starts.
+        batch_users: users whose trajectories make one optimiser step, over all processes.
+        num_processes: devices (or CPU processes) to train on.
+        patience: evaluations without a better validation NDCG@10 after which training ends.
+
+    Raises:
+        DataError: the batch cannot be split evenly.
+    """
+    folder = Path(run_dir) / "training"
+    accumulation = settings.get("gradient_accumulation_steps", 1)
+    rows, parts = batch_users * settings["num_generations"], num_processes * accumulation
+    if rows % parts:
+        raise DataError(
+            f"a step of {batch_users} users × {settings['num_generations']} trajectories = {rows} rows cannot be "
+            f"split evenly over {num_processes} processes × {accumulation} accumulation steps; change batch_users"
+        )
+    settings = {
+        **settings,
+        "output_dir": str(folder / "checkpoints"),
+        "per_device_train_batch_size": rows // parts,
+        "per_device_eval_batch_size": settings["num_generations"],
+        "logging_steps": 1,
+        "save_total_limit": 2,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "ndcg@10",
+        "eval_strategy": "steps",
+        "save_steps": settings["eval_steps"],
+    }
+    job = {"settings": settings, "num_processes": num_processes, "patience": patience}
+    write_json(job, folder / "job.json")
+
+
+def train(run_dir: str | Path, report: Callable[[str], None] = print) -> None:
+    """Trains the R²ec in `training/start` on the train split of `data/samples.parquet`.
+
+    Writes `training/log.parquet`, `training/rollouts.parquet` and, at the end, the best model by validation NDCG@10 to
+    `model`. An interrupted training goes on from its last checkpoint.
+    """
+    run_dir = Path(run_dir)
+    job = read_json(run_dir / "training" / "job.json")
+    quiet()
+    config = RecPOConfig(**job["settings"])
+    model = R2ec.load(run_dir / "training" / "start", device=str(config.device))
+    samples = read_table(run_dir / "data" / "samples.parquet")
+    trainer = RecPOTrainer(model, config, samples[samples["split"] == "train"], samples[samples["split"] == "valid"])
+    tables = TrainingTables(
+        run_dir / "training", lambda: trainer.rollout_log, report, report_steps=max(1, config.eval_steps // 2)
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(tables)
+    trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=job["patience"]))
+    checkpoints = Path(config.output_dir)
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(checkpoints) if checkpoints.is_dir() else None)
+    if trainer.is_world_process_zero():
+        model.refresh()
+        model.save(run_dir / "model")
+        shutil.rmtree(checkpoints)
+
+
+def launch(run_dir: str | Path, report: Callable[[str], None] = print, accelerate_config: str = "") -> None:
+    """Trains as the job says: here on one process, or through `accelerate launch` on several.
+
+    Args:
+        accelerate_config: path of an accelerate configuration file (DeepSpeed, FSDP, several machines); "" for plain
+            data parallelism.
+
+    Raises:
+        RuntimeError: a worker failed; the message holds its last lines.
+    """
+    processes = read_json(Path(run_dir) / "training" / "job.json")["num_processes"]
+    if processes == 1 and not accelerate_config:
+        return train(run_dir, report)
+    where = ["--config_file", accelerate_config] if accelerate_config else ["--multi_gpu"]
+    if not accelerate_config and not torch.cuda.is_available():
+        where = ["--cpu"]
+    command = [sys.executable, "-m", "accelerate.commands.launch", *where, "--num_processes", str(processes)]
+    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    command += ["-m", "r2ec_lib.training", str(run_dir)]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    ) as process:
+        lines = []
+        for line in process.stdout:
+            lines.append(line.rstrip())
+            if line.startswith("step ") or line.startswith("resumed "):
+                report(lines[-1])
+    if process.returncode:
+        raise RuntimeError("a training process failed:\n" + "\n".join(lines[-30:]))
+
+
+def quiet() -> None:
+    """Keeps progress bars and deprecation notes of the libraries out of notebooks and logs."""
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    warnings.filterwarnings("ignore", message=".*pin_memory.*")
+
+
+def training_metrics(log: pd.DataFrame, rollouts: pd.DataFrame) -> dict:
+    """The figures of `training/metrics.json` from the two tables."""
+    rewarded = log.dropna(subset=["reward"])
+    window = max(1, len(rewarded) // 10)
+    first, last = rewarded.head(window), rewarded.tail(window)
+    figures = [
+        "reward",
+        "reward_ndcg",
+        "reward_similarity",
+        "length",
+        "share_unclosed",
+        "share_equal_groups",
+        "entropy",
+    ]
+    return {
+        "steps": int(log["step"].max()),
+        "first": first[figures].mean().to_dict(),
+        "last": last[figures].mean().to_dict(),
+        "best_valid_ndcg@10": float(log["valid_ndcg@10"].max()),
+        "seconds": {name: float(log[f"seconds_{name}"].sum()) for name in ("sampling", "reward", "update")},
+        "rollouts_kept": len(rollouts),
+    }
+
+
+if __name__ == "__main__":
+    train(sys.argv[1], report=print if os.environ.get("RANK", "0") == "0" else lambda line: None)

@@ -1,0 +1,294 @@
+"""The trainer's real loss: Eq. 8 to the last gradient, on a two-layer model in float64."""
+
+import math
+
+import pytest
+import torch
+
+from r2ec_lib import objective
+from r2ec_lib.model import captured_states, forward_states, read_out
+from r2ec_lib.recpo import RecPOConfig, RecPOTrainer, Rollout
+
+CHAINS = [[40, 41, 2], [42, 2], [43, 44, 45, 46, 2], [47, 48, 49, 2]]  # 2 is `<answer>`; different lengths
+
+
+@pytest.fixture
+def make_trainer(tiny, samples, tmp_path):
+    def make(**choices):
+        usual = {
+            "num_generations": 2,
+            "per_device_train_batch_size": 4,
+            "max_completion_length": 6,
+            "max_steps": 4,
+            "learning_rate": 1e-2,
+            "use_cpu": True,
+            "save_strategy": "no",
+        }
+        config = RecPOConfig(output_dir=str(tmp_path / "out"), **{**usual, **choices})
+        trainer = RecPOTrainer(tiny, config, samples)
+        trainer.current_gradient_accumulation_steps = config.gradient_accumulation_steps
+        trainer.model.train()
+        return trainer
+
+    return make
+
+
+def rows_of(trainer, chains=CHAINS, rows=(0, 0, 1, 1), written=None):
+    """The tensors that TRL hands to the loss for given chains, and the trainer's rollout for them."""
+    prompts = trainer.r2ec.prompts.user_ids(trainer.samples.iloc[list(rows)], trainer.r2ec.titles)
+    width, length = max(map(len, prompts)), max(map(len, chains))
+    written = written or [True] * len(chains)
+    actions = [len(chain) - (not own) for chain, own in zip(chains, written, strict=True)]
+    inputs = {
+        "prompt_ids": torch.tensor([[0] * (width - len(p)) + p for p in prompts]),
+        "prompt_mask": torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts]),
+        "completion_ids": torch.tensor([c + [0] * (length - len(c)) for c in chains]),
+        "completion_mask": torch.tensor([[1] * len(c) + [0] * (length - len(c)) for c in chains]),
+        "tool_mask": torch.tensor([[int(at < n) for at in range(length)] for n in actions]),
+        "sample_rows": torch.tensor(rows),
+        "num_items_in_batch": torch.tensor(sum(map(len, chains))),
+    }
+    targets = torch.tensor(trainer.samples["target"].iloc[list(rows)].to_list())
+    trainer.rollout = Rollout(written, batch_targets=targets.unique())
+    return inputs
+
+
+def with_old(trainer, inputs):
+    """Adds π_old as the current policy has it, so that the ratio differs from 1 once weights move."""
+    ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
+    mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
+    width, keep = inputs["prompt_ids"].shape[1], inputs["completion_ids"].shape[1]
+    with torch.no_grad(), captured_states(trainer.r2ec.lm) as hidden:
+        old, _, _ = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, keep)
+        ends = width + inputs["completion_mask"].sum(dim=1) - 1
+        states = read_out(hidden[0], ends, ends)
+        live = [trainer.item_ids[item] for item in trainer.rollout.batch_targets.tolist()]
+        items = forward_states(trainer.r2ec.lm, trainer.r2ec.lm, live)
+        items_old = trainer._item_log_probs(states, inputs["sample_rows"], items)
+    return {**inputs, "old_per_token_logps": old, "old_item_log_probs": items_old}
+
+
+def gradients(trainer, inputs):
+    trainer.model.zero_grad()
+    trainer.compute_loss(trainer.model, inputs).backward()
+    return {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
+
+
+def plain_objective(trainer, chains, rows, advantages, best, old_tokens, old_items):
+    """Eq. 8 in plain Python: row by row, no padding, no batch; the sum over tokens and the marked item action."""
+    model, tau = trainer.r2ec, trainer.r2ec.head.temperature
+    prompts = model.prompts.user_ids(trainer.samples.iloc[list(rows)], model.titles)
+    targets = trainer.samples["target"].iloc[list(rows)].tolist()
+    batch = sorted(set(targets))
+    items = [model.lm.model(torch.tensor([trainer.item_ids[v]])).last_hidden_state[0, -1].tolist() for v in batch]
+    total = 0.0
+    for i, (prompt, chain) in enumerate(zip(prompts, chains, strict=True)):
+        output = model.lm(torch.tensor([prompt + chain]), output_hidden_states=True)
+        log_probs = output.logits[0].log_softmax(dim=-1)
+        for t, token in enumerate(chain):
+            ratio = math.exp(log_probs[len(prompt) + t - 1, token].item() - old_tokens[i][t])
+            total += min(ratio * advantages[i], min(max(ratio, 0.8), 1.2) * advantages[i])
+        if best[i]:
+            state = output.hidden_states[-1][0, -1].tolist()
+            scores = [sum(a * b for a, b in zip(state, item, strict=True)) / tau for item in items]
+            seen = set(trainer.samples["history"].iloc[rows[i]])
+            kept = [s for s, v in zip(scores, batch, strict=True) if v not in seen or v == targets[i]]
+            own = scores[batch.index(targets[i])] - math.log(sum(math.exp(s) for s in kept))
+            ratio = math.exp(own - old_items[i])
+            total += min(ratio * advantages[i], min(max(ratio, 0.8), 1.2) * advantages[i])
+    return total / len(chains)
+
+
+ADVANTAGES = torch.tensor([0.7, -0.7, -0.4, 0.4], dtype=torch.float64)
+BEST = torch.tensor([True, False, False, True])
+
+
+def test_the_loss_is_equation_8_also_when_ratios_leave_one(make_trainer):
+    trainer = make_trainer()
+    trainer.r2ec.head.temperature = 3.0
+    inputs = with_old(trainer, {**rows_of(trainer), "advantages": ADVANTAGES, "best": BEST})
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in trainer.model.parameters():
+            weight += 0.02 * torch.randn(weight.shape, generator=generator, dtype=weight.dtype)
+    loss = trainer.compute_loss(trainer.model, inputs).item()
+    old = inputs["old_per_token_logps"].tolist()
+    expected = plain_objective(
+        trainer, CHAINS, (0, 0, 1, 1), ADVANTAGES.tolist(), BEST.tolist(), old, inputs["old_item_log_probs"].tolist()
+    )
+    assert loss == pytest.approx(-expected, rel=1e-6)
+
+
+def test_gradients_agree_with_finite_differences(make_trainer):
+    trainer = make_trainer()
+    trainer.r2ec.head.temperature = 3.0
+    inputs = with_old(trainer, {**rows_of(trainer), "advantages": ADVANTAGES, "best": BEST})
+    found = gradients(trainer, inputs)
+    parameters = dict(trainer.model.named_parameters())
+    generator = torch.Generator().manual_seed(1)
+    for name in list(found)[:: max(1, len(found) // 8)]:
+        direction = torch.randn(found[name].shape, generator=generator, dtype=torch.float64)
+        step = 1e-3  # TRL computes token log-probabilities in float32
+        with torch.no_grad():
+            values = []
+            for sign in (1, -2, 1):  # +h, −h, back
+                parameters[name] += sign * step * direction
+                values.append(trainer.compute_loss(trainer.model, inputs).item())
+        slope = (values[0] - values[1]) / (2 * step)
+        assert (found[name] * direction).sum().item() == pytest.approx(slope, rel=2e-3, abs=1e-4), name
+
+
+def test_a_rollout_with_zero_advantage_moves_no_token(make_trainer):
+    trainer = make_trainer()
+    nothing = {"advantages": torch.zeros(4, dtype=torch.float64), "best": torch.zeros(4, dtype=torch.bool)}
+    assert max(g.abs().max() for g in gradients(trainer, {**rows_of(trainer), **nothing}).values()) == 0
+
+
+def test_opposite_advantages_move_their_rollouts_in_opposite_directions(make_trainer):
+    trainer = make_trainer(learning_rate=1e-3)
+    inputs = with_old(trainer, rows_of(trainer))
+    inputs |= {"advantages": ADVANTAGES, "best": torch.zeros(4, dtype=torch.bool)}
+    found = gradients(trainer, inputs)
+    with torch.no_grad():
+        for name, weight in trainer.model.named_parameters():
+            weight -= 1e-3 * found.get(name, torch.zeros_like(weight))
+    moved = with_old(trainer, inputs)["old_per_token_logps"] - inputs["old_per_token_logps"]
+    change = (moved * inputs["completion_mask"]).sum(dim=1)
+    assert (torch.sign(change) == torch.sign(ADVANTAGES)).all()
+
+
+def test_the_official_broadcast_gives_reasoning_no_gradient():
+    """(B, S) × (B, 1, 1) → (B, B, S) weights every token by the sum of advantages, which is 0 for whole groups."""
+    log_probs = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
+    advantages = objective.advantages(torch.rand(2, 2, dtype=torch.float64), "grpo").flatten()
+    (slip,) = torch.autograd.grad((log_probs * advantages[:, None, None]).sum(), log_probs)
+    (ours,) = torch.autograd.grad((log_probs * advantages[:, None]).sum(), log_probs)
+    assert slip.abs().max() < 1e-12
+    assert torch.allclose(ours, advantages[:, None].expand(4, 5))
+
+
+def test_only_the_best_trajectory_carries_the_item_term(make_trainer):
+    trainer = make_trainer(item_advantage="unit")
+    still = {"advantages": torch.zeros(4, dtype=torch.float64)}
+    inputs = {**rows_of(trainer), **still}
+    first = gradients(trainer, {**inputs, "best": torch.tensor([True, False, False, False])})
+    changed = {
+        **inputs,
+        "completion_ids": inputs["completion_ids"].clone(),
+        "best": torch.tensor([True] + [False] * 3),
+    }
+    changed["completion_ids"][1:, 0] += 1  # other rows say something else
+    again = gradients(trainer, changed)
+    assert all(torch.allclose(first[name], again[name], atol=1e-12) for name in first)
+    other = gradients(trainer, {**inputs, "best": torch.tensor([False, True, False, False])})
+    assert any(not torch.allclose(first[name], other[name], atol=1e-6) for name in first)
+
+
+def test_the_item_gradient_has_both_terms(make_trainer):
+    """∇s(v) = (∇h_T)ᵀ h_v + h_Tᵀ ∇f(x_v): through the reasoning state, and through the item encoder."""
+    trainer = make_trainer(item_advantage="unit")
+    still = {"advantages": torch.zeros(4, dtype=torch.float64), "best": BEST}
+    inputs = {**rows_of(trainer), **still}
+    whole = gradients(trainer, inputs)
+    prompts = trainer.r2ec.prompts.user_ids(trainer.samples.iloc[[0, 0, 1, 1]], trainer.r2ec.titles)
+    lm, targets = trainer.r2ec.lm, trainer.rollout.batch_targets.tolist()
+    parts = []
+    for live in ("users", "items"):
+        trainer.model.zero_grad()
+        states = forward_states(lm, lm, [[*p, *c] for p, c in zip(prompts, CHAINS, strict=True)])
+        items = forward_states(lm, lm, [trainer.item_ids[item] for item in targets])
+        states, items = (states, items.detach()) if live == "users" else (states.detach(), items)
+        log_probs = trainer._item_log_probs(states, inputs["sample_rows"], items)
+        (-(log_probs * BEST).sum() / 4).backward()
+        parts.append({n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None})
+    name = "model.layers.0.self_attn.q_proj.weight"
+    assert parts[0][name].abs().max() > 1e-8 and parts[1][name].abs().max() > 1e-8
+    assert torch.allclose(whole[name], parts[0][name] + parts[1][name], atol=1e-9)
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3], [2, 0, 3, 1]])
+def test_micro_batches_padding_and_row_order_leave_the_gradient_unchanged(make_trainer, order):
+    trainer = make_trainer(catalogue_negatives=True)
+    inputs = {**rows_of(trainer), "advantages": ADVANTAGES, "best": BEST}
+    whole = gradients(trainer, inputs)
+    trainer.current_gradient_accumulation_steps = 2
+    trainer.model.zero_grad()
+    for half in (order[:2], order[2:]):
+        part = {k: v[half] if v.dim() else v for k, v in inputs.items()}
+        for key in ("prompt_ids", "prompt_mask"):  # three more columns of padding
+            part[key] = torch.cat([torch.zeros(2, 3, dtype=part[key].dtype), part[key]], dim=1)
+        trainer.compute_loss(trainer.model, part).backward()
+    for name, weight in trainer.model.named_parameters():
+        assert torch.allclose(weight.grad, whole[name], atol=1e-7), name
+
+
+def test_the_training_state_is_the_evaluation_state(make_trainer):
+    """For the longest row, a row that never wrote `<answer>`, and every other one."""
+    trainer = make_trainer()
+    inputs = rows_of(trainer, written=[True, True, False, True])
+    inputs |= {"advantages": ADVANTAGES, "best": BEST}
+    seen = []
+    original = trainer._item_log_probs
+    trainer._item_log_probs = lambda states, rows, items: seen.append(states) or original(states, rows, items)
+    trainer.compute_loss(trainer.model, inputs)
+    evaluated = trainer.r2ec.user_states(trainer.samples.iloc[[0, 0, 1, 1]], CHAINS)
+    assert torch.allclose(seen[0].float(), evaluated.float(), atol=1e-5)
+
+
+def test_an_appended_answer_is_no_action_of_the_policy(make_trainer):
+    """Its own gradient is zero: a chain of nothing but the appended token trains no token."""
+    trainer = make_trainer()
+    inputs = rows_of(trainer, chains=[[2], [2]], rows=(0, 0), written=[False, False])
+    inputs |= {"advantages": torch.tensor([1.0, -1.0]).double(), "best": torch.tensor([False, False])}
+    assert max(g.abs().max() for g in gradients(trainer, inputs).values()) == 0
+
+
+def test_chains_are_closed_and_the_share_of_unclosed_ones_is_logged(make_trainer):
+    trainer = make_trainer()
+    inputs = trainer._generate_and_score_completions([{"prompt": [5, 6, 7], "row": row} for row in (0, 0, 1, 1)])
+    answer, lengths = trainer.r2ec.prompts.answer_id, inputs["completion_mask"].sum(dim=1)
+    assert all(inputs["completion_ids"][row, end - 1] == answer for row, end in enumerate(lengths))
+    unclosed = [not own for own in trainer.rollout.written]
+    assert trainer._metrics["train"]["share_unclosed"] == [sum(unclosed) / 4]
+    assert (inputs["completion_mask"].sum() - inputs["tool_mask"].mul(inputs["completion_mask"]).sum()) == sum(
+        unclosed
+    )
+
+
+def test_rewards_and_advantages_come_from_the_ranks_of_the_catalogue(make_trainer):
+    trainer = make_trainer(estimator="rloo", reward_cutoff=5)
+    rows = [3, 3, 9, 9]
+    prompts = trainer.r2ec.prompts.user_ids(trainer.samples.iloc[rows], trainer.r2ec.titles)
+    inputs = trainer._generate_and_score_completions(
+        [{"prompt": p, "row": row} for p, row in zip(prompts, rows, strict=True)]
+    )
+    chains = [
+        ids[: int(mask.sum())].tolist()
+        for ids, mask in zip(inputs["completion_ids"], inputs["completion_mask"], strict=True)
+    ]
+    samples = trainer.samples.iloc[rows]
+    scores = trainer.r2ec.head.scores(trainer.r2ec.user_states(samples, chains))
+    rewards = []
+    for row, (history, target) in zip(
+        scores.tolist(), zip(samples["history"], samples["target"], strict=True), strict=True
+    ):
+        kept = [s for v, s in enumerate(row) if v not in set(history)]
+        rank = 1 + sum(s > row[target] for s in kept)
+        share = math.exp(row[target]) / sum(math.exp(s) for s in kept)
+        rewards.append(0.05 * share + 0.95 * (1 / math.log2(rank + 1) if rank <= 5 else 0))
+    expected = [rewards[i] - rewards[i ^ 1] for i in range(4)]
+    assert inputs["advantages"].tolist() == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"estimator": "ppo"}, "estimator is 'ppo'"),
+        ({"reward_mix": 2.0}, "reward_mix"),
+        ({"relabel_top": 9}, "relabel_top is 9"),
+        ({"length_handling": "mean"}, "length_handling"),
+    ],
+)
+def test_a_wrong_choice_is_refused_with_its_name(tmp_path, choice, message):
+    with pytest.raises(ValueError, match=message):
+        RecPOConfig(output_dir=str(tmp_path), per_device_train_batch_size=8, use_cpu=True, **choice)

@@ -271,7 +271,8 @@ class RecPOTrainer(GRPOTrainer):
         gains = objective.clipped((log_probs - old).exp(), weights, self.epsilon_low, self.epsilon_high)  # (B,)
         # (1/G) Σ_i 1{i = i*}, averaged over users, is a mean over all rows of which only the marked ones count
         item_loss = -(gains * inputs["best"]).sum() / len(gains)
-        self._metrics["train"]["item_loss"].append(item_loss.item())
+        surprise = -(log_probs.detach() * inputs["best"]).sum() / inputs["best"].sum().clamp(min=1)
+        self._metrics["train"]["item_surprise"].append(surprise.item())
         return token_loss + self.args.item_weight * item_loss / self.current_gradient_accumulation_steps
 
     def _item_log_probs(self, states: Tensor, rows: Tensor, items: Tensor) -> Tensor:

@@ -25,14 +25,15 @@ LOG_COLUMNS = {
     "entropy": "entropy",
     "kl": "kl",
     "loss": "loss",
-    "item_loss": "item_loss",
+    "item_surprise": "item_surprise",
     "grad_norm": "grad_norm",
     "learning_rate": "learning_rate",
     "step_time": "step_seconds",
     "seconds_sampling": "seconds_sampling",
     "seconds_reward": "seconds_reward",
 }
-"""TRL's names and ours: lengths in tokens with `<answer>`, seconds a step, shares from 0 to 1."""
+"""TRL's names and ours: lengths in tokens with `<answer>`, seconds a step, shares from 0 to 1; `item_surprise` is the
+mean −log π(v⁺) of Eq. 7 over the trajectories that carry the item action."""
 
 
 class TrainingTables(TrainerCallback):

@@ -6,6 +6,7 @@ one device and many but the number of processes.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
-import torch
 import transformers
 from transformers import EarlyStoppingCallback, PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
@@ -53,6 +53,7 @@ def write_job(run_dir: str | Path, settings: dict, *, batch_users: int, num_proc
         "per_device_eval_batch_size": settings["num_generations"],
         "logging_steps": 1,
         "save_total_limit": 2,
+        "restore_callback_states_from_checkpoint": True,
         "load_best_model_at_end": True,
         "metric_for_best_model": "ndcg@10",
         "eval_strategy": "steps",
@@ -72,6 +73,8 @@ def train(run_dir: str | Path, report: Callable[[str], None] = print) -> None:
     job = read_json(run_dir / "training" / "job.json")
     quiet()
     config = RecPOConfig(**job["settings"])
+    if config.world_size != job["num_processes"]:
+        raise RuntimeError(f"{config.world_size} processes were started for a job of {job['num_processes']}")
     model = R2ec.load(run_dir / "training" / "start", device=str(config.device))
     samples = read_table(run_dir / "data" / "samples.parquet")
     trainer = RecPOTrainer(model, config, samples[samples["split"] == "train"], samples[samples["split"] == "valid"])
@@ -97,16 +100,16 @@ def launch(run_dir: str | Path, report: Callable[[str], None] = print, accelerat
             data parallelism.
 
     Raises:
-        RuntimeError: a worker failed; the message holds its last lines.
+        RuntimeError: a worker failed; the message holds its error, `training/processes.log` all that was printed.
     """
     processes = read_json(Path(run_dir) / "training" / "job.json")["num_processes"]
     if processes == 1 and not accelerate_config:
         return train(run_dir, report)
-    where = ["--config_file", accelerate_config] if accelerate_config else ["--multi_gpu"]
-    if not accelerate_config and not torch.cuda.is_available():
-        where = ["--cpu"]
-    command = [sys.executable, "-m", "accelerate.commands.launch", *where, "--num_processes", str(processes)]
-    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes)]
+    if accelerate_config:
+        command += ["--config_file", accelerate_config]
+    else:  # "multi_gpu" is accelerate's name for one process a device; without GPUs they run on the CPU
+        command += ["--multi_gpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
     command += ["-m", "r2ec_lib.training", str(run_dir)]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
@@ -118,7 +121,10 @@ def launch(run_dir: str | Path, report: Callable[[str], None] = print, accelerat
             if line.startswith("step ") or line.startswith("resumed "):
                 report(lines[-1])
     if process.returncode:
-        raise RuntimeError("a training process failed:\n" + "\n".join(lines[-30:]))
+        log = Path(run_dir) / "training" / "processes.log"
+        log.write_text("\n".join(lines))
+        errors = [line for line in lines if re.match(r"(\[rank\d+\]: )?[\w.]+(Error|Exception|Interrupt): ", line)]
+        raise RuntimeError(f"a training process failed: {errors[0] if errors else lines[-1]} (more in {log})")
 
 
 def quiet() -> None:

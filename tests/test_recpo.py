@@ -128,14 +128,14 @@ def test_gradients_agree_with_finite_differences(make_trainer):
     generator = torch.Generator().manual_seed(1)
     for name in list(found)[:: max(1, len(found) // 8)]:
         direction = torch.randn(found[name].shape, generator=generator, dtype=torch.float64)
-        step = 1e-3  # TRL computes token log-probabilities in float32
+        step = 3e-4  # TRL computes token log-probabilities in float32
         with torch.no_grad():
             values = []
             for sign in (1, -2, 1):  # +h, −h, back
                 parameters[name] += sign * step * direction
                 values.append(trainer.compute_loss(trainer.model, inputs).item())
         slope = (values[0] - values[1]) / (2 * step)
-        assert (found[name] * direction).sum().item() == pytest.approx(slope, rel=2e-3, abs=1e-4), name
+        assert (found[name] * direction).sum().item() == pytest.approx(slope, rel=2e-3, abs=1e-3), name
 
 
 def test_a_rollout_with_zero_advantage_moves_no_token(make_trainer):

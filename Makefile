@@ -1,0 +1,40 @@
+# make report [RECIPE=params/x.yaml]   the whole pipeline; the report is runs/<name>/report/index.html
+# make test                            all tests
+# make lab                             JupyterLab in notebooks/
+# make lint                            style
+# make clean                           removes what make and the tests made; runs/ stays
+#
+# Everything sets up .venv by itself. Another Python: make PYTHON=/path/to/python3.12 …
+RECIPE ?= params/quickstart.yaml
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
+READY := .venv/ready
+
+.PHONY: report test lab lint clean
+
+report: $(READY)
+	.venv/bin/r2ec run $(RECIPE)
+
+test: $(READY)
+	.venv/bin/python -m pytest
+
+lab: $(READY)
+	.venv/bin/jupyter lab --notebook-dir=notebooks
+
+lint: $(READY)
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache *.egg-info
+
+$(READY): pyproject.toml
+	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo 'This project needs Python 3.11 or newer; none was found. Install one, or name it: make PYTHON=/path/to/python3' >&2; \
+		exit 1; }
+	@test -x .venv/bin/python || $(PYTHON) -m venv .venv || { \
+		echo 'The virtual environment could not be made; on Debian and Ubuntu: apt install python3-venv' >&2; exit 1; }
+	@echo 'Installing the pinned packages into .venv; the first time this takes some minutes.'
+	@.venv/bin/python -m pip install --quiet --editable '.[dev]'
+	@.venv/bin/python -m ipykernel install --sys-prefix --name python3 --display-name 'R²ec' >/dev/null
+	@touch $@

@@ -1,0 +1,368 @@
+"""What R²ec is compared with: popularity, neighbours, text similarity, GRU4Rec, Caser and SASRec.
+
+Every baseline is fitted on the training samples alone and becomes a scorer, a function from a slice of the samples
+table to (B, N) scores; ranking and masking are the evaluator's. All sequence networks share one `fit_network`: each
+purchase of the training part is predicted once, in one causal pass over the shopper's whole sequence, with full
+cross-entropy over the catalogue (no sampled negatives) and early stopping on validation NDCG@10. None knows user ids,
+so a new shopper needs nothing special; an item never bought in training keeps the score that training left it with.
+Letters in shapes: B rows, T positions, N items, d width.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from r2ec_lib.ranking import Scorer, metrics, rank_all
+
+SAME_ACTION = pd.Timedelta(minutes=1)
+"""Times of one action, computed back from hours stored as float32, differ by less than this."""
+
+
+# ---- the training part as actions and sequences --------------------------------------------------------------------
+
+
+def actions(samples: pd.DataFrame) -> pd.DataFrame:
+    """The purchases that a samples table shows, each once, however many histories repeat it.
+
+    Returns:
+        user_id, item, timestamp; by user, then time. Both targets and history items count.
+    """
+    lengths = samples["history"].map(len).to_numpy()
+    hours = np.concatenate(samples["history_hours"].to_list()).astype(float)
+    moments = samples["timestamp"].to_numpy("datetime64[ms]")
+    past = np.repeat(moments, lengths) - (hours * 3_600_000).round().astype("timedelta64[ms]")
+    users = samples["user_id"].to_numpy(object)
+    shown = pd.DataFrame(
+        {
+            "user_id": np.concatenate([np.repeat(users, lengths), users]),
+            "item": np.concatenate([*samples["history"], samples["target"]]).astype(np.int64),
+            "timestamp": np.concatenate([past, moments]),
+            "hours": np.concatenate([hours, np.zeros(len(samples))]),
+        }
+    ).sort_values(["user_id", "item", "timestamp"], kind="stable")
+    same = shown.groupby(["user_id", "item"])["timestamp"].diff() <= SAME_ACTION
+    shown["action"] = (~same).cumsum()
+    exact = shown.sort_values("hours", kind="stable").drop_duplicates("action")  # the nearest view is the most precise
+    return exact.sort_values(["user_id", "timestamp"], kind="stable")[["user_id", "item", "timestamp"]].reset_index(
+        drop=True
+    )
+
+
+def sequences(samples: pd.DataFrame, max_history: int) -> list[np.ndarray]:
+    """Item sequences of the shoppers, cut into blocks of at most max_history + 1 items, 2 or more each.
+
+    Blocks of one shopper overlap by a single item (the last of one opens the next), so every purchase but the
+    shopper's first is predicted exactly once.
+    """
+    blocks = []
+    for _, items in actions(samples).groupby("user_id", sort=False)["item"]:
+        items = items.to_numpy()
+        for stop in range(len(items), 1, -max_history):
+            blocks.append(items[max(0, stop - max_history - 1) : stop])
+    return blocks
+
+
+# ---- counting and text ---------------------------------------------------------------------------------------------
+
+
+def popularity(train: pd.DataFrame, num_items: int, *, days: float | None = None) -> Scorer:
+    """Scores every item by its number of training purchases, or by those of the last `days` of training."""
+    bought = actions(train)
+    if days is not None:
+        bought = bought[bought["timestamp"] > bought["timestamp"].max() - pd.Timedelta(days=days)]
+    counts = torch.from_numpy(np.bincount(bought["item"], minlength=num_items)).float()  # (N,)
+    return lambda samples: counts.expand(len(samples), -1)
+
+
+def item_neighbours(train: pd.DataFrame, num_items: int, *, decay: float = 0.8, shrink: float = 1.0) -> Scorer:
+    """Item co-occurrence kNN: items that the same shoppers bought, summed over the history.
+
+    sim(i, j) = n_ij / (√(n_i n_j) + shrink) with n the number of shoppers; an action `a` steps before the latest one
+    weighs decay^a.
+    """
+    bought = actions(train)
+    users, names = pd.factorize(bought["user_id"])
+    matrix = sp.csr_matrix((np.ones(len(users)), (users, bought["item"])), (len(names), num_items))
+    matrix.data[:] = 1
+    together = (matrix.T @ matrix).tocoo()  # (N, N) sparse
+    count = together.diagonal()
+    similar = together.data / (np.sqrt(count[together.row] * count[together.col]) + shrink)
+    similar[together.row == together.col] = 0
+    table = sp.csr_matrix((similar, (together.row, together.col)), together.shape)
+    return lambda samples: _dense(_recent(samples, num_items, decay) @ table)
+
+
+def text_similarity(items: pd.DataFrame, *, decay: float = 0.8, title_weight: float = 1.0) -> Scorer:
+    """TF-IDF cosine between each item's texts and those of the history, weighted by decay^age.
+
+    Args:
+        items: the items table; all columns but `item_id` are read.
+        title_weight: how often a word of the title counts.
+    """
+    words = [Counter() for _ in range(len(items))]
+    for column in items.columns.drop("item_id"):
+        found = items[column].astype(str).str.lower().str.findall(r"\w+")
+        for counter, tokens in zip(words, found, strict=True):
+            counter.update({t: n * (title_weight if column == "title" else 1) for t, n in Counter(tokens).items()})
+    rows = np.repeat(np.arange(len(words)), [len(counter) for counter in words])
+    columns, vocabulary = pd.factorize(np.array([token for counter in words for token in counter], dtype=object))
+    counts = np.array([n for counter in words for n in counter.values()], dtype=float)
+    idf = np.log(len(words) / np.bincount(columns, minlength=len(vocabulary))) + 1
+    vectors = sp.csr_matrix((np.log1p(counts) * idf[columns], (rows, columns)), (len(words), len(vocabulary)))
+    norms = np.sqrt(np.asarray(vectors.multiply(vectors).sum(axis=1))).ravel()  # (N,)
+    vectors = sp.diags(1 / np.maximum(norms, 1e-12)) @ vectors
+    return lambda samples: _dense(_recent(samples, len(words), decay) @ vectors @ vectors.T)
+
+
+def _recent(samples: pd.DataFrame, num_items: int, decay: float) -> sp.csr_matrix:
+    """(B, N) weights of the history items: decay^a for the action `a` steps before the latest."""
+    lengths = samples["history"].map(len).to_numpy()
+    rows = np.repeat(np.arange(len(samples)), lengths)
+    weights = np.concatenate([float(decay) ** np.arange(n - 1, -1, -1) for n in lengths])
+    return sp.csr_matrix((weights, (rows, np.concatenate(samples["history"].to_list()))), (len(samples), num_items))
+
+
+def _dense(scores: sp.spmatrix) -> Tensor:
+    return torch.from_numpy(scores.toarray().astype(np.float32))
+
+
+# ---- sequence networks ---------------------------------------------------------------------------------------------
+
+
+class SequenceNetwork(nn.Module):
+    """Item embeddings that are also the output layer; subclasses turn a sequence of them into states."""
+
+    def __init__(self, num_items: int, width: int, dropout: float):
+        super().__init__()
+        self.items = nn.Embedding(num_items + 1, width, padding_idx=num_items)  # the last row pads
+        nn.init.normal_(self.items.weight, std=width**-0.5 / 2)
+        self.dropout = nn.Dropout(dropout)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Item indexes (B, T), padded on the right, → states (B, T, d); position t reads items 0…t alone."""
+        raise NotImplementedError
+
+    def logits(self, states: Tensor) -> Tensor:
+        """(…, d) → (…, N)."""
+        return states @ self.items.weight[:-1].T
+
+
+class GRU4Rec(SequenceNetwork):
+    """A gated recurrent network (Hidasi et al., 1511.06939), with cross-entropy over all items."""
+
+    def __init__(self, num_items: int, max_history: int, *, width: int = 64, dropout: float = 0.2):
+        super().__init__(num_items, width, dropout)
+        self.gru = nn.GRU(width, width, batch_first=True)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        hidden, _ = self.gru(self.dropout(self.items(ids)))  # (B, T, d)
+        return self.norm(self.out(self.dropout(hidden)))
+
+
+class Caser(SequenceNetwork):
+    """Horizontal and vertical convolutions over the latest `window` items (Tang & Wang, 1809.07426), no user ids."""
+
+    def __init__(
+        self,
+        num_items: int,
+        max_history: int,
+        *,
+        width: int = 64,
+        dropout: float = 0.2,
+        window: int = 5,
+        filters: int = 16,
+    ):
+        super().__init__(num_items, width, dropout)
+        self.window = window
+        self.horizontal = nn.ModuleList(nn.Conv2d(1, filters, (height, width)) for height in range(1, window + 1))
+        self.vertical = nn.Conv2d(1, 4, (window, 1))
+        self.out = nn.Linear(filters * window + 4 * width, width)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        batch, length = ids.shape
+        vectors = F.pad(self.items(ids), (0, 0, self.window - 1, 0))  # (B, T + window - 1, d)
+        views = vectors.unfold(1, self.window, 1).transpose(2, 3)  # (B, T, window, d)
+        views = views.reshape(batch * length, 1, self.window, -1)
+        parts = [F.relu(conv(views)).squeeze(3).amax(dim=2) for conv in self.horizontal]
+        parts.append(self.vertical(views).flatten(1))
+        states = self.out(self.dropout(torch.cat(parts, dim=1)))  # (B T, d)
+        return self.norm(states).view(batch, length, -1)
+
+
+class SASRec(SequenceNetwork):
+    """Causal self-attention (Kang & McAuley, 1808.09781), with cross-entropy over all items (2309.07602)."""
+
+    def __init__(
+        self,
+        num_items: int,
+        max_history: int,
+        *,
+        width: int = 64,
+        dropout: float = 0.2,
+        layers: int = 2,
+        heads: int = 2,
+    ):
+        super().__init__(num_items, width, dropout)
+        self.positions = nn.Parameter(torch.randn(max_history, width) * width**-0.5 / 2)
+        layer = nn.TransformerEncoderLayer(
+            width, heads, 4 * width, dropout, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.blocks = nn.TransformerEncoder(layer, layers, norm=self.norm, enable_nested_tensor=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        length = ids.shape[1]
+        hidden = self.dropout(self.items(ids) + self.positions[:length])  # (B, T, d)
+        causal = nn.Transformer.generate_square_subsequent_mask(length, device=ids.device)
+        return self.blocks(hidden, mask=causal, is_causal=True)
+
+
+@dataclass
+class SequenceScorer:
+    """A trained network as a scorer, with its log: one row an epoch (epoch, loss, valid_ndcg@10, seconds)."""
+
+    network: SequenceNetwork
+    num_items: int
+    max_history: int
+    log: list[dict]
+
+    @torch.no_grad()
+    def __call__(self, samples: pd.DataFrame) -> Tensor:
+        """(B, N) scores of the item after each history."""
+        self.network.eval()
+        histories = [np.asarray(history)[-self.max_history :] for history in samples["history"]]
+        ids = pad(histories, self.num_items).to(self.network.items.weight.device)  # (B, T)
+        last = torch.tensor([len(history) - 1 for history in histories], device=ids.device)
+        states = self.network(ids)[torch.arange(len(ids), device=ids.device), last]  # (B, d)
+        return self.network.logits(states)
+
+
+def pad(rows: Sequence[Sequence[int]], filler: int) -> Tensor:
+    """(B, longest) int64, filled on the right."""
+    table = np.full((len(rows), max(map(len, rows))), filler, dtype=np.int64)
+    for i, row in enumerate(rows):
+        table[i, : len(row)] = row
+    return torch.from_numpy(table)
+
+
+def fit_network(
+    build: Callable[..., SequenceNetwork],
+    train: pd.DataFrame,
+    valid: pd.DataFrame,
+    num_items: int,
+    *,
+    max_history: int = 20,
+    mask_seen: bool = True,
+    learning_rate: float = 1e-3,
+    weight_decay: float = 0.01,
+    batch_size: int = 64,
+    epochs: int = 100,
+    patience: int = 5,
+    seed: int = 0,
+    report: Callable[[dict], None] = lambda row: None,
+    **sizes: float,
+) -> SequenceScorer:
+    """Trains a network on every purchase of the training part and keeps the epoch with the best validation NDCG@10.
+
+    Args:
+        build: `GRU4Rec`, `Caser` or `SASRec`; `sizes` are its keywords.
+        max_history: latest items that a state may read.
+        batch_size: sequences a step.
+        epochs, patience: at most so many epochs; stops after `patience` epochs without a better validation.
+        report: called with each row of the log.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    blocks = sequences(train, max_history)
+    generator = np.random.default_rng(seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = build(num_items, max_history, **sizes).to(device)
+        scorer = SequenceScorer(network, num_items, max_history, [])
+        optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=weight_decay)
+        best, best_state, best_epoch = -1.0, {}, 0
+        for epoch in range(1, epochs + 1):
+            began = time.perf_counter()
+            order, losses = generator.permutation(len(blocks)), []
+            network.train()
+            for start in range(0, len(order), batch_size):
+                ids = pad([blocks[i] for i in order[start : start + batch_size]], num_items).to(device)  # (B, T + 1)
+                real = ids[:, 1:] != num_items
+                states = network(ids[:, :-1])[real]  # (positions, d)
+                loss = F.cross_entropy(network.logits(states), ids[:, 1:][real])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                losses.append(loss.item())
+            found = rank_all(scorer, valid, num_items, model=build.__name__, mask_seen=mask_seen, batch_size=512)
+            value = metrics(found, ks=[10])["ndcg@10"]
+            seconds = time.perf_counter() - began
+            row = {"epoch": epoch, "loss": float(np.mean(losses)), "valid_ndcg@10": value, "seconds": seconds}
+            scorer.log.append(row)
+            report(row)
+            if value > best:
+                best, best_epoch = value, epoch
+                best_state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+            elif epoch - best_epoch >= patience:
+                break
+        network.load_state_dict(best_state)
+    return scorer
+
+
+# ---- tuning --------------------------------------------------------------------------------------------------------
+
+GRIDS: dict[str, list[dict]] = {
+    "recent_popularity": [{"days": days} for days in (30, 90, 7, 180)],
+    "item_neighbours": [{"decay": d, "shrink": s} for d, s in ((0.8, 1.0), (0.5, 1.0), (0.8, 10.0), (0.5, 10.0))],
+    "text_similarity": [{"decay": d, "title_weight": w} for d, w in ((0.8, 1), (0.5, 1), (0.8, 3), (0.5, 3))],
+    "network": [{"learning_rate": r, "dropout": d} for r, d in ((3e-3, 0.2), (1e-3, 0.2), (3e-3, 0.5), (1e-3, 0.5))],
+}
+"""Settings to try, the most usual first; all sequence networks share one grid, and every grid is equally long."""
+
+
+def tune(
+    name: str,
+    fit: Callable[..., Scorer],
+    grid: Sequence[Mapping],
+    valid: pd.DataFrame,
+    num_items: int,
+    *,
+    mask_seen: bool = True,
+    report: Callable[[dict], None] = lambda row: None,
+) -> tuple[Scorer, pd.DataFrame]:
+    """Fits each setting of a grid and keeps the best by validation NDCG@10; the first of equals.
+
+    Args:
+        fit: called with a setting's keywords; returns a scorer.
+        report: called with each row of the table as it is made.
+
+    Returns:
+        The chosen scorer and a row a setting: model, setting, valid_ndcg@10, epochs (NaN where none), seconds, chosen.
+    """
+    best, rows = None, []
+    for setting in grid:
+        began = time.perf_counter()
+        scorer = fit(**setting)
+        found = rank_all(scorer, valid, num_items, model=name, mask_seen=mask_seen, batch_size=512)
+        row = {
+            "model": name,
+            "setting": ", ".join(f"{key} {value:g}" for key, value in setting.items()),
+            "valid_ndcg@10": metrics(found, ks=[10])["ndcg@10"],
+            "epochs": len(scorer.log) if isinstance(scorer, SequenceScorer) else np.nan,
+            "seconds": time.perf_counter() - began,
+        }
+        if best is None or row["valid_ndcg@10"] > rows[best[0]]["valid_ndcg@10"]:
+            best = (len(rows), scorer)
+        rows.append(row)
+        report(row)
+    if best is None:
+        raise ValueError(f"{name}: the grid is empty; give at least one setting")
+    return best[1], pd.DataFrame(rows).assign(chosen=[i == best[0] for i in range(len(rows))])

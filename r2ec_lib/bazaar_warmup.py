@@ -1,0 +1,159 @@
+"""What the tiny backbone reads before training, and what is true of a history in the Bazaar.
+
+The warm-up corpus stands in for what an instruction-tuned model already knows: item cards, general facts of the world
+and analyses of *unlabelled* histories by a mediocre analyst, who talks about randomly chosen facets in random order
+and is sometimes wrong. Its word on the missing piece is its own guess at the project: no next purchase is read here.
+RecPO later selects which facets are worth stating.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from r2ec_lib import bazaar_text as text
+from r2ec_lib.bazaar import World, belief
+from r2ec_lib.bazaar_text import Claim
+from r2ec_lib.prompts import Document, Prompts
+
+
+def history_facts(world: World, history: Sequence[int], hours: Sequence[float]) -> dict[str, set[str]]:
+    """For each facet the values that are true of a history, by plain counting.
+
+    style, tier: the most frequent among its purchases that are no sundries (all of them in a tie). kit: the kits with
+    most of their pieces in the history. next: the first missing piece of each such kit. pace: days, weeks or long ago
+    for a last purchase less than 7, less than 30, or more days before. The others name what stands in the titles.
+
+    Args:
+        history, hours: item indexes, oldest first, and hours before the target.
+    """
+    process, items = world.process, np.asarray(history)
+    pieces = [process.pieces[index] for index in process.piece[items]]
+    serious = items[~process.sundry[items]]
+    owned = set(pieces)
+    overlap = [len(owned & set(listing)) for listing in world.kits["pieces"]]
+    kits = [kit for kit, count in enumerate(overlap) if count == max(overlap) > 0]
+    missing = [first_missing(world, kit, owned) for kit in kits]
+    days = hours[-1] / 24
+    return {
+        "next": {piece for piece in missing if piece},
+        "kit": {process.kits[kit] for kit in kits},
+        "style": _most_frequent([process.styles[index] for index in process.style[serious]]),
+        "tier": _most_frequent([process.tiers[index] for index in process.tier[serious]]),
+        "owns": owned,
+        "latest": {pieces[-1]},
+        "brand": set(process.brand[items]),
+        "color": set(process.color[items]),
+        "side": owned & set(text.SUNDRIES),
+        "pace": {text.PACES[0 if days < 7 else 1 if days < 30 else 2]},
+    }
+
+
+def first_missing(world: World, kit: int, owned: set[str]) -> str | None:
+    """The first piece of a kit, in its order, that is not owned; None where it is complete."""
+    return next((piece for piece in world.kits["pieces"][kit] if piece not in owned), None)
+
+
+def true_reasoning(world: World, samples: pd.DataFrame, chunk: int = 512) -> list[str]:
+    """For each history the decisive facets, as a perfect analyst of the history alone would write them: the most
+    probable missing piece, style and tier under the exact posterior."""
+    process, out = world.process, []
+    for start in range(0, len(samples), chunk):
+        known = belief(world, samples.iloc[start : start + chunk])
+        best = zip(
+            known.next_piece().argmax(axis=1),
+            known.posterior.sum(axis=(1, 3)).argmax(axis=1),
+            known.posterior.sum(axis=(1, 2)).argmax(axis=1),
+            strict=True,
+        )
+        for piece, style, tier in best:
+            found = (
+                Claim("next", process.pieces[piece]),
+                Claim("style", process.styles[style]),
+                Claim("tier", process.tiers[tier]),
+            )
+            out.append(" ".join(map(text.sentence, found)))
+    return out
+
+
+def warmup_documents(world: World, samples: pd.DataFrame, prompts: Prompts, n: int, seed: int = 0) -> list[Document]:
+    """The warm-up corpus: every item card once, general facts, and `n` analyses of histories.
+
+    Args:
+        samples: training rows; only `history`, `history_hours` and `history_ratings` are read, `target` never.
+        n: number of analyses; histories are drawn in random rounds.
+    """
+    rng = np.random.default_rng(seed)
+    documents = [Document(prompts.item_text(item), "") for item in world.items.to_dict("records")]
+    documents += [Document("", fact) for fact in general_facts(world, rng)]
+    titles = world.items["title"].to_list()
+    rounds = [rng.permutation(len(samples)) for _ in range(-(-n // len(samples)))]
+    columns = [samples[name].to_list() for name in ("history", "history_hours", "history_ratings")]
+    for row in np.concatenate(rounds)[:n]:
+        history, hours, ratings = (column[row] for column in columns)
+        prompt = prompts.user_text([titles[item] for item in history], hours, ratings)
+        documents.append(Document(prompt, analysis(world, history, hours, rng)))
+    return documents
+
+
+def general_facts(world: World, rng: np.random.Generator) -> list[str]:
+    """What is common knowledge in the Bazaar: kits and their order, what is missing when, brands and their lines."""
+    facts = []
+    for kit, (name, pieces) in enumerate(zip(world.kits["name"], world.kits["pieces"], strict=True)):
+        facts += [text.kit_fact(name, pieces, form) for form in (0, 1)]
+        for number in range(80):
+            size = 1 + number % (len(pieces) - 1)
+            weights = 0.6 ** np.arange(len(pieces))
+            owned = [pieces[i] for i in rng.choice(len(pieces), size, replace=False, p=weights / weights.sum())]
+            facts.append(text.missing_fact(name, owned, first_missing(world, kit, set(owned)), number % 2))
+    series = world.facts.groupby(["brand", "line"], sort=True)[["style", "tier"]].first()
+    for (brand, line), row in series.iterrows():
+        facts.append(text.line_fact(brand, line, row["style"], row["tier"]))
+    for brand, rows in series.groupby(level="brand"):
+        facts.append(text.brand_fact(brand, rows["style"].mode()[0], rows["tier"].mode()[0]))
+    return facts
+
+
+def analysis(world: World, history: Sequence[int], hours: Sequence[float], rng: np.random.Generator) -> str:
+    """A mediocre analysis of a history: one to five random facets, some of them wrong."""
+    facts = history_facts(world, history, hours)
+    error = world.config.analyst_errors
+    kit = _guessed_kit(world, facts["owns"], error, rng)
+    facts["kit"] = {world.kits["name"][kit]}
+    facts["next"] = {first_missing(world, kit, facts["owns"])} - {None}
+    kinds = [kind for kind in text.FACETS if facts[kind]]
+    chosen = rng.permutation(len(kinds))[: rng.integers(1, 6)]
+    said = []
+    for kind in (kinds[index] for index in chosen):
+        options = sorted(facts[kind])
+        value = options[rng.integers(len(options))]
+        if kind in ("style", "tier") and rng.random() < error:  # judged by a single purchase
+            some = int(history[rng.integers(len(history))])
+            value = str(world.facts[kind].iloc[some])
+        said.append(text.sentence(Claim(kind, value), int(rng.integers(2))))
+    return " ".join(said)
+
+
+def _guessed_kit(world: World, owned: set[str], error: float, rng: np.random.Generator) -> int:
+    """The kit with most pieces in the history; with probability `error` one that shares a single piece with it."""
+    overlap = np.array([len(owned & set(listing)) for listing in world.kits["pieces"]])
+    candidates = np.flatnonzero(overlap == overlap.max())
+    if rng.random() < error and (overlap > 0).any():
+        candidates = np.flatnonzero(overlap > 0)
+    return int(candidates[rng.integers(len(candidates))])
+
+
+def _most_frequent(values: Sequence[str]) -> set[str]:
+    counts = Counter(values)
+    return {value for value, count in counts.items() if count == max(counts.values())}
+
+
+def share_true(chains: Sequence[str], facts: Sequence[Mapping[str, set[str]]]) -> float:
+    """Share of all claims in the chains that are true of their histories; NaN where nothing is claimed."""
+    verdicts = [
+        verdict
+        for chain, known in zip(chains, facts, strict=True)
+        for verdict in text.claims_true(text.claims(chain), known)
+    ]
+    return float(np.mean(verdicts)) if verdicts else float("nan")

@@ -1,0 +1,216 @@
+"""Does the ranking depend on the reasoning? Chains are altered, the catalogue is ranked again, the rankings compared.
+
+Chains are lists of token ids, each closed by `<answer>`, and every altered chain still ends in it. Scores come from a
+function that the caller hands in, so nothing here knows a model or a tokenizer. That a change of text changes the
+ranking shows that the model reads the text; it does not show that the text tells everything the model used. What the
+text says is the business of `reasoning`.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+import torch
+
+from r2ec_lib.objective import ndcg, target_ranks
+from r2ec_lib.ranking import seen_mask
+from r2ec_lib.reasoning import mean_interval
+
+Chains = Sequence[Sequence[int]]  # token ids, each chain closed by the `<answer>` id
+ScoreFn = Callable[[pd.DataFrame, Chains | None], torch.Tensor]
+"""(rows of the samples table, a chain a row or None for no reasoning) to (B, N) scores."""
+
+EFFECTS = {
+    "gain": ("full", "none", "the reasoning against no reasoning"),
+    "compute": ("filler", "none", "filler of equal length against no reasoning"),
+    "content": ("full", "filler", "the reasoning against filler of equal length"),
+    "swap": ("full", "swapped", "the reasoning against another user's"),
+}
+"""The causal tests as differences a − b of two conditions, with their words."""
+
+
+# ---- does it matter: altered chains --------------------------------------------------------------------------------
+
+
+def truncate(chains: Chains, fraction: float) -> list[list[int]]:
+    """The first `fraction` of each chain's tokens (rounded half up), then its `<answer>`."""
+    return [[*chain[: math.floor(fraction * (len(chain) - 1) + 0.5)], chain[-1]] for chain in chains]
+
+
+def filler(chains: Chains, filler_ids: Sequence[int]) -> list[list[int]]:
+    """Chains of equal length that repeat `filler_ids` and say nothing."""
+    if not filler_ids:
+        raise ValueError("filler needs at least one token id")
+    return [[*(filler_ids[i % len(filler_ids)] for i in range(len(chain) - 1)), chain[-1]] for chain in chains]
+
+
+def swap_partners(samples: pd.DataFrame, seed: int = 0) -> np.ndarray:
+    """(B,) positions: for each sample one of another user, as near as possible in history length, at random among
+    equals. Raises ValueError where all samples are one user's."""
+    users = samples["user_id"].to_numpy()
+    if len(set(users)) < 2:
+        raise ValueError("swapping reasonings needs samples of at least two users")
+    lengths = samples["history"].map(len).to_numpy()
+    noise = np.random.default_rng(seed).random((len(samples), 2))
+    order = np.lexsort((noise[:, 0], lengths))
+    partners = np.empty(len(samples), int)
+    for place, sample in enumerate(order):
+        before = next((o for o in order[:place][::-1] if users[o] != users[sample]), None)
+        after = next((o for o in order[place + 1 :] if users[o] != users[sample]), None)
+        near = [o for o in (before, after) if o is not None]
+        partners[sample] = min(near, key=lambda o: (abs(lengths[o] - lengths[sample]), noise[o, 1]))
+    return partners
+
+
+def conditions(
+    samples: pd.DataFrame, chains: Chains, fractions: Sequence[float], filler_ids: Sequence[int], seed: int = 0
+) -> dict[str, Chains | None]:
+    """The chains of every causal test: full, none, filler, swapped, and `kept <fraction>` for each of `fractions`."""
+    return {
+        "full": chains,
+        "none": None,
+        "filler": filler(chains, filler_ids),
+        "swapped": [chains[partner] for partner in swap_partners(samples, seed)],
+        **{f"kept {fraction:g}": truncate(chains, fraction) for fraction in fractions},
+    }
+
+
+# ---- does it matter: ranking again ---------------------------------------------------------------------------------
+
+
+def rank_chains(
+    score_fn: ScoreFn,
+    samples: pd.DataFrame,
+    chains: Chains | None,
+    k: int = 10,
+    temperature: float = 1.0,
+    watch: Sequence[int] | None = None,
+    mask_seen: bool = True,
+    batch_size: int = 64,
+) -> pd.DataFrame:
+    """Ranks the whole catalogue for each sample with the given reasoning.
+
+    Args:
+        score_fn: (samples, chains) of a batch to (B, N) scores; it gets None for chains where `chains` is None.
+        watch: (B,) item indexes whose log-probability is wanted; default: each row's first item.
+        temperature: τ of π(v|x,o) = softmax(s/τ) over the candidates.
+        mask_seen: leave the history's items out of the candidates; the target always stays in.
+
+    Returns:
+        sample_id, user_id, rank, `ndcg` (at k), top_items and top_scores (at most k), `log_p` = log π(watch|x,o).
+    """
+    parts = []
+    for start in range(0, len(samples), batch_size):
+        at = slice(start, start + batch_size)
+        rows = samples.iloc[at]
+        scores = score_fn(rows, None if chains is None else chains[at]).detach().float().cpu()  # (B, N)
+        targets = torch.tensor(rows["target"].to_numpy(np.int64))  # (B,)
+        seen = seen_mask(rows["history"].to_list(), scores.shape[1]) & mask_seen
+        seen[torch.arange(len(rows)), targets] = False
+        ranks = target_ranks(scores, targets, seen)  # (B,)
+        scores = scores.masked_fill(seen, -math.inf)
+        top = scores.topk(min(k, scores.shape[1]), dim=1)
+        watched = top.indices[:, 0] if watch is None else torch.tensor(watch[at])
+        log_p = torch.log_softmax(scores / temperature, dim=1).gather(1, watched[:, None])[:, 0]  # (B,)
+        kept = [np.isfinite(values) for values in top.values.numpy()]
+        table = {
+            "rank": ranks.numpy(),
+            "ndcg": ndcg(ranks, k).numpy(),
+            "top_items": [ids[some] for ids, some in zip(top.indices.numpy(), kept, strict=True)],
+            "top_scores": [values[some] for values, some in zip(top.values.numpy(), kept, strict=True)],
+            "log_p": log_p.numpy(),
+        }
+        parts.append(
+            pd.DataFrame({"sample_id": rows["sample_id"].to_numpy(), "user_id": rows["user_id"].to_numpy()} | table)
+        )
+    return pd.concat(parts, ignore_index=True)
+
+
+def stack(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """The `rank_chains` tables of several conditions below each other, with `condition` and `agreement` =
+    |A ∩ B| / |A|, the share of the top items A of the condition "full" that are among its own top items B."""
+    full = [set(top.tolist()) for top in tables["full"]["top_items"]]
+    parts = []
+    for name, table in tables.items():
+        same = [len(a & set(b.tolist())) / len(a) for a, b in zip(full, table["top_items"], strict=True)]
+        parts.append(table.assign(condition=name, agreement=same))
+    return pd.concat(parts, ignore_index=True)
+
+
+def effects(ranked: pd.DataFrame, compare: Callable[..., Mapping], metric: str) -> pd.DataFrame:
+    """The tests of EFFECTS as paired comparisons.
+
+    Args:
+        ranked: the table of `stack`.
+        compare: (ranks of a, ranks of b, user ids) to a mapping with `difference`, `relative`, `ci95`, such as
+            `ranking.paired_bootstrap` with its metric set.
+        metric: the name of what `compare` measures.
+
+    Returns:
+        test, label, a, b, metric, difference, relative, ci95.
+    """
+    parts = {name: part for name, part in ranked.groupby("condition")}
+    rows = []
+    for test, (a, b, words) in EFFECTS.items():
+        result = compare(parts[a]["rank"].to_numpy(), parts[b]["rank"].to_numpy(), parts[a]["user_id"].to_numpy())
+        rows.append({"test": test, "label": f"{test}: {words}", "a": a, "b": b, "metric": metric, **result})
+    return pd.DataFrame(rows)
+
+
+def early_answering(ranked: pd.DataFrame) -> pd.DataFrame:
+    """What is left when only the first `fraction` of each reasoning is kept: `fraction`, then `ndcg` and `agreement`
+    with `_low` and `_high` (95 %, clustered by user), by rising fraction."""
+    rows = []
+    for condition, part in ranked.groupby("condition"):
+        if condition.startswith("kept "):
+            row = {"fraction": float(condition.removeprefix("kept "))}
+            for name in ("ndcg", "agreement"):
+                row[name], row[f"{name}_low"], row[f"{name}_high"] = mean_interval(part[name], part["user_id"])
+            rows.append(row)
+    if not rows:
+        raise ValueError("no condition 'kept …' among the rankings: early answering needs fractions")
+    return pd.DataFrame(rows).sort_values("fraction", ignore_index=True)
+
+
+def area_over_curve(curve: pd.DataFrame) -> float:
+    """1 − mean agreement over the kept fraction, by trapezoids: 0 where the reasoning changes nothing, and larger the
+    later in the reasoning the recommendation is settled."""
+    if curve["fraction"].nunique() < 2:
+        raise ValueError("the area over the curve needs at least two fractions")
+    steps = pairwise(zip(curve["fraction"], curve["agreement"], strict=True))
+    area = sum((f2 - f1) * (a1 + a2) / 2 for (f1, a1), (f2, a2) in steps)
+    return 1 - area / (curve["fraction"].max() - curve["fraction"].min())
+
+
+def drop_one(score_fn: ScoreFn, samples: pd.DataFrame, chains: Chains, ends: set[int], **keys) -> pd.DataFrame:
+    """Leaves out each sentence j in turn: `effect` = log π(v̂|x,o) − log π(v̂|x,o∖j) for the first item v̂ of the full
+    chain; positive where the sentence speaks for it.
+
+    Args:
+        ends: ids of the tokens that end a sentence. `keys` are `rank_chains`'.
+
+    Returns:
+        position (row of `samples`), sample_id, user_id, `sentence` (from 0), `sentences` of the chain, `start` and
+        `stop` (tokens), `effect`. Chains of a single sentence are left out: without it they are no reasoning.
+    """
+    parts = [(p, *span) for p, chain in enumerate(chains) for span in _sentences(chain[:-1], ends)]
+    table = pd.DataFrame(parts, columns=["position", "sentence", "sentences", "start", "stop"])
+    table = table[table["sentences"] > 1].reset_index(drop=True)
+    if table.empty:
+        return table.assign(sample_id=[], user_id=[], effect=[])
+    full = rank_chains(score_fn, samples, chains, **keys)
+    left = [
+        [*chains[p][:start], *chains[p][stop:]]
+        for p, start, stop in zip(table["position"], table["start"], table["stop"], strict=True)
+    ]
+    watch = [int(full["top_items"][p][0]) for p in table["position"]]
+    without = rank_chains(score_fn, samples.iloc[table["position"]], left, watch=watch, **keys)
+    change = full["log_p"].to_numpy()[table["position"]] - without["log_p"]
+    return table.assign(sample_id=without["sample_id"], user_id=without["user_id"], effect=change)
+
+
+def _sentences(body: Sequence[int], ends: set[int]) -> list[tuple[int, int, int, int]]:
+    stops = sorted({i + 1 for i, token in enumerate(body) if token in ends} | ({len(body)} if body else set()))
+    return [(j, len(stops), start, stop) for j, (start, stop) in enumerate(pairwise([0, *stops]))]

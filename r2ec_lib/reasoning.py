@@ -1,0 +1,394 @@
+"""What reasonings say: mentions, grounding, claims, form, diversity, and pages of cases. Tables in, tables out.
+
+Nothing here knows a model, a tokenizer or a file. Whether the ranking depends on the reasoning is the business of
+`causal`; what is true in the generated world that of `bazaar`, which hands its verdicts in.
+
+chains   one row a reasoning: sample_id, chain (text), tokens, closed; further columns are ignored
+samples  the samples table of `schema`; items the catalogue, in item-index order
+"""
+
+import html
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+_QUOTED = re.compile(r"\[([^\[\]]+)\]|(?<!\d)\"([^\"]+)\"|“([^”]+)”")  # a quote after a digit is an inch
+
+
+# ---- what it says: mentions ----------------------------------------------------------------------------------------
+
+
+def mentions(
+    chains: pd.DataFrame,
+    samples: pd.DataFrame,
+    items: pd.DataFrame,
+    share: float = 0.75,
+    max_gap: int = 2,
+    max_words: int = 20,
+    rare: float = 0.05,
+    word_share: float = 0.2,
+) -> pd.DataFrame:
+    """Which catalogue items each chain names, by this rule.
+
+    A word w of a title weighs log(1 + N / n_w), with n_w of the N different titles holding it. A title is mentioned by
+    a stretch of text that holds words of the title in their order, with at most `max_gap` other words between
+    neighbours, when they carry at least `share` of the title's weight and are two or more; a one-word title is
+    mentioned by that word written as in the title. Case and punctuation do not matter otherwise. Titles count up to
+    their first `max_words` words, as prompts show them. Where stretches of several titles overlap, the heaviest wins,
+    then the one that covers more of its title; where these are equal, a title of the history wins, and without one
+    the mention stands for no single item (item −1).
+
+    Outside these stretches, an item of the history is also mentioned by distinctive words, wherever they stand, that
+    together carry at least `word_share` of its title's weight. Distinctive is a word that at most a share `rare` of
+    the catalogue's titles hold, and of the history's titles only its own.
+
+    Args:
+        chains: `sample_id`, `chain`; one row a reasoning, any index without repeats.
+        samples: `sample_id`, `history`, for at least the samples of `chains`.
+        items: `title`, in item-index order.
+
+    Returns:
+        One row a mention: `row` (index label in `chains`), `item` (item index or −1), `in_history`, `how` ("title" or
+        "word"; one row a word), `start`, `end` (characters), `share` (of the title's weight).
+    """
+    titles = _Titles(items["title"].tolist(), max_words, rare)
+    histories = samples.set_index("sample_id")["history"]
+    found = []
+    for row, sample_id, chain in zip(chains.index, chains["sample_id"], chains["chain"], strict=True):
+        history = {int(item) for item in histories[sample_id]}
+        found += [(row, *mention) for mention in titles.find(chain, history, share, max_gap, word_share)]
+    columns = ["row", "item", "in_history", "how", "start", "end", "share"]
+    return pd.DataFrame(found, columns=columns).astype({"item": int, "in_history": bool, "start": int, "end": int})
+
+
+class _Titles:
+    """The catalogue's different titles as words, with word weights and, for each word, the titles that hold it."""
+
+    def __init__(self, titles: Sequence[str], max_words: int, rare: float):
+        groups = defaultdict(list)  # words of a title -> the items that bear it
+        self.spellings = defaultdict(set)  # words of a title -> its words as written
+        self.key_of = []
+        for item, title in enumerate(titles):
+            written = tuple(_WORD.findall(" ".join(title.split()[:max_words])))
+            key = tuple(word.lower() for word in written)
+            self.key_of.append(key)
+            if key:
+                groups[key].append(item)
+                self.spellings[key].add(written)
+        self.keys, self.items = list(groups), list(groups.values())
+        holders = Counter(word for key in self.keys for word in set(key))
+        self.rare = {word for word, count in holders.items() if count <= max(1, rare * len(self.keys))}
+        self.weights = {word: math.log(1 + len(self.keys) / count) for word, count in holders.items()}
+        self.totals = np.array([sum(self.weights[word] for word in key) for key in self.keys])
+        postings = defaultdict(list)
+        for number, key in enumerate(self.keys):
+            for word in key:
+                postings[word].append(number)
+        self.postings = {word: np.array(numbers) for word, numbers in postings.items()}
+
+    def find(self, text: str, history: set[int], share: float, max_gap: int, word_share: float) -> list[tuple]:
+        """(item, in_history, how, start, end, share) of each mention in `text`, by place."""
+        written = list(_WORD.finditer(text))
+        places = defaultdict(list)  # word -> positions in the text
+        for position, match in enumerate(written):
+            places[match.group().lower()].append(position)
+        known = [word for word in places if word in self.postings]
+        if not known:
+            return []
+        numbers = np.concatenate([self.postings[word] for word in known])
+        weights = np.repeat([self.weights[word] for word in known], [len(self.postings[word]) for word in known])
+        covered = np.bincount(numbers, weights, minlength=len(self.keys))  # (titles,)
+        spans = []  # (weight, share, first word, last word, title)
+        for number in np.flatnonzero(covered >= share * self.totals - 1e-9):
+            key, total = self.keys[number], self.totals[number]
+            for weight, count, first, last in _stretches(key, places, self.weights, max_gap):
+                whole = len(key) == 1 and (written[first].group(),) in self.spellings[key]
+                if weight >= share * total - 1e-9 and (count > 1 or whole):
+                    spans.append((round(weight, 9), round(weight / total, 9), first, last, number))
+        taken, found = np.zeros(len(written), bool), []
+        for weight, part, first, last, _ in sorted(spans, key=lambda span: (-span[0], -span[1], span[2])):
+            if taken[first : last + 1].any():
+                continue
+            taken[first : last + 1] = True
+            rivals = [n for w, p, f, to, n in spans if (w, p) == (weight, part) and f <= last and to >= first]
+            owned = sorted({item for n in rivals for item in self.items[n]} & history)
+            single = self.items[rivals[0]][0] if len(rivals) == 1 else -1
+            where = ("title", written[first].start(), written[last].end(), part)
+            found += [(item, True, *where) for item in owned] or [(single, False, *where)]
+        holders = Counter(word for key in {self.key_of[item] for item in history} for word in set(key))
+        for item in history:
+            key = self.key_of[item]
+            own = [word for word in set(key) & self.rare & places.keys() if holders[word] == 1]
+            own = {word: spots for word in own if (spots := [p for p in places[word] if not taken[p]])}
+            part = sum(self.weights[word] for word in own) / max(sum(self.weights[word] for word in key), 1e-9)
+            if own and part >= word_share:
+                spots = [written[place] for places in own.values() for place in places]
+                found += [(item, True, "word", spot.start(), spot.end(), part) for spot in spots]
+        return sorted(found, key=lambda mention: (mention[3], mention[0]))
+
+
+def _stretches(key: tuple, places: Mapping, weights: Mapping, max_gap: int) -> list[tuple]:
+    """The heaviest in-order matches of a title's words that do not overlap: (weight, words, first, last position)."""
+    hits = sorted((at, i) for i, word in enumerate(key) for at in places.get(word, ()))
+    best = []  # the heaviest match ending at each hit
+    for j, (at, i) in enumerate(hits):
+        before = (0.0, 0, at)
+        for b in range(j - 1, -1, -1):
+            if at - hits[b][0] > max_gap + 1:
+                break
+            if hits[b][0] < at and hits[b][1] < i and best[b][0] > before[0]:
+                before = best[b][:3]
+        best.append((before[0] + weights[key[i]], before[1] + 1, before[2], at))
+    chosen = []
+    for match in sorted(best, key=lambda match: -match[0]):
+        if all(match[2] > other[3] or match[3] < other[2] for other in chosen):
+            chosen.append(match)
+    return chosen
+
+
+def grounding(chains: pd.DataFrame, found: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:
+    """How each chain's mentions stand to its history H; M are the items it mentions.
+
+    history_share |M ∩ H| / |H| · history_titles the same by titles alone · history_precision |M ∩ H| / |M| by titles
+    (NaN without one) · off_history |M ∖ H| · names_target whether the target itself is named · quoted the names in
+    square brackets or double quotes · off_catalogue the share of these that no title matches (NaN without one).
+
+    Words occur by chance too: `grounding` against the histories of other users says how often.
+
+    Args:
+        found: the table of `mentions` for the same chains.
+
+    Returns:
+        One row a chain, with its index.
+    """
+    samples = samples.set_index("sample_id")
+    by_row = dict(list(found.groupby("row")))
+    rows = []
+    for row, sample_id, chain in zip(chains.index, chains["sample_id"], chains["chain"], strict=True):
+        mine = by_row.get(row, found.iloc[:0])
+        history = set(samples.at[sample_id, "history"])
+        named = mine[mine["how"] == "title"]
+        owned = named.loc[named["in_history"], "item"].nunique()
+        others = named[~named["in_history"]]
+        off = others.loc[others["item"] >= 0, "item"].nunique() + int((others["item"] < 0).sum())
+        quoted = [match.span() for match in _QUOTED.finditer(chain)]
+        lost = [not ((named["start"] < end) & (named["end"] > start)).any() for start, end in quoted]
+        rows.append(
+            {
+                "history_share": mine.loc[mine["in_history"], "item"].nunique() / len(history),
+                "history_titles": owned / len(history),
+                "history_precision": owned / (owned + off) if owned + off else math.nan,
+                "off_history": off,
+                "names_target": bool((named["item"] == samples.at[sample_id, "target"]).any()),
+                "quoted": len(quoted),
+                "off_catalogue": sum(lost) / len(lost) if lost else math.nan,
+            }
+        )
+    return pd.DataFrame(rows, index=chains.index)
+
+
+# ---- what it says: claims whose truth is known --------------------------------------------------------------------
+
+
+def claim_table(
+    chains: pd.DataFrame,
+    samples: pd.DataFrame,
+    read: Callable[[str], Sequence],
+    facts: Callable[[Sequence[int], Sequence[float]], object],
+    holds: Callable[[Sequence, object], Sequence[bool]],
+) -> pd.DataFrame:
+    """One row a claim: `row` (index label in `chains`), `kind`, `value`, `true`.
+
+    Args:
+        read: a chain's (kind, value) claims, such as `bazaar_text.claims`.
+        facts: what is true of a history, from its items and hours, such as `bazaar_warmup.history_facts`.
+        holds: for each claim whether it agrees with the facts, such as `bazaar_text.claims_true`.
+    """
+    samples, rows = samples.set_index("sample_id"), []
+    for row, sample_id, chain in zip(chains.index, chains["sample_id"], chains["chain"], strict=True):
+        found = read(chain)
+        known = facts(samples.at[sample_id, "history"], samples.at[sample_id, "history_hours"]) if found else None
+        rows += [(row, *claim, bool(true)) for claim, true in zip(found, holds(found, known), strict=True)]
+    return pd.DataFrame(rows, columns=["row", "kind", "value", "true"]).astype({"true": bool})
+
+
+def claim_figures(chains: pd.DataFrame, claimed: pd.DataFrame, kinds: Sequence[str]) -> pd.DataFrame:
+    """For each chain the number of `claims`, the share of them that is `true` (NaN without one), and for each of
+    `kinds` whether the chain speaks of it (`says_<kind>`) and the share of its claims that is true (`true_<kind>`)."""
+    by_row = claimed.groupby("row")["true"]
+    table = pd.DataFrame({"claims": by_row.size(), "true": by_row.mean()}).reindex(chains.index)
+    table["claims"] = table["claims"].fillna(0).astype(int)
+    for kind in kinds:
+        share = claimed[claimed["kind"] == kind].groupby("row")["true"].mean().reindex(chains.index)
+        table[f"says_{kind}"], table[f"true_{kind}"] = share.notna().astype(float), share
+    return table
+
+
+# ---- what it says: form and diversity ------------------------------------------------------------------------------
+
+
+def form(chains: pd.DataFrame) -> pd.DataFrame:
+    """Form of each chain: `tokens`, `words`, `unclosed` (cut off before it wrote `<answer>`), `empty` (no word) and
+    `repetition`, 1 − different word triples / word triples (0 where there are fewer than two)."""
+    words = chains["chain"].map(_words)
+    repetition = [
+        1 - len(set(triples)) / len(triples) if len(triples) > 1 else 0.0 for triples in map(_triples, words)
+    ]
+    return pd.DataFrame(
+        {
+            "tokens": chains["tokens"],
+            "words": words.map(len),
+            "unclosed": ~chains["closed"].astype(bool),
+            "empty": words.map(len) == 0,
+            "repetition": repetition,
+        },
+        index=chains.index,
+    )
+
+
+def diversity(chains: pd.DataFrame, near: float = 0.8, block: int = 512) -> dict[str, float]:
+    """How different the chains are from each other.
+
+    unique_rate      different chains / chains
+    distinct_n       different n-word sequences / n-word sequences, over all chains, for n = 1, 2, 3
+    near_duplicates  share of the chains with another chain whose set of word triples A and their own, B, have
+                     |A ∩ B| / |A ∪ B| ≥ `near` (words themselves in chains of fewer than three)
+    """
+    if chains.empty:
+        raise ValueError("no reasonings: diversity needs at least one")
+    words = chains["chain"].map(_words).tolist()
+    figures = {"unique_rate": chains["chain"].nunique() / len(chains)}
+    for n in (1, 2, 3):
+        grams = [gram for chain in words for gram in zip(*(chain[i:] for i in range(n)), strict=False)]
+        figures[f"distinct_{n}"] = len(set(grams)) / len(grams) if grams else math.nan
+    sets = [set(_triples(chain)) or set(chain) or {""} for chain in words]
+    column = {gram: number for number, gram in enumerate(dict.fromkeys(gram for grams in sets for gram in grams))}
+    sizes = np.array([len(grams) for grams in sets])
+    columns = np.array([column[gram] for grams in sets for gram in grams])
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    holds = sparse.csr_matrix((np.ones(len(columns), np.float32), columns, starts), (len(sets), len(column)))
+    close = 0
+    for start in range(0, len(sets), block):
+        both = (holds[start : start + block] @ holds.T).toarray()  # (block, chains)
+        jaccard = both / (sizes[start : start + block, None] + sizes[None, :] - both)
+        close += int(((jaccard >= near).sum(axis=1) > 1).sum())  # each is a duplicate of itself
+    return figures | {"near_duplicates": close / len(sets)}
+
+
+# ---- means with intervals ------------------------------------------------------------------------------------------
+
+
+def mean_interval(values: Sequence[float], clusters: Sequence) -> tuple[float, float, float]:
+    """Mean of the values that are numbers, with a 95 % interval that treats each cluster (user) as one draw.
+
+    se² = C / (C − 1) · Σ_c (Σ_{i in c} (x_i − mean))² / n², interval mean ± 1.96 se; NaN bounds with one cluster.
+    """
+    table = pd.DataFrame({"x": np.asarray(values, float), "c": np.asarray(clusters)}).dropna()
+    if table.empty:
+        return math.nan, math.nan, math.nan
+    mean, n = table["x"].mean(), len(table)
+    sums = (table["x"] - mean).groupby(table["c"]).sum()
+    count = len(sums)
+    error = math.sqrt(count / (count - 1) * (sums**2).sum()) / n if count > 1 else math.nan
+    return mean, mean - 1.96 * error, mean + 1.96 * error
+
+
+def summarise(figures: pd.DataFrame, clusters: Sequence) -> pd.DataFrame:
+    """Mean and interval of each column: `figure`, `mean`, `low`, `high`, `count` (the rows that have a value)."""
+    rows = [(name, *mean_interval(figures[name], clusters), int(figures[name].count())) for name in figures]
+    return pd.DataFrame(rows, columns=["figure", "mean", "low", "high", "count"])
+
+
+def by_step(table: pd.DataFrame, columns: Sequence[str], bins: int = 20) -> pd.DataFrame:
+    """Means over training: the steps in at most `bins` equal stretches, each with its mean `step` and, for each of
+    `columns`, mean, `_low` and `_high` (95 %, clustered by `sample_id`; cut to the range of the column's values)."""
+    if table.empty:
+        raise ValueError("no rollouts: nothing to follow over training")
+    first, last = table["step"].min(), table["step"].max()
+    stretch = ((table["step"] - first) * min(bins, last - first + 1) // (last - first + 1)).astype(int)
+    rows = []
+    for _, part in table.groupby(stretch):
+        row = {"step": part["step"].mean()}
+        for name in columns:
+            bounds = mean_interval(part[name], part["sample_id"])
+            bounds = np.clip(np.array(bounds, float), table[name].min(), table[name].max())
+            row[name], row[f"{name}_low"], row[f"{name}_high"] = bounds
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def length_by_step(rollouts: pd.DataFrame) -> pd.DataFrame:
+    """`step`, mean `length` (tokens), and `length_low` to `length_high`, the middle four fifths of a step's chains."""
+    tokens = rollouts.groupby("step")["tokens"]
+    table = {"length": tokens.mean(), "length_low": tokens.quantile(0.1), "length_high": tokens.quantile(0.9)}
+    return pd.DataFrame(table).reset_index()
+
+
+# ---- cases ---------------------------------------------------------------------------------------------------------
+
+
+def highlight(chain: str, found: pd.DataFrame) -> str:
+    """The chain as safe HTML: mentions of the history are marked, other catalogue mentions underlined.
+
+    Args:
+        found: the chain's rows of `mentions`.
+    """
+    pieces, at = [], 0
+    for mention in found.sort_values("start").drop_duplicates("start").itertuples():
+        tag = "mark" if mention.in_history else "u"
+        pieces += [
+            html.escape(chain[at : mention.start]),
+            f"<{tag}>{html.escape(chain[mention.start : mention.end])}</{tag}>",
+        ]
+        at = mention.end
+    return "".join(pieces) + html.escape(chain[at:])
+
+
+def case_html(
+    sample: pd.Series,
+    items: pd.DataFrame,
+    chain: str,
+    found: pd.DataFrame,
+    top: Mapping[str, tuple[Sequence[int], Sequence[float]]],
+) -> str:
+    """One case as a safe HTML fragment: history, reasoning with its mentions, and top items with scores.
+
+    Args:
+        sample: a row of the samples table.
+        found: the chain's rows of `mentions`.
+        top: heading to (item indexes, scores), such as with and without reasoning; the target is set in bold.
+    """
+    titles, target = items["title"], int(sample["target"])
+
+    def shown(item: int) -> str:
+        title = html.escape(titles.iloc[int(item)])
+        return f"<b>{title} (bought next)</b>" if int(item) == target else title
+
+    user = html.escape(str(sample["user_id"]))
+    history = "".join(f"<li>{shown(item)}</li>" for item in sample["history"])
+    lists = "".join(
+        f"<td style='vertical-align:top;text-align:left'><b>{html.escape(heading)}</b><ol>"
+        + "".join(f"<li>{shown(item)} · {score:.3f}</li>" for item, score in zip(ids, scores, strict=True))
+        + "</ol></td>"
+        for heading, (ids, scores) in top.items()
+    )
+    return (
+        f"<div><p><b>User {user}</b>, bought next: {html.escape(titles.iloc[target])}</p>"
+        f"<p>History, oldest first</p><ul>{history}</ul>"
+        f"<p>Reasoning</p><blockquote style='white-space:pre-wrap'>{highlight(chain, found) or '(empty)'}</blockquote>"
+        f"<table><tr>{lists}</tr></table></div>"
+    )
+
+
+def _words(text: str) -> list[str]:
+    return [word.lower() for word in _WORD.findall(text)]
+
+
+def _triples(words: Sequence[str]) -> list[tuple[str, str, str]]:
+    return list(zip(words, words[1:], words[2:], strict=False))

@@ -1,0 +1,78 @@
+"""What is promised to a new user: one list of pins, two ways to the same environment, clean notebooks."""
+
+import ast
+import re
+import subprocess
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+from r2ec_lib import recipes
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+RECIPES = sorted((ROOT / "params").rglob("*.yaml"))
+
+
+def test_conda_takes_its_packages_from_pyproject_alone():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    python, pip, section = environment["dependencies"]
+    assert python == f"python{PROJECT['requires-python']}" and pip == "pip"
+    assert section == {"pip": ["-e .[dev]"]} and "dev" in PROJECT["optional-dependencies"]
+
+
+def test_what_is_installed_is_what_is_pinned():
+    pins = [Requirement(text) for text in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]]
+    wrong = [f"{pin} but {have}" for pin in pins if not pin.specifier.contains(have := metadata.version(pin.name))]
+    assert not wrong
+
+
+def test_every_pin_names_a_version():
+    assert all(Requirement(text).specifier for text in PROJECT["dependencies"])
+
+
+def test_the_report_s_templates_travel_with_the_package():
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["r2ec_lib"]
+    packed = {path for pattern in patterns for path in (ROOT / "r2ec_lib").glob(pattern)}
+    assert packed == {path for path in (ROOT / "r2ec_lib" / "templates").rglob("*") if path.is_file()}
+
+
+def test_make_without_a_suitable_python_says_so():
+    done = subprocess.run(
+        ["make", "--silent", "--always-make", "PYTHON=false", "test"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode != 0 and "needs Python 3.11 or newer" in done.stderr
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_are_stored_clean_and_hold_no_logic(path):
+    cells = nbformat.read(path, as_version=4).cells
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    assert cells[0].cell_type == "markdown" and cells[0].source.startswith("# ")
+    assert not any(cell.outputs or cell.execution_count for cell in code)
+    for cell in code:
+        nodes = list(ast.walk(ast.parse(cell.source)))
+        assert not any(isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) for node in nodes)
+        tagged = "parameters" in cell.metadata.get("tags", [])
+        assert tagged or len(cell.source.splitlines()) <= 15, cell.source
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_parameter_is_explained(path):
+    parameters = recipes.declared(path)
+    assert parameters["run_dir"].type == "str" and parameters["seed"].default == 0
+    assert not [name for name, parameter in parameters.items() if not parameter.comment]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_is_right_and_says_what_it_is_for(path):
+    recipes.load(path, recipes.declared_in(ROOT / "notebooks"))
+    assert path.read_text().startswith("# ")
+    names = re.findall(r"^(\w+):", path.read_text(), re.MULTILINE)
+    assert len(names) == len(set(names))

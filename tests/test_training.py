@@ -1,0 +1,151 @@
+"""Whole trainings: they learn, resume exactly, and do the same on one process and on two."""
+
+import pandas as pd
+import pytest
+import torch
+
+from r2ec_lib import training
+from r2ec_lib.files import read_table, write_table
+from r2ec_lib.model import R2ec
+from r2ec_lib.recpo import RecPOConfig, RecPOTrainer
+from r2ec_lib.schema import DataError
+
+SETTINGS = {
+    "seed": 3,
+    "num_generations": 2,
+    "max_steps": 4,
+    "eval_steps": 2,
+    "max_completion_length": 5,
+    "learning_rate": 5e-3,
+    "rollout_steps": 1,
+    "refresh_steps": 3,
+    "use_cpu": True,
+}
+
+
+@pytest.fixture
+def run(tiny, samples, tmp_path):
+    """A run folder that is ready to train: samples with a validation part, a start, a job."""
+
+    def prepare(name, settings=None, batch_users=4, num_processes=1):
+        folder = tmp_path / name
+        split = ["train"] * 36 + ["valid"] * 12
+        write_table(samples.assign(split=split), folder / "data" / "samples.parquet")
+        tiny.lm.float()
+        tiny.save(folder / "training" / "start")
+        chosen = {**SETTINGS, **(settings or {})}
+        training.write_job(folder, chosen, batch_users=batch_users, num_processes=num_processes, patience=9)
+        return folder
+
+    return prepare
+
+
+def outcome(folder) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, torch.Tensor]]:
+    log = read_table(folder / "training" / "log.parquet")
+    timed = [name for name in log if "seconds" in name or "memory" in name]
+    weights = {name: weight.detach() for name, weight in R2ec.load(folder / "model").lm.named_parameters()}
+    return log.drop(columns=timed), read_table(folder / "training" / "rollouts.parquet"), weights
+
+
+def test_a_killed_training_resumes_to_the_same_metrics_and_weights(run):
+    whole, broken = run("whole"), run("broken")
+    training.train(whole, report=lambda line: None)
+    lines = []
+
+    def stop_after_the_first_validation(line):
+        lines.append(line)
+        if line.startswith("step     3"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        training.train(broken, report=stop_after_the_first_validation)
+    training.train(broken, report=lines.append)
+    assert "resumed at step 2 of 4" in lines
+    for one, other in zip(outcome(whole)[:2], outcome(broken)[:2], strict=True):
+        pd.testing.assert_frame_equal(one, other)
+    weights = outcome(whole)[2]
+    assert all(torch.equal(weights[name], other) for name, other in outcome(broken)[2].items())
+    assert not (broken / "training" / "checkpoints").exists()
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(run):
+    tables = []
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        folder = run(name, {"seed": seed})
+        training.train(folder, report=lambda line: None)
+        tables.append(outcome(folder)[0])
+    pd.testing.assert_frame_equal(tables[0], tables[1])
+    assert not tables[0]["reward"].equals(tables[2]["reward"])
+
+
+def test_two_processes_make_the_update_of_one(run):
+    """The same global batch: in-batch targets, groups and gradients are gathered. Greedy sampling makes it exact."""
+    settings = {"max_steps": 2, "eval_steps": 2, "top_k": 1, "optim": "sgd", "item_advantage": "unit"}
+    settings |= {"length_handling": "sum", "learning_rate": 0.05, "max_grad_norm": 100.0}
+    one, two = run("one", settings), run("two", settings, num_processes=2)
+    lines = []
+    training.launch(one, report=lambda line: None)
+    training.launch(two, report=lines.append)
+    before = dict(R2ec.load(one / "training" / "start").lm.named_parameters())
+    single, double = outcome(one)[2], outcome(two)[2]
+    assert any(line.startswith("step     2") for line in lines)
+    for name, weight in single.items():
+        assert torch.allclose(weight, double[name], atol=1e-5), name
+        assert not torch.equal(weight, before[name]), f"{name} did not move"
+
+
+def test_a_failing_worker_fails_the_launch_loudly(run):
+    folder = run("broken", num_processes=2)
+    (folder / "data" / "samples.parquet").unlink()
+    with pytest.raises(RuntimeError, match=r"a training process failed(.|\n)*samples\.parquet"):
+        training.launch(folder, report=lambda line: None)
+
+
+def test_a_batch_that_cannot_be_split_is_refused_before_any_work(run):
+    with pytest.raises(DataError, match="5 users × 2 trajectories = 10 rows cannot be split evenly over 4 processes"):
+        run("uneven", batch_users=5, num_processes=4)
+
+
+def rewards_of(tiny, samples, tmp_path, **choices) -> list[float]:
+    usual = {"num_generations": 4, "max_completion_length": 3, "save_strategy": "no", "use_cpu": True, "seed": 0}
+    usual |= {"logging_steps": 1, "learning_rate": 3e-3, "refresh_steps": 5, "shuffle_dataset": False}
+    usual |= {"per_device_train_batch_size": 4 * len(samples)}
+    trainer = RecPOTrainer(tiny, RecPOConfig(output_dir=str(tmp_path), **{**usual, **choices}), samples)
+    training.quiet()
+    trainer.train()
+    return [row["reward"] for row in trainer.state.log_history if "reward" in row]
+
+
+def test_one_batch_is_learned_until_the_reward_is_one(tiny, samples, tmp_path):
+    tiny.lm.float()
+    few = samples.drop_duplicates("target").head(4)
+    choices = {"max_steps": 80, "item_advantage": "unit", "catalogue_negatives": True, "learning_rate": 1e-2}
+    rewards = rewards_of(tiny, few, tmp_path, max_completion_length=2, **choices)
+    assert rewards[0] < 0.5 and sum(rewards[-5:]) / 5 > 0.95
+
+
+def test_a_bandit_that_only_the_reasoning_can_win_is_won(tiny, samples, tmp_path):
+    """States and items are frozen and the item action is off: only the choice of words can change the rank."""
+    lm = tiny.lm.float()
+    lm.config.tie_word_embeddings = False
+    lm.lm_head.weight = torch.nn.Parameter(lm.lm_head.weight.detach().clone())
+    for name, weight in lm.named_parameters():
+        weight.requires_grad = name == "lm_head.weight"
+    choices = {"item_weight": 0.0, "num_generations": 8, "per_device_train_batch_size": 8, "learning_rate": 3e-2}
+    rewards = rewards_of(tiny, samples.head(1), tmp_path, max_steps=100, reward_cutoff=30, **choices)
+    assert sum(rewards[-10:]) / 10 > 1.3 * sum(rewards[:10]) / 10
+
+
+def test_a_bandit_that_only_the_item_action_can_win_is_won(tiny, samples, tmp_path):
+    """The token terms are switched off: chains stay random."""
+    tiny.lm.float()
+    few = samples.drop_duplicates("target").head(6)
+    rewards = rewards_of(tiny, few, tmp_path, max_steps=80, item_warmup_steps=80, catalogue_negatives=True)
+    assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.2
+
+
+def test_every_trainable_weight_moves(tiny, samples, tmp_path):
+    tiny.lm.float()
+    before = {name: weight.detach().clone() for name, weight in tiny.lm.named_parameters()}
+    rewards_of(tiny, samples.head(6), tmp_path, max_steps=2)
+    assert all(not torch.equal(weight, before[name]) for name, weight in tiny.lm.named_parameters())

@@ -6,7 +6,7 @@
 #
 # Everything sets up .venv by itself. Another Python: make PYTHON=/path/to/python3.12 …
 RECIPE ?= params/quickstart.yaml
-PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 READY := .venv/ready
 

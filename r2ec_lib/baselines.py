@@ -25,6 +25,9 @@ from r2ec_lib.ranking import Scorer, metrics, rank_all
 SAME_ACTION = pd.Timedelta(minutes=1)
 """Times of one action, computed back from hours stored as float32, differ by less than this."""
 
+PLATEAU = 8
+"""Epochs before early stopping counts: a network learns popularity first and rests there before it reads histories."""
+
 
 # ---- the training part as actions and sequences --------------------------------------------------------------------
 
@@ -277,7 +280,8 @@ def fit_network(
         build: `GRU4Rec`, `Caser` or `SASRec`; `sizes` are its keywords.
         max_history: latest items that a state may read.
         batch_size: sequences a step.
-        epochs, patience: at most so many epochs; stops after `patience` epochs without a better validation.
+        epochs, patience: at most so many epochs; stops after `patience` epochs without a better validation, the first
+            `PLATEAU` epochs not counted.
         report: called with each row of the log.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -311,7 +315,7 @@ def fit_network(
             if value > best:
                 best, best_epoch = value, epoch
                 best_state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-            elif epoch - best_epoch >= patience:
+            elif epoch - max(best_epoch, PLATEAU) >= patience:
                 break
         network.load_state_dict(best_state)
     return scorer

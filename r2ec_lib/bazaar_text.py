@@ -1,6 +1,6 @@
 """The language of the Bazaar: its words, titles, item cards, general facts, and the sentences of a reasoning.
 
-A reasoning is a row of short sentences, each stating one facet of a history ("a whisk is still missing."). The same
+A reasoning is a row of short sentences, each stating one facet of a history ("next comes the whisk."). The same
 templates write them (`sentence`) and read them back (`claims`), so a chain can be checked for form (`well_formed`)
 and, against a history, for truth (`claims_true`). Nothing here draws a random number or knows how shoppers behave: the
 world itself is in `bazaar.py`.
@@ -11,54 +11,54 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 KITS = {
-    "coffee corner": "kettle grinder scale mug jar tray",
-    "tea ritual": "teapot kettle tray mug bowl cushion",
-    "baking day": "scale bowl whisk apron timer jar",
-    "brunch table": "skillet platter carafe mug table vase",
-    "supper club": "table knife platter lamp carafe speaker",
-    "camp kitchen": "stove skillet cooler knife mug lantern",
-    "first kitchen": "knife skillet kettle bowl apron whisk",
-    "pickle pantry": "jar scale knife pitcher grinder apron",
-    "reading nook": "armchair lamp bookshelf blanket cushion mug",
-    "music den": "speaker armchair headset bookshelf rug curtain",
-    "home office": "desk lamp organizer headset clock corkboard",
-    "study desk": "desk notebook pen corkboard timer lamp",
-    "writing retreat": "desk notebook kettle pen blanket thermos",
-    "guest room": "pillow blanket curtain mirror towel lamp",
-    "nursery corner": "curtain rug armchair basket clock lamp",
-    "hallway makeover": "mirror bench rug basket frame clock",
-    "picnic day": "basket blanket cooler platter thermos speaker",
-    "weekend camp": "tent bedroll stove lantern backpack rope",
-    "day hike": "backpack thermos rope telescope notebook bedroll",
-    "stargazing night": "telescope blanket lantern thermos stool notebook",
-    "beach day": "towel cooler mat satchel hammock tent",
-    "balcony garden": "planter trowel trellis bench lantern rug",
-    "herb garden": "planter trowel hose pruner jar scale",
-    "vegetable patch": "shovel trowel trellis hose basket scale",
-    "rose bed": "shovel trellis pruner hose bench vase",
-    "summer patio": "bench lantern table cushion planter hammock",
-    "small greenhouse": "trowel planter stool shovel hose organizer",
-    "spa bath": "towel robe mat diffuser tray vase",
-    "yoga room": "mat diffuser cushion blanket mirror speaker",
-    "morning stretch": "mat towel timer mirror pitcher clock",
-    "painting studio": "easel brush stool apron lamp frame",
-    "gallery wall": "frame toolbox mirror clock bookshelf easel",
-    "knitting circle": "yarn basket armchair lamp mug organizer",
-    "craft table": "table yarn brush organizer apron corkboard",
-    "home workshop": "toolbox bench apron lamp brush speaker",
-    "bird watch": "telescope notebook stool pen satchel backpack",
-    "city commute": "satchel headset thermos notebook organizer pen",
-    "language class": "notebook headset pen satchel timer desk",
-    "film night": "curtain speaker cushion blanket bowl pitcher",
-    "game night": "table stool timer bowl pitcher toolbox",
-    "garden party": "lantern table pitcher platter vase easel",
-    "lakeside cabin": "bedroll stove kettle lantern hammock rug",
-    "road trip": "cooler pillow thermos tent satchel headset",
-    "sailing trip": "rope bedroll lantern robe stove backpack",
-    "flower stall": "vase pruner basket table hose corkboard",
-    "sunday breakfast": "tray teapot carafe whisk pitcher jar",
-    "slow morning": "robe teapot tray armchair diffuser yarn",
-    "dream bedroom": "pillow curtain rug robe bookshelf frame",
+    "cafe": "kettle grinder scale mug jar tray",
+    "teatime": "teapot kettle tray mug bowl cushion",
+    "baking": "scale bowl whisk apron timer jar",
+    "brunch": "skillet platter carafe mug table vase",
+    "supper": "table knife platter lamp carafe speaker",
+    "cookout": "stove skillet cooler knife mug lantern",
+    "kitchen": "knife skillet kettle bowl apron whisk",
+    "pantry": "jar scale knife pitcher grinder apron",
+    "library": "armchair lamp bookshelf blanket cushion mug",
+    "den": "speaker armchair headset bookshelf rug curtain",
+    "office": "desk lamp organizer headset clock corkboard",
+    "study": "desk notebook pen corkboard timer lamp",
+    "novel": "desk notebook kettle pen blanket thermos",
+    "guestroom": "pillow blanket curtain mirror towel lamp",
+    "nursery": "curtain rug armchair basket clock lamp",
+    "hallway": "mirror bench rug basket frame clock",
+    "picnic": "basket blanket cooler platter thermos speaker",
+    "campsite": "tent bedroll stove lantern backpack rope",
+    "hike": "backpack thermos rope telescope notebook bedroll",
+    "stargazing": "telescope blanket lantern thermos stool notebook",
+    "beach": "towel cooler mat satchel hammock tent",
+    "balcony": "planter trowel trellis bench lantern rug",
+    "herbs": "planter trowel hose pruner jar scale",
+    "allotment": "shovel trowel trellis hose basket scale",
+    "roses": "shovel trellis pruner hose bench vase",
+    "patio": "bench lantern table cushion planter hammock",
+    "greenhouse": "trowel planter stool shovel hose organizer",
+    "spa": "towel robe mat diffuser tray vase",
+    "yoga": "mat diffuser cushion blanket mirror speaker",
+    "workout": "mat towel timer mirror pitcher clock",
+    "studio": "easel brush stool apron lamp frame",
+    "gallery": "frame toolbox mirror clock bookshelf easel",
+    "knitting": "yarn basket armchair lamp mug organizer",
+    "crafts": "table yarn brush organizer apron corkboard",
+    "workshop": "toolbox bench apron lamp brush speaker",
+    "birding": "telescope notebook stool pen satchel backpack",
+    "commute": "satchel headset thermos notebook organizer pen",
+    "class": "notebook headset pen satchel timer desk",
+    "cinema": "curtain speaker cushion blanket bowl pitcher",
+    "games": "table stool timer bowl pitcher toolbox",
+    "party": "lantern table pitcher platter vase easel",
+    "cabin": "bedroll stove kettle lantern hammock rug",
+    "roadtrip": "cooler pillow thermos tent satchel headset",
+    "sailing": "rope bedroll lantern robe stove backpack",
+    "florist": "vase pruner basket table hose corkboard",
+    "breakfast": "tray teapot carafe whisk pitcher jar",
+    "morning": "robe teapot tray armchair diffuser yarn",
+    "bedroom": "pillow curtain rug robe bookshelf frame",
 }
 """Kit name -> its pieces, in the order in which they are bought. A piece stands in several kits, at other places."""
 
@@ -102,19 +102,19 @@ Abbott Barlow Crosby Draper Emerson Fielding Gresham Hadley Ingram Jarvis Kendal
 BRANDS = tuple(_BRANDS.split())
 
 _TEMPLATES = {
-    "next": ("{a piece} is still missing.", "next comes {a piece}."),
-    "kit": ("this is for {a kit}.", "they are setting up {a kit}."),
-    "style": ("they like {a style} look.", "the style is {style}."),
-    "tier": ("they pay {tier} prices.", "the price level is {tier}."),
-    "owns": ("they already have {a piece}.", "{a piece} is at home."),
-    "latest": ("the latest is {a piece}.", "they just bought {a piece}."),
-    "brand": ("they know {brand}.", "{brand} comes up here."),
-    "color": ("they like {color}.", "{color} is in the mix."),
-    "side": ("the {sundry} is a side purchase.", "the {sundry} is nothing special."),
-    "pace": ("the last order was {pace}.", "they came back {pace}."),
+    "next": "next comes the {}.",
+    "kit": "this is for the {}.",
+    "style": "the style is {}.",
+    "tier": "prices are {}.",
+    "owns": "they have the {}.",
+    "latest": "the latest is the {}.",
+    "brand": "they know {}.",
+    "side": "never mind the {}.",
+    "pace": "the last visit was {}.",
 }
 FACETS = tuple(_TEMPLATES)
 """Kinds of claims. `next`, `style` and `tier` decide the next purchase; the others are true or false all the same."""
+
 
 PACES = ("days ago", "weeks ago", "long ago")
 
@@ -126,29 +126,19 @@ class Claim(NamedTuple):
     value: str
 
 
-def a(noun: str) -> str:
-    """The noun with its article.
+def sentence(claim: Claim) -> str:
+    """The claim as an English sentence; its first words tell the facet, its last the value.
 
-    >>> a("apron"), a("mug")
-    ('an apron', 'a mug')
+    >>> sentence(Claim("next", "whisk")), sentence(Claim("tier", "budget"))
+    ('next comes the whisk.', 'prices are budget.')
     """
-    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
-
-
-def sentence(claim: Claim, form: int = 0) -> str:
-    """The claim as an English sentence, in one of its two forms.
-
-    >>> sentence(Claim("next", "whisk")), sentence(Claim("tier", "budget"), 1)
-    ('a whisk is still missing.', 'the price level is budget.')
-    """
-    template = _TEMPLATES[claim.kind][form]
-    return re.sub(r"\{(a )?\w+\}", lambda slot: a(claim.value) if slot[1] else claim.value, template)
+    return _TEMPLATES[claim.kind].format(claim.value)
 
 
 def claims(chain: str) -> list[Claim]:
     """What a reasoning claims, in order; text that is no sentence of the Bazaar claims nothing.
 
-    >>> claims("they pay budget prices. hm. an apron is still missing.")
+    >>> claims("prices are budget. hm. next comes the apron.")
     [Claim(kind='tier', value='budget'), Claim(kind='next', value='apron')]
     """
     return [claim for part in _sentences(chain) if (claim := _READ.get(part)) is not None]
@@ -157,7 +147,7 @@ def claims(chain: str) -> list[Claim]:
 def well_formed(chain: str) -> bool:
     """Whether a reasoning consists of whole sentences of the Bazaar's grammar, at least one, none twice.
 
-    >>> well_formed("the style is deco. next comes a rug."), well_formed("the style is rug."), well_formed("")
+    >>> well_formed("the style is deco. next comes the rug."), well_formed("the style is rug."), well_formed("")
     (True, False, False)
     """
     parts = _sentences(chain)
@@ -180,33 +170,36 @@ def title(brand: str, line: str, piece: str, color: str) -> str:
 
 
 def card(piece: str, style: str, tier: str, kits: Sequence[str]) -> str:
-    """An item's description: the style, tier and use that its title hides, in about 25 words."""
-    use = f"Made for {a(kits[0])}" + (f" or {a(kits[1])}." if len(kits) > 1 else ".") if kits else "Handy every day."
-    return f"{a(style).capitalize()} {piece} in {MATERIALS[style]}, at {a(tier)} price. {use}"
+    """An item's description: the style, the tier and the uses that its title hides.
+
+    >>> card("kettle", "alpine", "budget", ["cafe", "cabin"])
+    'An alpine kettle in pine at a budget price, made for the cafe or the cabin.'
+    """
+    article = "An" if style[0] in "aeiou" else "A"
+    price = f"{'an' if tier[0] in 'aeiou' else 'a'} {tier} price"
+    use = "made for " + " or ".join(f"the {kit}" for kit in kits) if kits else "handy every day"
+    return f"{article} {style} {piece} in {MATERIALS[style]} at {price}, {use}."
 
 
-def kit_fact(kit: str, pieces: Sequence[str], form: int = 0) -> str:
+def kit_fact(kit: str, pieces: Sequence[str]) -> str:
     """General knowledge: what belongs to a kit, in its order."""
-    listing = ", ".join(a(piece) for piece in pieces[:-1]) + f" and {a(pieces[-1])}"
-    if form == 0:
-        return f"For {a(kit)} people buy {listing}, in this order."
-    return f"{a(kit).capitalize()} needs {listing}."
+    return f"For the {kit} people buy, in this order: {', '.join(f'the {piece}' for piece in pieces)}."
 
 
-def missing_fact(kit: str, owned: Sequence[str], piece: str, form: int = 0) -> str:
+def missing_fact(kit: str, owned: Sequence[str], piece: str) -> str:
     """General knowledge: which piece of a kit comes next for somebody who has some of the others."""
-    has = " ".join(sentence(Claim("owns", name), form) for name in owned)
-    return f"{has} {sentence(Claim('kit', kit), form)} {sentence(Claim('next', piece), form)}"
+    said = [*(Claim("owns", name) for name in owned), Claim("kit", kit), Claim("next", piece)]
+    return " ".join(map(sentence, said))
 
 
 def line_fact(brand: str, line: str, style: str, tier: str) -> str:
     """General knowledge: how a brand's line looks and what it costs."""
-    return f"{brand} {line} is {style}, at {tier} prices."
+    return f"{brand} {line}: the style is {style}, prices are {tier}."
 
 
 def brand_fact(brand: str, style: str, tier: str) -> str:
     """General knowledge: what a brand is mostly known for; a single line may differ."""
-    return f"{brand} is mostly known for {a(style)} look and {tier} prices."
+    return f"{brand} is mostly {style}, at {tier} prices."
 
 
 def _sentences(chain: str) -> list[str]:
@@ -224,16 +217,10 @@ VALUES = {
     "owns": _PIECES + SUNDRIES,
     "latest": _PIECES + SUNDRIES,
     "brand": BRANDS,
-    "color": COLORS,
     "side": SUNDRIES,
     "pace": PACES,
 }
 """Facet -> the values that it can have."""
 
-_READ = {
-    sentence(Claim(kind, value), form): Claim(kind, value)
-    for kind, values in VALUES.items()
-    for value in values
-    for form in (0, 1)
-}
+_READ = {sentence(Claim(kind, value)): Claim(kind, value) for kind, values in VALUES.items() for value in values}
 """Every sentence of the grammar -> its claim."""

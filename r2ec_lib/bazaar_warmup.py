@@ -22,8 +22,8 @@ def history_facts(world: World, history: Sequence[int], hours: Sequence[float]) 
     """For each facet the values that are true of a history, by plain counting.
 
     style, tier: the most frequent among its purchases that are no sundries (all of them in a tie). kit: the kits with
-    most of their pieces in the history. next: the first missing piece of each such kit. pace: days, weeks or long ago
-    for a last purchase less than 7, less than 30, or more days before. The others name what stands in the titles.
+    most of their pieces in the history. next: the first missing piece of each such kit. pace: the last purchase was
+    less than 7 days before ("days ago"), less than 30, or more. The others can be read off the titles.
 
     Args:
         history, hours: item indexes, oldest first, and hours before the target.
@@ -44,7 +44,6 @@ def history_facts(world: World, history: Sequence[int], hours: Sequence[float]) 
         "owns": owned,
         "latest": {pieces[-1]},
         "brand": set(process.brand[items]),
-        "color": set(process.color[items]),
         "side": owned & set(text.SUNDRIES),
         "pace": {text.PACES[0 if days < 7 else 1 if days < 30 else 2]},
     }
@@ -101,12 +100,12 @@ def general_facts(world: World, rng: np.random.Generator) -> list[str]:
     """What is common knowledge in the Bazaar: kits and their order, what is missing when, brands and their lines."""
     facts = []
     for kit, (name, pieces) in enumerate(zip(world.kits["name"], world.kits["pieces"], strict=True)):
-        facts += [text.kit_fact(name, pieces, form) for form in (0, 1)]
-        for number in range(80):
+        facts += [text.kit_fact(name, pieces)]
+        for number in range(240):
             size = 1 + number % (len(pieces) - 1)
             weights = 0.6 ** np.arange(len(pieces))
             owned = [pieces[i] for i in rng.choice(len(pieces), size, replace=False, p=weights / weights.sum())]
-            facts.append(text.missing_fact(name, owned, first_missing(world, kit, set(owned)), number % 2))
+            facts.append(text.missing_fact(name, owned, first_missing(world, kit, set(owned))))
     series = world.facts.groupby(["brand", "line"], sort=True)[["style", "tier"]].first()
     for (brand, line), row in series.iterrows():
         facts.append(text.line_fact(brand, line, row["style"], row["tier"]))
@@ -116,14 +115,14 @@ def general_facts(world: World, rng: np.random.Generator) -> list[str]:
 
 
 def analysis(world: World, history: Sequence[int], hours: Sequence[float], rng: np.random.Generator) -> str:
-    """A mediocre analysis of a history: one to five random facets, some of them wrong."""
+    """A mediocre analysis of a history: one to four random facets, some of them wrong."""
     facts = history_facts(world, history, hours)
     error = world.config.analyst_errors
     kit = _guessed_kit(world, facts["owns"], error, rng)
     facts["kit"] = {world.kits["name"][kit]}
     facts["next"] = {first_missing(world, kit, facts["owns"])} - {None}
     kinds = [kind for kind in text.FACETS if facts[kind]]
-    chosen = rng.permutation(len(kinds))[: rng.integers(1, 6)]
+    chosen = rng.permutation(len(kinds))[: rng.integers(1, 5)]
     said = []
     for kind in (kinds[index] for index in chosen):
         options = sorted(facts[kind])
@@ -131,7 +130,7 @@ def analysis(world: World, history: Sequence[int], hours: Sequence[float], rng: 
         if kind in ("style", "tier") and rng.random() < error:  # judged by a single purchase
             some = int(history[rng.integers(len(history))])
             value = str(world.facts[kind].iloc[some])
-        said.append(text.sentence(Claim(kind, value), int(rng.integers(2))))
+        said.append(text.sentence(Claim(kind, value)))
     return " ".join(said)
 
 

@@ -11,7 +11,8 @@ import pandas as pd
 import torch
 
 from r2ec_lib import objective
-from r2ec_lib.model import R2ec, forward_states, ranks_of, seen_mask
+from r2ec_lib.model import R2ec, forward_states, ranks_of
+from r2ec_lib.ranking import seen_mask
 
 
 def fit_without_reasoning(
@@ -48,7 +49,7 @@ def fit_without_reasoning(
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
     prompts = [[*ids, model.prompts.answer_id] for ids in model.prompts.user_ids(train, model.titles)]
     item_ids = model.prompts.item_ids(model.catalogue)
-    targets = train["target"].to_numpy()
+    targets = train["target"].to_numpy().astype("int64")
     order: list[int] = []
     log, losses, best = [], [], (-1.0, {})
     model.lm.train()
@@ -60,8 +61,8 @@ def fit_without_reasoning(
         rows, order = order[:batch_users], order[batch_users:]
         batch = torch.tensor(np.unique(targets[rows]), device=model.head.table.device)  # (M,) sorted
         positives = torch.tensor(targets[rows], device=batch.device)  # (B,)
-        states = forward_states(model.lm, model.lm, [prompts[row] for row in rows]).float()  # (B, d)
-        items = forward_states(model.lm, model.lm, [item_ids[item] for item in batch.tolist()]).float()  # (M, d)
+        states = forward_states(model.lm, model.lm, [prompts[row] for row in rows])  # (B, d)
+        items = forward_states(model.lm, model.lm, [item_ids[item] for item in batch.tolist()])  # (M, d)
         scores = objective.similarity_scores(states, items, model.head.similarity)  # (B, M)
         seen = seen_mask(train["history"].iloc[rows], len(item_ids)).to(batch.device) if mask_seen else None
         if catalogue_negatives:

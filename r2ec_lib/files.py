@@ -35,6 +35,11 @@ def write_json(obj: Any, path: str | Path) -> None:
     _write_atomically(Path(path), lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
+def write_text(text: str, path: str | Path) -> None:
+    """Writes `text` as UTF-8."""
+    _write_atomically(Path(path), lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
 def read_json(path: str | Path) -> Any:
     """The object in the JSON file `path`. Raises DataError."""
     return _read(Path(path), lambda p: json.loads(p.read_text(encoding="utf-8")))

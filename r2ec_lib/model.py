@@ -25,6 +25,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from r2ec_lib.backbone import load_pretrained
 from r2ec_lib.objective import similarity_scores, target_ranks
 from r2ec_lib.prompts import Prompts, PromptStyle
+from r2ec_lib.ranking import seen_mask
 
 READOUTS = ("last", "mean", "max")
 BATCH_TOKENS = 16_384
@@ -398,12 +399,3 @@ def ranks_of(model: R2ec, samples: pd.DataFrame, chains: Sequence[Sequence[int]]
     scores = model.head.scores(model.user_states(samples, chains))  # (B, N)
     targets = torch.tensor(samples["target"].to_numpy(), dtype=torch.long, device=scores.device)
     return target_ranks(scores, targets, seen_mask(samples["history"], scores.shape[1]).to(scores.device))
-
-
-def seen_mask(histories: Sequence[Sequence[int]], num_items: int) -> Tensor:
-    """(B, N) bool, True at each row's history items."""
-    rows = [row for row, history in enumerate(histories) for _ in history]
-    columns = [int(item) for history in histories for item in history]
-    mask = torch.zeros(len(histories), num_items, dtype=torch.bool)
-    mask[rows, columns] = True
-    return mask

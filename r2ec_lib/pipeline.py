@@ -34,9 +34,8 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from r2ec_lib import recipes, report, stages
-from r2ec_lib.files import read_json, write_json
+from r2ec_lib.files import read_json, write_json, write_text
 from r2ec_lib.recipes import Recipe, RecipeError
-from r2ec_lib.stages import write_text
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = ROOT / "notebooks"

@@ -174,7 +174,7 @@ def latency(
         for i in range(queries + 1):
             batch = samples.iloc[np.arange(i * size, (i + 1) * size) % len(samples)]
             began = time.perf_counter()
-            score(batch)
+            score(batch).cpu()  # waits for an accelerator
             seconds.append((time.perf_counter() - began) / size)
         rows.append({"model": model, "batch_size": size, "seconds": float(np.median(seconds[1:])), "batches": queries})
     return rows

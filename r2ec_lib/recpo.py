@@ -27,7 +27,8 @@ from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 
 from r2ec_lib import objective
-from r2ec_lib.model import R2ec, captured_states, forward_states, ranks_of, read_out, seen_mask, stop_ids
+from r2ec_lib.model import R2ec, captured_states, forward_states, ranks_of, read_out, stop_ids
+from r2ec_lib.ranking import seen_mask
 
 LENGTH_LOSS = {"sum": "luspo", "sequence": "grpo", "constant": "dr_grpo", "batch": "dapo"}
 """How token terms are summed, and TRL's name for it: "sum" is Eq. 8; the others divide by the chain's length, by the

@@ -28,36 +28,17 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from papermill.execute import ERROR_MARKER_TAG
 
 from r2ec_lib import plots
-from r2ec_lib.files import read_json
-from r2ec_lib.stages import write_text
+from r2ec_lib.files import read_json, write_text
 
 TEMPLATES = Path(__file__).parent / "templates"
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 SHOWN = ("text/html", "image/svg+xml", "image/png", "text/markdown", "text/plain")  # the first that an output has
 SUMMARIES = {"parameters": "Parameters and their defaults", "injected-parameters": "Parameters of this run"}
 TAGS = frozenset(
-    {"table", "thead", "tbody", "tfoot", "tr", "th", "td", "caption", "colgroup", "col", "figure", "figcaption", "img"}
-    | {
-        "div",
-        "span",
-        "p",
-        "br",
-        "hr",
-        "b",
-        "i",
-        "strong",
-        "em",
-        "u",
-        "s",
-        "sub",
-        "sup",
-        "code",
-        "pre",
-        "small",
-        "mark",
-    }
-    | {"ul", "ol", "li", "dl", "dt", "dd", "h2", "h3", "h4", "h5", "h6", "details", "summary", "blockquote", "a"}
+    "table thead tbody tfoot tr th td caption colgroup col figure figcaption img div span p br hr b i strong em u s "
+    "sub sup code pre small mark ul ol li dl dt dd h2 h3 h4 h5 h6 details summary blockquote a".split()
 )
+TOLD = ("oracle", "true_reasoning")  # models that were told the truth: upper lines, not in the race
 NAMES = {"r2ec": "R²ec", "sasrec": "SASRec", "gru4rec": "GRU4Rec", "caser": "Caser", "_": " "}
 NAMES |= {"ndcg": "NDCG", "hit": "Hit"}
 KINDS = {".png": "image/png", ".svg": "image/svg+xml", ".jpg": "image/jpeg"}
@@ -334,13 +315,13 @@ def _pretty(name: str) -> str:
 
 def _rows(models: Mapping[str, Mapping[str, float]], names: Sequence[str]) -> list[dict[str, Any]]:
     """The headline table: a row a model, the best of each column marked, R²ec first and the oracle not in the race."""
-    racing = [values for model, values in models.items() if model != "oracle"]
+    racing = [values for model, values in models.items() if model not in TOLD]
     best = {name: max((v[name] for v in racing if v.get(name) is not None), default=None) for name in names}
     return [
         {
             "name": _pretty(model),
             "cells": [
-                {"text": _decimal(values.get(name)), "best": model != "oracle" and values.get(name) == best[name]}
+                {"text": _decimal(values.get(name)), "best": model not in TOLD and values.get(name) == best[name]}
                 for name in names
             ],
         }

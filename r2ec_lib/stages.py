@@ -8,7 +8,6 @@ that decide results, and the key of the stage before. Nothing here runs a notebo
 import ast
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -126,14 +125,6 @@ def finish(run: Path, stage: str, parts: dict, values: Mapping, folders: Mapping
 def executed(run: Path, stage: str) -> Path:
     """Where the executed copy of a stage's notebook lies."""
     return run / "notebooks" / f"{stage}.ipynb"
-
-
-def write_text(text: str, path: Path) -> None:
-    """Writes `text` so that no reader meets half of it; parent folders are created."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def _state_path(run: Path, stage: str) -> Path:

@@ -16,6 +16,8 @@ from r2ec_lib.ranking import metric_values
 POWER_FACTOR = 1.959964 + 0.841621
 """Normal quantiles of a two-sided 5 % test and of 80 % power: a true effect of so many standard errors is found."""
 
+POPULARITY_THIRDS = ("rare third", "middle third", "popular third")
+
 
 class Resampled(NamedTuple):
     """Means of each (model, metric) on the sample, and on each of R resamples of its users."""
@@ -152,15 +154,15 @@ def slice_labels(samples: pd.DataFrame, bought: pd.DataFrame) -> pd.DataFrame:
     """
     count = samples["target"].map(bought["item"].value_counts()).fillna(0)
     thirds = count.where(count > 0).rank(method="average", pct=True)
-    popularity = pd.cut(thirds, [0, 1 / 3, 2 / 3, 1], labels=["rare third", "middle third", "popular third"])
+    popularity = pd.cut(thirds.fillna(0), [-1, 0, 1 / 3, 2 / 3, 1], labels=["cold", *POPULARITY_THIRDS])
     lengths = pd.cut(samples["history"].map(len), [0, 1, 4, 9, np.inf], labels=["1", "2–4", "5–9", "10 or more"])
     early = samples["timestamp"] <= samples["timestamp"].median()
     return pd.DataFrame(
         {
             "sample_id": samples["sample_id"],
             "target in training": np.where(count > 0, "warm", "cold"),
-            "target popularity": popularity.astype(object).where(count > 0, "cold"),
-            "history length": lengths.astype(object),
+            "target popularity": popularity,
+            "history length": lengths,
             "user in training": np.where(samples["user_id"].isin(bought["user_id"]), "known", "new"),
             "time": np.where(early, "first half", "second half"),
         }
@@ -170,10 +172,13 @@ def slice_labels(samples: pd.DataFrame, bought: pd.DataFrame) -> pd.DataFrame:
 def slices(
     rankings: pd.DataFrame, labels: pd.DataFrame, metric: str, resamples: int = 2_000, seed: int = 0
 ) -> pd.DataFrame:
-    """`intervals` of one metric within every slice of `slice_labels`, with columns `slicing` and `slice` in front."""
+    """`intervals` of one metric within every slice of `slice_labels`, with columns `slicing` and `slice` in front.
+
+    Slices stand in their natural order (rare before popular, short before long); empty ones are left out.
+    """
     parts = []
     for slicing in labels.columns.drop("sample_id"):
-        for name, group in labels.groupby(slicing, sort=True):
+        for name, group in labels.groupby(slicing, sort=True, observed=True):
             inside = intervals(resample(rankings, [metric], resamples, seed, group["sample_id"].to_numpy()))
             inside.insert(0, "slicing", slicing)
             inside.insert(1, "slice", str(name))

@@ -18,6 +18,11 @@ COLOURS = ["red", "blue", "green", "black", "white"]
 KINDS = ["kettle", "mug", "lamp", "chair", "desk", "rug"]
 
 
+def pytest_collection_modifyitems(items):
+    """The notebooks run last: what the quick tests would find is then known already."""
+    items.sort(key=lambda item: item.path.name == "test_notebooks.py")
+
+
 @pytest.fixture(scope="session")
 def items() -> pd.DataFrame:
     """30 items, each a colour and a kind."""

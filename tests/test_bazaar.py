@@ -64,9 +64,9 @@ def test_tables_pass_the_validation_that_real_logs_pass(world):
 
 
 def test_titles_hide_style_tier_and_use_and_cards_show_them(world):
-    names = [*text.STYLES, *text.TIERS, *text.KITS, *text.MATERIALS.values()]
+    names = {*text.STYLES, *text.TIERS, *text.KITS, *text.MATERIALS.values()}
     for row in world.items.join(world.facts).itertuples():
-        assert not any(name in row.title for name in names)
+        assert names.isdisjoint(row.title.lower().replace(",", "").split())
         assert row.style in row.description and row.tier in row.description and row.piece in row.description
         assert all(kit in row.description for kit in row.kits.split("; "))
 
@@ -269,9 +269,8 @@ def test_more_history_makes_the_posterior_sharper(world, samples):
 def test_every_sentence_reads_back_as_the_claim_it_was_written_from():
     for kind in text.FACETS:
         for value in text.VALUES[kind]:
-            for form in (0, 1):
-                sentence = text.sentence(Claim(kind, value), form)
-                assert text.claims(sentence) == [Claim(kind, value)] and text.well_formed(sentence)
+            sentence = text.sentence(Claim(kind, value))
+            assert text.claims(sentence) == [Claim(kind, value)] and text.well_formed(sentence)
 
 
 @pytest.mark.parametrize("chain", ["", "rug rug.", "the style is deco", "the style is deco. the style is deco.", "."])
@@ -284,10 +283,10 @@ def test_a_claim_is_true_only_of_a_history_that_bears_it_out(world):
     mug = facts.index[(facts["piece"] == "mug") & (facts["style"] == "rustic")][0]
     grinder = facts.index[(facts["piece"] == "grinder") & (facts["style"] == "rustic")][0]
     known = history_facts(world, [grinder, mug], [500.0, 30.0])
-    said = "they like a rustic look. the latest is a mug. a kettle is still missing. the style is nordic."
+    said = "the style is rustic. the latest is the mug. next comes the kettle. the style is nordic."
     assert text.claims_true(text.claims(said), known) == [True, True, True, False]
     assert share_true([said], [known]) == 0.75
-    assert "coffee corner" in known["kit"] and known["pace"] == {"days ago"}
+    assert "cafe" in known["kit"] and known["pace"] == {"days ago"}
 
 
 # --- the warm-up corpus and the upper line ----------------------------------------------------------------------
@@ -312,7 +311,7 @@ def test_the_analyst_is_fluent_diverse_and_mediocre(world, samples, documents):
     chains = [document.completion for document in documents[-400:]]
     assert all(text.well_formed(chain) for chain in chains)
     kinds = pd.Series([claim.kind for chain in chains for claim in text.claims(chain)]).value_counts(normalize=True)
-    assert set(kinds.index) == set(text.FACETS) and kinds.max() < 0.2
+    assert set(kinds.index) == set(text.FACETS) and kinds.max() < 0.25
     words = pd.Series([len(chain.split()) for chain in chains])
     assert words.min() >= 3 and words.max() <= 45 and len(set(chains)) > 250
     rng = np.random.default_rng(0)

@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from r2ec_lib.backbone import add_lora
-from r2ec_lib.model import R2ec, RecHead, close, forward_states, length_batches, ranks_of, read_out, seen_mask
+from r2ec_lib.model import R2ec, RecHead, close, forward_states, length_batches, ranks_of, read_out
 from r2ec_lib.prompts import Prompts, PromptStyle
 
 SHAPE = {
@@ -135,7 +135,6 @@ def test_ranks_mask_the_history(tiny, samples):
     for row, (history, target) in enumerate(zip(samples["history"], samples["target"], strict=True)):
         others = [s for v, s in enumerate(scores[row].tolist()) if v not in set(history) and v != target]
         assert ranks[row] == 1 + sum(s > scores[row, target] for s in others)
-    assert seen_mask([[1, 1], []], 3).tolist() == [[False, True, False], [False, False, False]]
 
 
 def test_an_adapter_is_saved_beside_its_backbone_and_read_again(tiny, samples, tmp_path):

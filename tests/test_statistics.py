@@ -142,6 +142,8 @@ def test_slices_name_cold_items_new_users_and_history_lengths():
     assert labels["target popularity"].tolist() == ["popular third", "rare third", "cold", "middle third"]
     table = rankings({"m": np.array([1, 2, 50, 3])}, test["user_id"].to_numpy())
     found = statistics.slices(table, labels, "hit@5", 50).set_index(["slicing", "slice"])
+    assert found.loc["history length"].index.tolist() == ["1", "2–4", "10 or more"]
+    assert found.loc["target popularity"].index.tolist() == ["cold", "rare third", "middle third", "popular third"]
     assert found.loc[("target in training", "cold"), "mean"] == 0
     assert found.loc[("target in training", "warm"), "samples"] == 3
     assert found.groupby("slicing")["samples"].sum().eq(4).all()

@@ -17,7 +17,7 @@ from r2ec_lib import recipes
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-RECIPES = sorted((ROOT / "params").rglob("*.yaml"))
+RECIPES = sorted(path for path in (ROOT / "params").rglob("*.yaml") if path.parent.name != "accelerate")
 
 
 def test_conda_takes_its_packages_from_pyproject_alone():

@@ -14,7 +14,7 @@ import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from r2ec_lib import pipeline, recipes, report, stages
+from r2ec_lib import files, pipeline, recipes, report, stages
 
 FIRST = """run_dir: str = "../runs/toy"  # folder of the run
 rows: int = 3  # rows to write
@@ -354,15 +354,15 @@ def page(tmp_path):
     )
     cells = [new_markdown_cell(text), new_code_cell("x = 'a<b'", outputs=outputs)]
     run = tmp_path / "runs" / "toy"
-    stages.write_text(nbformat.writes(new_notebook(cells=cells)), run / "notebooks" / "01_first.ipynb")
-    stages.write_text("name: toy\n", run / "recipe.yaml")
+    files.write_text(nbformat.writes(new_notebook(cells=cells)), run / "notebooks" / "01_first.ipynb")
+    files.write_text("name: toy\n", run / "recipe.yaml")
     facts = {"stages": {"01_first": {"seconds": 3.0, "peak_memory_gb": 0.1}}, "commit": None, "seed": 0, "gpu": []}
     facts |= {"versions": {"torch": "2"}, "python": "3", "cpu": "c", "cores": 2, "memory_gb": 8.0, "started": "now"}
-    stages.write_text(json.dumps({**facts, "uncommitted_changes": None}), run / "provenance.json")
+    files.write_text(json.dumps({**facts, "uncommitted_changes": None}), run / "provenance.json")
     scores = {"r2ec": {"hit@5": 0.2, "ndcg@20": 0.1}, "<b>x</b>": {"hit@5": 0.1, "ndcg@20": 0.15}}
     row = {"a": "r2ec", "b": "<b>x</b>", "metric": "hit@5", "difference": 0.1, "relative": 1.0, "ci95": [0.05, 0.15]}
     results = {"models": scores, "comparisons": [row], "counts": {"items": 1234}}
-    stages.write_text(json.dumps(results), run / "evaluation" / "metrics.json")
+    files.write_text(json.dumps(results), run / "evaluation" / "metrics.json")
     index = report.render(run, tmp_path)
     return index.with_name("01_first.html").read_text(), index.read_text()
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from r2ec_lib import training
-from r2ec_lib.backbone import build_tiny
+from r2ec_lib.backbone import add_lora, build_tiny
 from r2ec_lib.files import read_table, write_table
 from r2ec_lib.model import R2ec
 from r2ec_lib.prompts import Prompts, PromptStyle
@@ -154,3 +154,50 @@ def test_every_trainable_weight_moves(tiny, samples, tmp_path):
     before = {name: weight.detach().clone() for name, weight in tiny.lm.named_parameters()}
     rewards_of(tiny, samples.head(6), tmp_path, max_steps=2)
     assert all(not torch.equal(weight, before[name]) for name, weight in tiny.lm.named_parameters())
+
+
+VARIANTS = {
+    "KL to the start": {"beta": 0.1},
+    "gradient checkpointing": {"gradient_checkpointing": True},
+    "bf16": {"bf16": True},
+    "several updates a rollout": {"num_iterations": 2},
+    "micro-batches": {"gradient_accumulation_steps": 2},
+    "length constant": {"length_handling": "constant"},
+    "length sequence": {"length_handling": "sequence"},
+    "length batch": {"length_handling": "batch"},
+    "the two best": {"relabel_top": 2, "estimator": "rloo"},
+}
+
+
+@pytest.mark.parametrize("settings", VARIANTS.values(), ids=VARIANTS)
+def test_every_option_trains(run, settings):
+    folder = run("variant", {"max_steps": 2, **settings})
+    training.train(folder, report=lambda line: None)
+    log, rollouts, weights = outcome(folder)
+    before = dict(R2ec.load(folder / "training" / "start").lm.named_parameters())
+    assert log["entropy"].notna().all() and log["reward"].notna().any() and len(rollouts)
+    assert any(not torch.equal(weight, before[name]) for name, weight in weights.items())
+    if "beta" in settings:
+        assert log["kl"].iloc[-1] > 0
+
+
+@pytest.mark.parametrize(("readout", "similarity"), [("mean", "inner"), ("max", "cosine")])
+def test_every_read_out_and_similarity_trains(run, tiny, readout, similarity):
+    tiny.head.readout, tiny.head.similarity = readout, similarity
+    tiny.head.temperature = 0.05 if similarity == "cosine" else 1.0
+    folder = run("head", {"max_steps": 2})
+    training.train(folder, report=lambda line: None)
+    trained = R2ec.load(folder / "model")
+    assert (trained.head.readout, trained.head.similarity) == (readout, similarity)
+
+
+def test_adapters_train_and_the_backbone_stays(run, tiny, tmp_path):
+    tiny.lm.float().save_pretrained(tmp_path / "base")
+    tiny.tokenizer.save_pretrained(tmp_path / "base")
+    tiny.lm.name_or_path = str(tmp_path / "base")
+    tiny.lm = add_lora(tiny.lm, rank=2, alpha=8)
+    folder = run("lora", {"max_steps": 3, "beta": 0.05})
+    training.train(folder, report=lambda line: None)
+    weights, before = outcome(folder)[2], dict(R2ec.load(folder / "training" / "start").lm.named_parameters())
+    moved = {name for name, weight in weights.items() if not torch.equal(weight, before[name])}
+    assert moved and all("lora_" in name for name in moved)

@@ -15,7 +15,7 @@ import pandas as pd
 from r2ec_lib import bazaar_text as text
 from r2ec_lib.bazaar import World, belief
 from r2ec_lib.bazaar_text import Claim
-from r2ec_lib.prompts import ANSWER, Document, Prompts
+from r2ec_lib.prompts import Document, Prompts
 
 
 def history_facts(world: World, history: Sequence[int], hours: Sequence[float]) -> dict[str, set[str]]:
@@ -84,9 +84,7 @@ def warmup_documents(world: World, samples: pd.DataFrame, prompts: Prompts, n: i
         n: number of analyses; histories are drawn in random rounds.
     """
     rng = np.random.default_rng(seed)
-    documents = []
-    for item, fact in zip(world.items.to_dict("records"), world.facts.itertuples(), strict=True):
-        documents.append(Document(f"{prompts.item_text(item)}{ANSWER} {fact.style} {fact.tier} {fact.piece}", ""))
+    documents = [Document(prompts.item_text(item), "") for item in world.items.to_dict("records")]
     documents += [Document("", fact) for fact in general_facts(world, rng)]
     titles = world.items["title"].to_list()
     rounds = [rng.permutation(len(samples)) for _ in range(-(-n // len(samples)))]
@@ -94,8 +92,7 @@ def warmup_documents(world: World, samples: pd.DataFrame, prompts: Prompts, n: i
     for row in np.concatenate(rounds)[:n]:
         history, hours, ratings = (column[row] for column in columns)
         prompt = prompts.user_text([titles[item] for item in history], hours, ratings)
-        chain = analysis(world, history, hours, rng)
-        documents.append(Document(prompt, f"{chain}{ANSWER}{_keywords(chain)}"))
+        documents.append(Document(prompt, analysis(world, history, hours, rng)))
     return documents
 
 
@@ -135,12 +132,6 @@ def analysis(world: World, history: Sequence[int], hours: Sequence[float], rng: 
             value = str(world.facts[kind].iloc[some])
         said.append(text.sentence(Claim(kind, value)))
     return " ".join(said)
-
-
-def _keywords(chain: str) -> str:
-    """What a reasoning says of the next thing, in the words that also sum up an item: its style, tier and piece."""
-    said = {claim.kind: claim.value for claim in text.claims(chain)}
-    return "".join(f" {said[kind]}" for kind in ("style", "tier", "next") if kind in said)
 
 
 def _guessed_kit(world: World, owned: set[str], error: float, rng: np.random.Generator) -> int:

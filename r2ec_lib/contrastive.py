@@ -24,7 +24,7 @@ def fit_without_reasoning(
     learning_rate: float = 5e-4,
     warmup_steps: int = 10,
     refresh_steps: int = 50,
-    catalogue_negatives: bool = True,
+    catalogue_negatives: bool = False,
     mask_seen: bool = True,
     eval_steps: int = 50,
     patience: int = 3,

@@ -52,6 +52,8 @@ class RecPOConfig(GRPOConfig):
         item_warmup_steps: first steps in which only the recommendation action learns, since rewards are noise until
             the items have a space; 0 in the paper.
         catalogue_negatives: adds the whole item table as constant candidates to Eq. 7; the paper uses the batch alone.
+            Stored rows are as old as the last refresh while targets are encoded live, and a model can learn to tell
+            the two apart instead of the items: use it with a small `refresh_steps`.
         mask_seen: items of the history are no candidates.
         valid_users: validation samples ranked at each evaluation.
         rollout_users: users whose trajectories are kept in the rollouts table, each `rollout_steps`.

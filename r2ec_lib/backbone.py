@@ -238,7 +238,7 @@ def generic_documents(
         recent = [int(item) for item in history][-5:]
         facts = [f"The last purchase was {short[recent[-1]]}."]
         facts += [f"Before that came {short[recent[-2]]}."] if len(recent) > 1 else []
-        telling = Counter(w for item in recent for w in set(words[item]) if spread[w] <= len(items) / 20)
+        telling = Counter(w for item in recent for w in sorted(set(words[item])) if spread[w] <= len(items) / 20)
         if telling:
             facts.append(f"The needs are about {' and '.join(word for word, _ in telling.most_common(2))}.")
         named = Counter(brands[item] for item in recent if brands[item])

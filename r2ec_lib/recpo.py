@@ -149,6 +149,9 @@ class RecPOTrainer(GRPOTrainer):
         self.rollout_log: list[dict] = []  # one dict a kept trajectory, read by tracking.py
         self._refreshed_at: int | None = None
         model.lm.generation_config.eos_token_id = stop_ids(model.lm, model.prompts.answer_id)
+        if args.use_vllm:  # vLLM reads its own copy of the model's generation settings
+            stops = {"stop_token_ids": model.lm.generation_config.eos_token_id}
+            args.generation_kwargs = {**(args.generation_kwargs or {}), **stops}
         super().__init__(
             model=model.lm,
             args=args,

@@ -1,5 +1,6 @@
 """Backbones: the tiny one, its corpus and cache, and pretrained ones from a folder."""
 
+import pandas as pd
 import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -57,6 +58,16 @@ def test_the_generic_corpus_reads_histories_and_never_targets(prompts, items, sa
     assert len(documents) == len(items) + 60
     analyses = [document.completion for document in documents[len(items) :]]
     assert len(set(analyses)) > 30 and any("trusts Acme" in text for text in analyses)
+
+
+def test_the_generic_corpus_does_not_depend_on_the_order_of_a_set(prompts):
+    """Python orders sets of words anew in every process; equally frequent words are taken by the alphabet."""
+    catalogue = pd.DataFrame({"item_id": list("abcde"), "title": ["zinc yarn xylo wood vine", *["plain"] * 4]})
+    catalogue = pd.concat([catalogue] * 5, ignore_index=True).iloc[:25].assign(item_id=[f"i{n}" for n in range(25)])
+    catalogue.loc[5:, "title"] = "plain"
+    one = pd.DataFrame({"history": [[0]], "history_hours": [[5.0]], "history_ratings": [[5.0]]})
+    analyses = {document.completion for document in generic_documents(catalogue, one, prompts, n=30)[25:]}
+    assert any("about vine and wood" in text for text in analyses)
 
 
 def test_the_tiny_backbone_is_built_once_and_then_read_from_the_cache(items, samples, tmp_path):

@@ -129,6 +129,8 @@ def build_tiny(
         head_dim=hidden_size // num_heads,
         max_position_embeddings=max_positions,
         tie_word_embeddings=True,
+        initializer_range=0.6
+        / hidden_size**0.5,  # the usual 0.02 suits widths of a thousand; here it learns 3× slower
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -161,7 +163,7 @@ def warm_up(
     """
     generator = np.random.default_rng(seed)
     rows, starts = document_ids(prompts, documents)
-    optimizer = torch.optim.AdamW(lm.parameters(), lr=learning_rate, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(lm.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.1)
     device = lm.get_input_embeddings().weight.device
     lm.train()

@@ -115,14 +115,14 @@ def general_facts(world: World, rng: np.random.Generator) -> list[str]:
 
 
 def analysis(world: World, history: Sequence[int], hours: Sequence[float], rng: np.random.Generator) -> str:
-    """A mediocre analysis of a history: one to four random facets, some of them wrong."""
+    """A mediocre analysis of a history: three to six random facets in random order, some of them wrong."""
     facts = history_facts(world, history, hours)
     error = world.config.analyst_errors
     kit = _guessed_kit(world, facts["owns"], error, rng)
     facts["kit"] = {world.kits["name"][kit]}
     facts["next"] = {first_missing(world, kit, facts["owns"])} - {None}
     kinds = [kind for kind in text.FACETS if facts[kind]]
-    chosen = rng.permutation(len(kinds))[: rng.integers(1, 5)]
+    chosen = rng.permutation(len(kinds))[: rng.integers(3, 7)]
     said = []
     for kind in (kinds[index] for index in chosen):
         options = sorted(facts[kind])

@@ -63,13 +63,22 @@ def select_window(
 
 
 def make_samples(
-    items: pd.DataFrame, interactions: pd.DataFrame, *, max_history: int = 20, mask_seen: bool = True
+    items: pd.DataFrame,
+    interactions: pd.DataFrame,
+    *,
+    max_history: int = 20,
+    mask_seen: bool = True,
+    skip_ties: bool = True,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The (samples, drops) of all actions that have an earlier one, in time order, split 80/10/10.
 
-    A shopper's actions at the same moment keep the order of the log. Samples at the same moment are ordered by user,
-    then position. With `mask_seen`, history items are no candidates at ranking time, so a sample whose target stands
-    in its own history could be won by nobody: it is dropped and counted. DataError where a split would be empty.
+    A shopper's actions at the same moment keep the order of the log; samples at the same moment are ordered by user,
+    then position. DataError where a split would be empty.
+
+    skip_ties: an action at the same moment as the one before is part of the same order and no question, since before
+    the order none of its parts was known.
+    mask_seen: history items are no candidates at ranking time, so a sample whose target stands in its own history
+    could be won by nobody: it is dropped and counted.
     """
     user_code, users = pd.factorize(interactions["user_id"], sort=True)
     item_code = pd.Index(items["item_id"]).get_indexer(interactions["item_id"]).astype(np.int32)
@@ -86,6 +95,10 @@ def make_samples(
     drops = [("samples", "first action of a shopper: nothing to go by", int((position == 0).sum()))]
     chosen = np.flatnonzero(position > 0)
     chosen = chosen[np.lexsort((position[chosen], user[chosen], time[chosen]))]
+    if skip_ties:
+        later = time[chosen] > time[chosen - 1]
+        drops.append(("samples", "same moment as the action before: part of one order", int((~later).sum())))
+        chosen = chosen[later]
     length = np.minimum(position[chosen], max_history)
     if mask_seen:
         source, offsets = _history_rows(chosen, length)

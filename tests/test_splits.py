@@ -28,7 +28,7 @@ def random_log(n=400, num_users=40, num_items=30, seed=0):
     return log(users, rng.integers(0, num_items, n), rng.integers(0, 300, n))  # many ties in time
 
 
-def by_hand(interactions, max_history, mask_seen):
+def by_hand(interactions, max_history, mask_seen, skip_ties):
     """(user, time, target, history, hours, ratings) of every sample, in plain Python."""
     found = []
     for user, actions in interactions.groupby("user_id"):
@@ -38,6 +38,8 @@ def by_hand(interactions, max_history, mask_seen):
             past = rows[max(0, position - max_history) : position]
             if mask_seen and item in [p[0] for p in past]:
                 continue
+            if skip_ties and past[-1][1] == time:
+                continue
             hours = [(time - p[1]).total_seconds() / 3600 for p in past]
             found.append(
                 (time, user, position, int(item[1:]), [int(p[0][1:]) for p in past], hours, [p[2] for p in past])
@@ -45,12 +47,14 @@ def by_hand(interactions, max_history, mask_seen):
     return sorted(found)
 
 
+@pytest.mark.parametrize("skip_ties", [True, False])
 @pytest.mark.parametrize("mask_seen", [True, False])
 @pytest.mark.parametrize("max_history", [1, 3, 20])
-def test_samples_equal_a_plain_reading_of_the_protocol(max_history, mask_seen):
+def test_samples_equal_a_plain_reading_of_the_protocol(max_history, mask_seen, skip_ties):
     interactions = random_log()
-    samples, _ = splits.make_samples(catalogue(30), interactions, max_history=max_history, mask_seen=mask_seen)
-    expected = by_hand(interactions, max_history, mask_seen)
+    choices = {"max_history": max_history, "mask_seen": mask_seen, "skip_ties": skip_ties}
+    samples, _ = splits.make_samples(catalogue(30), interactions, **choices)
+    expected = by_hand(interactions, max_history, mask_seen, skip_ties)
     assert len(samples) == len(expected)
     for row, (time, user, _, target, history, hours, ratings) in zip(samples.itertuples(), expected, strict=True):
         assert (row.timestamp, row.user_id, row.target) == (time, user, target)
@@ -73,7 +77,7 @@ def test_a_target_in_its_own_history_is_dropped_and_counted():
     samples, drops = splits.make_samples(catalogue(38), interactions, max_history=20)
     assert len(samples) == 38  # 39 positions, the repeat of item 37 out, item 5 is 34 actions back and stays
     assert samples["target"].iloc[-1] == 5
-    assert drops["dropped"].tolist() == [1, 1] and drops["remaining"].tolist() == [39, 38]
+    assert drops["dropped"].tolist() == [1, 0, 1] and drops["remaining"].tolist() == [39, 39, 38]
 
 
 def test_shuffling_the_future_changes_no_training_sample():
@@ -149,7 +153,7 @@ def test_a_wrong_window_is_an_error(settings, message):
 
 def test_the_summary_counts_cold_targets_and_ties():
     interactions = log(["u"] * 22, [*range(21), 0], [*range(19), 19, 19, 20])
-    samples, _ = splits.make_samples(catalogue(21), interactions, max_history=3)  # 21 samples: 16 / 2 / 3
+    samples, _ = splits.make_samples(catalogue(21), interactions, max_history=3, skip_ties=False)  # 16 / 2 / 3
     figures = splits.summary(catalogue(21), interactions, samples)
     assert (figures["users"], figures["items"], figures["interactions"], figures["samples"]) == (1, 21, 22, 21)
     assert (figures["train"], figures["valid"], figures["test"]) == (16, 2, 3)

@@ -254,6 +254,28 @@ class RecPOTrainer(GRPOTrainer):
                 }
             )
 
+    def _get_per_token_logps_and_entropies(
+        self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, compute_entropy=False, **kwargs
+    ):
+        """As TRL's, which on a CPU would pass every position of the prompts through the LM head as well."""
+        if self.accelerator.device.type != "cpu":
+            return super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **kwargs
+            )
+        found, entropies = [], []
+        size = batch_size or len(input_ids)
+        for ids, mask in zip(input_ids.split(size), attention_mask.split(size), strict=True):
+            with self.accelerator.autocast():
+                output = model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=logits_to_keep + 1)
+            logits = output.logits[:, :-1]
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / self.temperature
+            log_probs = logits.log_softmax(dim=-1)  # (B, C, |T|)
+            found.append(log_probs.gather(2, ids[:, -logits_to_keep:, None]).squeeze(2))
+            if compute_entropy:
+                with torch.no_grad():
+                    entropies.append(-(log_probs.exp() * log_probs).sum(dim=-1))
+        return torch.cat(found), torch.cat(entropies) if compute_entropy else None, None
+
     # --- change 2: the recommendation action ----------------------------------------------------------------------
 
     def _compute_loss(self, model, inputs):

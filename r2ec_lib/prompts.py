@@ -121,7 +121,9 @@ class Prompts:
         for title, before, rating in zip(titles, hours, ratings, strict=True):
             stars = "" if rating != rating else f" ({rating:.1f} out of 5)"  # NaN is not equal to itself
             shown = clean(title, self._specials, self.style.max_title_words)
-            lines.append(f"{age(before, coarse=not self.style.instruct)}: [{shown}]{stars}")
+            if self.style.instruct:  # in the bare style a title has the tokens that it has on its item card
+                shown = f"[{shown}]"
+            lines.append(f"{age(before, coarse=not self.style.instruct)}: {shown}{stars}")
         return self.style.user_text(lines)
 
     def item_text(self, item: Mapping[str, str]) -> str:

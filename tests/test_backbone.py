@@ -31,7 +31,7 @@ def test_any_text_survives_the_tokenizer(tokenizer):
 
 
 def test_the_warm_up_learns_its_documents(prompts, items):
-    documents = [Document("Purchases:\n1d ago: [red kettle]\nThoughts:", "the shopper likes red")] * 8
+    documents = [Document("Purchases:\n1d ago: red kettle\nThoughts:", "the shopper likes red")] * 8
     lm = build_tiny(prompts.tokenizer, 32, 1, 2)
     log = warm_up(lm, prompts, documents, steps=60, batch_tokens=512, learning_rate=1e-2, report=lambda line: None)
     assert log["loss"].iloc[0] > 4 and log["loss"].iloc[-1] < 0.1

@@ -304,7 +304,7 @@ def test_histories_of_the_warm_up_corpus_are_those_it_was_given(world, samples, 
     given = {tuple(titles[item] for item in history) for history in train["history"]}
     for document in documents[-400:]:
         lines = document.prompt.splitlines()[1:-1]
-        assert tuple(line[line.index("[") + 1 : -1] for line in lines) in given
+        assert tuple(line.split(": ", 1)[1] for line in lines) in given
 
 
 def test_the_analyst_is_fluent_diverse_and_mediocre(world, samples, documents):

@@ -8,9 +8,10 @@
 2. The loss gains the recommendation action of Eq. 8: for marked rows, the clipped ratio of a softmax over the target
    items of the whole batch, whose texts are encoded live, so that the gradient reaches the item encoder too.
 
-Beside them, on a CPU only the completions pass the LM head, which TRL does on GPUs alone. Sampling, clipping of the
-token terms, LoRA, vLLM, several devices, checkpoints and logging stay TRL's. The mathematics is in `objective.py`. Where the official code departs from the paper, this file follows the paper; see the
-README, "What differs from the official code".
+Beside them, on a CPU only the completions pass the LM head, as TRL does on GPUs alone. Sampling, clipping of the
+token terms, LoRA, vLLM, several devices, checkpoints and logging stay TRL's. The mathematics is in `objective.py`.
+Where the official code departs from the paper, this file follows the paper; see the README, "What differs from the
+official code".
 """
 
 import json

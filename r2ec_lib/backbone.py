@@ -130,7 +130,6 @@ def build_tiny(
         max_position_embeddings=max_positions,
         tie_word_embeddings=True,
         initializer_range=0.6 / hidden_size**0.5,  # the usual 0.02 is meant for widths of a thousand and more
-        / hidden_size**0.5,  # the usual 0.02 suits widths of a thousand; here it learns 3× slower
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

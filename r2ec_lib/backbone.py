@@ -163,7 +163,9 @@ def warm_up(
     generator = np.random.default_rng(seed)
     rows, starts = document_ids(prompts, documents)
     optimizer = torch.optim.AdamW(lm.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, learning_rate, total_steps=steps, pct_start=max(0.1, 2 / steps)
+    )
     device = lm.get_input_embeddings().weight.device
     lm.train()
     log, batches = [], []
@@ -176,7 +178,10 @@ def warm_up(
         ids = torch.tensor([rows[row] + [0] * (len(places[0]) - len(rows[row])) for row in batch], device=device)
         real = places < lengths[:, None]  # (B, L)
         learned = real & (places >= torch.tensor([starts[row] for row in batch], device=device)[:, None])
-        loss = lm(input_ids=ids, attention_mask=real.long(), labels=ids.masked_fill(~learned, -100)).loss
+        states = lm.get_decoder()(input_ids=ids, attention_mask=real.long(), use_cache=False).last_hidden_state
+        asked = learned[:, 1:]  # only positions that are learned pass the LM head, which is half of the work
+        logits = lm.get_output_embeddings()(states[:, :-1][asked])  # (tokens, |T|)
+        loss = torch.nn.functional.cross_entropy(logits, ids[:, 1:][asked])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(lm.parameters(), 1.0)
         optimizer.step()

@@ -23,7 +23,8 @@ class Answers:
     Attributes:
         chains: S reasonings as token ids, each ending in `<answer>`; `<answer>` alone where nothing is reasoned.
         states: (S, d) user states h_T.
-        reasoning_seconds, encoding_seconds: wall-clock time of each for the whole table.
+        reasoning_seconds, encoding_seconds: wall-clock time of each for the whole table; states that came with the
+            reasoning cost no encoding.
     """
 
     chains: list[list[int]]
@@ -43,7 +44,8 @@ def answer(
     """
     began = time.perf_counter()
     if chains is None and max_new_tokens:
-        chains = model.reason(model.prompts.user_ids(samples, model.titles), max_new_tokens)
+        found = model.sample(model.prompts.user_ids(samples, model.titles), max_new_tokens)
+        return Answers(found.chains, found.states, time.perf_counter() - began, 0.0)
     reasoned = time.perf_counter()
     chains = [[model.prompts.answer_id]] * len(samples) if chains is None else [list(chain) for chain in chains]
     states = model.user_states(samples, chains)

@@ -10,8 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,82 +22,13 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from r2ec_lib.backbone import load_pretrained
+from r2ec_lib.encoding import BATCH_TOKENS, batched_states
+from r2ec_lib.guardrail_rules import Guardrails
+from r2ec_lib.guardrails import Guarded, guarded
 from r2ec_lib.objective import similarity_scores, target_ranks
 from r2ec_lib.prompts import Prompts, PromptStyle
 from r2ec_lib.ranking import seen_mask
-
-READOUTS = ("last", "mean", "max")
-BATCH_TOKENS = 16_384
-"""Padded tokens a forward without gradients: large enough to fill a CPU or GPU, small enough for 4 GB."""
-
-
-@contextmanager
-def captured_states(lm: PreTrainedModel) -> Iterator[list[Tensor]]:
-    """Collects the last hidden states (B, L, d) of every forward made inside, wrapped or not, with its graph."""
-    states: list[Tensor] = []
-    handle = lm.get_decoder().register_forward_hook(lambda _, __, output: states.append(output.last_hidden_state))
-    try:
-        yield states
-    finally:
-        handle.remove()
-
-
-def read_out(hidden: Tensor, starts: Tensor, ends: Tensor, readout: str = "last") -> Tensor:
-    """One vector a row from its hidden states.
-
-    Args:
-        hidden: (B, L, d).
-        starts, ends: (B,) first and last position of the text that speaks for the row: a reasoning with its
-            `<answer>`, or an item prompt.
-        readout: "last" takes the state at `ends` (h_T, the paper's choice); "mean" and "max" pool over the span.
-
-    Returns:
-        (B, d).
-    """
-    if readout == "last":
-        return hidden[torch.arange(len(ends), device=hidden.device), ends]
-    positions = torch.arange(hidden.shape[1], device=hidden.device)[None, :]  # (1, L)
-    inside = (positions >= starts[:, None]) & (positions <= ends[:, None])  # (B, L)
-    if readout == "mean":
-        return (hidden * inside[..., None]).sum(dim=1) / inside.sum(dim=1, keepdim=True)
-    if readout == "max":
-        return hidden.masked_fill(~inside[..., None], -torch.inf).amax(dim=1)
-    raise ValueError(f"readout is {readout!r}; expected one of {READOUTS}")
-
-
-def forward_states(
-    lm: torch.nn.Module,
-    plain_lm: PreTrainedModel,
-    ids: Sequence[Sequence[int]],
-    starts: Sequence[int] | None = None,
-    readout: str = "last",
-) -> Tensor:
-    """Vectors (B, d) of token sequences, in one padded forward that keeps its graph.
-
-    Args:
-        lm: what to call: the model itself, or the wrapper that accelerate put around it.
-        plain_lm: the model inside, whose decoder holds the states.
-        ids: B sequences of token ids, each ending in `<answer>`.
-        starts: where each sequence's own text begins (only pooled read-outs ask); 0 if left out.
-    """
-    device = plain_lm.get_input_embeddings().weight.device
-    lengths = torch.tensor([len(row) for row in ids])
-    width = int(lengths.max())
-    padded = torch.tensor([list(row) + [0] * (width - len(row)) for row in ids], device=device)  # (B, L)
-    mask = (torch.arange(width)[None, :] < lengths[:, None]).long().to(device)  # (B, L), right-padded
-    with captured_states(plain_lm) as hidden:
-        lm(input_ids=padded, attention_mask=mask, use_cache=False, logits_to_keep=1)
-    begin = torch.zeros_like(lengths) if starts is None else torch.tensor(starts)
-    return read_out(hidden[-1], begin.to(device), lengths.to(device) - 1, readout)
-
-
-def length_batches(lengths: Sequence[int], batch_tokens: int = BATCH_TOKENS) -> Iterator[list[int]]:
-    """Row numbers in batches of similar length, longest first, each at most `batch_tokens` when padded."""
-    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
-    while order:
-        size = max(1, batch_tokens // max(1, lengths[order[0]]))
-        yield order[:size]
-        order = order[size:]
+from r2ec_lib.sampling import Sampled, sample
 
 
 @dataclass
@@ -174,14 +104,11 @@ class R2ec:
     @torch.no_grad()
     def encode(self, ids: Sequence[Sequence[int]], starts: Sequence[int] | None = None) -> Tensor:
         """Vectors (B, d) of token sequences that end in `<answer>`; float32, on the model's device, no gradient."""
+        if not ids:
+            return torch.empty(0, self.head.table.shape[1], device=self.lm.get_input_embeddings().weight.device)
         was_training = self.lm.training
         self.lm.eval()
-        device = self.lm.get_input_embeddings().weight.device
-        states = torch.empty(len(ids), self.head.table.shape[1], device=device)
-        for rows in length_batches([len(row) for row in ids]):
-            begin = None if starts is None else [starts[row] for row in rows]
-            batch = forward_states(self.lm, self.lm, [ids[row] for row in rows], begin, self.head.readout)
-            states[rows] = batch.float()
+        states = batched_states(self.lm, self.lm, ids, starts, self.head.readout).float()
         self.lm.train(was_training)
         return states
 
@@ -207,7 +134,34 @@ class R2ec:
 
     # --- reasoning ------------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
+    def sample(
+        self,
+        prompt_ids: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        batch_tokens: int = BATCH_TOKENS,
+    ) -> Sampled:
+        """Writes a reasoning a prompt, greedy at temperature 0, and reads its state h_T at `<answer>` on the way.
+
+        Returns:
+            Chains of token ids, each ending in `<answer>`; whether the model wrote it, or it was appended where the
+            model did not write it within `max_new_tokens` or ended its turn without it; and the states (B, d), which
+            are those of `user_states` for the same chains.
+        """
+        drawn = {"do_sample": True, "temperature": temperature, "top_k": top_k} if temperature > 0 else {}
+        settings = GenerationConfig(
+            max_new_tokens=max_new_tokens,
+            pad_token_id=self.tokenizer.pad_token_id,
+            eos_token_id=stop_ids(self.lm, self.prompts.answer_id),
+            **drawn,
+        )
+        was_training = self.lm.training
+        self.lm.eval()
+        found = sample(self.lm, prompt_ids, settings, self.prompts.answer_id, self.head.readout, batch_tokens)
+        self.lm.train(was_training)
+        return found
+
     def reason(
         self,
         prompt_ids: Sequence[Sequence[int]],
@@ -216,42 +170,8 @@ class R2ec:
         top_k: int = 0,
         batch_tokens: int = BATCH_TOKENS,
     ) -> list[list[int]]:
-        """Writes a reasoning a prompt; greedy at temperature 0.
-
-        Returns:
-            One chain of token ids a prompt. Every chain ends in `<answer>`: where the model did not write it within
-            `max_new_tokens`, or ended its turn without it, it is appended (`closed` in the tables tells which).
-        """
-        was_training = self.lm.training
-        self.lm.eval()
-        device = self.lm.get_input_embeddings().weight.device
-        pad = self.tokenizer.pad_token_id
-        settings = GenerationConfig(
-            max_new_tokens=max_new_tokens,
-            do_sample=temperature > 0,
-            temperature=temperature or None,
-            top_k=top_k if temperature > 0 else None,
-            top_p=1.0 if temperature > 0 else None,
-            repetition_penalty=1.0,
-            pad_token_id=pad,
-            eos_token_id=stop_ids(self.lm, self.prompts.answer_id),
-            bos_token_id=self.tokenizer.bos_token_id,
-        )
-        chains: list[list[int]] = [[] for _ in prompt_ids]
-        for rows in length_batches([len(row) + max_new_tokens for row in prompt_ids], batch_tokens):
-            width = max(len(prompt_ids[row]) for row in rows)
-            missing = [width - len(prompt_ids[row]) for row in rows]
-            batch = [[pad] * gap + list(prompt_ids[row]) for row, gap in zip(rows, missing, strict=True)]
-            mask = [[0] * gap + [1] * (width - gap) for gap in missing]
-            written = self.lm.generate(
-                input_ids=torch.tensor(batch, device=device),
-                attention_mask=torch.tensor(mask, device=device),
-                generation_config=settings,
-            )[:, width:]
-            for row, tokens in zip(rows, written.tolist(), strict=True):
-                chains[row] = close(tokens, settings.eos_token_id, self.prompts.answer_id)
-        self.lm.train(was_training)
-        return chains
+        """The chains of `sample` alone: one list of token ids a prompt, each ending in `<answer>`."""
+        return self.sample(prompt_ids, max_new_tokens, temperature, top_k, batch_tokens).chains
 
     def decode(self, chain: Sequence[int]) -> str:
         """The text of a reasoning, without `<answer>` and other control tokens."""
@@ -264,13 +184,15 @@ class R2ec:
         hours: Sequence[float] | None = None,
         ratings: Sequence[float] | None = None,
         max_new_tokens: int = 128,
-    ) -> Recommendation:
+        guardrails: Guardrails | None = None,
+    ) -> Recommendation | Guarded:
         """Reasons about one history and ranks the catalogue; items of the history are not recommended.
 
         Args:
             history: item ids, oldest first.
             hours: how many hours ago each was bought; a day apart if left out.
             ratings: 1 to 5 each, or left out.
+            guardrails: rules to keep; the answer then also tells which of them acted.
 
         Raises:
             ValueError: empty history or an id that is not in the catalogue.
@@ -283,15 +205,17 @@ class R2ec:
                 else "the history is empty; a recommendation needs at least one purchase"
             )
         items = [self.head.index[item] for item in history]
-        sample = pd.DataFrame(
+        purchases = pd.DataFrame(
             {
                 "history": [items],
                 "history_hours": [hours or [24.0 * before for before in range(len(items), 0, -1)]],
                 "history_ratings": [ratings or [float("nan")] * len(items)],
             }
         )
-        chain = self.reason(self.prompts.user_ids(sample, self.titles), max_new_tokens)[0]
-        scores = self.head.scores(self.user_states(sample, [chain]))[0]  # (N,)
+        if guardrails is not None:
+            return guarded(self, purchases, k, guardrails, max_new_tokens)
+        found = self.sample(self.prompts.user_ids(purchases, self.titles), max_new_tokens)
+        scores = self.head.scores(found.states)[0]  # (N,)
         scores[items] = -torch.inf
         best = scores.topk(min(k, len(scores) - len(set(items))))
         rows = best.indices.tolist()
@@ -299,7 +223,7 @@ class R2ec:
             [self.head.item_ids[row] for row in rows],
             [self.titles[row] for row in rows],
             best.values.tolist(),
-            self.decode(chain),
+            self.decode(found.chains[0]),
         )
 
     # --- catalogue ------------------------------------------------------------------------------------------------
@@ -382,20 +306,15 @@ def stop_ids(lm: PreTrainedModel, answer_id: int) -> list[int]:
     return [answer_id, *(token for token in own if token != answer_id)]
 
 
-def close(tokens: Sequence[int], stops: Sequence[int], answer_id: int) -> list[int]:
-    """A sampled chain up to its first stop token, with `<answer>` at the end whether or not the model wrote it.
-
-    >>> close([5, 6, 9, 0, 0], stops=[9], answer_id=9), close([5, 6], stops=[9], answer_id=9)
-    ([5, 6, 9], [5, 6, 9])
-    """
-    end = next((position for position, token in enumerate(tokens) if token in stops), len(tokens) - 1)
-    kept = list(tokens[: end + 1])
-    return kept if kept and kept[-1] == answer_id else [*kept, answer_id]
-
-
 @torch.no_grad()
 def ranks_of(model: R2ec, samples: pd.DataFrame, chains: Sequence[Sequence[int]] | None) -> Tensor:
     """Ranks (B,) of the targets of a samples table for given reasonings, items of the history masked."""
-    scores = model.head.scores(model.user_states(samples, chains))  # (B, N)
+    return ranks_of_states(model, samples, model.user_states(samples, chains))
+
+
+@torch.no_grad()
+def ranks_of_states(model: R2ec, samples: pd.DataFrame, states: Tensor) -> Tensor:
+    """`ranks_of` for user states (B, d) that are known already."""
+    scores = model.head.scores(states)  # (B, N)
     targets = torch.tensor(samples["target"].to_numpy(), dtype=torch.long, device=scores.device)
     return target_ranks(scores, targets, seen_mask(samples["history"], scores.shape[1]).to(scores.device))

@@ -8,15 +8,15 @@
 2. The loss gains the recommendation action of Eq. 8: for marked rows, the clipped ratio of a softmax over the target
    items of the whole batch, whose texts are encoded live, so that the gradient reaches the item encoder too.
 
-Beside them, on a CPU only the completions pass the LM head, as TRL does on GPUs alone. Sampling, clipping of the
-token terms, LoRA, vLLM, several devices, checkpoints and logging stay TRL's. The mathematics is in `objective.py`.
-Where the official code departs from the paper, this file follows the paper; see the README, "What differs from the
-official code".
+Beside them, three passes cost less and compute the same: chains are sampled by `sampling.py`, which reads h_T on the
+way; the policy pass computes each prompt once (`policy.py`); target items are encoded once for all uses of the same
+weights. Clipping of the token terms, LoRA, vLLM, several devices, checkpoints and logging stay TRL's. The mathematics
+is in `objective.py`, the configuration in `recpo_config.py`. Where the official code departs from the paper, this file
+follows the paper; see the README, "What differs from the official code".
 """
 
 import json
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -25,99 +25,21 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOTrainer
+from trl.models import unwrap_model_for_generation
 
 from r2ec_lib import objective
-from r2ec_lib.model import R2ec, captured_states, forward_states, ranks_of, read_out, stop_ids
+from r2ec_lib.encoding import batched_states, caches_exactly, captured_states, read_out
+from r2ec_lib.gradients import GradientNorms
+from r2ec_lib.model import R2ec, ranks_of_states, stop_ids
+from r2ec_lib.policy import token_log_probs
 from r2ec_lib.ranking import seen_mask
+from r2ec_lib.recpo_config import RecPOConfig
+from r2ec_lib.rollout import LiveItems, Rollout
+from r2ec_lib.sampling import sample
 
-LENGTH_LOSS = {"sum": "luspo", "sequence": "grpo", "constant": "dr_grpo", "batch": "dapo"}
-"""How token terms are summed, and TRL's name for it: "sum" is Eq. 8; the others divide by the chain's length, by the
-longest allowed length, or by all tokens of the batch."""
-
-
-@dataclass
-class RecPOConfig(GRPOConfig):
-    """GRPOConfig with the choices that RecPO adds; `num_generations` is G and `epsilon` is ε there.
-
-    Attributes:
-        reward_mix: β of Eq. 5, the weight of the similarity reward.
-        reward_cutoff: k of the NDCG@k reward (Eq. 4).
-        estimator: "grpo" or "rloo" advantages (Eq. 2).
-        relabel_top: how many of a group's best trajectories carry the recommendation action (paper: 1).
-        refresh_steps: T_refresh, optimiser steps between two encodings of the whole catalogue.
-        length_handling: "sum" (Eq. 8), "sequence", "constant" or "batch", see `LENGTH_LOSS`.
-        item_advantage: weight of the recommendation action: "trajectory" takes A_i* (Eq. 8); "unit" takes 1, so that a
-            group of equal rewards still trains the items.
-        item_weight: factor on the recommendation action (paper: 1).
-        item_warmup_steps: first steps in which only the recommendation action learns, since rewards are noise until
-            the items have a space; 0 in the paper.
-        catalogue_negatives: adds the whole item table as constant candidates to Eq. 7; the paper uses the batch alone.
-            Stored rows are as old as the last refresh while targets are encoded live, and a model can learn to tell
-            the two apart instead of the items: use it with a small `refresh_steps`.
-        mask_seen: items of the history are no candidates.
-        valid_users: validation samples ranked at each evaluation.
-        rollout_users: users whose trajectories are kept in the rollouts table, each `rollout_steps`.
-        rollout_steps: steps between two entries of the rollouts table.
-    """
-
-    reward_mix: float = 0.05
-    reward_cutoff: int = 1000
-    estimator: str = "grpo"
-    relabel_top: int = 1
-    refresh_steps: int = 50
-    length_handling: str = "sum"
-    item_advantage: str = "trajectory"
-    item_weight: float = 1.0
-    item_warmup_steps: int = 0
-    catalogue_negatives: bool = False
-    mask_seen: bool = True
-    valid_users: int = 256
-    rollout_users: int = 4
-    rollout_steps: int = 10
-    # TRL's own fields whose defaults differ here
-    beta: float = 0.0
-    temperature: float = 1.0
-    max_completion_length: int = 64
-    bf16: bool = False
-    gradient_checkpointing: bool = False
-    save_only_model: bool = False
-    report_to: list[str] | str = field(default_factory=list)
-    disable_tqdm: bool | None = True
-
-    def __post_init__(self):
-        choices = {
-            "estimator": objective.ESTIMATORS,
-            "length_handling": tuple(LENGTH_LOSS),
-            "item_advantage": ("trajectory", "unit"),
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {allowed}")
-        if not 0 <= self.reward_mix <= 1:
-            raise ValueError(f"reward_mix (β) is {self.reward_mix}; expected a number from 0 to 1")
-        if not 1 <= self.relabel_top <= self.num_generations:
-            raise ValueError(
-                f"relabel_top is {self.relabel_top}; expected 1 to num_generations={self.num_generations}"
-            )
-        self.loss_type = LENGTH_LOSS[self.length_handling]
-        self.reward_weights = [1 - self.reward_mix, self.reward_mix]
-        super().__post_init__()
-
-
-@dataclass
-class Rollout:
-    """What the reward and the loss need of the trajectories that were sampled last, beside TRL's own tensors.
-
-    B counts the rows of this process, B_all those of all processes, M the distinct target items of all processes.
-    """
-
-    written: list[bool]  # B: whether the model wrote `<answer>` itself
-    rows: Tensor | None = None  # (B,) row of the samples table
-    ranks: Tensor | None = None  # (B,)
-    parts: Tensor | None = None  # (B, 2) R_d and R_c
-    states: Tensor | None = None  # (B, d) h_T at sampling time, no gradient
-    batch_targets: Tensor | None = None  # (M,) sorted item indexes
+LIVE_TOKENS = 4096
+"""Padded tokens of one forward over target items: items of like length share a forward."""
 
 
 class RecPOTrainer(GRPOTrainer):
@@ -149,6 +71,8 @@ class RecPOTrainer(GRPOTrainer):
         self.rollout: Rollout | None = None
         self.rollout_log: list[dict] = []  # one dict a kept trajectory, read by tracking.py
         self._refreshed_at: int | None = None
+        self._live: LiveItems | None = None
+        self._trained_tokens = 0
         model.lm.generation_config.eos_token_id = stop_ids(model.lm, model.prompts.answer_id)
         if args.use_vllm:  # vLLM reads its own copy of the model's generation settings
             stops = {"stop_token_ids": model.lm.generation_config.eos_token_id}
@@ -162,6 +86,7 @@ class RecPOTrainer(GRPOTrainer):
             processing_class=model.tokenizer,
             **kwargs,
         )
+        self._gradients = GradientNorms([weight for weight in model.lm.parameters() if weight.requires_grad])
 
     def _dataset(self, samples: pd.DataFrame) -> Dataset:
         prompts = self.r2ec.prompts.user_ids(samples, self.r2ec.titles)
@@ -173,9 +98,35 @@ class RecPOTrainer(GRPOTrainer):
         """Prompts are token ids already, so that training reads exactly what evaluation reads."""
         return prompts, None, {}
 
+    def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):
+        """Our sampler in place of `generate`; vLLM and continuous batching stay TRL's."""
+        if self.use_vllm or self.use_transformers_continuous_batching:
+            return super()._generate_single_turn(
+                prompt_ids, images, multimodal_fields, num_generations, has_tool_images
+            )
+        training = self.model.training
+        with (
+            unwrap_model_for_generation(
+                self.model_wrapped,
+                self.accelerator,
+                gather_deepspeed3_params=self.args.ds3_gather_for_generation,
+                gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
+            ) as lm,
+            self._dist.summon_full_params(self.model_wrapped, recurse=False),
+        ):
+            lm.eval()
+            answer, readout = self.r2ec.prompts.answer_id, self.r2ec.head.readout
+            width = max(map(len, prompt_ids)) + self.max_completion_length + 1
+            found = sample(lm, prompt_ids, self.generation_config, answer, readout, width * len(prompt_ids))
+            lm.train(training)
+        self.rollout = Rollout(found.written, states=found.states)
+        own = [chain if mine else chain[:-1] for chain, mine in zip(found.chains, found.written, strict=True)]
+        return own, None
+
     def _generate(self, prompts: list[list[int]]):
         """Samples as TRL does, then closes every chain by `<answer>`; an appended one is no action of the policy."""
         start = time.perf_counter()
+        self.rollout = None
         prompt_ids, chains, _, texts, log_probs, *rest = super()._generate(prompts)
         answer = self.r2ec.prompts.answer_id
         written = [chain[-1] == answer for chain in chains]
@@ -183,7 +134,7 @@ class RecPOTrainer(GRPOTrainer):
         chains = [chain if own else [*chain, answer] for chain, own in zip(chains, written, strict=True)]
         if log_probs is not None:
             log_probs = [row + [0.0] * (not own) for row, own in zip(log_probs, written, strict=True)]
-        self.rollout = Rollout(written)
+        self.rollout = self.rollout or Rollout(written)
         self._metrics["train"]["share_unclosed"].append(1 - sum(written) / len(written))
         self._metrics["train"]["seconds_sampling"].append(time.perf_counter() - start)
         return prompt_ids, chains, action_mask, texts, log_probs, *rest
@@ -196,10 +147,9 @@ class RecPOTrainer(GRPOTrainer):
         targets = self._targets(rollout.rows)  # (B,)
         rollout.batch_targets = self.accelerator.gather(targets).unique()  # (M,)
         self._update_table(rollout.batch_targets)
-        rollout.states = self.r2ec.encode(
-            [[*prompt, *chain] for prompt, chain in zip(prompts, completion_ids, strict=True)],
-            starts=[len(prompt) for prompt in prompts],
-        )
+        if rollout.states is None:
+            rows = [[*prompt, *chain] for prompt, chain in zip(prompts, completion_ids, strict=True)]
+            rollout.states = self.r2ec.encode(rows, starts=[len(prompt) for prompt in prompts])
         scores = head.scores(rollout.states)  # (B, N)
         seen = self._seen(rollout.rows)
         rollout.ranks = objective.target_ranks(scores, targets, seen)
@@ -233,66 +183,62 @@ class RecPOTrainer(GRPOTrainer):
 
     def _keep_rollouts(self, output: dict[str, Tensor], rewards: Tensor) -> None:
         """Notes the first groups of every `rollout_steps`-th step for the rollouts table."""
-        if self.state.global_step % self.args.rollout_steps:
-            return
-        rollout, group = self.rollout, self.num_generations
-        for row in range(min(self.args.rollout_users * group, len(rewards))):
-            length = int(output["completion_mask"][row].sum())
-            self.rollout_log.append(
-                {
-                    "step": self.state.global_step,
-                    "sample_id": int(self.samples["sample_id"].iloc[int(rollout.rows[row])]),
-                    "trajectory": row % group,
-                    "chain": self.r2ec.decode(output["completion_ids"][row, :length].tolist()),
-                    "tokens": length,
-                    "closed": rollout.written[row],
-                    "rank": float(rollout.ranks[row]),
-                    "reward": float(rewards[row]),
-                    "reward_ndcg": float(rollout.parts[row, 0]),
-                    "reward_similarity": float(rollout.parts[row, 1]),
-                    "advantage": float(output["advantages"][row]),
-                    "best": bool(output["best"][row]),
-                }
+        if self.state.global_step % self.args.rollout_steps == 0:
+            count = min(self.args.rollout_users * self.num_generations, len(rewards))
+            rows = self.rollout.table_rows(
+                count, self.num_generations, output, rewards, self.samples, self.r2ec.decode
             )
+            self.rollout_log += [{"step": self.state.global_step, **row} for row in rows]
 
     def _get_per_token_logps_and_entropies(
         self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, compute_entropy=False, **kwargs
     ):
-        """As TRL's, which on a CPU would pass every position of the prompts through the LM head as well."""
-        if self.accelerator.device.type != "cpu":
+        """As TRL's, with each distinct prompt computed once where `caches_exactly` allows it and G > 1.
+
+        Gradient checkpointing keeps no caches, so with it the prompts are repeated as in TRL.
+        """
+        share = self.num_generations > 1 and caches_exactly(self.r2ec.lm) and not self.aux_loss_enabled
+        fused = self.accelerator.device.type != "cpu"
+        if fused and not share:
             return super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **kwargs
             )
-        found, entropies = [], []
         size = batch_size or len(input_ids)
+        found, entropies = [], []
         for ids, mask in zip(input_ids.split(size), attention_mask.split(size), strict=True):
             with self.accelerator.autocast():
-                output = model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=logits_to_keep + 1)
-            logits = output.logits[:, :-1]
-            logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / self.temperature
-            log_probs = logits.log_softmax(dim=-1)  # (B, C, |T|)
-            found.append(log_probs.gather(2, ids[:, -logits_to_keep:, None]).squeeze(2))
-            if compute_entropy:
-                with torch.no_grad():
-                    entropies.append(-(log_probs.exp() * log_probs).sum(dim=-1))
+                part, spread = token_log_probs(
+                    model,
+                    self.r2ec.lm,
+                    ids,
+                    mask,
+                    logits_to_keep,
+                    self.temperature,
+                    share_prompts=share,
+                    fused=fused,
+                    entropies=compute_entropy,
+                )
+            found.append(part)
+            entropies.append(spread)
         return torch.cat(found), torch.cat(entropies) if compute_entropy else None, None
 
     # --- change 2: the recommendation action ----------------------------------------------------------------------
 
     def _compute_loss(self, model, inputs):
-        """TRL's token terms plus the item term of Eq. 8, from one forward over prompt and chain."""
+        """TRL's token terms plus the item term of Eq. 8, whose states come from the pass over the chains."""
         warming = self.state.global_step < self.args.item_warmup_steps
         if warming:
             inputs = {**inputs, "advantages": torch.zeros_like(inputs["advantages"])}
         with captured_states(self.r2ec.lm) as hidden:
             token_loss = super()._compute_loss(model, inputs)
-        prompt_width = inputs["prompt_ids"].shape[1]
-        starts = torch.full_like(inputs["sample_rows"], prompt_width)  # (B,)
-        ends = prompt_width + inputs["completion_mask"].sum(dim=1) - 1  # (B,) the position of `<answer>`
-        states = read_out(hidden[0], starts, ends, self.r2ec.head.readout)  # (B, d)
+        lengths, width = inputs["completion_mask"].sum(dim=1), inputs["completion_mask"].shape[1]
+        starts = torch.full_like(lengths, hidden[-1].shape[1] - width)  # (B,) the chains stand in the last columns
+        ends = starts + lengths - 1  # (B,) the position of `<answer>`
+        states = read_out(hidden[-1], starts, ends, self.r2ec.head.readout)  # (B, d)
 
-        item_ids = [self.item_ids[item] for item in self.rollout.batch_targets.tolist()]
-        items = forward_states(model, self.r2ec.lm, item_ids, readout=self.r2ec.head.readout)  # (M, d), with gradient
+        live = self._live_items()
+        last = self.accelerator.sync_gradients  # this micro-batch is the last before the optimiser step
+        items = live.states if last else live.states.detach().requires_grad_()  # (M, d)
         log_probs = self._item_log_probs(states, inputs["sample_rows"], items)  # (B,)
         old = inputs.get("old_item_log_probs", log_probs.detach())
         unit = warming or self.args.item_advantage == "unit"
@@ -302,7 +248,40 @@ class RecPOTrainer(GRPOTrainer):
         item_loss = -(gains * inputs["best"]).sum() / len(gains)
         surprise = -(log_probs.detach() * inputs["best"]).sum() / inputs["best"].sum().clamp(min=1)
         self._metrics["train"]["item_surprise"].append(surprise.item())
-        return token_loss + self.args.item_weight * item_loss / self.current_gradient_accumulation_steps
+        self._trained_tokens += int(inputs["prompt_mask"].sum() + lengths.sum())
+        if self._measures_gradients():
+            self._gradients.add(token_loss)
+        item_loss = self.args.item_weight * item_loss / self.current_gradient_accumulation_steps
+        if last:
+            self._live = None
+            earlier = (items * live.carried).sum()  # its gradient is theirs, its value is not part of the loss
+            return token_loss + item_loss + earlier - earlier.detach()
+        live.carried += torch.autograd.grad(item_loss, items, retain_graph=True)[0]
+        return token_loss + item_loss
+
+    def _measures_gradients(self) -> bool:
+        """In every `rollout_steps`-th step, where each process holds whole gradients that no scaler has changed."""
+        whole = not self.is_deepspeed_enabled and not self.is_fsdp_enabled and self.accelerator.scaler is None
+        return whole and self.state.global_step % self.args.rollout_steps == 0 and torch.is_grad_enabled()
+
+    def training_step(self, model, inputs, num_items_in_batch):
+        """TRL's, which also notes `tokens_per_second` and, every `rollout_steps` steps, the gradient of each term.
+
+        Tokens are those of the trajectories that the step trained on, prompt and chain of each one, over all
+        processes; a prompt counts once a trajectory, though it is computed once a group.
+        """
+        metrics = self._metrics["train"]
+        timed = len(metrics["step_time"])
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if len(metrics["step_time"]) > timed:  # the optimiser step is complete
+            tokens = self.accelerator.reduce(torch.tensor(float(self._trained_tokens), device=loss.device))
+            metrics["tokens_per_second"].append(tokens.item() / metrics["step_time"][-1])
+            self._trained_tokens = 0
+            if self._gradients.tokens is not None:
+                norms = self._gradients.norms(self.accelerator)
+                metrics["grad_norm_tokens"].append(norms[0])
+                metrics["grad_norm_items"].append(norms[1])
+        return loss
 
     def _item_log_probs(self, states: Tensor, rows: Tensor, items: Tensor) -> Tensor:
         """Eq. 7 for states (B, d) against the batch's target items (M, d), and the table where the recipe says so."""
@@ -318,17 +297,33 @@ class RecPOTrainer(GRPOTrainer):
 
     # --- the item table -------------------------------------------------------------------------------------------
 
-    def _update_table(self, batch_targets: Tensor) -> None:
-        """Re-encodes the catalogue every T_refresh steps, else the batch's targets (Algorithm 1)."""
-        head, step = self.r2ec.head, self.state.global_step
-        if self._refreshed_at is None or step - self._refreshed_at >= self.args.refresh_steps:
-            self._refresh()
-        else:
-            head.table[batch_targets] = self.r2ec.encode([self.item_ids[item] for item in batch_targets.tolist()])
+    def _live_items(self) -> LiveItems:
+        """The batch's target items, encoded with a graph; again only where weights or targets have changed."""
+        version = (self.state.global_step, sum(weight._version for weight in self.r2ec.lm.parameters()))
+        targets = self.rollout.batch_targets.tolist()
+        if self._live is None or self._live.version != version or self._live.targets != targets:
+            texts, readout = [self.item_ids[item] for item in targets], self.r2ec.head.readout
+            states = batched_states(self.model_wrapped, self.r2ec.lm, texts, readout=readout, batch_tokens=LIVE_TOKENS)
+            precision = torch.promote_types(states.dtype, torch.float32)
+            self._live = LiveItems(version, targets, states, torch.zeros_like(states, dtype=precision))
+        return self._live
 
-    def _refresh(self) -> None:
-        self.r2ec.head.table = self.r2ec.encode(self.item_ids)
-        self._refreshed_at = self.state.global_step
+    def _update_table(self, batch_targets: Tensor) -> None:
+        """Writes the batch's targets into the table, and every T_refresh steps all other items too (Algorithm 1)."""
+        step = self.state.global_step
+        if self._refreshed_at is None or step - self._refreshed_at >= self.args.refresh_steps:
+            self._refresh(leave_out=set(batch_targets.tolist()))
+        self.r2ec.head.table[batch_targets] = self._live_items().states.detach().to(self.r2ec.head.table)
+
+    def _refresh(self, leave_out: set[int] = frozenset()) -> None:
+        """Encodes the catalogue but for `leave_out`, which the caller writes; nothing if this step has done it."""
+        if self._refreshed_at == self.state.global_step:
+            return
+        rows = [item for item in range(len(self.item_ids)) if item not in leave_out]
+        found = self.r2ec.encode([self.item_ids[item] for item in rows])
+        table = torch.empty(len(self.item_ids), found.shape[1], device=found.device)
+        table[rows] = found
+        self.r2ec.head.table, self._refreshed_at = table, self.state.global_step
 
     def _targets(self, rows: Tensor) -> Tensor:
         targets = self.samples["target"].to_numpy()[rows.cpu().numpy()]
@@ -352,11 +347,10 @@ class RecPOTrainer(GRPOTrainer):
         process = self.accelerator.process_index
         share = self.valid_samples.iloc[process :: self.accelerator.num_processes]
         prompts = self.r2ec.prompts.user_ids(share, self.r2ec.titles)
-        chains = self.r2ec.reason(prompts, self.args.max_completion_length)
-        ranks = ranks_of(self.r2ec, share, chains).cpu()
-        found = torch.tensor(
-            gather_object(list(zip(ranks.tolist(), map(len, chains), strict=True)))
-        ).double()  # (V, 2)
+        answers = self.r2ec.sample(prompts, self.args.max_completion_length)
+        ranks = ranks_of_states(self.r2ec, share, answers.states).tolist()
+        lengths = [len(chain) for chain in answers.chains]
+        found = torch.tensor(gather_object(list(zip(ranks, lengths, strict=True)))).double()  # (V, 2)
         metrics = {
             f"{metric_key_prefix}_ndcg@10": objective.ndcg(found[:, 0], 10).mean().item(),
             f"{metric_key_prefix}_hit@10": (found[:, 0] <= 10).double().mean().item(),

@@ -27,13 +27,17 @@ LOG_COLUMNS = {
     "loss": "loss",
     "item_surprise": "item_surprise",
     "grad_norm": "grad_norm",
+    "grad_norm_tokens": "grad_norm_tokens",
+    "grad_norm_items": "grad_norm_items",
+    "tokens_per_second": "tokens_per_second",
     "learning_rate": "learning_rate",
     "step_time": "step_seconds",
     "seconds_sampling": "seconds_sampling",
     "seconds_reward": "seconds_reward",
 }
 """TRL's names and ours: lengths in tokens with `<answer>`, seconds a step, shares from 0 to 1; `item_surprise` is the
-mean −log π(v⁺) of Eq. 7 over the trajectories that carry the item action."""
+mean −log π(v⁺) of Eq. 7 over the trajectories that carry the item action. The gradient norms of the token terms and of
+the item term are taken before clipping, every `rollout_steps` steps."""
 
 
 class TrainingTables(TrainerCallback):

@@ -9,6 +9,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from r2ec_lib.backbone import build_tiny, train_tokenizer
 from r2ec_lib.model import R2ec
@@ -16,6 +27,28 @@ from r2ec_lib.prompts import Prompts, PromptStyle
 
 COLOURS = ["red", "blue", "green", "black", "white"]
 KINDS = ["kettle", "mug", "lamp", "chair", "desk", "rug"]
+FAMILIES = {
+    "Qwen3": (Qwen3Config, Qwen3ForCausalLM, {}),
+    "Llama": (LlamaConfig, LlamaForCausalLM, {}),
+    "Gemma2": (Gemma2Config, Gemma2ForCausalLM, {"sliding_window": 6, "query_pre_attn_scalar": 8}),
+    "Gemma3": (Gemma3TextConfig, Gemma3ForCausalLM, {"sliding_window": 6, "query_pre_attn_scalar": 8}),
+}
+"""Decoder families by name; the windows are shorter than the prompts, and every other layer of both Gemmas slides."""
+
+
+def family_lm(family: str, tied: bool = True, vocab_size: int = 400) -> PreTrainedModel:
+    """A two-layer model of a family with fixed random weights, in float64.
+
+    Gemma2 stays in float32: its softmax is float32, in which the mask value of float64 is −∞, and a padding position
+    that attends to nothing would be NaN.
+    """
+    config, lm_class, own = FAMILIES[family]
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    shape |= {"num_key_value_heads": 1, "head_dim": 8, "vocab_size": vocab_size, "initializer_range": 0.3}
+    shape |= {"bos_token_id": 1, "eos_token_id": 1, "pad_token_id": 0, "tie_word_embeddings": tied}
+    layers = {"layer_types": ["sliding_attention", "full_attention"]} if own else {}
+    return lm_class(config(**shape, **own, **layers)).eval().to(torch.float32 if family == "Gemma2" else torch.float64)
 
 
 def pytest_collection_modifyitems(items):

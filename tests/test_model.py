@@ -3,46 +3,20 @@
 import pandas as pd
 import pytest
 import torch
-from transformers import (
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    Gemma3ForCausalLM,
-    Gemma3TextConfig,
-    LlamaConfig,
-    LlamaForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+from conftest import FAMILIES, family_lm
 
 from r2ec_lib.backbone import add_lora
-from r2ec_lib.model import R2ec, RecHead, close, forward_states, length_batches, ranks_of, read_out
+from r2ec_lib.encoding import forward_states
+from r2ec_lib.model import R2ec, RecHead, ranks_of
 from r2ec_lib.prompts import Prompts, PromptStyle
-
-SHAPE = {
-    "vocab_size": 400,
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 8,
-}
-FAMILIES = [
-    (Qwen3Config, Qwen3ForCausalLM),
-    (LlamaConfig, LlamaForCausalLM),
-    (Gemma2Config, Gemma2ForCausalLM),
-    (Gemma3TextConfig, Gemma3ForCausalLM),
-]
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("family", FAMILIES, ids=[config.__name__ for config, _ in FAMILIES])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_any_decoder_family_reasons_encodes_and_comes_back_from_disk(
     family, tied, tokenizer, items, samples, tmp_path
 ):
-    config, lm_class = family
-    torch.manual_seed(0)
-    lm = lm_class(config(**SHAPE, tie_word_embeddings=tied, bos_token_id=1, eos_token_id=1, pad_token_id=0)).eval()
+    lm = family_lm(family, tied).float()
     model = R2ec(lm, Prompts(tokenizer, PromptStyle()), items)
     model.refresh()
     chains = model.reason(model.prompts.user_ids(samples.head(3), model.titles), max_new_tokens=5)
@@ -61,27 +35,13 @@ def test_padding_and_batching_leave_states_unchanged(tiny, samples):
     assert torch.allclose(tiny.encode(prompts).double(), alone, atol=1e-5)
 
 
-def test_read_outs_pool_the_span_and_nothing_else():
-    hidden = torch.arange(12, dtype=torch.float32).view(1, 6, 2)
-    start, end = torch.tensor([2]), torch.tensor([4])
-    assert read_out(hidden, start, end, "last").tolist() == [[8, 9]]
-    assert read_out(hidden, start, end, "mean").tolist() == [[6, 7]]
-    assert read_out(hidden, start, end, "max").tolist() == [[8, 9]]
-    with pytest.raises(ValueError, match="readout is 'first'"):
-        read_out(hidden, start, end, "first")
-
-
-def test_length_batches_hold_every_row_once_within_the_budget():
-    lengths = [3, 50, 7, 7, 20, 1, 100]
-    batches = list(length_batches(lengths, batch_tokens=100))
-    assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
-    assert all(len(batch) == 1 or len(batch) * max(lengths[row] for row in batch) <= 100 for batch in batches)
-
-
-def test_a_chain_ends_at_its_first_stop_token_and_always_in_answer():
-    assert close([5, 9, 7, 9], stops=[9], answer_id=9) == [5, 9]
-    assert close([5, 1, 0], stops=[9, 1], answer_id=9) == [5, 1, 9]  # the model ended its turn instead
-    assert close([], stops=[9], answer_id=9) == [9]
+@pytest.mark.parametrize("readout", ["last", "max"])
+def test_the_state_read_while_sampling_is_the_state_of_the_chain(tiny, samples, readout):
+    tiny.head.readout = readout
+    found = tiny.sample(tiny.prompts.user_ids(samples, tiny.titles), 8, temperature=1.0)
+    assert torch.allclose(found.states, tiny.user_states(samples, found.chains), atol=1e-4)
+    turned = [tiny.tokenizer.eos_token_id]
+    assert found.written == [len(chain) <= 8 and chain[-2:-1] != turned for chain in found.chains]
 
 
 def test_sampling_follows_the_seed_and_greedy_needs_none(tiny, samples):

@@ -4,9 +4,12 @@ import math
 
 import pytest
 import torch
+from conftest import FAMILIES, family_lm
 
-from r2ec_lib import objective
-from r2ec_lib.model import captured_states, forward_states, read_out
+from r2ec_lib import encoding, objective, policy, recpo
+from r2ec_lib.encoding import captured_states, forward_states, read_out
+from r2ec_lib.model import R2ec
+from r2ec_lib.prompts import Prompts, PromptStyle
 from r2ec_lib.recpo import RecPOConfig, RecPOTrainer, Rollout
 
 CHAINS = [[40, 41, 2], [42, 2], [43, 44, 45, 46, 2], [47, 48, 49, 2]]  # 2 is `<answer>`; different lengths
@@ -14,7 +17,7 @@ CHAINS = [[40, 41, 2], [42, 2], [43, 44, 45, 46, 2], [47, 48, 49, 2]]  # 2 is `<
 
 @pytest.fixture
 def make_trainer(tiny, samples, tmp_path):
-    def make(**choices):
+    def make(model=tiny, **choices):
         usual = {
             "num_generations": 2,
             "per_device_train_batch_size": 4,
@@ -25,12 +28,18 @@ def make_trainer(tiny, samples, tmp_path):
             "save_strategy": "no",
         }
         config = RecPOConfig(output_dir=str(tmp_path / "out"), **{**usual, **choices})
-        trainer = RecPOTrainer(tiny, config, samples)
+        trainer = RecPOTrainer(model, config, samples)
         trainer.current_gradient_accumulation_steps = config.gradient_accumulation_steps
         trainer.model.train()
         return trainer
 
     return make
+
+
+@pytest.fixture
+def whole_texts(monkeypatch):
+    """No forward of its own for what item texts begin with, so that forwards can be counted."""
+    monkeypatch.setattr(encoding, "SHARED_TOKENS", 999)
 
 
 def rows_of(trainer, chains=CHAINS, rows=(0, 0, 1, 1), written=None):
@@ -57,11 +66,11 @@ def with_old(trainer, inputs):
     """Adds π_old as the current policy has it, so that the ratio differs from 1 once weights move."""
     ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
     mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
-    width, keep = inputs["prompt_ids"].shape[1], inputs["completion_ids"].shape[1]
+    keep = inputs["completion_ids"].shape[1]
     with torch.no_grad(), captured_states(trainer.r2ec.lm) as hidden:
         old, _, _ = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, keep)
-        ends = width + inputs["completion_mask"].sum(dim=1) - 1
-        states = read_out(hidden[0], ends, ends)
+        ends = hidden[-1].shape[1] - keep + inputs["completion_mask"].sum(dim=1) - 1
+        states = read_out(hidden[-1], ends, ends)
         live = [trainer.item_ids[item] for item in trainer.rollout.batch_targets.tolist()]
         items = forward_states(trainer.r2ec.lm, trainer.r2ec.lm, live)
         items_old = trainer._item_log_probs(states, inputs["sample_rows"], items)
@@ -292,3 +301,136 @@ def test_rewards_and_advantages_come_from_the_ranks_of_the_catalogue(make_traine
 def test_a_wrong_choice_is_refused_with_its_name(tmp_path, choice, message):
     with pytest.raises(ValueError, match=message):
         RecPOConfig(output_dir=str(tmp_path), per_device_train_batch_size=8, use_cpu=True, **choice)
+
+
+@pytest.mark.parametrize("readout", ["last", "mean", "max"])
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_prompt_computed_once_gives_the_loss_and_gradients_of_repeated_prompts(
+    make_trainer, monkeypatch, tokenizer, items, family, tied, readout
+):
+    model = R2ec(family_lm(family, tied), Prompts(tokenizer, PromptStyle(instruct=False)), items)
+    model.head.readout = readout
+    model.refresh()
+    trainer = make_trainer(model)
+    inputs = with_old(trainer, {**rows_of(trainer), "advantages": ADVANTAGES, "best": BEST})
+    with captured_states(model.lm) as hidden:
+        shared = gradients(trainer, inputs)
+    assert [len(states) for states in hidden[:2]] == [2, 4]  # two prompts, then four chains
+    loss = trainer.compute_loss(trainer.model, inputs)
+    monkeypatch.setattr(recpo, "caches_exactly", lambda lm: False)
+    with captured_states(model.lm) as hidden:
+        plain = gradients(trainer, inputs)
+    assert len(hidden[0]) == 4 and hidden[0].shape[1] > hidden[1].shape[1]
+    assert loss.item() == pytest.approx(trainer.compute_loss(trainer.model, inputs).item(), abs=1e-5)
+    assert shared.keys() == plain.keys()
+    assert all(torch.allclose(shared[name], plain[name], atol=2e-5, rtol=1e-3) for name in plain)
+
+
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_log_probabilities_and_entropies_are_those_of_each_chain_alone(family, share):
+    lm = family_lm(family, tied=False)
+    prompts, chains = [[5, 6, 7, 8] * 3, [9], [5, 6, 7, 8] * 3, [10, 11]], CHAINS
+    width, length = max(map(len, prompts)), max(map(len, chains))
+    pairs = list(zip(prompts, chains, strict=True))
+    ids = torch.tensor([[0] * (width - len(p)) + p + c + [0] * (length - len(c)) for p, c in pairs])
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * (len(p) + len(c)) + [0] * (length - len(c)) for p, c in pairs])
+    found, entropies = policy.token_log_probs(lm, lm, ids, mask, length, 0.7, share, fused=False, entropies=True)
+    for row, (prompt, chain) in enumerate(pairs):
+        log_probs = (lm(torch.tensor([prompt + chain])).logits[0] / 0.7).log_softmax(dim=-1)[len(prompt) - 1 : -1]
+        assert torch.allclose(found[row, : len(chain)], log_probs[range(len(chain)), chain], atol=1e-5)
+        assert torch.allclose(entropies[row, : len(chain)], -(log_probs.exp() * log_probs).sum(dim=1), atol=1e-5)
+        assert not found[row, len(chain) :].any() and not entropies[row, len(chain) :].any()
+
+
+def test_prompts_of_one_token_can_be_shared_too():
+    lm = family_lm("Qwen3")
+    ids, mask = torch.tensor([[5, 40, 2], [5, 41, 2], [6, 40, 2]]), torch.ones(3, 3, dtype=torch.long)
+    found = [policy.token_log_probs(lm, lm, ids, mask, 2, 1.0, share, False, False)[0] for share in (True, False)]
+    assert torch.allclose(*found, atol=1e-6)
+
+
+def test_the_reward_reads_the_states_of_sampling_and_needs_no_forward(make_trainer, whole_texts):
+    trainer = make_trainer()
+    rows = [3, 3, 9, 9]
+    prompts = trainer.r2ec.prompts.user_ids(trainer.samples.iloc[rows], trainer.r2ec.titles)
+    trainer._refreshed_at = 0  # the table is fresh, so the reward encodes the targets alone
+    with captured_states(trainer.r2ec.lm) as hidden:
+        inputs = trainer._generate_and_score_completions(
+            [{"prompt": p, "row": row} for p, row in zip(prompts, rows, strict=True)]
+        )
+        steps = [states for states in hidden[1:] if states.shape[1] == 1]
+        assert len(hidden) == 1 + len(steps) + 1  # prompts, tokens, target items
+    lengths = inputs["completion_mask"].sum(dim=1).tolist()
+    chains = [ids[:length].tolist() for ids, length in zip(inputs["completion_ids"], lengths, strict=True)]
+    again = trainer.r2ec.user_states(trainer.samples.iloc[rows], chains)
+    assert torch.allclose(trainer.rollout.states, again, atol=1e-4)
+
+
+def test_targets_are_encoded_once_for_table_and_loss_and_again_after_an_update(make_trainer):
+    trainer = make_trainer()
+    inputs = {**rows_of(trainer), "advantages": ADVANTAGES, "best": BEST}
+    trainer._update_table(trainer.rollout.batch_targets)
+    with captured_states(trainer.r2ec.lm) as hidden:
+        trainer.compute_loss(trainer.model, inputs).backward()
+        assert len(hidden) == 2  # prompts and chains: the items came from the pass that wrote the table
+    trainer._update_table(trainer.rollout.batch_targets)
+    before = trainer._live
+    with torch.no_grad():
+        next(trainer.model.parameters()).mul_(1.5)
+    assert trainer._live_items() is not before
+    plain = trainer.r2ec.encode([trainer.item_ids[item] for item in trainer.rollout.batch_targets.tolist()])
+    assert torch.allclose(trainer._live_items().states.float(), plain, atol=1e-5)
+
+
+def test_a_refresh_encodes_each_item_once(make_trainer, whole_texts):
+    trainer = make_trainer()
+    rows_of(trainer)
+    trainer.r2ec.head.table.zero_()
+    with captured_states(trainer.r2ec.lm) as hidden:
+        trainer._update_table(trainer.rollout.batch_targets)
+        assert sum(len(states) for states in hidden) == len(trainer.item_ids)
+    assert torch.allclose(trainer.r2ec.head.table, trainer.r2ec.encode(trainer.item_ids), atol=1e-5)
+
+
+@pytest.mark.parametrize("item_weight", [1.0, 3.0])
+def test_micro_batches_share_one_encoding_of_the_targets(make_trainer, whole_texts, item_weight):
+    trainer = make_trainer(item_weight=item_weight)
+    inputs = {**rows_of(trainer), "advantages": ADVANTAGES, "best": BEST}
+    whole = gradients(trainer, inputs)
+    trainer.current_gradient_accumulation_steps = 2
+    trainer.model.zero_grad()
+    with captured_states(trainer.r2ec.lm) as hidden:
+        for half, last in (([0, 2], False), ([1, 3], True)):
+            trainer.accelerator.gradient_state._set_sync_gradients(last)
+            part = {k: v[half] if v.dim() else v for k, v in inputs.items()}
+            trainer.compute_loss(trainer.model, part).backward()
+    assert len(hidden) == 2 + 1 + 2
+    for name, weight in trainer.model.named_parameters():
+        assert torch.allclose(weight.grad, whole[name], atol=1e-5), name
+
+
+def test_the_gradient_of_each_term_is_measured_apart(make_trainer):
+    trainer = make_trainer(rollout_steps=2)
+    trainer.r2ec.head.temperature = 3.0
+    inputs = {**rows_of(trainer), "advantages": ADVANTAGES, "best": BEST}
+    expected = []
+    for weight, advantages in ((0.0, ADVANTAGES), (1.0, torch.zeros_like(ADVANTAGES))):
+        trainer.args.item_weight, trainer.args.item_advantage = weight, "trajectory"
+        terms = {**inputs, "advantages": advantages}
+        if weight:
+            trainer.args.item_advantage = "unit"
+        expected.append(torch.stack([g.norm() for g in gradients(trainer, terms).values()]).norm().item())
+        trainer._gradients.tokens = None
+    trainer._prepare_inputs, trainer._trained_tokens = (lambda given: given), 0
+    trainer.model.zero_grad()
+    trainer.training_step(trainer.model, inputs, None)
+    metrics = trainer._metrics["train"]
+    assert metrics["grad_norm_tokens"] == [pytest.approx(expected[0], rel=1e-4)]
+    assert metrics["grad_norm_items"] == [pytest.approx(expected[1], rel=1e-4)]
+    trained = int(inputs["prompt_mask"].sum() + inputs["completion_mask"].sum())
+    assert metrics["tokens_per_second"] == [pytest.approx(trained / metrics["step_time"][0])]
+    trainer.state.global_step = 1
+    trainer.training_step(trainer.model, inputs, None)
+    assert len(metrics["grad_norm_items"]) == 1 and len(metrics["tokens_per_second"]) == 2

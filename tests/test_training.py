@@ -44,7 +44,7 @@ def run(tiny, samples, tmp_path):
 
 def outcome(folder) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, torch.Tensor]]:
     log = read_table(folder / "training" / "log.parquet")
-    timed = [name for name in log if "seconds" in name or "memory" in name]
+    timed = [name for name in log if "second" in name or "memory" in name]
     weights = {name: weight.detach() for name, weight in R2ec.load(folder / "model").lm.named_parameters()}
     return log.drop(columns=timed), read_table(folder / "training" / "rollouts.parquet"), weights
 

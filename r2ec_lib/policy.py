@@ -1,0 +1,90 @@
+"""The policy's pass over prompts and chains: log-probabilities of the tokens that were sampled, with their graph.
+
+TRL repeats every prompt for each of its G chains. Here each distinct prompt of a micro-batch is computed once; its
+keys and values are copied to its chains with their graph, so that the gradient of a prompt is the sum over its chains,
+as it is in the repeated pass.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import DynamicCache, PreTrainedModel
+
+
+def token_log_probs(
+    model: torch.nn.Module,
+    plain_lm: PreTrainedModel,
+    ids: Tensor,
+    mask: Tensor,
+    chain_width: int,
+    temperature: float,
+    share_prompts: bool,
+    fused: bool,
+    entropies: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Log-probability of each chain token (B, C), and the entropy of the distribution it was drawn from (B, C).
+
+    The last forward that this makes reads the chains: its last C hidden states are those of the chain tokens, whether
+    prompts were shared or not. Padding has 0 in both results. Only chain tokens pass the LM head.
+
+    Args:
+        model: what to call: the model itself, or the wrapper that accelerate put around it.
+        plain_lm: the model inside.
+        ids, mask: (B, P + C) prompts padded on the left, chains on the right.
+        chain_width: C.
+        share_prompts: compute equal prompts once; `encoding.caches_exactly` says where this is exact. It makes two
+            calls of `model`, whatever the rows are, so that all processes make the same number.
+        fused: let TRL's fused LM head (GPU) compute the results in tiles instead of holding all logits.
+        entropies: whether they are asked for.
+    """
+    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)  # (B, P + C)
+    inputs = {"attention_mask": mask, "use_cache": False}
+    if share_prompts:
+        if ids.shape[1] - chain_width == 1:  # a prompt of one token: a column of padding stands for its beginning
+            ids, mask, positions = F.pad(ids, (1, 0)), F.pad(mask, (1, 0)), F.pad(positions, (1, 0))
+        begin = ids.shape[1] - chain_width - 1  # the last prompt token is read with the chain that it predicts
+        cache = prompt_cache(model, plain_lm, ids[:, :begin], mask[:, :begin], positions[:, :begin])
+        inputs = {"attention_mask": mask, "past_key_values": cache, "use_cache": True}
+        ids, positions = ids[:, begin:], positions[:, begin:]
+    inputs |= {"input_ids": ids, "position_ids": positions}
+    real = mask[:, -chain_width:].bool()  # (B, C)
+    if fused:
+        labels = F.pad(ids[:, -chain_width:].masked_fill(~real, -100), (ids.shape[1] - chain_width, 0), value=-100)
+        output = model(**inputs, labels=labels, fused_lm_head=True)
+        found = output.log_probs[:, -chain_width:]
+        return found, output.entropy[:, -chain_width:] if entropies else None
+    before = F.pad(real, (ids.shape[1] - chain_width - 1, 1))  # (B, L) the positions that predict a chain token
+    logits = model(**inputs, logits_to_keep=before).logits  # (T, |T|), T chain tokens of all rows
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
+    log_probs = logits.log_softmax(dim=-1)  # (T, |T|)
+    chosen = log_probs.gather(1, ids[:, -chain_width:][real][:, None]).squeeze(1)  # (T,)
+    found = chosen.new_zeros(real.shape).masked_scatter(real, chosen)
+    if not entropies:
+        return found, None
+    with torch.no_grad():
+        spread = -torch.linalg.vecdot(log_probs.exp(), log_probs)  # (T,)
+        return found, spread.new_zeros(real.shape).masked_scatter(real, spread)
+
+
+def prompt_cache(
+    model: torch.nn.Module, plain_lm: PreTrainedModel, ids: Tensor, mask: Tensor, positions: Tensor
+) -> DynamicCache:
+    """Keys and values of left-padded prompts (B, P), a row a prompt; each distinct prompt is computed once.
+
+    A backward through it adds up what the rows of a prompt send back.
+    """
+    _, owner = ids.masked_fill(mask == 0, -1).unique(dim=0, return_inverse=True)  # (B,) number of the row's prompt
+    count = int(owner.max()) + 1
+    first = torch.full((count,), len(owner), device=ids.device)
+    first = first.scatter_reduce(0, owner, torch.arange(len(owner), device=ids.device), "amin")  # (U,) a row of each
+    cache = DynamicCache(config=plain_lm.config)
+    model(
+        input_ids=ids[first],
+        attention_mask=mask[first],
+        position_ids=positions[first],
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    cache.reorder_cache(owner)
+    return cache

@@ -1,0 +1,72 @@
+"""What the trainer keeps between sampling and the loss, beside TRL's own tensors."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from torch import Tensor
+
+
+@dataclass
+class Rollout:
+    """What the reward and the loss need of the trajectories that were sampled last, beside TRL's own tensors.
+
+    B counts the rows of this process, B_all those of all processes, M the distinct target items of all processes.
+    """
+
+    written: list[bool]  # B: whether the model wrote `<answer>` itself
+    rows: Tensor | None = None  # (B,) row of the samples table
+    ranks: Tensor | None = None  # (B,)
+    parts: Tensor | None = None  # (B, 2) R_d and R_c
+    states: Tensor | None = None  # (B, d) h_T at sampling time, no gradient; read on the way where we sample
+    batch_targets: Tensor | None = None  # (M,) sorted item indexes
+
+    def table_rows(
+        self,
+        count: int,
+        trajectories: int,
+        output: dict[str, Tensor],
+        rewards: Tensor,
+        samples: pd.DataFrame,
+        decode: Callable[[Sequence[int]], str],
+    ) -> list[dict]:
+        """The first `count` trajectories as rows of the rollouts table, numbered within their groups.
+
+        Args:
+            trajectories: G.
+            output: TRL's tensors of the rollout, with `advantages` and `best`.
+            rewards: (B,) fused rewards.
+        """
+        rows = []
+        for row in range(count):
+            length = int(output["completion_mask"][row].sum())
+            rows.append(
+                {
+                    "sample_id": int(samples["sample_id"].iloc[int(self.rows[row])]),
+                    "trajectory": row % trajectories,
+                    "chain": decode(output["completion_ids"][row, :length].tolist()),
+                    "tokens": length,
+                    "closed": self.written[row],
+                    "rank": float(self.ranks[row]),
+                    "reward": float(rewards[row]),
+                    "reward_ndcg": float(self.parts[row, 0]),
+                    "reward_similarity": float(self.parts[row, 1]),
+                    "advantage": float(output["advantages"][row]),
+                    "best": bool(output["best"][row]),
+                }
+            )
+        return rows
+
+
+@dataclass
+class LiveItems:
+    """Target items encoded with a graph, for all micro-batches of one optimiser step.
+
+    The graph can be walked once. So all micro-batches but the last use detached copies and add up what they would send
+    back in `carried`; the last one sends the sum through the graph.
+    """
+
+    version: tuple[int, int]  # optimiser step and count of changes to the weights
+    targets: list[int]
+    states: Tensor  # (M, d)
+    carried: Tensor  # (M, d) float32 or better

@@ -8,15 +8,15 @@ text says is the business of `reasoning`.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import numpy as np
 import pandas as pd
 import torch
 
+from r2ec_lib.intervals import mean_interval, share_interval
 from r2ec_lib.objective import ndcg, target_ranks
 from r2ec_lib.ranking import seen_mask
-from r2ec_lib.reasoning import mean_interval
 
 Chains = Sequence[Sequence[int]]  # token ids, each chain closed by the `<answer>` id
 ScoreFn = Callable[[pd.DataFrame, Chains | None], torch.Tensor]
@@ -29,6 +29,17 @@ EFFECTS = {
     "swap": ("full", "swapped", "the reasoning against another user's"),
 }
 """The causal tests as differences a − b of two conditions, with their words."""
+
+CHANGES = {
+    "none": "the whole reasoning is removed",
+    "kept 0.5": "the second half of the reasoning is removed",
+    "filler": "filler stands in its place",
+    "swapped": "another shopper's reasoning stands in its place",
+    "facts": "facts in it are exchanged for false ones",
+    "neutral": "as many other words are exchanged",
+    "again": "the model writes it again, at random",
+}
+"""What is done to a reasoning, in words; the keys are conditions of `stack`."""
 
 
 # ---- does it matter: altered chains --------------------------------------------------------------------------------
@@ -167,7 +178,7 @@ def early_answering(ranked: pd.DataFrame) -> pd.DataFrame:
         if condition.startswith("kept "):
             row = {"fraction": float(condition.removeprefix("kept "))}
             for name in ("ndcg", "agreement"):
-                row[name], row[f"{name}_low"], row[f"{name}_high"] = mean_interval(part[name], part["user_id"])
+                row[name], row[f"{name}_low"], row[f"{name}_high"] = share_interval(part[name], part["user_id"])
             rows.append(row)
     if not rows:
         raise ValueError("no condition 'kept …' among the rankings: early answering needs fractions")
@@ -209,6 +220,75 @@ def drop_one(score_fn: ScoreFn, samples: pd.DataFrame, chains: Chains, ends: set
     without = rank_chains(score_fn, samples.iloc[table["position"]], left, watch=watch, **keys)
     change = full["log_p"].to_numpy()[table["position"]] - without["log_p"]
     return table.assign(sample_id=without["sample_id"], user_id=without["user_id"], effect=change)
+
+
+def pull(
+    score_fn: ScoreFn, samples: pd.DataFrame, chains: Chains, partners: Sequence[int], mask_seen: bool = True, **keys
+) -> pd.DataFrame:
+    """How far another shopper's reasoning pulls this shopper's ranking to the other's next purchase v⁺':
+    log π(v⁺'|x,o') − log π(v⁺'|x,o).
+
+    Args:
+        partners: (B,) positions of the other shoppers, such as `swap_partners`. `keys` are `rank_chains`'.
+
+    Returns:
+        sample_id, user_id, `effect` (nats). Samples whose history holds v⁺' are left out where seen items are masked.
+    """
+    wanted = samples["target"].to_numpy()[partners]
+    histories = samples["history"].map(set)
+    free = [not mask_seen or item not in history for item, history in zip(wanted, histories, strict=True)]
+    rows = np.flatnonzero(free)
+    if not len(rows):
+        return pd.DataFrame(columns=["sample_id", "user_id", "effect"])
+    some, watch = samples.iloc[rows], wanted[rows].astype(np.int64)
+    own, other = [chains[row] for row in rows], [chains[partners[row]] for row in rows]
+    with_other = rank_chains(score_fn, some, other, watch=watch, mask_seen=mask_seen, **keys)
+    with_own = rank_chains(score_fn, some, own, watch=watch, mask_seen=mask_seen, **keys)
+    return with_own[["sample_id", "user_id"]].assign(effect=with_other["log_p"] - with_own["log_p"])
+
+
+def dispersion(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """How much the recommendation depends on the luck of sampling: mean of 1 − |A ∩ B| / K over all pairs of the G
+    reasonings sampled for one history.
+
+    Args:
+        tables: G tables of `rank_chains`, for the same samples in the same order.
+
+    Returns:
+        sample_id, user_id, `dispersion`, `agreement` (1 − dispersion).
+    """
+    if len(tables) < 2:
+        raise ValueError("dispersion needs at least two sampled reasonings a history")
+    tops = [[set(top.tolist()) for top in table["top_items"]] for table in tables]
+    pairs = [[1 - len(a & b) / len(a) for a, b in combinations(drawn, 2)] for drawn in zip(*tops, strict=True)]
+    spread = np.array([np.mean(values) for values in pairs])
+    return tables[0][["sample_id", "user_id"]].assign(dispersion=spread, agreement=1 - spread)
+
+
+def changes(ranked: pd.DataFrame, words: Mapping[str, str] = CHANGES) -> pd.DataFrame:
+    """The share of the top items that is no longer there after each change: 1 − `agreement`.
+
+    Args:
+        ranked: `condition`, `agreement`, `user_id`, as from `stack`.
+        words: condition to words, in the order wanted; conditions that are not in `ranked` are left out.
+
+    Returns:
+        `condition`, `facet` (its words), `share`, `low`, `high` (95 %, clustered by user).
+    """
+    rows = []
+    for condition, label in words.items():
+        part = ranked[ranked["condition"] == condition]
+        if len(part):
+            lost = (1 - part["agreement"].astype(float)).clip(0, 1)
+            rows.append((condition, label, *share_interval(lost, part["user_id"])))
+    return pd.DataFrame(rows, columns=["condition", "facet", "share", "low", "high"])
+
+
+def paired_change(ranked: pd.DataFrame, a: str, b: str) -> tuple[float, float, float]:
+    """Mean over samples of (1 − agr_K in condition a) − (1 − agr_K in b), with its paired 95 % interval."""
+    parts = {name: part.set_index("sample_id") for name, part in ranked.groupby("condition")}
+    gained = parts[b]["agreement"] - parts[a]["agreement"]  # by sample_id
+    return mean_interval(gained, parts[a].loc[gained.index, "user_id"])
 
 
 def _sentences(body: Sequence[int], ends: set[int]) -> list[tuple[int, int, int, int]]:

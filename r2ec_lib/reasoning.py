@@ -17,6 +17,8 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from r2ec_lib.intervals import mean_interval
+
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 _QUOTED = re.compile(r"\[([^\[\]]+)\]|(?<!\d)\"([^\"]+)\"|“([^”]+)”")  # a quote after a digit is an inch
 
@@ -281,28 +283,7 @@ def diversity(chains: pd.DataFrame, near: float = 0.8, block: int = 512) -> dict
     return figures | {"near_duplicates": close / len(sets)}
 
 
-# ---- means with intervals ------------------------------------------------------------------------------------------
-
-
-def mean_interval(values: Sequence[float], clusters: Sequence) -> tuple[float, float, float]:
-    """Mean of the values that are numbers, with a 95 % interval that treats each cluster (user) as one draw.
-
-    se² = C / (C − 1) · Σ_c (Σ_{i in c} (x_i − mean))² / n², interval mean ± 1.96 se; NaN bounds with one cluster.
-    """
-    table = pd.DataFrame({"x": np.asarray(values, float), "c": np.asarray(clusters)}).dropna()
-    if table.empty:
-        return math.nan, math.nan, math.nan
-    mean, n = table["x"].mean(), len(table)
-    sums = (table["x"] - mean).groupby(table["c"]).sum()
-    count = len(sums)
-    error = math.sqrt(count / (count - 1) * (sums**2).sum()) / n if count > 1 else math.nan
-    return mean, mean - 1.96 * error, mean + 1.96 * error
-
-
-def summarise(figures: pd.DataFrame, clusters: Sequence) -> pd.DataFrame:
-    """Mean and interval of each column: `figure`, `mean`, `low`, `high`, `count` (the rows that have a value)."""
-    rows = [(name, *mean_interval(figures[name], clusters), int(figures[name].count())) for name in figures]
-    return pd.DataFrame(rows, columns=["figure", "mean", "low", "high", "count"])
+# ---- over training -------------------------------------------------------------------------------------------------
 
 
 def by_step(table: pd.DataFrame, columns: Sequence[str], bins: int = 20) -> pd.DataFrame:

@@ -2,7 +2,6 @@
 
 import math
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -181,17 +180,6 @@ def test_near_duplicates_do_not_depend_on_the_block_size():
 def test_diversity_of_nothing_is_an_error():
     with pytest.raises(ValueError, match="no reasonings"):
         reasoning.diversity(chains_of())
-
-
-def test_intervals_treat_a_user_as_one_draw():
-    single = reasoning.mean_interval([0, 1, 0, 1], ["a", "b", "c", "d"])
-    paired = reasoning.mean_interval([0, 0, 1, 1], ["a", "a", "b", "b"])
-    assert single[0] == paired[0] == 0.5
-    assert paired[2] - paired[1] > 1.5 * (single[2] - single[1])
-    # se² = 4/3 · 4 · 0.5² / 4²
-    assert single[2] - single[0] == pytest.approx(1.96 * math.sqrt(4 / 3 * 4 * 0.25 / 16))
-    assert np.isnan(reasoning.mean_interval([1, 2], ["a", "a"])[1])
-    assert np.isnan(reasoning.mean_interval([math.nan], ["a"])).all()
 
 
 def test_by_step_pools_steps_into_equal_stretches():

@@ -1,0 +1,63 @@
+"""Figures of the reasoning analysis that `plots` has no shape for: table in, `Axes` out."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import PercentFormatter
+
+from r2ec_lib.plots import COLOURS, LEGEND, style
+
+
+def changed(table: pd.DataFrame, ax: Axes, k: int) -> Axes:
+    """What is left of the recommendation after each change: a bar a row of `causal.changes`, in per cent.
+
+    The bar is the share of the top k items that is exchanged, its number stands beside it.
+    """
+    if table.empty:
+        raise ValueError("no change to draw: the table of changes is empty")
+    y = np.arange(len(table))
+    ax.barh(y, table["share"], color=COLOURS[0], height=0.65)
+    spread = [table["share"] - table["low"], table["high"] - table["share"]]
+    ax.errorbar(table["share"], y, xerr=np.nan_to_num(spread), fmt="none", color="black", capsize=2, linewidth=1)
+    for at, share, high in zip(y, table["share"], table["high"].fillna(table["share"]), strict=True):
+        ax.text(high + 0.015, at, f"{share:.0%}", va="center")
+    ax.set_yticks(y, table["facet"])
+    ax.set_ylim(len(table) - 0.5, -0.5)
+    ax.set_xlim(0, 1.1)
+    ax.xaxis.set_major_formatter(PercentFormatter(1.0))
+    return style(ax, f"share of the top {k} that is exchanged (line: 95 % interval)", "")
+
+
+def dots(table: pd.DataFrame, ax: Axes, xlabel: str) -> Axes:
+    """A dot with its interval a row (`facet`, `share`, `low`, `high`) about a dashed zero; filled where the interval
+    leaves zero out. Rows without a value keep their place, empty."""
+    if table.empty:
+        raise ValueError("no row to draw: the table is empty")
+    for y, row in enumerate(table.itertuples()):
+        clear = row.low > 0 or row.high < 0
+        ax.plot([row.low, row.high], [y, y], color=COLOURS[0], linewidth=2)
+        ax.plot(row.share, y, marker="o", color=COLOURS[0], markerfacecolor=COLOURS[0] if clear else "white")
+    ax.axvline(0, color="black", linestyle="--", linewidth=1)
+    ax.set_yticks(range(len(table)), table["facet"])
+    ax.set_ylim(len(table) - 0.5, -0.5)
+    return style(ax, f"{xlabel} (line: 95 % interval)", "")
+
+
+def against_chance(table: pd.DataFrame, ax: Axes, xlabel: str) -> Axes:
+    """Two markers a row: what was found, filled, and what chance gives, open; each with its interval.
+
+    Needs `facet`, `found`, `found_low`, `found_high` and the same of `chance`.
+    """
+    if table.empty:
+        raise ValueError("no row to draw: the table is empty")
+    y = np.arange(len(table))
+    for name, shift, index, fill in (("found", -0.12, 0, COLOURS[0]), ("chance", 0.12, 1, "white")):
+        values, marker = table[name].astype(float), "os"[index]
+        spread = [values - table[f"{name}_low"], table[f"{name}_high"] - values]
+        keys = {"color": COLOURS[index], "markerfacecolor": fill, "capsize": 2, "linewidth": 1.5}
+        ax.errorbar(values, y + shift, xerr=np.nan_to_num(spread), fmt=marker, label=name, **keys)
+    ax.set_yticks(y, table["facet"])
+    ax.set_ylim(len(table) - 0.5, -0.5)
+    ax.set_xlim(left=0)
+    ax.legend(**LEGEND)
+    return style(ax, f"{xlabel} (line: 95 % interval)", "")

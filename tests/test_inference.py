@@ -11,7 +11,7 @@ def test_answers_hold_the_states_of_what_the_model_wrote(tiny, samples):
     answers = inference.answer(tiny, few, 6)
     assert answers.chains == tiny.reason(tiny.prompts.user_ids(few, tiny.titles), 6)
     torch.testing.assert_close(answers.states, tiny.user_states(few, answers.chains))
-    assert answers.reasoning_seconds > 0 and answers.encoding_seconds > 0
+    assert answers.reasoning_seconds > 0 and answers.encoding_seconds == 0  # the states came with the reasoning
 
 
 def test_no_reasoning_is_the_answer_straight_after_the_prompt(tiny, samples):

@@ -236,6 +236,15 @@ def test_a_barred_item_is_masked_and_the_rule_that_did_it_named(speaking, sample
     assert given.actions == (("r0", "item masked", first[0]),)
 
 
+def test_recommend_keeps_the_rules_it_is_given(tiny):
+    history = list(tiny.head.item_ids[:2])
+    free = tiny.recommend(history, k=3, max_new_tokens=4)
+    kept = rules(f"kind: never_recommend, items: {{item_id: [{free.item_ids[0]}]}}")
+    held = tiny.recommend(history, k=3, max_new_tokens=4, guardrails=kept)
+    assert free.item_ids[0] not in held.item_ids and held.item_ids[:2] == free.item_ids[1:]
+    assert held.actions == (("r0", "item masked", free.item_ids[0]),)
+
+
 def test_a_rule_that_leaves_fewer_items_than_asked_gives_fewer(speaking, samples, items):
     barred = ", ".join(items["item_id"][:25])
     given = recommended(speaking("x"), samples, [f"kind: never_recommend, items: {{item_id: [{barred}]}}"], k=20)

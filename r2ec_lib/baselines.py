@@ -17,9 +17,10 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from r2ec_lib.networks import SequenceNetwork, pad
 from r2ec_lib.ranking import Scorer, metrics, rank_all
 
 SAME_ACTION = pd.Timedelta(minutes=1)
@@ -27,6 +28,9 @@ SAME_ACTION = pd.Timedelta(minutes=1)
 
 PLATEAU = 8
 """Epochs before early stopping counts: a network learns popularity first and rests there before it reads histories."""
+
+STRETCH = 16
+"""Batches among which sequences are sorted by length: wide enough to leave every batch a random draw."""
 
 
 # ---- the training part as actions and sequences --------------------------------------------------------------------
@@ -76,16 +80,28 @@ def sequences(samples: pd.DataFrame, max_history: int) -> list[np.ndarray]:
 # ---- counting and text ---------------------------------------------------------------------------------------------
 
 
-def popularity(train: pd.DataFrame, num_items: int, *, days: float | None = None) -> Scorer:
+@dataclass(frozen=True)
+class TableScorer:
+    """A scorer that reads a fixed table, and the size of that table."""
+
+    score: Scorer
+    stored_bytes: int
+
+    def __call__(self, samples: pd.DataFrame) -> Tensor:
+        """(B, N) scores."""
+        return self.score(samples)
+
+
+def popularity(train: pd.DataFrame, num_items: int, *, days: float | None = None) -> TableScorer:
     """Scores every item by its number of training purchases, or by those of the last `days` of training."""
     bought = actions(train)
     if days is not None:
         bought = bought[bought["timestamp"] > bought["timestamp"].max() - pd.Timedelta(days=days)]
     counts = torch.from_numpy(np.bincount(bought["item"], minlength=num_items)).float()  # (N,)
-    return lambda samples: counts.expand(len(samples), -1)
+    return TableScorer(lambda samples: counts.expand(len(samples), -1), counts.nbytes)
 
 
-def item_neighbours(train: pd.DataFrame, num_items: int, *, decay: float = 0.8, shrink: float = 1.0) -> Scorer:
+def item_neighbours(train: pd.DataFrame, num_items: int, *, decay: float = 0.8, shrink: float = 1.0) -> TableScorer:
     """Item co-occurrence kNN: items that the same shoppers bought, summed over the history.
 
     sim(i, j) = n_ij / (√(n_i n_j) + shrink) with n the number of shoppers; an action `a` steps before the latest one
@@ -100,10 +116,10 @@ def item_neighbours(train: pd.DataFrame, num_items: int, *, decay: float = 0.8, 
     similar = together.data / (np.sqrt(count[together.row] * count[together.col]) + shrink)
     similar[together.row == together.col] = 0
     table = sp.csr_matrix((similar, (together.row, together.col)), together.shape)
-    return lambda samples: _dense(_recent(samples, num_items, decay) @ table)
+    return TableScorer(lambda samples: _dense(_recent(samples, num_items, decay) @ table), _bytes(table))
 
 
-def text_similarity(items: pd.DataFrame, *, decay: float = 0.8, title_weight: float = 1.0) -> Scorer:
+def text_similarity(items: pd.DataFrame, *, decay: float = 0.8, title_weight: float = 1.0) -> TableScorer:
     """TF-IDF cosine between each item's texts and those of the history, weighted by decay^age.
 
     Args:
@@ -122,7 +138,8 @@ def text_similarity(items: pd.DataFrame, *, decay: float = 0.8, title_weight: fl
     vectors = sp.csr_matrix((np.log1p(counts) * idf[columns], (rows, columns)), (len(words), len(vocabulary)))
     norms = np.sqrt(np.asarray(vectors.multiply(vectors).sum(axis=1))).ravel()  # (N,)
     vectors = sp.diags(1 / np.maximum(norms, 1e-12)) @ vectors
-    return lambda samples: _dense(_recent(samples, len(words), decay) @ vectors @ vectors.T)
+    score = lambda samples: _dense(_recent(samples, len(words), decay) @ vectors @ vectors.T)  # noqa: E731
+    return TableScorer(score, _bytes(vectors))
 
 
 def _recent(samples: pd.DataFrame, num_items: int, decay: float) -> sp.csr_matrix:
@@ -133,100 +150,15 @@ def _recent(samples: pd.DataFrame, num_items: int, decay: float) -> sp.csr_matri
     return sp.csr_matrix((weights, (rows, np.concatenate(samples["history"].to_list()))), (len(samples), num_items))
 
 
+def _bytes(table: sp.csr_matrix) -> int:
+    return table.data.nbytes + table.indices.nbytes + table.indptr.nbytes
+
+
 def _dense(scores: sp.spmatrix) -> Tensor:
     return torch.from_numpy(scores.toarray().astype(np.float32))
 
 
 # ---- sequence networks ---------------------------------------------------------------------------------------------
-
-
-class SequenceNetwork(nn.Module):
-    """Item embeddings that are also the output layer; subclasses turn a sequence of them into states."""
-
-    def __init__(self, num_items: int, width: int, dropout: float):
-        super().__init__()
-        self.items = nn.Embedding(num_items + 1, width, padding_idx=num_items)  # the last row pads
-        nn.init.normal_(self.items.weight, std=width**-0.5 / 2)
-        self.dropout = nn.Dropout(dropout)
-        self.norm = nn.LayerNorm(width)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """Item indexes (B, T), padded on the right, → states (B, T, d); position t reads items 0…t alone."""
-        raise NotImplementedError
-
-    def logits(self, states: Tensor) -> Tensor:
-        """(…, d) → (…, N)."""
-        return states @ self.items.weight[:-1].T
-
-
-class GRU4Rec(SequenceNetwork):
-    """A gated recurrent network (Hidasi et al., 1511.06939), with cross-entropy over all items."""
-
-    def __init__(self, num_items: int, max_history: int, *, width: int = 64, dropout: float = 0.2):
-        super().__init__(num_items, width, dropout)
-        self.gru = nn.GRU(width, width, batch_first=True)
-        self.out = nn.Linear(width, width)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        hidden, _ = self.gru(self.dropout(self.items(ids)))  # (B, T, d)
-        return self.norm(self.out(self.dropout(hidden)))
-
-
-class Caser(SequenceNetwork):
-    """Horizontal and vertical convolutions over the latest `window` items (Tang & Wang, 1809.07426), no user ids."""
-
-    def __init__(
-        self,
-        num_items: int,
-        max_history: int,
-        *,
-        width: int = 64,
-        dropout: float = 0.2,
-        window: int = 5,
-        filters: int = 16,
-    ):
-        super().__init__(num_items, width, dropout)
-        self.window = window
-        self.horizontal = nn.ModuleList(nn.Conv2d(1, filters, (height, width)) for height in range(1, window + 1))
-        self.vertical = nn.Conv2d(1, 4, (window, 1))
-        self.out = nn.Linear(filters * window + 4 * width, width)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        batch, length = ids.shape
-        vectors = F.pad(self.items(ids), (0, 0, self.window - 1, 0))  # (B, T + window - 1, d)
-        views = vectors.unfold(1, self.window, 1).transpose(2, 3)  # (B, T, window, d)
-        views = views.reshape(batch * length, 1, self.window, -1)
-        parts = [F.relu(conv(views)).squeeze(3).amax(dim=2) for conv in self.horizontal]
-        parts.append(self.vertical(views).flatten(1))
-        states = self.out(self.dropout(torch.cat(parts, dim=1)))  # (B T, d)
-        return self.norm(states).view(batch, length, -1)
-
-
-class SASRec(SequenceNetwork):
-    """Causal self-attention (Kang & McAuley, 1808.09781), with cross-entropy over all items (2309.07602)."""
-
-    def __init__(
-        self,
-        num_items: int,
-        max_history: int,
-        *,
-        width: int = 64,
-        dropout: float = 0.2,
-        layers: int = 2,
-        heads: int = 2,
-    ):
-        super().__init__(num_items, width, dropout)
-        self.positions = nn.Parameter(torch.randn(max_history, width) * width**-0.5 / 2)
-        layer = nn.TransformerEncoderLayer(
-            width, heads, 4 * width, dropout, activation="gelu", batch_first=True, norm_first=True
-        )
-        self.blocks = nn.TransformerEncoder(layer, layers, norm=self.norm, enable_nested_tensor=False)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        length = ids.shape[1]
-        hidden = self.dropout(self.items(ids) + self.positions[:length])  # (B, T, d)
-        causal = nn.Transformer.generate_square_subsequent_mask(length, device=ids.device)
-        return self.blocks(hidden, mask=causal, is_causal=True)
 
 
 @dataclass
@@ -237,6 +169,11 @@ class SequenceScorer:
     num_items: int
     max_history: int
     log: list[dict]
+
+    @property
+    def stored_bytes(self) -> int:
+        """Of the weights, item embeddings included."""
+        return sum(weight.nbytes for weight in self.network.parameters())
 
     @torch.no_grad()
     def __call__(self, samples: pd.DataFrame) -> Tensor:
@@ -249,12 +186,18 @@ class SequenceScorer:
         return self.network.logits(states)
 
 
-def pad(rows: Sequence[Sequence[int]], filler: int) -> Tensor:
-    """(B, longest) int64, filled on the right."""
-    table = np.full((len(rows), max(map(len, rows))), filler, dtype=np.int64)
-    for i, row in enumerate(rows):
-        table[i, : len(row)] = row
-    return torch.from_numpy(table)
+def batches(lengths: np.ndarray, batch_size: int, generator: np.random.Generator) -> list[np.ndarray]:
+    """Indexes of all sequences in random batches of sequences about equally long, so that little is padding.
+
+    The shuffled sequences are sorted by length within stretches of `STRETCH` batches; then the batches are shuffled.
+    """
+    order = generator.permutation(len(lengths))
+    parts = []
+    for start in range(0, len(order), STRETCH * batch_size):
+        stretch = order[start : start + STRETCH * batch_size]
+        stretch = stretch[np.argsort(lengths[stretch], kind="stable")]
+        parts += [stretch[at : at + batch_size] for at in range(0, len(stretch), batch_size)]
+    return [parts[i] for i in generator.permutation(len(parts))]
 
 
 def fit_network(
@@ -286,19 +229,20 @@ def fit_network(
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     blocks = sequences(train, max_history)
+    lengths = np.array([len(block) for block in blocks])
     generator = np.random.default_rng(seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = build(num_items, max_history, **sizes).to(device)
         scorer = SequenceScorer(network, num_items, max_history, [])
-        optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=weight_decay)
+        optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
         best, best_state, best_epoch = -1.0, {}, 0
         for epoch in range(1, epochs + 1):
             began = time.perf_counter()
-            order, losses = generator.permutation(len(blocks)), []
+            losses = []
             network.train()
-            for start in range(0, len(order), batch_size):
-                ids = pad([blocks[i] for i in order[start : start + batch_size]], num_items).to(device)  # (B, T + 1)
+            for chosen in batches(lengths, batch_size, generator):
+                ids = pad([blocks[i] for i in chosen], num_items).to(device)  # (B, T + 1)
                 real = ids[:, 1:] != num_items
                 states = network(ids[:, :-1])[real]  # (positions, d)
                 loss = F.cross_entropy(network.logits(states), ids[:, 1:][real])

@@ -11,7 +11,8 @@ import pandas as pd
 import torch
 
 from r2ec_lib import objective
-from r2ec_lib.model import R2ec, forward_states, ranks_of
+from r2ec_lib.encoding import forward_states
+from r2ec_lib.model import R2ec, ranks_of
 from r2ec_lib.ranking import seen_mask
 
 

@@ -194,9 +194,9 @@ def streaming_ranks(
 ) -> tuple[Tensor, Tensor]:
     """`target_ranks(users @ table.T, targets, seen)` without ever holding the (B, N) scores.
 
-    Extra memory is about 6 × chunk × user_chunk bytes, whatever B and N are. A target's own score is read from the
-    same product that ranks it, so equal scores stay equal; users are visited in the order of their targets, so that
-    this first pass touches few chunks.
+    Extra memory is about 14 × chunk × user_chunk bytes, 0.9 GB as set here, whatever B and N are. A target's own score
+    is read from the same product that ranks it, so equal scores stay equal; users are visited in the order of their
+    targets, so that this first pass touches few chunks.
 
     Args:
         users: (B, d) states.

@@ -74,7 +74,7 @@ def paired_bootstrap(
     """Difference a − b of a metric on the same samples, as a row of `compare`."""
     values = np.column_stack([metric_values(rank_a, metric), metric_values(rank_b, metric)])  # (S, 2)
     draws = bootstrap(values, users, resamples, seed)  # (R, 2)
-    return _difference(values.mean(axis=0), draws)
+    return difference(values.mean(axis=0), draws)
 
 
 def resample(
@@ -121,7 +121,7 @@ def compare(resampled: Resampled, a: str, others: Sequence[str], metrics: Sequen
     for metric in metrics:
         for b in others:
             pair = [(a, metric), (b, metric)]
-            row = _difference(resampled.means[pair].to_numpy(), resampled.draws[pair].to_numpy())
+            row = difference(resampled.means[pair].to_numpy(), resampled.draws[pair].to_numpy())
             rows.append({"a": a, "b": b, "metric": metric} | row)
     table = pd.DataFrame(rows)
     return table.assign(p_holm=holm(table["p"]))
@@ -186,7 +186,7 @@ def slices(
     return pd.concat(parts, ignore_index=True)
 
 
-def _difference(means: np.ndarray, draws: np.ndarray) -> dict:
+def difference(means: np.ndarray, draws: np.ndarray) -> dict:
     """One comparison from the means (2,) of a and b and their resampled means (R, 2)."""
     drawn = draws[:, 0] - draws[:, 1]  # (R,)
     low, high = np.percentile(drawn, [2.5, 97.5])

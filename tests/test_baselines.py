@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 import torch
 
-from r2ec_lib import baselines, ranking
-from r2ec_lib.baselines import Caser, GRU4Rec, SASRec
+from r2ec_lib import baselines, ranking, splits
+from r2ec_lib.networks import Caser, GRU4Rec, SASRec
 
 NETWORKS = (GRU4Rec, Caser, SASRec)
 DAY = pd.Timedelta(days=1)
@@ -179,3 +179,49 @@ def test_tuning_keeps_the_best_setting_on_validation_and_shows_all():
 
 def test_every_model_has_the_same_number_of_settings_to_try():
     assert {len(grid) for grid in baselines.GRIDS.values()} == {4}
+
+
+def test_no_baseline_changes_when_the_future_is_shuffled():
+    train, later = samples_of(cycles(12, 9, 6, 0)), samples_of(cycles(8, 9, 4, 1), split="test")
+    everything = pd.concat([train, later.assign(sample_id=later["sample_id"] + 1000)], ignore_index=True)
+    asked = everything.tail(6)
+    past = lambda table: table[table["split"] == "train"]  # noqa: E731
+    network = functools.partial(baselines.fit_network, valid=train.head(9), num_items=9, width=8, epochs=1)
+    fits = {
+        "popularity": lambda table: baselines.popularity(past(table), 9),
+        "recent": lambda table: baselines.popularity(past(table), 9, days=3),
+        "neighbours": lambda table: baselines.item_neighbours(past(table), 9),
+        **{build.__name__: lambda table, build=build: network(build, past(table)) for build in NETWORKS},
+    }
+    for name, fit in fits.items():
+        assert splits.future_check(name, fit, everything, asked)["ok"].item(), name
+    leaking = lambda table: baselines.popularity(table, 9)  # noqa: E731
+    assert not splits.future_check("leaking", leaking, everything, asked)["ok"].item()
+
+
+def test_a_test_split_of_strangers_alone_is_ranked_by_every_baseline():
+    train = samples_of(cycles(12, 9, 6, 0))
+    items = pd.DataFrame({"item_id": list("abcdefghi"), "title": [f"title {i % 3}" for i in range(9)]})
+    strangers = samples_of(cycles(5, 9, 4, 7), split="test")
+    assert not set(strangers["user_id"]) & set(train["user_id"])
+    scorers = {
+        "popularity": baselines.popularity(train, 9),
+        "neighbours": baselines.item_neighbours(train, 9),
+        "text": baselines.text_similarity(items),
+    }
+    for name, scorer in scorers.items():
+        found = ranking.rank_all(scorer, strangers, 9, model=name)
+        assert found["rank"].between(1, 9).all()
+        assert scorer.stored_bytes > 0
+
+
+def test_every_sequence_is_in_exactly_one_batch_of_about_its_length():
+    lengths = np.random.default_rng(0).integers(2, 21, 500)
+    found = baselines.batches(lengths, 16, np.random.default_rng(1))
+    assert sorted(np.concatenate(found)) == list(range(500))
+    assert max(map(len, found)) == 16
+    padded = sum(len(batch) * lengths[batch].max() for batch in found)
+    assert padded < 1.25 * lengths.sum()
+    again, other = (baselines.batches(lengths, 16, np.random.default_rng(seed)) for seed in (1, 2))
+    assert all(np.array_equal(a, b) for a, b in zip(found, again, strict=True))
+    assert not np.array_equal(found[0], other[0])

@@ -1,11 +1,13 @@
 """All notebooks, one after the other, on the smallest recipe: do they run, and is what they record possible?"""
 
+import math
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
 
 from r2ec_lib import pipeline, recipes
-from r2ec_lib.files import read_json
+from r2ec_lib.files import read_json, read_table
 
 ROOT = Path(__file__).parents[1]
 
@@ -37,6 +39,52 @@ def test_the_evaluation_records_what_the_report_needs(run):
     assert results["comparisons"] and all(
         row["ci95"][0] <= row["difference"] <= row["ci95"][1] for row in results["comparisons"]
     )
+
+
+def test_every_figure_of_the_evaluation_is_recomputed_from_its_rankings_in_plain_python(run):
+    results = read_json(run / "evaluation" / "metrics.json")
+    rows = read_table(run / "evaluation" / "rankings.parquet").to_dict("records")
+    ranks = defaultdict(dict)
+    for row in rows:
+        assert row["sample_id"] not in ranks[row["model"]]
+        assert row["seconds"] > 0 and row["score"] == row["score"]
+        assert 1 <= row["rank"] <= row["candidates"]
+        ranks[row["model"]][row["sample_id"]] = row["rank"]
+    user_of = {row["sample_id"]: row["user_id"] for row in rows}
+    assert set(ranks) == set(results["models"])
+    assert len(user_of) == results["counts"]["test_samples"]
+    assert len(set(user_of.values())) == results["counts"]["test_users"]
+
+    def value(rank, metric):
+        name, k = metric.split("@")
+        return (1 if name == "hit" else 1 / math.log2(rank + 1)) if rank <= int(k) else 0
+
+    for model, figures in results["models"].items():
+        for metric, figure in figures.items():
+            total = sum(value(rank, metric) for rank in ranks[model].values())
+            assert figure == pytest.approx(total / len(user_of), abs=1e-12), (model, metric)
+
+    for row in results["comparisons"]:
+        gaps = {
+            sample: value(ranks[row["a"]][sample], row["metric"]) - value(ranks[row["b"]][sample], row["metric"])
+            for sample in user_of
+        }
+        mean = sum(gaps.values()) / len(gaps)
+        base = sum(value(rank, row["metric"]) for rank in ranks[row["b"]].values()) / len(gaps)
+        assert row["difference"] == pytest.approx(mean, abs=1e-12)
+        assert row["relative"] is None if base == 0 else row["relative"] == pytest.approx(mean / base)
+        by_user = defaultdict(float)  # the samples of one shopper are one draw
+        for sample, gap in gaps.items():
+            by_user[user_of[sample]] += gap - mean
+        error = math.sqrt(sum(total**2 for total in by_user.values())) / len(gaps)
+        assert row["smallest_detectable"] == pytest.approx((1.959964 + 0.841621) * error, rel=0.2, abs=1e-9)
+        low, high = row["ci95"]
+        assert high - low == pytest.approx(2 * 1.959964 * error, rel=0.35, abs=1e-9)
+    pending = sorted(results["comparisons"], key=lambda row: row["p"])
+    corrected = 0.0
+    for place, row in enumerate(pending):
+        corrected = min(1.0, max(corrected, row["p"] * (len(pending) - place)))
+        assert row["p_holm"] == pytest.approx(corrected)
 
 
 def test_costs_and_versions_of_every_stage_are_on_record(run):

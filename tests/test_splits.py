@@ -212,3 +212,63 @@ def test_the_title_figure_is_reported_and_is_no_fault():
     table = splits.leak_checks(items, samples)
     assert table["ok"].all()
     assert table["detail"].iloc[-1] == "100.00% of samples"
+
+
+def test_a_column_that_counts_purchases_is_found_under_any_name():
+    samples, _ = splits.make_samples(catalogue(30), random_log())
+    bought = np.bincount(samples["target"], minlength=30)
+    harmless = catalogue(30).assign(width=[str(k % 7) for k in range(30)], brand="Acme")
+    assert checked(samples, harmless) == set()
+    telling = harmless.assign(shelf_code=[f"{3 * count + 1:,}" for count in bought])
+    table = splits.leak_checks(telling, samples).set_index("check")
+    assert not table.loc["no item column counts the purchases", "ok"]
+    assert table.loc["no item column counts the purchases", "detail"].startswith("'shelf_code' has a rank correlation")
+
+
+def test_what_is_first_seen_after_training_is_a_figure():
+    samples, _ = splits.make_samples(catalogue(40), random_log())  # ten items that nobody buys
+    table = splits.leak_checks(catalogue(40), samples).set_index("check")
+    assert table.loc["items seen only after training (a figure)", "ok"]
+    assert table.loc["items seen only after training (a figure)", "detail"].startswith(
+        "25.00% of the catalogue, 0.00%"
+    )
+
+
+def prompted(samples, titles, extra=None):
+    return [
+        "Purchases:\n" + "\n".join(titles[i] for i in history) + (f"\n{extra[row]}" if extra else "")
+        for row, history in enumerate(samples["history"])
+    ]
+
+
+def test_the_targets_text_in_a_prompt_is_found_with_an_example():
+    samples, _ = splits.make_samples(catalogue(30), random_log())
+    titles = catalogue(30)["title"].tolist()
+    sound = splits.prompt_check(samples, titles, prompted(samples, titles))
+    assert sound["ok"].all()
+    hints = ["" if row != 5 else f"soon: {titles[target].upper()}" for row, target in enumerate(samples["target"])]
+    caught = splits.prompt_check(samples, titles, prompted(samples, titles, hints)).iloc[0]
+    assert not caught["ok"]
+    assert caught["detail"].startswith(f"1 samples, such as {samples['sample_id'].iloc[5]} of user")
+
+
+def test_words_of_the_prompt_itself_and_of_longer_titles_are_no_leak():
+    titles = ["Purchases", "Garden chair", "Garden chair, folding", "Pen"]
+    samples = pd.DataFrame({"sample_id": [0, 1, 2], "user_id": "u", "target": [0, 1, 3], "history": [[1], [2], [1]]})
+    prompts = prompted(samples, titles, ["", "", "Pen"])
+    found = splits.prompt_check(samples, titles, prompts, frame="Purchases:").iloc[0]
+    assert found["ok"]
+    assert found["detail"] == "none in 2 prompts"  # "Pen" is too short to tell
+    assert not splits.prompt_check(samples, titles, prompts).iloc[0]["ok"]  # without the frame, its word counts
+
+
+def test_a_method_that_reads_the_future_is_caught_and_one_that_does_not_is_left_alone():
+    samples, _ = splits.make_samples(catalogue(30), random_log())
+    counts = lambda table: lambda asked: np.tile(np.bincount(table["target"], minlength=30) / 9, (len(asked), 1))  # noqa: E731
+    on_train = lambda table: counts(table[table["split"] == "train"])  # noqa: E731
+    next_item = lambda table: lambda asked: np.eye(30)[table.set_index("sample_id")["target"].loc[asked["sample_id"]]]  # noqa: E731
+    asked = samples[samples["split"] == "test"]
+    assert splits.future_check("sound", on_train, samples, asked)["ok"].item()
+    caught = splits.future_check("peeking", next_item, samples, asked).iloc[0]
+    assert (caught["check"], caught["ok"]) == ("peeking does not know the future", False)
+    assert "such as" in caught["detail"]

@@ -1,0 +1,111 @@
+"""The sequence networks among the baselines: GRU4Rec, Caser and SASRec, as modules without any training.
+
+Each reads item indexes padded on the right and gives a state at every position from what stands up to there, so one
+pass over a sequence asks all its questions. The item embeddings are also the output layer. Training is in `baselines`.
+Letters in shapes: B rows, T positions, N items, d width.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class SequenceNetwork(nn.Module):
+    """Item embeddings that are also the output layer; subclasses turn a sequence of them into states."""
+
+    def __init__(self, num_items: int, width: int, dropout: float):
+        super().__init__()
+        self.items = nn.Embedding(num_items + 1, width, padding_idx=num_items)  # the last row pads
+        nn.init.normal_(self.items.weight, std=width**-0.5 / 2)
+        self.dropout = nn.Dropout(dropout)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Item indexes (B, T), padded on the right, → states (B, T, d); position t reads items 0…t alone."""
+        raise NotImplementedError
+
+    def logits(self, states: Tensor) -> Tensor:
+        """(…, d) → (…, N)."""
+        return states @ self.items.weight[:-1].T
+
+
+class GRU4Rec(SequenceNetwork):
+    """A gated recurrent network (Hidasi et al., 1511.06939), with cross-entropy over all items."""
+
+    def __init__(self, num_items: int, max_history: int, *, width: int = 64, dropout: float = 0.2):
+        super().__init__(num_items, width, dropout)
+        self.gru = nn.GRU(width, width, batch_first=True)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        hidden, _ = self.gru(self.dropout(self.items(ids)))  # (B, T, d)
+        return self.norm(self.out(self.dropout(hidden)))
+
+
+class Caser(SequenceNetwork):
+    """Horizontal and vertical convolutions over the latest `window` items (Tang & Wang, 1809.07426), no user ids."""
+
+    def __init__(
+        self,
+        num_items: int,
+        max_history: int,
+        *,
+        width: int = 64,
+        dropout: float = 0.2,
+        window: int = 5,
+        filters: int = 16,
+    ):
+        super().__init__(num_items, width, dropout)
+        self.window = window
+        self.horizontal = nn.ModuleList(nn.Conv1d(width, filters, height) for height in range(1, window + 1))
+        self.vertical = nn.Linear(window, 4)
+        self.out = nn.Linear(filters * window + 4 * width, width)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        vectors = F.pad(self.items(ids).transpose(1, 2), (self.window - 1, 0))  # (B, d, T + window - 1)
+        parts = []
+        for height, conv in enumerate(self.horizontal, 1):  # windows overlap, so each is convolved once
+            found = F.relu(conv(vectors))  # (B, filters, T + window - height)
+            parts.append(F.max_pool1d(found, self.window - height + 1, stride=1))  # (B, filters, T)
+        columns = self.vertical(vectors.unfold(2, self.window, 1))  # (B, d, T, 4)
+        parts.append(columns.permute(0, 3, 1, 2).flatten(1, 2))  # (B, 4 d, T)
+        states = self.out(self.dropout(torch.cat(parts, dim=1).transpose(1, 2)))  # (B, T, d)
+        return self.norm(states)
+
+
+class SASRec(SequenceNetwork):
+    """Causal self-attention (Kang & McAuley, 1808.09781), with cross-entropy over all items (2309.07602)."""
+
+    def __init__(
+        self,
+        num_items: int,
+        max_history: int,
+        *,
+        width: int = 64,
+        dropout: float = 0.2,
+        layers: int = 2,
+        heads: int = 2,
+    ):
+        super().__init__(num_items, width, dropout)
+        self.positions = nn.Parameter(torch.randn(max_history, width) * width**-0.5 / 2)
+        layer = nn.TransformerEncoderLayer(
+            width, heads, 4 * width, dropout, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.blocks = nn.TransformerEncoder(layer, layers, norm=self.norm, enable_nested_tensor=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        length = ids.shape[1]
+        hidden = self.dropout(self.items(ids) + self.positions[:length])  # (B, T, d)
+        causal = nn.Transformer.generate_square_subsequent_mask(length, device=ids.device)
+        return self.blocks(hidden, mask=causal, is_causal=True)
+
+
+def pad(rows: Sequence[Sequence[int]], filler: int) -> Tensor:
+    """(B, longest) int64, filled on the right."""
+    table = np.full((len(rows), max(map(len, rows))), filler, dtype=np.int64)
+    for i, row in enumerate(rows):
+        table[i, : len(row)] = row
+    return torch.from_numpy(table)

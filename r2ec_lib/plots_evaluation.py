@@ -1,0 +1,111 @@
+"""Figures of the evaluation beyond those in `plots`: table in, Axes out, in the same style."""
+
+from collections.abc import Mapping
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from r2ec_lib.plots import COLOURS, LEGEND, look, style
+
+
+def against(comparisons: pd.DataFrame, ax: Axes, metric: str, names: Mapping[str, str]) -> Axes:
+    """Differences a − b on one metric as dots with 95 % intervals, one row a `b`, the smallest detectable effect grey.
+
+    Needs b, metric, difference, ci95 ([low, high]), smallest_detectable and p_holm, as `statistics.compare` returns
+    them; `names` gives the words for each b. A filled dot: below 5 % after Holm's correction, not by the interval
+    alone.
+    """
+    table = _some(comparisons[comparisons["metric"] == metric], f"comparison on {metric}")
+    for y, row in enumerate(table.itertuples()):
+        ax.barh(y, 2 * row.smallest_detectable, left=-row.smallest_detectable, height=0.7, color="#e6e6e6")
+        ax.plot(row.ci95, [y, y], color=COLOURS[0], linewidth=2)
+        filled = COLOURS[0] if row.p_holm < 0.05 else "white"
+        ax.plot(row.difference, y, marker="o", color=COLOURS[0], markerfacecolor=filled)
+    ax.axvline(0, color="black", linestyle="--", linewidth=1)
+    ax.set_yticks(range(len(table)), [names.get(b, b) for b in table["b"]])
+    ax.set_ylim(len(table) - 0.5, -0.5)
+    return style(ax, f"difference in {_pretty(metric)} (line: 95 % interval)", "")
+
+
+def sliced(slices: pd.DataFrame, ax: Axes, names: Mapping[str, str], ylabel: str) -> Axes:
+    """Means of the models within the slices of one slicing, side by side, with their intervals.
+
+    Needs slice, model, mean, low, high and samples, in the order in which slices shall stand.
+    """
+    table = _some(slices, "slice")
+    order, models = list(table["slice"].unique()), list(table["model"].unique())
+    for i, model in enumerate(models):
+        rows = table[table["model"] == model].set_index("slice").reindex(order)
+        at = [x + (i - (len(models) - 1) / 2) * 0.7 / len(models) for x in range(len(order))]
+        spread = [(rows["mean"] - rows["low"]).clip(lower=0), (rows["high"] - rows["mean"]).clip(lower=0)]
+        looks = {"color": look(i)["color"], "marker": look(i)["marker"], "capsize": 2, "linewidth": 1.2}
+        ax.errorbar(at, rows["mean"], yerr=spread, fmt=" ", label=names.get(model, model), **looks)
+    counts = table.drop_duplicates("slice").set_index("slice")["samples"]
+    ax.set_xticks(range(len(order)), [f"{name}\n({counts[name]:,})" for name in order])
+    ax.set_ylim(bottom=0)
+    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), **LEGEND)
+    return style(ax, "", ylabel)
+
+
+def by_training_size(curve: pd.DataFrame, ax: Axes, names: Mapping[str, str], ylabel: str) -> Axes:
+    """A metric over the number of training samples, one line a model, its 95 % interval as a band.
+
+    Needs model, train_samples, mean, low and high.
+    """
+    table = _some(curve, "training size")
+    for i, (model, rows) in enumerate(table.groupby("model", sort=False)):
+        rows = rows.sort_values("train_samples")
+        ax.fill_between(rows["train_samples"], rows["low"], rows["high"], color=look(i)["color"], alpha=0.12)
+        ax.plot(rows["train_samples"], rows["mean"], label=names.get(model, model), **look(i))
+    sizes = sorted(table["train_samples"].unique())
+    ax.set_xscale("log")
+    ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    ax.minorticks_off()
+    ax.set_ylim(bottom=0)
+    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), **LEGEND)
+    return style(ax, "training samples (logarithmic)", ylabel)
+
+
+def quality_by_cost(table: pd.DataFrame, ax: Axes, names: Mapping[str, str], xlabel: str, ylabel: str) -> Axes:
+    """One point a model: what a query costs against how well it ranks. Needs model, seconds and value."""
+    table = _some(table, "model with a cost")
+    middle = (table["seconds"].min() * table["seconds"].max()) ** 0.5
+    for i, row in enumerate(table.itertuples()):
+        ax.plot(row.seconds, row.value, **look(i) | {"linestyle": "none", "markersize": 8})
+        side, shift = ("right", -7) if row.seconds > middle else ("left", 7)  # names stay inside the frame
+        at = {"xytext": (shift, 3), "textcoords": "offset points", "ha": side, "fontsize": "small"}
+        ax.annotate(names.get(row.model, row.model), (row.seconds, row.value), **at)
+    ax.set_xscale("log")
+    ax.margins(x=0.1, y=0.1)
+    ax.set_ylim(bottom=-0.03 * table["value"].max() or None)
+    return style(ax, xlabel, ylabel)
+
+
+def seeds_and_users(
+    parts: pd.DataFrame, points: pd.DataFrame, ax: Axes, names: Mapping[str, str], metric: str
+) -> Axes:
+    """Each run of each model as a faint dot, their mean with ± 2 standard errors over shoppers.
+
+    Args:
+        parts: rows of `studies.variance_parts` of one variant and metric.
+        points: rows of `studies.run_intervals` of the same runs and metric.
+    """
+    table = _some(parts, "variant")
+    for y, row in enumerate(table.itertuples()):
+        ax.plot([row.mean - 2 * row.user_se, row.mean + 2 * row.user_se], [y, y], color="#bbbbbb", linewidth=5)
+        runs = points.loc[points["model"] == row.model, "mean"]
+        ax.plot(runs, [y] * len(runs), linestyle="none", marker="o", color=COLOURS[0], markerfacecolor="white")
+        ax.plot(row.mean, y, marker="|", markersize=14, color="black")
+    ax.set_yticks(range(len(table)), [names.get(model, model) for model in table["model"]])
+    ax.set_ylim(len(table) - 0.5, -0.5)
+    return style(ax, f"{_pretty(metric)} (circles: seeds; grey: shoppers)", "")
+
+
+def _some(table: pd.DataFrame, what: str) -> pd.DataFrame:
+    if table.empty:
+        raise ValueError(f"no {what}: nothing to draw")
+    return table
+
+
+def _pretty(metric: str) -> str:
+    return metric.replace("ndcg", "NDCG").replace("hit", "Hit")

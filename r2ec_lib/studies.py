@@ -1,0 +1,177 @@
+"""Several runs side by side, and one run on growing parts of its data: tables in, tables out.
+
+A run is known by what its evaluation left: `recipe.yaml`, `evaluation/metrics.json` and `evaluation/rankings.parquet`.
+Two sources of variance are kept apart. Another training *seed* gives another model; its spread is read from runs that
+differ in their seed alone. Other *shoppers* give another test; that spread is bootstrapped within each run.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import scipy.stats
+import yaml
+
+from r2ec_lib import ranking, statistics
+from r2ec_lib.files import read_json, read_table
+from r2ec_lib.schema import DataError
+
+NO_VARIANT = frozenset(
+    {
+        *("name", "stages", "seed", "run_dir", "cache_dir"),
+        *("learning_shares", "resamples", "slice_resamples", "latency_queries", "kept_items"),
+    }
+)
+"""Keys of a recipe that do not make a run another variant: no ranking depends on them, the seed apart."""
+
+
+def nested_shares(train: pd.DataFrame, shares: Sequence[float], seed: int = 0) -> dict[float, pd.DataFrame]:
+    """The samples of growing parts of the shoppers, each part inside the next; a share of 1 is all of `train`.
+
+    Shoppers are drawn whole, so that no sequence is torn. Rows keep their order. ValueError for a share
+    outside (0, 1].
+    """
+    if outside := [share for share in shares if not 0 < share <= 1]:
+        raise ValueError(f"a share of the training shoppers is {outside[0]}; expected more than 0 and at most 1")
+    users = train["user_id"].unique()
+    order = pd.Series(np.random.default_rng(seed).permutation(len(users)), users)
+    place = train["user_id"].map(order)
+    return {share: train[place < max(1, round(share * len(users)))] for share in sorted(shares)}
+
+
+def read_runs(folders: Iterable[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(rankings, recipes) of finished evaluations.
+
+    Returns:
+        rankings: the rankings of all runs below one another, with a column `run` in front.
+        recipes: index run, one column a key of the recipes.
+
+    Raises:
+        DataError: a run without an evaluation, or runs whose test samples are not the same questions.
+    """
+    parts, recipes, first = [], {}, None
+    for folder in map(Path, folders):
+        path = folder / "evaluation" / "rankings.parquet"
+        if not path.is_file():
+            raise DataError(
+                f"{folder.name}: no evaluation/rankings.parquet; run its evaluation first, or leave it out."
+            )
+        table = read_table(path)
+        questions = table.drop_duplicates("sample_id").set_index("sample_id")[["user_id", "target"]].sort_index()
+        if first is not None and not questions.equals(first[1]):
+            raise DataError(
+                f"{folder.name} and {first[0]} were not asked the same questions; the runs of a study need the same "
+                "data and the same window."
+            )
+        first = first or (folder.name, questions)
+        parts.append(table.assign(run=folder.name)[["run", *table.columns]])
+        recipes[folder.name] = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+    if not parts:
+        raise DataError("a study needs at least one run.")
+    return pd.concat(parts, ignore_index=True), pd.DataFrame.from_dict(recipes, orient="index").rename_axis("run")
+
+
+def differing(recipes: pd.DataFrame) -> list[str]:
+    """Keys that two of the runs state differently; a run that did not take a stage does not state its keys."""
+    return [key for key in recipes.columns if recipes[key].dropna().astype(str).nunique() > 1]
+
+
+def variants(recipes: pd.DataFrame) -> pd.Series:
+    """A name for each run by the keys in which the runs differ, their seed apart: runs of one name are repetitions."""
+    keys = [key for key in differing(recipes) if key not in NO_VARIANT]
+    if not keys:
+        return pd.Series("all alike", recipes.index, name="variant")
+    texts = recipes[keys].apply(lambda row: ", ".join(f"{key} {row[key]}" for key in keys), axis=1)
+    return texts.rename("variant")
+
+
+def run_intervals(
+    rankings: pd.DataFrame, metrics: Sequence[str], resamples: int = 2_000, seed: int = 0
+) -> pd.DataFrame:
+    """`statistics.intervals` within each run, `run` in front, and `se`, the standard error over shoppers."""
+    parts = []
+    for run, table in rankings.groupby("run", sort=False):
+        drawn = statistics.resample(table, metrics, resamples, seed)
+        found = statistics.intervals(drawn).assign(se=drawn.draws.std(ddof=1).to_numpy())
+        found.insert(0, "run", run)
+        parts.append(found)
+    return pd.concat(parts, ignore_index=True)
+
+
+def variance_parts(intervals: pd.DataFrame, groups: pd.Series) -> pd.DataFrame:
+    """Spread over seeds apart from the spread over shoppers, for each variant, model and metric.
+
+    Args:
+        intervals: of `run_intervals`.
+        groups: variant of each run, indexed by run, as `variants` gives it.
+
+    Returns:
+        variant, model, metric, runs, mean (over runs), seed_sd (standard deviation over runs, NaN for one run),
+        user_se (standard error over shoppers, root mean square over runs), low, high: the 95 % interval of the mean
+        over seeds on this test set, mean ± t · seed_sd / √runs (Student's t, runs − 1 degrees of freedom), NaN for
+        one run. All runs share the test set, so seed_sd holds no part of user_se.
+    """
+    rows = []
+    table = intervals.assign(variant=intervals["run"].map(groups))
+    for (variant, model, metric), part in table.groupby(["variant", "model", "metric"], sort=False):
+        count, mean, spread = len(part), part["mean"].mean(), part["mean"].std(ddof=1)
+        half = scipy.stats.t.ppf(0.975, count - 1) * spread / np.sqrt(count) if count > 1 else np.nan
+        rows.append(
+            {
+                "variant": variant,
+                "model": model,
+                "metric": metric,
+                "runs": count,
+                "mean": mean,
+                "seed_sd": spread,
+                "user_se": float(np.sqrt((part["se"] ** 2).mean())),
+                "low": mean - half,
+                "high": mean + half,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def compare_variants(
+    rankings: pd.DataFrame,
+    groups: pd.Series,
+    model: str,
+    base: str,
+    metrics: Sequence[str],
+    resamples: int = 2_000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """One model under each variant against the variant `base`, as `statistics.compare` compares models.
+
+    The runs of a variant are averaged sample by sample (over their metric values, not their ranks), then compared on
+    the same questions: the interval is over shoppers, with the seeds at hand as they are. Columns as in
+    `statistics.compare`, variants in `a` and `b`.
+    """
+    mine = rankings[rankings["model"] == model].assign(variant=lambda table: table["run"].map(groups))
+    if base not in set(mine["variant"]):
+        raise ValueError(f"no run of variant {base!r}; found {', '.join(sorted(set(mine['variant'])))}")
+    names = [name for name in mine["variant"].unique() if name != base]
+    users = mine.drop_duplicates("sample_id").set_index("sample_id")["user_id"].sort_index()
+    rows = []
+    for metric in metrics:
+        values = mine.assign(value=ranking.metric_values(mine["rank"].to_numpy(), metric))
+        wide = values.pivot_table(index="sample_id", columns="variant", values="value", aggfunc="mean").sort_index()
+        draws = statistics.bootstrap(wide[[base, *names]].to_numpy(), users, resamples, seed)  # (R, 1 + variants)
+        means = wide[[base, *names]].mean().to_numpy()
+        for i, name in enumerate(names, 1):
+            row = statistics.difference(means[[i, 0]], draws[:, [i, 0]])
+            rows.append({"a": name, "b": base, "metric": metric} | row)
+    if not rows:
+        raise ValueError(f"every run is of variant {base!r}: nothing to compare")
+    table = pd.DataFrame(rows)
+    return table.assign(p_holm=statistics.holm(table["p"]))
+
+
+def headline(folders: Iterable[Path]) -> pd.DataFrame:
+    """The means on record: run, model and one column a metric, from each run's `metrics.json`."""
+    rows = []
+    for folder in map(Path, folders):
+        for model, values in read_json(folder / "evaluation" / "metrics.json")["models"].items():
+            rows.append({"run": folder.name, "model": model, **values})
+    return pd.DataFrame(rows)

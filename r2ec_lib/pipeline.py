@@ -182,7 +182,8 @@ def run_notebook(source: Path, target: Path, values: Mapping[str, Any], output: 
 
 def _order(recipe: Recipe, declared: Mapping, folders: Mapping) -> list[str]:
     """The stages of `recipe` in their usual order."""
-    order = [stage for stage in folders if stage in (recipe.stages or folders)]
+    usual = [stage for stage in folders if stage not in stages.ON_REQUEST]
+    order = [stage for stage in folders if stage in (recipe.stages or usual)]
     if missing := [stage for stage in (*order, *(recipe.stages or ())) if stage not in declared or stage not in order]:
         raise RunError(
             f"{missing[0]}: no such stage. There are: {', '.join(name for name in folders if name in declared)}."

@@ -19,13 +19,15 @@ import nbformat
 from r2ec_lib.files import read_json, write_json
 from r2ec_lib.recipes import is_path
 
-# The usual stages in order, and the folders of a run that each of them owns.
+# The stages in order, and the folders of a run that each of them owns.
 STAGES = {
     "01_data_preparation": ("data",),
     "02_training": ("model", "training"),
     "03_evaluation": ("evaluation",),
     "04_reasoning_analysis": ("reasoning",),
+    "05_study": ("study",),
 }
+ON_REQUEST = ("05_study",)  # stages that run only where a recipe names them
 PACKAGES = ("torch", "transformers", "trl", "peft", "tokenizers", "numpy", "pandas")
 PLACES = ("run_dir", "cache_dir")  # where a notebook keeps things; no result depends on them
 LIBRARY = Path(__file__).parent

@@ -402,3 +402,13 @@ def test_the_index_holds_the_results_and_escapes_what_is_foreign(page):
     assert "+0.0500 to +0.1500" in index and "1,234" in index and "+100.0 %" in index
     assert "<b>x</b>" not in index and "&lt;b&gt;x&lt;/b&gt;" in index
     assert 'href="01_first.html"' in index
+
+
+def test_a_study_of_other_runs_is_made_only_where_a_recipe_names_it():
+    declared = recipes.declared_in(pipeline.NOTEBOOKS)
+    quickstart, study = (
+        recipes.load(pipeline.NOTEBOOKS.parent / "params" / f"{name}.yaml", declared)
+        for name in ("quickstart", "study")
+    )
+    assert "05_study" not in pipeline._order(quickstart, declared, stages.STAGES)
+    assert pipeline._order(study, declared, stages.STAGES) == ["05_study"]

@@ -31,6 +31,7 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen3Config,
     Qwen3ForCausalLM,
+    get_cosine_schedule_with_warmup,
 )
 
 from r2ec_lib.prompts import ANSWER, Document, Prompts, PromptStyle, clean
@@ -149,12 +150,16 @@ def warm_up(
 ) -> pd.DataFrame:
     """Trains the language model on documents with the next-token loss.
 
-    A document without a completion (an item card) is learned whole. Of the others only the completion and `<answer>`
-    are: a history is read, but the order of purchases in it is not learned, since that would be a next-item label.
+    Only completions and `<answer>` are learned. So a history is read, but the order of purchases in it is not learned,
+    since that would be a next-item label. A document without a completion is learned whole.
+
+    Muon moves the decoder's matrices and AdamW all else, both at one rate: at this size that takes about two thirds of
+    the steps that AdamW alone needs for the same loss.
 
     Args:
         documents: read in a seeded order, as often as `steps` ask for.
         batch_tokens: padded tokens a step.
+        learning_rate: peak, reached after a tenth of the steps and left along a half cosine.
         report: called with one line of text, ten times.
 
     Returns:
@@ -162,10 +167,14 @@ def warm_up(
     """
     generator = np.random.default_rng(seed)
     rows, starts = document_ids(prompts, documents)
-    optimizer = torch.optim.AdamW(lm.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, learning_rate, total_steps=steps, pct_start=max(0.1, 2 / steps)
-    )
+    tables = {lm.get_input_embeddings().weight, lm.get_output_embeddings().weight}
+    matrices = [weight for weight in lm.parameters() if weight.ndim == 2 and weight not in tables]
+    others = [weight for weight in lm.parameters() if weight.ndim != 2 or weight in tables]
+    optimizers = [
+        torch.optim.Muon(matrices, lr=learning_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.98)),
+    ]
+    schedules = [get_cosine_schedule_with_warmup(one, steps // 10, steps) for one in optimizers]
     device = lm.get_input_embeddings().weight.device
     lm.train()
     log, batches = [], []
@@ -184,9 +193,9 @@ def warm_up(
         loss = torch.nn.functional.cross_entropy(logits, ids[:, 1:][asked])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(lm.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        schedule.step()
+        for part in (*optimizers, *schedules):
+            part.step()
+        lm.zero_grad()
         log.append({"step": step, "loss": loss.item(), "tokens": int(learned.sum())})
         if step % max(1, steps // 10) == 0:
             report(f"warm-up step {step:>5} of {steps}  loss {log[-1]['loss']:.3f}")

@@ -1,6 +1,6 @@
 """The language of the Bazaar: its words, titles, item cards, general facts, and the sentences of a reasoning.
 
-A reasoning is a row of short sentences, each stating one facet of a history ("next comes the whisk."). The same
+A reasoning is a row of short sentences, each stating one facet of a history ("Next comes the whisk."). The same
 templates write them (`sentence`) and read them back (`claims`), so a chain can be checked for form (`well_formed`)
 and, against a history, for truth (`claims_true`). Nothing here draws a random number or knows how shoppers behave: the
 world itself is in `bazaar.py`.
@@ -102,15 +102,15 @@ Abbott Barlow Crosby Draper Emerson Fielding Gresham Hadley Ingram Jarvis Kendal
 BRANDS = tuple(_BRANDS.split())
 
 _TEMPLATES = {
-    "next": "next comes the {}.",
-    "kit": "this is for the {}.",
-    "style": "the style is {}.",
-    "tier": "prices are {}.",
-    "owns": "they have the {}.",
-    "latest": "the latest is the {}.",
-    "brand": "they know {}.",
-    "side": "never mind the {}.",
-    "pace": "the last visit was {}.",
+    "next": "Next comes the {}.",
+    "kit": "This is for the {}.",
+    "style": "The style is {}.",
+    "tier": "Prices are {}.",
+    "owns": "They have the {}.",
+    "latest": "The latest is the {}.",
+    "brand": "They know {}.",
+    "side": "Never mind the {}.",
+    "pace": "The last visit was {}.",
 }
 FACETS = tuple(_TEMPLATES)
 """Kinds of claims. `next`, `style` and `tier` decide the next purchase; the others are true or false all the same."""
@@ -130,7 +130,7 @@ def sentence(claim: Claim) -> str:
     """The claim as an English sentence; its first words tell the facet, its last the value.
 
     >>> sentence(Claim("next", "whisk")), sentence(Claim("tier", "budget"))
-    ('next comes the whisk.', 'prices are budget.')
+    ('Next comes the whisk.', 'Prices are budget.')
     """
     return _TEMPLATES[claim.kind].format(claim.value)
 
@@ -138,7 +138,7 @@ def sentence(claim: Claim) -> str:
 def claims(chain: str) -> list[Claim]:
     """What a reasoning claims, in order; text that is no sentence of the Bazaar claims nothing.
 
-    >>> claims("prices are budget. hm. next comes the apron.")
+    >>> claims("Prices are budget. Hm. Next comes the apron.")
     [Claim(kind='tier', value='budget'), Claim(kind='next', value='apron')]
     """
     return [claim for part in _sentences(chain) if (claim := _READ.get(part)) is not None]
@@ -147,7 +147,7 @@ def claims(chain: str) -> list[Claim]:
 def well_formed(chain: str) -> bool:
     """Whether a reasoning consists of whole sentences of the Bazaar's grammar, at least one, none twice.
 
-    >>> well_formed("the style is deco. next comes the rug."), well_formed("the style is rug."), well_formed("")
+    >>> well_formed("The style is deco. Next comes the rug."), well_formed("The style is rug."), well_formed("")
     (True, False, False)
     """
     parts = _sentences(chain)
@@ -186,12 +186,6 @@ def kit_fact(kit: str, pieces: Sequence[str]) -> str:
     return f"For the {kit} people buy, in this order: {', '.join(f'the {piece}' for piece in pieces)}."
 
 
-def missing_fact(kit: str, owned: Sequence[str], piece: str) -> str:
-    """General knowledge: which piece of a kit comes next for somebody who has some of the others."""
-    said = [*(Claim("owns", name) for name in owned), Claim("kit", kit), Claim("next", piece)]
-    return " ".join(map(sentence, said))
-
-
 def line_fact(brand: str, line: str, style: str, tier: str) -> str:
     """General knowledge: how a brand's line looks and what it costs."""
     return f"{brand} {line}: the style is {style}, prices are {tier}."
@@ -203,8 +197,8 @@ def brand_fact(brand: str, style: str, tier: str) -> str:
 
 
 def _sentences(chain: str) -> list[str]:
-    """The chain cut after each full stop; a last sentence without one stays as it is, and is none of the grammar."""
-    folded = re.sub(r"\s+", " ", chain.replace(" .", "."))
+    """The chain in lower case, cut after each full stop; a last sentence without one is none of the grammar."""
+    folded = re.sub(r"\s+", " ", chain.replace(" .", ".")).casefold()
     return [part.strip() for part in re.findall(r"[^.]+\.?", folded) if part.strip()]
 
 
@@ -222,5 +216,5 @@ VALUES = {
 }
 """Facet -> the values that it can have."""
 
-_READ = {sentence(Claim(kind, value)): Claim(kind, value) for kind, values in VALUES.items() for value in values}
-"""Every sentence of the grammar -> its claim."""
+_READ = {sentence(claim).casefold(): claim for kind in VALUES for claim in (Claim(kind, v) for v in VALUES[kind])}
+"""Every sentence of the grammar, in lower case -> its claim."""

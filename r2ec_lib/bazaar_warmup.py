@@ -1,9 +1,9 @@
 """What the tiny backbone reads before training, and what is true of a history in the Bazaar.
 
-The warm-up corpus stands in for what an instruction-tuned model already knows: item cards, general facts of the world
-and analyses of *unlabelled* histories by a mediocre analyst, who talks about randomly chosen facets in random order
-and is sometimes wrong. Its word on the missing piece is its own guess at the project: no next purchase is read here.
-RecPO later selects which facets are worth stating.
+The warm-up corpus stands in for what an instruction-tuned model already knows: item cards, general facts of the world,
+exercises about invented shoppers, and analyses of *unlabelled* histories by a mediocre analyst, who talks about
+randomly chosen facets in random order and is sometimes wrong. Its word on the missing piece is its own guess at the
+project: no next purchase is read here. RecPO later selects which facets are worth stating.
 """
 
 from collections import Counter
@@ -77,15 +77,21 @@ def true_reasoning(world: World, samples: pd.DataFrame, chunk: int = 512) -> lis
 
 
 def warmup_documents(world: World, samples: pd.DataFrame, prompts: Prompts, n: int, seed: int = 0) -> list[Document]:
-    """The warm-up corpus: every item card once, general facts, and `n` analyses of histories.
+    """The warm-up corpus: every item card once, general facts, exercises, and `n` analyses of histories.
+
+    A card is learned from its description on: which title an item has cannot be foreseen.
 
     Args:
         samples: training rows; only `history`, `history_hours` and `history_ratings` are read, `target` never.
         n: number of analyses; histories are drawn in random rounds.
     """
     rng = np.random.default_rng(seed)
-    documents = [Document(prompts.item_text(item), "") for item in world.items.to_dict("records")]
-    documents += [Document("", fact) for fact in general_facts(world, rng)]
+    documents = []
+    for item in world.items.to_dict("records"):
+        title, mark, description = prompts.item_text(item).partition("description:")
+        documents.append(Document(title + mark, description))
+    documents += [Document("", fact) for fact in general_facts(world)]
+    documents += exercises(world, prompts, rng)
     titles = world.items["title"].to_list()
     rounds = [rng.permutation(len(samples)) for _ in range(-(-n // len(samples)))]
     columns = [samples[name].to_list() for name in ("history", "history_hours", "history_ratings")]
@@ -96,22 +102,35 @@ def warmup_documents(world: World, samples: pd.DataFrame, prompts: Prompts, n: i
     return documents
 
 
-def general_facts(world: World, rng: np.random.Generator) -> list[str]:
-    """What is common knowledge in the Bazaar: kits and their order, what is missing when, brands and their lines."""
-    facts = []
-    for kit, (name, pieces) in enumerate(zip(world.kits["name"], world.kits["pieces"], strict=True)):
-        facts += [text.kit_fact(name, pieces)]
-        for number in range(240):
-            size = 1 + number % (len(pieces) - 1)
-            weights = 0.6 ** np.arange(len(pieces))
-            owned = [pieces[i] for i in rng.choice(len(pieces), size, replace=False, p=weights / weights.sum())]
-            facts.append(text.missing_fact(name, owned, first_missing(world, kit, set(owned))))
+def general_facts(world: World) -> list[str]:
+    """What is common knowledge in the Bazaar: kits and their order, brands and their lines."""
+    facts = [
+        text.kit_fact(name, pieces) for name, pieces in zip(world.kits["name"], world.kits["pieces"], strict=True)
+    ]
     series = world.facts.groupby(["brand", "line"], sort=True)[["style", "tier"]].first()
     for (brand, line), row in series.iterrows():
         facts.append(text.line_fact(brand, line, row["style"], row["tier"]))
     for brand, rows in series.groupby(level="brand"):
         facts.append(text.brand_fact(brand, rows["style"].mode()[0], rows["tier"].mode()[0]))
     return facts
+
+
+def exercises(world: World, prompts: Prompts, rng: np.random.Generator, rounds: int = 240) -> list[Document]:
+    """For each kit, `rounds` invented shoppers who own some of its pieces, and which piece they lack next.
+
+    They follow from the kits alone: titles are bare pieces, no item and no history of the log appears.
+    """
+    documents = []
+    for kit, (name, pieces) in enumerate(zip(world.kits["name"], world.kits["pieces"], strict=True)):
+        weights = 0.6 ** np.arange(len(pieces))  # early pieces are owned more often, as they are in histories
+        for number in range(rounds):
+            size = 1 + number % (len(pieces) - 1)
+            owned = [pieces[i] for i in rng.choice(len(pieces), size, replace=False, p=weights / weights.sum())]
+            hours = [24.0 * int(rng.integers(60))] * size
+            said = [Claim("kit", name), Claim("next", first_missing(world, kit, set(owned)))]
+            prompt = prompts.user_text(owned, hours, [float("nan")] * size)
+            documents.append(Document(prompt, " ".join(map(text.sentence, said))))
+    return documents
 
 
 def analysis(world: World, history: Sequence[int], hours: Sequence[float], rng: np.random.Generator) -> str:

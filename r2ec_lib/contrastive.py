@@ -30,6 +30,7 @@ def fit_without_reasoning(
     eval_steps: int = 50,
     patience: int = 3,
     seed: int = 0,
+    chains: tuple | None = None,
     report: Callable[[int, float, float], None] = lambda step, loss, score: None,
 ) -> pd.DataFrame:
     """Trains `model` in place and leaves it at its best validation NDCG@10, with a freshly encoded item table.
@@ -48,7 +49,9 @@ def fit_without_reasoning(
     torch.manual_seed(seed)
     parameters = [weight for weight in model.lm.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
-    prompts = [[*ids, model.prompts.answer_id] for ids in model.prompts.user_ids(train, model.titles)]
+    prompts = model.prompts.user_ids(train, model.titles)
+    given = [[model.prompts.answer_id]] * len(prompts) if chains is None else chains[0]
+    prompts = [[*ids, *chain] for ids, chain in zip(prompts, given, strict=True)]
     item_ids = model.prompts.item_ids(model.catalogue)
     targets = train["target"].to_numpy().astype("int64")
     order: list[int] = []
@@ -83,7 +86,7 @@ def fit_without_reasoning(
         losses.append(loss.item())
         if step % eval_steps == 0 or step == steps:
             model.refresh()
-            score = objective.ndcg(ranks_of(model, valid, None), 10).mean().item()
+            score = objective.ndcg(ranks_of(model, valid, chains and chains[1]), 10).mean().item()
             log.append({"step": step, "loss": float(np.mean(losses)), "valid_ndcg@10": score})
             report(*log[-1].values())
             losses = []

@@ -14,6 +14,7 @@ from r2ec_lib.bazaar import BazaarConfig, belief, generate, oracle_scores
 from r2ec_lib.bazaar_text import Claim
 from r2ec_lib.bazaar_warmup import (
     analysis,
+    exercises,
     general_facts,
     history_facts,
     share_true,
@@ -302,7 +303,8 @@ def test_histories_of_the_warm_up_corpus_are_those_it_was_given(world, samples, 
     train = samples[samples["split"] == "train"]
     titles = world.items["title"]
     given = {tuple(titles[item] for item in history) for history in train["history"]}
-    for document in documents[-400:]:
+    analyses = documents[-400:]
+    for document in analyses:
         lines = document.prompt.splitlines()[1:-1]
         assert tuple(line.split(": ", 1)[1] for line in lines) in given
 
@@ -321,9 +323,27 @@ def test_the_analyst_is_fluent_diverse_and_mediocre(world, samples, documents):
     assert 0.8 < share_true(said, facts) < 0.99
 
 
+def test_exercises_follow_from_the_kits_and_show_no_item(world, prompts):
+    kits = dict(zip(world.kits["name"], world.kits["pieces"], strict=True))
+    found = exercises(world, prompts, np.random.default_rng(0), rounds=10)
+    assert len(found) == 10 * len(kits)
+    for document in found:
+        owned = [line.split(": ", 1)[1] for line in document.prompt.splitlines()[1:-1]]
+        kit, following = text.claims(document.completion)
+        missing = [piece for piece in kits[kit.value] if piece not in owned]
+        assert set(owned) <= set(kits[kit.value]) and following.value == missing[0]
+
+
+def test_an_item_card_is_learned_from_its_description_on(world, prompts, documents):
+    item = world.items.iloc[0].to_dict()
+    card = documents[0]
+    assert item["title"] in card.prompt and item["title"] not in card.completion
+    assert card.prompt + card.completion == prompts.item_text(item)
+
+
 def test_general_facts_are_about_the_world_and_agree_with_it(world):
-    facts = general_facts(world, np.random.default_rng(0))
-    assert len(set(facts)) > 100
+    facts = general_facts(world)
+    assert len(set(facts)) == len(facts) > 50
     series = world.facts.iloc[0]
     assert text.line_fact(series["brand"], series["line"], series["style"], series["tier"]) in facts
     assert not any(ident in fact for fact in facts for ident in world.items["item_id"])

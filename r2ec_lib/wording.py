@@ -3,6 +3,8 @@
 Numbers in, text out; nothing is computed here. Figures are in `plots_evaluation`.
 """
 
+from collections.abc import Mapping
+
 import pandas as pd
 
 NAMES = {
@@ -74,10 +76,18 @@ def comparison_tables(comparisons: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return tables
 
 
-def claims_table(claims: pd.DataFrame) -> pd.DataFrame:
-    """Rows of b, metric, relative, relative_ci95 and share as text: a row a claim, a column a metric."""
+COPIED = "copied: the paper's margin over its best baseline, on its own data"
+
+
+def claims_table(claims: pd.DataFrame, copied: Mapping[str, float] | None = None) -> pd.DataFrame:
+    """Rows of b, metric, relative, relative_ci95 and share as text: a row a claim, a column a metric.
+
+    copied: margins by metric that were not measured here; they stand in a last row that says so.
+    """
     texts = [("share of " if row.share else "margin over ") + NAMES.get(row.b, row.b) for row in claims.itertuples()]
     metrics = claims["metric"].map(metric_name)
     cells = claims.assign(cell=margin_cells(claims), text=texts, on=metrics)
     wide = cells.pivot(index="text", columns="on", values="cell").loc[list(dict.fromkeys(texts)), metrics.unique()]
+    for metric, value in (copied or {}).items():
+        wide.loc[COPIED, metric_name(metric)] = f"{value:+.2%}"
     return wide.rename_axis(index=None, columns=None)

@@ -192,6 +192,19 @@ def test_a_key_follows_parameters_and_input_files_but_not_the_run_folder(world):
     )
 
 
+def test_a_stage_that_reads_other_runs_follows_what_they_left(world):
+    values = {"study_runs": ["seed0", "seed1"], "run_dir": str(world / "runs" / "study")}
+    nothing = ingredients(world, **values)
+    left = world / "runs" / "seed1" / "evaluation"
+    files.write_json({"models": {}}, left / "metrics.json")
+    first = ingredients(world, **values)
+    assert "inputs changed" in stages.difference(nothing, first)
+    (left / "chains.parquet").write_text("not read by a study")
+    assert ingredients(world, **values) == first
+    files.write_json({"models": {"r2ec": {}}}, left / "metrics.json")
+    assert "inputs changed" in stages.difference(first, ingredients(world, **values))
+
+
 def test_comments_in_the_library_do_not_count_and_code_does(world):
     code = ["import toylib.first"]
     notebook(world / "notebooks" / "01_first.ipynb", FIRST, *code)

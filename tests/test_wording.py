@@ -26,6 +26,8 @@ def test_claims_stand_one_a_row_with_a_column_a_metric_in_their_order():
     rows = [(b, m, share) for b, share in (("sasrec", False), ("oracle", True)) for m in ("hit@5", "ndcg@20")]
     claims = pd.DataFrame(rows, columns=["b", "metric", "share"]).assign(relative=[0.1, 0.2, -0.5, -0.25])
     claims["relative_ci95"] = [[value - 0.01, value + 0.01] for value in claims["relative"]]
+    table = wording.claims_table(claims, {"hit@5": 0.6867, "ndcg@20": 0.4521})
+    assert table.loc[wording.COPIED].tolist() == ["+68.67%", "+45.21%"]
     table = wording.claims_table(claims)
     assert table.index.tolist() == ["margin over SASRec", "share of oracle"]
     assert table.columns.tolist() == ["Hit@5", "NDCG@20"]

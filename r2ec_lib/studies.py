@@ -82,7 +82,7 @@ def variants(recipes: pd.DataFrame) -> pd.Series:
     """A name for each run by the keys in which the runs differ, their seed apart: runs of one name are repetitions."""
     keys = [key for key in differing(recipes) if key not in NO_VARIANT]
     if not keys:
-        return pd.Series("all alike", recipes.index, name="variant")
+        return pd.Series("the same settings", recipes.index, name="variant")
     texts = recipes[keys].apply(lambda row: ", ".join(f"{key} {row[key]}" for key in keys), axis=1)
     return texts.rename("variant")
 

@@ -417,6 +417,23 @@ def test_the_index_holds_the_results_and_escapes_what_is_foreign(page):
     assert 'href="01_first.html"' in index
 
 
+def test_the_index_of_a_study_shows_its_margins_and_leads_to_its_runs(tmp_path):
+    run, claim = tmp_path / "seeds", {"b": "best_baseline", "metric": "hit@5", "relative": 0.5, "share": False}
+    results = {"runs": {"one": "steps 5", "two": "steps 9"}}
+    results["claims"] = [claim | {"relative_ci95": [0.25, 0.75], "variant": v} for v in ("steps 5", "steps 9")]
+    files.write_json(results, run / "study" / "metrics.json")
+    files.write_text("", run / "recipe.yaml")
+    files.write_text("", tmp_path / "one" / "report" / "index.html")
+    (run / "report").mkdir()
+    facts = {"stages": {}, "versions": {}, "gpu": [], "commit": "", "uncommitted_changes": None, "seed": 0}
+    facts |= {"started": "2024-01-01", "cpu": "x", "cores": 2, "memory_gb": 1.0, "python": "3.11"}
+    shown = {"title": "seeds", "run": "seeds", "file": "index.html", "links": [], "before": None, "after": None}
+    html = report.overview(run, shown, facts)
+    assert html.count("+50.0% (+25.0% to +75.0%)") == 2 and "margin over best of the baselines" in html
+    assert "+68.67%" in html and "copied" in html
+    assert '<a href="../../one/report/index.html">one</a>' in html and 'report/index.html">two' not in html
+
+
 def test_a_study_of_other_runs_is_made_only_where_a_recipe_names_it():
     declared = recipes.declared_in(pipeline.NOTEBOOKS)
     quickstart, study = (

@@ -1,4 +1,6 @@
 # make report [RECIPE=params/x.yaml]   the whole pipeline; the report is runs/<name>/report/index.html
+# make seeds [RECIPE=… SEEDS="0 1 2"]  the recipe once a seed, then all of them side by side:
+#                                      runs/<recipe>-seeds/report/index.html, which links each run's own report
 # make test                            all tests
 # make lab                             JupyterLab in notebooks/
 # make lint                            style
@@ -6,14 +8,21 @@
 #
 # Everything sets up .venv by itself. Another Python: make PYTHON=/path/to/python3.12 …
 RECIPE ?= params/quickstart.yaml
+SEEDS ?= 0 1 2
+STEM = $(basename $(notdir $(RECIPE)))
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 READY := .venv/ready
 
-.PHONY: report test lab lint clean
+.PHONY: report seeds test lab lint clean
 
 report: $(READY)
 	.venv/bin/r2ec run $(RECIPE)
+
+seeds: $(READY)
+	set -e; for seed in $(SEEDS); do .venv/bin/r2ec run $(RECIPE) --name $(STEM)-seed$$seed -p seed=$$seed; done
+	.venv/bin/r2ec run params/study.yaml --name $(STEM)-seeds \
+		-p "study_runs=[$(shell echo $(SEEDS:%=$(STEM)-seed%) | tr ' ' ',')]"
 
 test: $(READY)
 	.venv/bin/python -m pytest

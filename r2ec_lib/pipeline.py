@@ -42,6 +42,7 @@ NOTEBOOKS = ROOT / "notebooks"
 RUNS = ROOT / "runs"
 VERSIONS = (*stages.PACKAGES, "accelerate", "datasets", "pyarrow", "scipy", "papermill", "nbconvert")
 QUIET = {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+QUIET |= {"KINETO_LOG_LEVEL": "99"}  # PyTorch's profiler, which measures memory in 03, tells of its start and stop
 
 
 class RunError(RuntimeError):

@@ -6,6 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from r2ec_lib.plots import COLOURS, LEGEND, look, style
+from r2ec_lib.wording import metric_name
 
 
 def against(comparisons: pd.DataFrame, ax: Axes, metric: str, names: Mapping[str, str]) -> Axes:
@@ -24,7 +25,7 @@ def against(comparisons: pd.DataFrame, ax: Axes, metric: str, names: Mapping[str
     ax.axvline(0, color="black", linestyle="--", linewidth=1)
     ax.set_yticks(range(len(table)), [names.get(b, b) for b in table["b"]])
     ax.set_ylim(len(table) - 0.5, -0.5)
-    return style(ax, f"difference in {_pretty(metric)} (line: 95 % interval)", "")
+    return style(ax, f"difference in {metric_name(metric)} (line: 95 % interval)", "")
 
 
 def sliced(slices: pd.DataFrame, ax: Axes, names: Mapping[str, str], ylabel: str) -> Axes:
@@ -98,14 +99,31 @@ def seeds_and_users(
         ax.plot(row.mean, y, marker="|", markersize=14, color="black")
     ax.set_yticks(range(len(table)), [names.get(model, model) for model in table["model"]])
     ax.set_ylim(len(table) - 0.5, -0.5)
-    return style(ax, f"{_pretty(metric)} (circles: seeds; grey: shoppers)", "")
+    return style(ax, f"{metric_name(metric)} (circles: seeds; grey: shoppers)", "")
+
+
+def margins(table: pd.DataFrame, ax: Axes, metric: str, names: Mapping[str, str], copied: float | None = None) -> Axes:
+    """Relative margins on one metric, one row an opponent: a circle a run, their mean with its interval.
+
+    Needs b, metric, relative, relative_ci95 and by_run, as `studies.margins` returns them. `copied`: a margin from
+    elsewhere, as a dotted line for comparison.
+    """
+    table = _some(table[table["metric"] == metric], f"margin on {metric}")
+    for y, row in enumerate(table.itertuples()):
+        ax.plot([100 * end for end in row.relative_ci95], [y, y], color="#bbbbbb", linewidth=5, solid_capstyle="butt")
+        values = [100 * value for value in row.by_run]
+        ax.plot(values, [y] * len(values), linestyle="none", marker="o", color=COLOURS[0], markerfacecolor="white")
+        ax.plot(100 * row.relative, y, marker="|", markersize=14, color="black")
+    ax.axvline(0, color="black", linestyle="--", linewidth=1)
+    if copied is not None:
+        ax.axvline(100 * copied, color=COLOURS[1], linestyle=":", linewidth=2, label="the paper's, on its own data")
+        ax.legend(loc="lower right", **LEGEND)
+    ax.set_yticks(range(len(table)), [names.get(b, b) for b in table["b"]])
+    ax.set_ylim(len(table) - 0.5, -0.5)
+    return style(ax, f"margin in {metric_name(metric)}, % (circles: seeds; grey: 95 % interval)", "")
 
 
 def _some(table: pd.DataFrame, what: str) -> pd.DataFrame:
     if table.empty:
         raise ValueError(f"no {what}: nothing to draw")
     return table
-
-
-def _pretty(metric: str) -> str:
-    return metric.replace("ndcg", "NDCG").replace("hit", "Hit")

@@ -18,6 +18,9 @@ from torch import Tensor
 from r2ec_lib.objective import target_ranks
 
 KS = (5, 10, 20)
+SCORES_HELD = 2**26
+"""Scores that `rank_all` asks for at a time, at most: 256 MiB, and about as much again in masks and comparisons."""
+
 Scorer = Callable[[pd.DataFrame], Tensor]
 RANKING_COLUMNS = ["model", "sample_id", "user_id", "target", "rank", "score", "candidates", "seconds"]
 
@@ -110,7 +113,8 @@ def rank_all(
         num_items: N.
         model: the name in the `model` column and in errors.
         mask_seen: whether the items of a sample's history are no candidates.
-        batch_size: B; the scores of one batch are held at a time.
+        batch_size: B; the scores of one batch are held at a time. Where the catalogue is so large that they were more
+            than `SCORES_HELD`, the batches are smaller.
 
     Returns:
         One row a sample with `RANKING_COLUMNS`: rank (1 is best, ties at their average), the target's score, the
@@ -122,6 +126,7 @@ def rank_all(
     if mask_seen:
         check_targets(samples)
     parts = []
+    batch_size = max(1, min(batch_size, SCORES_HELD // num_items))
     for start in range(0, len(samples), batch_size):
         batch = samples.iloc[start : start + batch_size]
         began = time.perf_counter()

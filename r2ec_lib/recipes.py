@@ -129,6 +129,11 @@ def is_path(key: str) -> bool:
     return key.endswith(("_dir", "_path"))
 
 
+def is_runs(key: str) -> bool:
+    """Whether `key` names other runs, by their folders' names, by its ending."""
+    return key.endswith("_runs")
+
+
 def absolute(key: str, value: Any, folder: Path) -> Any:
     """`value` as an absolute path where `key` names a path, taken from `folder`; anything else as it is."""
     if isinstance(value, str) and value and (is_path(key) or (key == "backbone" and (folder / value).is_dir())):

@@ -27,7 +27,7 @@ from nbconvert.filters import strip_ansi
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from papermill.execute import ERROR_MARKER_TAG
 
-from r2ec_lib import plots
+from r2ec_lib import plots, published, wording
 from r2ec_lib.files import read_json, write_text
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -97,7 +97,7 @@ def prepare(notebook: nbformat.NotebookNode, folder: Path) -> list[dict[str, str
 
 def overview(run: Path, page: Mapping[str, Any], provenance: Mapping[str, Any]) -> str:
     """The index page: question, results, learning curve, facts; what the run does not hold is left out."""
-    results = _json(run / "evaluation" / "metrics.json")
+    results, study = (_json(run / stage / "metrics.json") for stage in ("evaluation", "study"))
     models = results.get("models", {})
     names = list(dict.fromkeys(name for values in models.values() for name in values if _is_metric(name)))
     recipe = (run / "recipe.yaml").read_text(encoding="utf-8")
@@ -107,6 +107,8 @@ def overview(run: Path, page: Mapping[str, Any], provenance: Mapping[str, Any]) 
         notes=_notes(_json(run / "data" / "metrics.json"), _json(run / "training" / "metrics.json")),
         metrics=[_pretty(name) for name in names],
         models=_rows(models, names),
+        claims=_claims(study.get("claims") or results.get("claims", [])),
+        studied=_studied(run, study.get("runs", {})),
         comparisons=[_comparison(row) for row in results.get("comparisons", [])],
         curve=_curve(run / "training" / "log.parquet"),
         facts=_facts(provenance, results.get("counts", {})),
@@ -313,13 +315,34 @@ def _pretty(name: str) -> str:
     return re.sub(r"r2ec|sasrec|gru4rec|caser|ndcg|hit|_", lambda found: NAMES[found[0]], name)
 
 
+def _named(model: str) -> str:
+    return wording.NAMES.get(model, _pretty(model))
+
+
+def _claims(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The headline margins as tables, one a variant of a study."""
+    claims, tables = pd.DataFrame(rows), []
+    for title, part in claims.groupby("variant", sort=False) if "variant" in claims else [("", claims)]:
+        if len(part):
+            wide = wording.claims_table(part, published.HEADLINE)
+            tables.append({"title": title, "columns": list(wide), "rows": list(wide.itertuples(name=None))})
+    return tables
+
+
+def _studied(run: Path, variants: Mapping[str, str]) -> list[dict[str, str]]:
+    """Name, variant and, where there is one, the report of each run of a study, as seen from this run's report."""
+    pages = {name: f"../../{name}/report/index.html" for name in variants}
+    found = {name: page if (run / "report" / page).resolve().is_file() else "" for name, page in pages.items()}
+    return [{"name": name, "variant": variants[name], "page": page} for name, page in found.items()]
+
+
 def _rows(models: Mapping[str, Mapping[str, float]], names: Sequence[str]) -> list[dict[str, Any]]:
     """The headline table: a row a model, the best of each column marked, R²ec first and the oracle not in the race."""
     racing = [values for model, values in models.items() if model not in TOLD]
     best = {name: max((v[name] for v in racing if v.get(name) is not None), default=None) for name in names}
     return [
         {
-            "name": _pretty(model),
+            "name": _named(model),
             "cells": [
                 {"text": _decimal(values.get(name)), "best": model not in TOLD and values.get(name) == best[name]}
                 for name in names
@@ -336,7 +359,7 @@ def _decimal(value: float | None, sign: str = "") -> str:
 def _comparison(row: Mapping[str, Any]) -> dict[str, str]:
     low, high = row["ci95"]
     return {
-        "pair": f"{_pretty(row['a'])} − {_pretty(row['b'])}",
+        "pair": f"{_named(row['a'])} − {_named(row['b'])}",
         "metric": _pretty(row["metric"]),
         "difference": _decimal(row["difference"], "+"),
         "relative": "–" if row.get("relative") is None else f"{100 * row['relative']:+.1f} %",

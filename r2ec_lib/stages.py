@@ -17,7 +17,7 @@ from typing import Any
 import nbformat
 
 from r2ec_lib.files import read_json, write_json
-from r2ec_lib.recipes import is_path
+from r2ec_lib.recipes import is_path, is_runs
 
 # The stages in order, and the folders of a run that each of them owns.
 STAGES = {
@@ -28,6 +28,7 @@ STAGES = {
     "05_study": ("study",),
 }
 ON_REQUEST = ("05_study",)  # stages that run only where a recipe names them
+STUDIED = ("evaluation/rankings.parquet", "evaluation/metrics.json")  # what a stage may read of another run
 PACKAGES = ("torch", "transformers", "trl", "peft", "tokenizers", "numpy", "pandas")
 PLACES = ("run_dir", "cache_dir")  # where a notebook keeps things; no result depends on them
 LIBRARY = Path(__file__).parent
@@ -37,7 +38,8 @@ def ingredients(notebook: Path, values: Mapping[str, Any], previous: str, librar
     """Everything that decides what `notebook` computes, as plain JSON: equal ingredients, equal results.
 
     values: the notebook's own parameters, paths absolute. previous: key of the stage before, "" for the first.
-    Formatting and comments of library modules do not count; local inputs count by path, size and time of change.
+    Formatting and comments of library modules do not count; local inputs, the results of other runs that a key names
+    among them, count by path, size and time of change.
     """
     cells = nbformat.read(notebook, as_version=4).cells
     source = [(cell.cell_type, cell.source, cell.metadata.get("tags", [])) for cell in cells]
@@ -160,9 +162,14 @@ def _imports(node: ast.AST, package: str) -> list[str]:
 
 
 def _inputs(values: Mapping[str, Any]) -> dict[str, list[int]]:
-    """Size and time of change of each local file that a path among `values` names or holds."""
+    """Size and time of change of each local file that `values` name: in paths, or as the results of other runs.
+
+    Other runs are named by keys that end in `_runs`; their folders lie beside this run's own.
+    """
     given = {key: value for key, value in values.items() if value and key not in PLACES}
     named = [Path(value) for key, value in given.items() if is_path(key) or key == "backbone"]
+    others = [Path(values["run_dir"]).parent / name for key in given if is_runs(key) for name in given[key]]
+    named += [run / path for run in others for path in STUDIED]
     files = [file for path in named if path.is_absolute() for file in _files(path)]
     return {str(file): [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
 

@@ -109,13 +109,30 @@ def intervals(resampled: Resampled) -> pd.DataFrame:
     return table.assign(low=low, high=high, samples=resampled.samples, users=resampled.users)
 
 
+def with_best(resampled: Resampled, name: str, members: Sequence[str]) -> Resampled:
+    """Adds a model `name`: the best of `members` in each metric, chosen anew on every resample.
+
+    Whoever is best of several on one test set owes a part of it to luck. Here `name` is as lucky on each resample, so
+    it is the hardest opponent that the members can offer, and that it was chosen afterwards is part of its intervals.
+    """
+    metrics = resampled.means.index.unique("metric")
+    of = {(name, metric): [(member, metric) for member in members] for metric in metrics}
+    columns = pd.MultiIndex.from_tuples(of, names=resampled.means.index.names)
+    means = pd.Series([resampled.means[pairs].max() for pairs in of.values()], columns)
+    draws = np.column_stack([resampled.draws[pairs].max(axis=1) for pairs in of.values()])
+    return resampled._replace(
+        means=pd.concat([resampled.means, means]),
+        draws=pd.concat([resampled.draws, pd.DataFrame(draws, columns=columns)], axis=1),
+    )
+
+
 def compare(resampled: Resampled, a: str, others: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
     """Model `a` against each of `others` on each metric; p-values also corrected by Holm over all these rows.
 
     Returns:
-        a, b, metric, difference (a − b), relative (difference / b, NaN where b is 0), ci95 [low, high] of the
-        difference, p (two-sided, the inverted percentile interval), smallest_detectable (the true difference that a
-        test set of this size finds with 80 % power), p_holm.
+        a, b, metric, difference (a − b), ci95 [low, high] of the difference, relative (a / b − 1, NaN where b is 0),
+        relative_ci95 (NaN where b is 0 on some resample), p (two-sided, the inverted percentile interval),
+        smallest_detectable (the true difference that a test set of this size finds with 80 % power), p_holm.
     """
     rows = []
     for metric in metrics:
@@ -189,12 +206,27 @@ def slices(
 def difference(means: np.ndarray, draws: np.ndarray) -> dict:
     """One comparison from the means (2,) of a and b and their resampled means (R, 2)."""
     drawn = draws[:, 0] - draws[:, 1]  # (R,)
-    low, high = np.percentile(drawn, [2.5, 97.5])
     tail = min((drawn <= 0).sum(), (drawn >= 0).sum())
     return {
         "difference": float(means[0] - means[1]),
-        "relative": float(means[0] / means[1] - 1) if means[1] else float("nan"),
-        "ci95": [float(low), float(high)],
+        "ci95": percentiles(drawn),
+        "relative": float(relative(*means)),
+        "relative_ci95": percentiles(relative(draws[:, 0], draws[:, 1])),
         "p": float(min(1.0, 2 * (tail + 1) / (len(drawn) + 1))),
         "smallest_detectable": float(POWER_FACTOR * drawn.std()),
     }
+
+
+def relative(a: np.ndarray | float, b: np.ndarray | float) -> np.ndarray:
+    """a / b − 1, NaN where b is 0.
+
+    >>> relative([3.0, 1.0], [2.0, 0.0]).tolist()
+    [0.5, nan]
+    """
+    a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    return a / np.where(b == 0, np.nan, b) - 1
+
+
+def percentiles(draws: np.ndarray) -> list[float]:
+    """The 95 % percentile interval [low, high] of resampled values; NaN where any of them is."""
+    return [float(end) for end in np.percentile(draws, [2.5, 97.5])]

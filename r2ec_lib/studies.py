@@ -5,7 +5,7 @@ Two sources of variance are kept apart. Another training *seed* gives another mo
 differ in their seed alone. Other *shoppers* give another test; that spread is bootstrapped within each run.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ import yaml
 from r2ec_lib import ranking, statistics
 from r2ec_lib.files import read_json, read_table
 from r2ec_lib.schema import DataError
+from r2ec_lib.statistics import Resampled
 
 NO_VARIANT = frozenset(
     {
@@ -81,22 +82,76 @@ def variants(recipes: pd.DataFrame) -> pd.Series:
     """A name for each run by the keys in which the runs differ, their seed apart: runs of one name are repetitions."""
     keys = [key for key in differing(recipes) if key not in NO_VARIANT]
     if not keys:
-        return pd.Series("all alike", recipes.index, name="variant")
+        return pd.Series("the same settings", recipes.index, name="variant")
     texts = recipes[keys].apply(lambda row: ", ".join(f"{key} {row[key]}" for key in keys), axis=1)
     return texts.rename("variant")
 
 
-def run_intervals(
+def resample_runs(
     rankings: pd.DataFrame, metrics: Sequence[str], resamples: int = 2_000, seed: int = 0
-) -> pd.DataFrame:
+) -> dict[str, Resampled]:
+    """`statistics.resample` of each run; since all were asked the same questions, all have the same drawn shoppers."""
+    return {
+        run: statistics.resample(table, metrics, resamples, seed) for run, table in rankings.groupby("run", sort=False)
+    }
+
+
+def run_intervals(drawn: Mapping[str, Resampled]) -> pd.DataFrame:
     """`statistics.intervals` within each run, `run` in front, and `se`, the standard error over shoppers."""
     parts = []
-    for run, table in rankings.groupby("run", sort=False):
-        drawn = statistics.resample(table, metrics, resamples, seed)
-        found = statistics.intervals(drawn).assign(se=drawn.draws.std(ddof=1).to_numpy())
+    for run, one in drawn.items():
+        found = statistics.intervals(one).assign(se=one.draws.std(ddof=1).to_numpy())
         found.insert(0, "run", run)
         parts.append(found)
     return pd.concat(parts, ignore_index=True)
+
+
+def with_best_baseline(drawn: Mapping[str, Resampled], baselines: Sequence[str]) -> dict[str, Resampled]:
+    """`statistics.with_best` of the baselines in each run, as the model "best_baseline"."""
+    return {run: statistics.with_best(one, "best_baseline", baselines) for run, one in drawn.items()}
+
+
+def margins(drawn: Mapping[str, Resampled], a: str, others: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
+    """By how much `a` is better than each of `others`, relative to them, as the mean over runs of different seeds.
+
+    The margin is a / b − 1 within each run. Two sources of chance make its mean uncertain. Other shoppers: the margins
+    of the runs are averaged on each resample, in which all runs have the same shoppers; u is its standard deviation.
+    Other seeds: the standard deviation s from run to run, for a mean over k runs s / √k. Together they make a standard
+    error √(u² + s² / k), with Student's t at the degrees of freedom of Welch and Satterthwaite; what seeds do to
+    single shoppers counts in both parts, so the interval is wide rather than narrow.
+
+    Returns:
+        a, b, metric, runs, relative (mean over runs), relative_ci95 (of both sources; of one run over shoppers alone),
+        seed_sd (NaN for one run), user_se, users, by_run (a list). Others that some run lacks are left out; a margin
+        over nothing is NaN.
+    """
+    rows, count = [], len(drawn)
+    present = [b for b in others if all(b in one.means.index.get_level_values(0) for one in drawn.values())]
+    for b in present:
+        for metric in metrics:
+            pair, runs = [(a, metric), (b, metric)], list(drawn.values())
+            by_run = [float(statistics.relative(*one.means[pair])) for one in runs]
+            resampled = np.mean([statistics.relative(*one.draws[pair].to_numpy().T) for one in runs], axis=0)  # (R,)
+            row = {"a": a, "b": b, "metric": metric, "runs": count, "relative": float(np.mean(by_run))}
+            user_se, users = float(resampled.std(ddof=1)), runs[0].users
+            seed_sd = float(np.std(by_run, ddof=1)) if count > 1 else np.nan
+            if count > 1:
+                half = _half_width(user_se, users - 1, seed_sd / np.sqrt(count), count - 1)
+                interval = [row["relative"] - half, row["relative"] + half]
+            else:
+                interval = statistics.percentiles(resampled)
+            spread = {"seed_sd": seed_sd, "user_se": user_se, "users": users, "by_run": by_run}
+            rows.append(row | {"relative_ci95": interval} | spread)
+    return pd.DataFrame(rows)
+
+
+def _half_width(first: float, first_df: int, second: float, second_df: int) -> float:
+    """Half a 95 % interval from two independent standard errors, each with its degrees of freedom."""
+    total = first**2 + second**2
+    if not total > 0:
+        return total  # no spread at all, or no number
+    df = total**2 / (first**4 / first_df + second**4 / second_df)
+    return float(scipy.stats.t.ppf(0.975, df) * np.sqrt(total))
 
 
 def variance_parts(intervals: pd.DataFrame, groups: pd.Series) -> pd.DataFrame:
@@ -166,6 +221,12 @@ def compare_variants(
         raise ValueError(f"every run is of variant {base!r}: nothing to compare")
     table = pd.DataFrame(rows)
     return table.assign(p_holm=statistics.holm(table["p"]))
+
+
+def common_baselines(folders: Iterable[Path]) -> list[str]:
+    """Names of the baselines that every run's evaluation counts among its baselines, in the first run's order."""
+    named = [read_json(Path(folder) / "evaluation" / "metrics.json")["baselines"] for folder in folders]
+    return [name for name in named[0] if all(name in other for other in named)]
 
 
 def headline(folders: Iterable[Path]) -> pd.DataFrame:

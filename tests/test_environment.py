@@ -50,6 +50,13 @@ def test_make_without_a_suitable_python_says_so():
     assert done.returncode != 0 and "needs Python 3.11 or newer" in done.stderr
 
 
+def test_make_seeds_runs_the_recipe_once_a_seed_and_then_the_study_of_them():
+    command = ["make", "--dry-run", "seeds", "RECIPE=params/smoke.yaml", "SEEDS=3 5"]
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
+    assert "for seed in 3 5; do" in told and "--name smoke-seed$seed -p seed=$seed" in told
+    assert "--name smoke-seeds" in told and '-p "study_runs=[smoke-seed3,smoke-seed5]"' in told
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebooks_are_stored_clean_and_hold_no_logic(path):
     cells = nbformat.read(path, as_version=4).cells

@@ -80,11 +80,31 @@ def test_every_figure_of_the_evaluation_is_recomputed_from_its_rankings_in_plain
         assert row["smallest_detectable"] == pytest.approx((1.959964 + 0.841621) * error, rel=0.2, abs=1e-9)
         low, high = row["ci95"]
         assert high - low == pytest.approx(2 * 1.959964 * error, rel=0.35, abs=1e-9)
+    assert {(row["a"], row["b"], row["metric"]) for row in results["comparisons"]} == {
+        ("r2ec", b, metric)
+        for b in set(ranks) - {"r2ec", "true_reasoning", "oracle"}
+        for metric in ("hit@5", "ndcg@20")
+    }
     pending = sorted(results["comparisons"], key=lambda row: row["p"])
     corrected = 0.0
     for place, row in enumerate(pending):
         corrected = min(1.0, max(corrected, row["p"] * (len(pending) - place)))
         assert row["p_holm"] == pytest.approx(corrected)
+
+    counting = {"popularity", "recent_popularity", "item_neighbours", "text_similarity"}
+    for row in results["claims"]:
+        opponents = counting | {"gru4rec", "caser", "sasrec"} if row["b"] == "best_baseline" else {row["b"]}
+        reached = [
+            sum(value(rank, row["metric"]) for rank in ranks[model].values()) / len(user_of)
+            for model in (row["a"], *opponents)
+        ]
+        assert row["relative"] == pytest.approx(reached[0] / max(reached[1:]) - 1)
+        low, high = row["relative_ci95"]
+        assert low is None or low <= row["relative"] <= high or row["b"] == "best_baseline"
+    claimed = {row["b"] for row in results["claims"]}
+    assert claimed == {"best_baseline", "true_reasoning", "oracle"} | (
+        {"without_reasoning", "item_term_only"} & set(ranks)
+    )
 
 
 def test_costs_and_versions_of_every_stage_are_on_record(run):

@@ -192,6 +192,19 @@ def test_a_key_follows_parameters_and_input_files_but_not_the_run_folder(world):
     )
 
 
+def test_a_stage_that_reads_other_runs_follows_what_they_left(world):
+    values = {"study_runs": ["seed0", "seed1"], "run_dir": str(world / "runs" / "study")}
+    nothing = ingredients(world, **values)
+    left = world / "runs" / "seed1" / "evaluation"
+    files.write_json({"models": {}}, left / "metrics.json")
+    first = ingredients(world, **values)
+    assert "inputs changed" in stages.difference(nothing, first)
+    (left / "chains.parquet").write_text("not read by a study")
+    assert ingredients(world, **values) == first
+    files.write_json({"models": {"r2ec": {}}}, left / "metrics.json")
+    assert "inputs changed" in stages.difference(first, ingredients(world, **values))
+
+
 def test_comments_in_the_library_do_not_count_and_code_does(world):
     code = ["import toylib.first"]
     notebook(world / "notebooks" / "01_first.ipynb", FIRST, *code)
@@ -402,6 +415,23 @@ def test_the_index_holds_the_results_and_escapes_what_is_foreign(page):
     assert "+0.0500 to +0.1500" in index and "1,234" in index and "+100.0 %" in index
     assert "<b>x</b>" not in index and "&lt;b&gt;x&lt;/b&gt;" in index
     assert 'href="01_first.html"' in index
+
+
+def test_the_index_of_a_study_shows_its_margins_and_leads_to_its_runs(tmp_path):
+    run, claim = tmp_path / "seeds", {"b": "best_baseline", "metric": "hit@5", "relative": 0.5, "share": False}
+    results = {"runs": {"one": "steps 5", "two": "steps 9"}}
+    results["claims"] = [claim | {"relative_ci95": [0.25, 0.75], "variant": v} for v in ("steps 5", "steps 9")]
+    files.write_json(results, run / "study" / "metrics.json")
+    files.write_text("", run / "recipe.yaml")
+    files.write_text("", tmp_path / "one" / "report" / "index.html")
+    (run / "report").mkdir()
+    facts = {"stages": {}, "versions": {}, "gpu": [], "commit": "", "uncommitted_changes": None, "seed": 0}
+    facts |= {"started": "2024-01-01", "cpu": "x", "cores": 2, "memory_gb": 1.0, "python": "3.11"}
+    shown = {"title": "seeds", "run": "seeds", "file": "index.html", "links": [], "before": None, "after": None}
+    html = report.overview(run, shown, facts)
+    assert html.count("+50.0% (+25.0% to +75.0%)") == 2 and "margin over best of the baselines" in html
+    assert "+68.67%" in html and "copied" in html
+    assert '<a href="../../one/report/index.html">one</a>' in html and 'report/index.html">two' not in html
 
 
 def test_a_study_of_other_runs_is_made_only_where_a_recipe_names_it():

@@ -82,3 +82,15 @@ def test_every_seed_is_a_circle(ax):
 def test_an_empty_table_is_refused(draw, ax):
     with pytest.raises(ValueError, match="nothing to draw"):
         draw(pd.DataFrame({"model": [], "slice": []}), ax, {}, "NDCG@20")
+
+
+def test_a_margin_shows_every_seed_its_mean_and_what_was_copied(ax):
+    table = pd.DataFrame({"b": ["x"], "metric": ["hit@5"], "relative": [0.5]})
+    table["relative_ci95"], table["by_run"] = [[0.2, 0.8]], [[0.4, 0.6]]
+    drawn.margins(table, ax, "hit@5", {"x": "Model X"}, copied=0.6867)
+    circles = next(line for line in ax.get_lines() if line.get_marker() == "o")
+    assert circles.get_xdata() == pytest.approx([40, 60])
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["Model X"]
+    assert any(line.get_xdata()[0] == pytest.approx(68.67) for line in ax.get_lines())
+    with pytest.raises(ValueError, match="no margin on ndcg@20"):
+        drawn.margins(table, ax, "ndcg@20", {})

@@ -95,6 +95,18 @@ def test_ranks_do_not_depend_on_the_batch_size():
     assert (whole["seconds"] > 0).all()
 
 
+def test_a_catalogue_of_a_million_is_asked_for_in_smaller_batches():
+    num_items, sizes = 2**20, []
+
+    def constant(batch):
+        sizes.append(len(batch))
+        return torch.zeros(1).expand(len(batch), num_items)
+
+    found = ranking.rank_all(constant, table([5] * 70, [[0]] * 70), num_items, model="m")
+    assert sizes == [ranking.SCORES_HELD // num_items, 6]
+    assert found["rank"].unique().tolist() == [1 + (num_items - 2) / 2]  # all but the history and itself are its ties
+
+
 def test_metrics_are_recomputed_from_the_rankings_file_in_plain_python(tmp_path):
     torch.manual_seed(1)
     scores = torch.randn(40, 30)

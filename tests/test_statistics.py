@@ -58,6 +58,41 @@ def test_relative_difference_to_nothing_is_no_number():
     assert np.isnan(statistics.paired_bootstrap([1], [99], ["a"], "hit@5", 10)["relative"])
 
 
+def test_the_relative_margin_has_the_interval_of_a_ratio_of_paired_means():
+    """Against the delta method: Var(a/b) ≈ (sd of (value_a − a/b · value_b) / b)² / n."""
+    rng = np.random.default_rng(2)
+    a, b = rng.integers(1, 30, 2000), rng.integers(1, 45, 2000)
+    found = statistics.paired_bootstrap(a, b, np.arange(2000), "ndcg@20", 4000)
+    values_a, values_b = ndcg_at(a, 20), ndcg_at(b, 20)
+    ratio = values_a.mean() / values_b.mean()
+    error = (values_a - ratio * values_b).std() / values_b.mean() / np.sqrt(2000)
+    low, high = found["relative_ci95"]
+    assert found["relative"] == pytest.approx(ratio - 1)
+    assert (high - low) == pytest.approx(2 * 1.96 * error, rel=0.08)
+    assert low < found["relative"] < high
+
+
+def test_a_margin_over_what_may_be_nothing_has_no_interval():
+    found = statistics.paired_bootstrap([1, 1, 9], [1, 9, 9], ["a", "b", "c"], "hit@5", 200)
+    assert found["relative"] == pytest.approx(1.0)  # (2 / 3) / (1 / 3) - 1
+    assert np.isnan(found["relative_ci95"]).all()  # some resamples hold no hit of b
+
+
+def test_the_best_of_several_is_chosen_anew_in_each_metric_and_on_each_resample():
+    table = rankings(
+        {"a": np.array([1, 1, 1, 1]), "top": np.array([1, 99, 99, 99]), "wide": np.array([99, 5, 5, 99])}, np.arange(4)
+    )
+    drawn = statistics.resample(table, ["hit@5", "ndcg@5"], 300)
+    both = statistics.with_best(drawn, "best", ["top", "wide"])
+    assert both.means["best", "hit@5"] == pytest.approx(2 / 4)  # of wide
+    assert both.means["best", "ndcg@5"] == pytest.approx(1 / 4)  # of top: 1 / 4 beats 2 / log2(6) / 4
+    for metric in ("hit@5", "ndcg@5"):
+        best, members = both.draws["best", metric], both.draws[[("top", metric), ("wide", metric)]]
+        assert (best == members.max(axis=1)).all()
+        assert (best > both.draws["wide", metric]).any()
+    assert statistics.compare(both, "a", ["best"], ["hit@5"])["relative"].item() == pytest.approx(1.0)
+
+
 def test_intervals_cover_the_truth_at_about_their_level():
     rng = np.random.default_rng(4)
     truth, covered = 0.3, 0

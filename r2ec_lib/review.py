@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from nltk.metrics.agreement import AnnotationTask
 
 from r2ec_lib.quality import rank_correlations
 from r2ec_lib.schema import DataError
@@ -234,9 +235,9 @@ def read_sheet(text: str, cases: Sequence[str], reviewer: str, where: str = "the
 def krippendorff_alpha(marks: np.ndarray) -> float:
     """Krippendorff's α for ordinal marks, 1 for full agreement, 0 for that of chance, below for less.
 
-    α = 1 − D_o / D_e over the coincidence matrix o_ck, with the ordinal distance
-    δ²(c, k) = (Σ_{g=c..k} n_g − (n_c + n_k) / 2)² (K. Krippendorff, Computing Krippendorff's Alpha-Reliability, 2011).
-    Cases with fewer than two marks do not count.
+    α = 1 − D_o / D_e is NLTK's; the ordinal distance, which it leaves to its caller, is
+    δ²(c, k) = (Σ_{g=c..k} n_g − (n_c + n_k) / 2)², with n_g the marks of value g among those that count
+    (K. Krippendorff, Computing Krippendorff's Alpha-Reliability, 2011). Cases with fewer than two marks do not count.
 
     Args:
         marks: (reviewers, cases), NaN where a reviewer gave none.
@@ -246,17 +247,12 @@ def krippendorff_alpha(marks: np.ndarray) -> float:
     """
     marks = np.asarray(marks, float)
     marks = marks[:, (~np.isnan(marks)).sum(axis=0) >= 2]
-    values = np.unique(marks[~np.isnan(marks)])
+    values, totals = np.unique(marks[~np.isnan(marks)], return_counts=True)
     if len(values) < 2:
         return float("nan")
-    counts = (marks[:, :, None] == values).sum(axis=0).astype(float)  # (cases, V)
-    pairs = counts[:, :, None] * counts[:, None, :] - np.eye(len(values)) * counts[:, :, None]  # (cases, V, V)
-    coincidence = (pairs / (counts.sum(axis=1) - 1)[:, None, None]).sum(axis=0)  # (V, V)
-    totals = coincidence.sum(axis=1)  # (V,) n_c
-    middle = np.cumsum(totals) - totals / 2
-    distance = (middle[:, None] - middle[None, :]) ** 2  # (V, V): what lies between the middles of c and k
-    expected = (np.outer(totals, totals) * distance).sum() / (totals.sum() - 1)
-    return float(1 - (coincidence * distance).sum() / expected)
+    middle = dict(zip(values, np.cumsum(totals) - totals / 2, strict=True))  # δ lies between the middles of c and k
+    given = [(*place, float(mark)) for place, mark in np.ndenumerate(marks) if not np.isnan(mark)]
+    return float(AnnotationTask(given, lambda a, b: (middle[a] - middle[b]) ** 2).alpha())
 
 
 def agreement(marks: pd.DataFrame) -> pd.DataFrame:

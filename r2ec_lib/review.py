@@ -176,6 +176,30 @@ def to_html(sheet: pd.DataFrame, title: str = "Review of reasons") -> str:
     )
 
 
+def rehearse(
+    sheet: pd.DataFrame, worth: pd.DataFrame, reviewers: int = 3, noise: float = 0.7, seed: int = 0
+) -> dict[str, str]:
+    """Sheets filled by a rule in place of people, to see what follows from filled ones. They judge nothing.
+
+    A mark is 1 + 4 · worth + N(0, `noise`²), rounded into the scale; a reason is accepted where its mean mark is above
+    the middle of the scale.
+
+    Args:
+        worth: a row a case of `sheet`, in its order, and a column of 0…1 for each of `CRITERIA`.
+
+    Returns:
+        Name to CSV text, as `read_sheet` takes it.
+    """
+    rng, (low, high), sheets = np.random.default_rng(seed), SCALE, {}
+    for number in range(1, reviewers + 1):
+        marks = low + (high - low) * worth[list(CRITERIA)].to_numpy(float) + rng.normal(0, noise, (len(sheet), 4))
+        marks = np.clip(np.rint(marks), low, high).astype(int)  # (cases, criteria)
+        filled = {name: marks[:, column].astype(str) for column, name in enumerate(CRITERIA)}
+        accepted = np.where(marks.mean(axis=1) > (low + high) / 2, "yes", "no")
+        sheets[f"stand-in {number}"] = to_csv(sheet.assign(**filled, accept=accepted))
+    return sheets
+
+
 # ---- filled sheets in ----------------------------------------------------------------------------------------------
 
 

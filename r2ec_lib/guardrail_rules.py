@@ -78,6 +78,13 @@ class Limit:
 
 Rule = Forbid | NeverRecommend | Ground | Limit
 KIND_OF = {Forbid: "forbid", NeverRecommend: "never_recommend", Ground: "ground", Limit: "limit"}
+KIND_WORDS = {
+    "forbid": "forbidden words in the reason",
+    "never_recommend": "items never to be recommended",
+    "ground": "what the reason has to name",
+    "limit": "longest reason",
+}
+"""What a rule of each kind is about, in words."""
 
 
 @dataclass(frozen=True)

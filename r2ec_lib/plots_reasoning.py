@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
-from r2ec_lib.plots import COLOURS, LEGEND, style
+from r2ec_lib.plots import COLOURS, LEGEND, facet_shares, style
 
 
 def changed(table: pd.DataFrame, ax: Axes, k: int) -> Axes:
@@ -40,6 +40,7 @@ def dots(table: pd.DataFrame, ax: Axes, xlabel: str) -> Axes:
     ax.axvline(0, color="black", linestyle="--", linewidth=1)
     ax.set_yticks(range(len(table)), table["facet"])
     ax.set_ylim(len(table) - 0.5, -0.5)
+    _say_if_empty(ax, table["share"])
     return style(ax, f"{xlabel} (line: 95 % interval)", "")
 
 
@@ -60,4 +61,21 @@ def against_chance(table: pd.DataFrame, ax: Axes, xlabel: str) -> Axes:
     ax.set_ylim(len(table) - 0.5, -0.5)
     ax.set_xlim(left=0)
     ax.legend(**LEGEND)
+    _say_if_empty(ax, table["found"])
     return style(ax, f"{xlabel} (line: 95 % interval)", "")
+
+
+def shares(table: pd.DataFrame, ax: Axes, xlabel: str = "share of the reasonings (0 to 1)") -> Axes:
+    """`plots.facet_shares` on the whole range of 0…1, so that figures beside each other compare; rows without a value
+    keep their place, empty."""
+    if table.empty:
+        raise ValueError("no row to draw: the table is empty")
+    facet_shares(table.fillna({"share": 0.0}), ax, xlabel)
+    ax.set_xlim(0, 1.02)
+    _say_if_empty(ax, table["share"])
+    return ax
+
+
+def _say_if_empty(ax: Axes, values: pd.Series) -> None:
+    if not values.notna().any():
+        ax.text(0.5, 0.5, "no value: nothing was stated, or nothing differs", transform=ax.transAxes, ha="center")

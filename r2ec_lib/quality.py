@@ -104,6 +104,7 @@ def worth(
     users: str,
     resamples: int = 2_000,
     seed: int = 0,
+    fewest: int = 5,
 ) -> pd.DataFrame:
     """What a property of a text goes with: the difference in outcome between the rows of one group that have it and
     those that have not, such as the rewards of the reasonings for one history that state a facet or do not.
@@ -113,16 +114,18 @@ def worth(
 
     Args:
         columns: of `table` to words; rows where a column is NaN do not count for it.
+        fewest: users whose groups have both kinds that a difference needs.
 
     Returns:
-        `facet` (the words), `share` (the difference), `low`, `high` (95 %, over users); NaN where no group has both.
+        `facet` (the words), `share` (the difference), `low`, `high` (95 %, over users); NaN where too few groups have
+        both kinds.
     """
     rows = []
     for name, words in columns.items():
         part = table.dropna(subset=[name])
         pair = part[[name, outcome]].astype(float)
         x, y = (pair - part.assign(**pair).groupby(list(group))[[name, outcome]].transform("mean")).to_numpy().T
-        if not len(x) or np.abs(x).max() < 1e-12:
+        if part[users][np.abs(x) > 1e-12].nunique() < fewest:
             rows.append((words, np.nan, np.nan, np.nan))
             continue
         drawn = bootstrap(np.column_stack([x * y, x * x]), part[users], resamples, seed)

@@ -48,6 +48,15 @@ def test_a_figure_without_a_value_says_so_in_its_middle(ax):
     assert len(ax.texts) == 1
 
 
+def test_a_grid_shows_each_share_in_its_field_and_leaves_unknown_ones_empty(ax):
+    table = pd.DataFrame({"step": [0.0, 5.0], "a": [0.25, 1.0], "b": [np.nan, 0.0]})
+    plots_reasoning.grid(table, ax, {"a": "first", "b": "second"}, "share")
+    assert [text.get_text() for text in ax.texts] == [".25", "1", ".00"]
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["first", "second"]
+    with pytest.raises(ValueError, match="empty"):
+        plots_reasoning.grid(table.iloc[:0], ax, {"a": "first"}, "share")
+
+
 def test_shares_are_drawn_on_their_whole_range(ax):
     plots_reasoning.shares(TABLE, ax)
     assert ax.get_xlim() == (0, 1.02) and [bar.get_width() for bar in ax.patches] == [0.5, 0]

@@ -73,3 +73,5 @@ def test_a_thought_is_worth_what_it_brings_among_the_reasonings_of_one_history()
     assert found.loc["a", "share"] == pytest.approx(0.3, abs=0.01) and found.loc["a", "low"] > 0.28
     assert found.loc["b", "low"] < 0 < found.loc["b", "high"]
     assert worth(table.assign(says=1.0), {"says": "a"}, "reward", ["g"], "g").iloc[0, 1:].isna().all()
+    few = table[table["g"] < 4]
+    assert worth(few, {"says": "a"}, "reward", ["g"], "g").iloc[0, 1:].isna().all()

@@ -185,6 +185,17 @@ def contradictions(chains: pd.DataFrame, stated: pd.DataFrame, attributes: pd.Da
     return table.sort_values(["contradicted", "list_share"], ascending=False, kind="stable", ignore_index=True)
 
 
+def by_reason(found: pd.DataFrame) -> pd.DataFrame:
+    """The table of `contradictions` with a row a reasoning, worst first: `row`, `said` and `has` ("style rustic, tier
+    luxury"), `item`, `list_share` (the largest of its attributes)."""
+    rows = []
+    for row, part in found.groupby("row", sort=False):
+        said = ", ".join(f"{name} {value}" for name, value in zip(part["attribute"], part["said"], strict=True))
+        has = ", ".join(f"{name} {value}" for name, value in zip(part["attribute"], part["has"], strict=True))
+        rows.append((row, said, has, part["item"].iloc[0], part["list_share"].max()))
+    return pd.DataFrame(rows, columns=["row", "said", "has", "item", "list_share"])
+
+
 # ---- reason and item cards -----------------------------------------------------------------------------------------
 
 

@@ -26,18 +26,19 @@ EFFECTS = {
     "gain": ("full", "none", "the reasoning against no reasoning"),
     "compute": ("filler", "none", "filler of equal length against no reasoning"),
     "content": ("full", "filler", "the reasoning against filler of equal length"),
-    "swap": ("full", "swapped", "the reasoning against another user's"),
+    "swap": ("full", "swapped", "the reasoning against another shopper's"),
+    "training": ("full", "untaught", "the reasoning against a model trained without any"),
 }
-"""The causal tests as differences a − b of two conditions, with their words."""
+"""The causal tests as differences a − b of two conditions, with their words; `untaught` is not the same model."""
 
 CHANGES = {
-    "none": "the whole reasoning is removed",
-    "kept 0.5": "the second half of the reasoning is removed",
-    "filler": "filler stands in its place",
-    "swapped": "another shopper's reasoning stands in its place",
-    "facts": "facts in it are exchanged for false ones",
-    "neutral": "as many other words are exchanged",
-    "again": "the model writes it again, at random",
+    "kept 0.5": "half the reasoning removed",
+    "none": "the whole reasoning removed",
+    "filler": "filler in its place",
+    "swapped": "another shopper's in its place",
+    "again": "written again, at random",
+    "facts": "facts exchanged for false ones",
+    "neutral": "as many other words exchanged",
 }
 """What is done to a reasoning, in words; the keys are conditions of `stack`."""
 
@@ -151,10 +152,10 @@ def stack(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def effects(ranked: pd.DataFrame, compare: Callable[..., Mapping], metric: str) -> pd.DataFrame:
-    """The tests of EFFECTS as paired comparisons.
+    """The tests of EFFECTS as paired comparisons; those whose second condition is not there are left out.
 
     Args:
-        ranked: the table of `stack`.
+        ranked: the table of `stack`; a condition needs no more than sample_id, user_id and rank.
         compare: (ranks of a, ranks of b, user ids) to a mapping with `difference`, `relative`, `ci95`, such as
             `ranking.paired_bootstrap` with its metric set.
         metric: the name of what `compare` measures.
@@ -162,10 +163,13 @@ def effects(ranked: pd.DataFrame, compare: Callable[..., Mapping], metric: str) 
     Returns:
         test, label, a, b, metric, difference, relative, ci95.
     """
-    parts = {name: part for name, part in ranked.groupby("condition")}
+    parts = {name: part.set_index("sample_id") for name, part in ranked.groupby("condition")}
     rows = []
     for test, (a, b, words) in EFFECTS.items():
-        result = compare(parts[a]["rank"].to_numpy(), parts[b]["rank"].to_numpy(), parts[a]["user_id"].to_numpy())
+        if b not in parts:
+            continue
+        of_b = parts[b]["rank"].loc[parts[a].index]
+        result = compare(parts[a]["rank"].to_numpy(), of_b.to_numpy(), parts[a]["user_id"].to_numpy())
         rows.append({"test": test, "label": f"{test}: {words}", "a": a, "b": b, "metric": metric, **result})
     return pd.DataFrame(rows)
 
@@ -185,14 +189,22 @@ def early_answering(ranked: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).sort_values("fraction", ignore_index=True)
 
 
-def area_over_curve(curve: pd.DataFrame) -> float:
+def area_over_curve(ranked: pd.DataFrame) -> tuple[float, float, float]:
     """1 − mean agreement over the kept fraction, by trapezoids: 0 where the reasoning changes nothing, and larger the
-    later in the reasoning the recommendation is settled."""
-    if curve["fraction"].nunique() < 2:
+    later in the reasoning the recommendation is settled; with its 95 % interval, clustered by user.
+
+    Args:
+        ranked: the table of `stack`, with conditions `kept <fraction>`.
+    """
+    kept = ranked[ranked["condition"].str.startswith("kept ")]
+    fraction = kept["condition"].str.removeprefix("kept ").astype(float)
+    table = kept.assign(fraction=fraction).pivot(index="sample_id", columns="fraction", values="agreement")
+    if table.shape[1] < 2:
         raise ValueError("the area over the curve needs at least two fractions")
-    steps = pairwise(zip(curve["fraction"], curve["agreement"], strict=True))
-    area = sum((f2 - f1) * (a1 + a2) / 2 for (f1, a1), (f2, a2) in steps)
-    return 1 - area / (curve["fraction"].max() - curve["fraction"].min())
+    at = table.columns.to_numpy(float)
+    area = 1 - np.trapezoid(table.to_numpy(float), at, axis=1) / (at[-1] - at[0])  # (S,)
+    users = kept.drop_duplicates("sample_id").set_index("sample_id")["user_id"].loc[table.index]
+    return share_interval(area.clip(0, 1), users)
 
 
 def drop_one(score_fn: ScoreFn, samples: pd.DataFrame, chains: Chains, ends: set[int], **keys) -> pd.DataFrame:
@@ -255,33 +267,37 @@ def dispersion(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
         tables: G tables of `rank_chains`, for the same samples in the same order.
 
     Returns:
-        sample_id, user_id, `dispersion`, `agreement` (1 − dispersion).
+        sample_id, user_id, `dispersion`, `agreement` (1 − dispersion), and `ndcg`, its mean over the reasonings.
     """
     if len(tables) < 2:
         raise ValueError("dispersion needs at least two sampled reasonings a history")
     tops = [[set(top.tolist()) for top in table["top_items"]] for table in tables]
     pairs = [[1 - len(a & b) / len(a) for a, b in combinations(drawn, 2)] for drawn in zip(*tops, strict=True)]
     spread = np.array([np.mean(values) for values in pairs])
-    return tables[0][["sample_id", "user_id"]].assign(dispersion=spread, agreement=1 - spread)
+    quality = np.mean([table["ndcg"] for table in tables], axis=0)
+    return tables[0][["sample_id", "user_id"]].assign(dispersion=spread, agreement=1 - spread, ndcg=quality)
 
 
 def changes(ranked: pd.DataFrame, words: Mapping[str, str] = CHANGES) -> pd.DataFrame:
-    """The share of the top items that is no longer there after each change: 1 − `agreement`.
+    """What each change of the reasoning does to the list of recommended items, and to its quality.
 
     Args:
-        ranked: `condition`, `agreement`, `user_id`, as from `stack`.
+        ranked: `condition`, `sample_id`, `user_id`, `agreement`, `ndcg`, as from `stack`, with the condition "full".
         words: condition to words, in the order wanted; conditions that are not in `ranked` are left out.
 
     Returns:
-        `condition`, `facet` (its words), `share`, `low`, `high` (95 %, clustered by user).
+        `condition`, `facet` (its words); `share`, `low`, `high`, the share 1 − `agreement` of the top items that is no
+        longer there; `difference`, `ci95`, the change of NDCG on the same samples. 95 %, clustered by user.
     """
+    full = ranked[ranked["condition"] == "full"].set_index("sample_id")["ndcg"]
     rows = []
     for condition, label in words.items():
         part = ranked[ranked["condition"] == condition]
         if len(part):
             lost = (1 - part["agreement"].astype(float)).clip(0, 1)
-            rows.append((condition, label, *share_interval(lost, part["user_id"])))
-    return pd.DataFrame(rows, columns=["condition", "facet", "share", "low", "high"])
+            mean, *ends = mean_interval(part["ndcg"] - full.loc[part["sample_id"]].to_numpy(), part["user_id"])
+            rows.append((condition, label, *share_interval(lost, part["user_id"]), mean, ends))
+    return pd.DataFrame(rows, columns=["condition", "facet", "share", "low", "high", "difference", "ci95"])
 
 
 def paired_change(ranked: pd.DataFrame, a: str, b: str) -> tuple[float, float, float]:

@@ -1,8 +1,9 @@
 """Rules of guardrails: what a YAML file may say, as frozen dataclasses, and every fault of a file named.
 
 Four kinds. `forbid`: words or patterns that no reason may hold. `never_recommend`: items that are masked, always or
-under a condition on the history or the reason. `ground`: how many items of the history, or facts about them, a reason
-has to name. `limit`: the most words of a reason. Judging and enforcing them is the business of `guardrails`.
+under a condition on the history or the reason. `ground`: how many items of the history, or facts (items and words of
+their cards), a reason has to name. `limit`: the most words of a reason. Judging and enforcing them is the business of
+`guardrails`.
 """
 
 import difflib
@@ -77,6 +78,13 @@ class Limit:
 
 Rule = Forbid | NeverRecommend | Ground | Limit
 KIND_OF = {Forbid: "forbid", NeverRecommend: "never_recommend", Ground: "ground", Limit: "limit"}
+KIND_WORDS = {
+    "forbid": "forbidden words in the reason",
+    "never_recommend": "items never to be recommended",
+    "ground": "what the reason has to name",
+    "limit": "longest reason",
+}
+"""What a rule of each kind is about, in words."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ about reasons.
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,14 +16,14 @@ import pandas as pd
 import torch
 
 from r2ec_lib import causal, reasoning
-from r2ec_lib.guardrail_rules import KIND_OF, Forbid, Ground, Guardrails, Limit, NeverRecommend, phrase
+from r2ec_lib.guardrail_rules import KIND_OF, Forbid, Ground, Guardrails, Limit, NeverRecommend
 
 if TYPE_CHECKING:
     from r2ec_lib.model import R2ec
 
 Chains = Sequence[Sequence[int]]  # token ids, each chain closed by the `<answer>` id
-ATTRIBUTE_WORDS = 4
-"""A value of an item's column with at most so many words is an attribute that a reason can state; longer is prose."""
+USUAL = 0.25
+"""A word that a larger share of all item cards hold says nothing about a shopper, and is no fact."""
 
 
 # ---- judging -------------------------------------------------------------------------------------------------------
@@ -31,8 +32,9 @@ ATTRIBUTE_WORDS = 4
 def judge(guardrails: Guardrails, chains: pd.DataFrame, samples: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
     """Which rules each reason, and each list of recommended items, breaks.
 
-    A fact is an item of the history that the reason mentions (`reasoning.mentions`), or an attribute of one that it
-    states: a value of a column of `items` with at most `ATTRIBUTE_WORDS` words, other than id and title.
+    A fact is an item of the history that the reason mentions (`reasoning.mentions`), or a word of three letters or
+    more that stands on the card of one, in a column other than id and title, and on at most a share `USUAL` of all
+    cards: a brand, a style, a use.
 
     Args:
         chains: `sample_id`, `chain` (text) and, to judge recommendations too, `top_items` (item indexes).
@@ -99,14 +101,18 @@ def _grounding(chains: pd.DataFrame, samples: pd.DataFrame, items: pd.DataFrame)
     found = reasoning.mentions(chains, samples, items)
     mentions = found[found["in_history"]].groupby("row")["item"].nunique().reindex(chains.index, fill_value=0)
     columns = items.columns.drop(["item_id", "title"], errors="ignore")
-    histories = samples.set_index("sample_id")["history"]
+    cards = [_words(" ".join(map(str, row))) for row in items[columns].itertuples(index=False)]
+    holders = Counter(word for card in cards for word in card)
+    histories = samples.set_index("sample_id")["history"].loc[chains["sample_id"]]
     stated = []
-    for sample_id, text in zip(chains["sample_id"], chains["chain"], strict=True):
-        own = items.iloc[list(histories[sample_id])][columns]
-        values = {(column, str(value).strip().lower()) for column in columns for value in own[column]}
-        short = [value for _, value in values if 0 < len(value.split()) <= ATTRIBUTE_WORDS]
-        stated.append(sum(bool(re.search(phrase(value), text, re.IGNORECASE)) for value in short))
+    for history, text in zip(histories, chains["chain"], strict=True):
+        said = _words(text) & set().union(*(cards[item] for item in history))
+        stated.append(sum(holders[word] <= USUAL * len(items) for word in said))
     return pd.DataFrame({"mentions": mentions, "facts": mentions + stated}, index=chains.index)
+
+
+def _words(text: str) -> set[str]:
+    return {word for word in re.findall(r"\w+", text.lower()) if len(word) > 2}
 
 
 # ---- enforcing -----------------------------------------------------------------------------------------------------

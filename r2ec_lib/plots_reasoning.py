@@ -1,11 +1,13 @@
 """Figures of the reasoning analysis that `plots` has no shape for: table in, `Axes` out."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
-from r2ec_lib.plots import COLOURS, LEGEND, style
+from r2ec_lib.plots import COLOURS, LEGEND, facet_shares, style
 
 
 def changed(table: pd.DataFrame, ax: Axes, k: int) -> Axes:
@@ -40,6 +42,7 @@ def dots(table: pd.DataFrame, ax: Axes, xlabel: str) -> Axes:
     ax.axvline(0, color="black", linestyle="--", linewidth=1)
     ax.set_yticks(range(len(table)), table["facet"])
     ax.set_ylim(len(table) - 0.5, -0.5)
+    _say_if_empty(ax, table["share"])
     return style(ax, f"{xlabel} (line: 95 % interval)", "")
 
 
@@ -60,4 +63,44 @@ def against_chance(table: pd.DataFrame, ax: Axes, xlabel: str) -> Axes:
     ax.set_ylim(len(table) - 0.5, -0.5)
     ax.set_xlim(left=0)
     ax.legend(**LEGEND)
+    _say_if_empty(ax, table["found"])
     return style(ax, f"{xlabel} (line: 95 % interval)", "")
+
+
+def grid(table: pd.DataFrame, ax: Axes, columns: Mapping[str, str], label: str) -> Axes:
+    """Many shares over training: a row each of `columns` (names to words), a field a row of `table`, darker for
+    more; the share stands in each field, and a field without a value stays empty.
+
+    Needs `step` and the columns, such as from `reasoning.by_step`.
+    """
+    if table.empty or not columns:
+        raise ValueError("no share to draw: the table or the list of columns is empty")
+    values = table[list(columns)].to_numpy(float).T  # (rows, steps)
+    ax.imshow(values, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for (y, x), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            colour = "white" if value > 0.6 else "black"
+            ax.text(
+                x, y, f"{value:.2f}"[-3:] if value < 1 else "1", ha="center", va="center", color=colour, fontsize=7
+            )
+    ax.set_yticks(range(len(columns)), list(columns.values()))
+    ax.set_xticks(range(len(table)), [f"{step:.0f}" for step in table["step"]])
+    style(ax, f"training step (in each field: {label})", "")
+    ax.grid(False)
+    return ax
+
+
+def shares(table: pd.DataFrame, ax: Axes, xlabel: str = "share of the reasonings (0 to 1)") -> Axes:
+    """`plots.facet_shares` on the whole range of 0…1, so that figures beside each other compare; rows without a value
+    keep their place, empty."""
+    if table.empty:
+        raise ValueError("no row to draw: the table is empty")
+    facet_shares(table.fillna({"share": 0.0}), ax, xlabel)
+    ax.set_xlim(0, 1.02)
+    _say_if_empty(ax, table["share"])
+    return ax
+
+
+def _say_if_empty(ax: Axes, values: pd.Series) -> None:
+    if not values.notna().any():
+        ax.text(0.5, 0.5, "no value: nothing was stated, or nothing differs", transform=ax.transAxes, ha="center")

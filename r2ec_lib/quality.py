@@ -96,6 +96,45 @@ def within_correlation(
     return {"correlation": float(_correlation(moments.mean(axis=0)[None])[0]), "low": float(low), "high": float(high)}
 
 
+def worth(
+    table: pd.DataFrame,
+    columns: Mapping[str, str],
+    outcome: str,
+    group: Sequence[str],
+    users: str,
+    resamples: int = 2_000,
+    seed: int = 0,
+    fewest: int = 5,
+) -> pd.DataFrame:
+    """What a property of a text goes with: the difference in outcome between the rows of one group that have it and
+    those that have not, such as the rewards of the reasonings for one history that state a facet or do not.
+
+    Σ x̃ ỹ / Σ x̃² over the rows, with x̃ and ỹ the property (0 or 1) and the outcome less their group's means, so that
+    groups where both kinds are equally many count most, and those of one kind do not count.
+
+    Args:
+        columns: of `table` to words; rows where a column is NaN do not count for it.
+        fewest: users whose groups have both kinds that a difference needs.
+
+    Returns:
+        `facet` (the words), `share` (the difference), `low`, `high` (95 %, over users); NaN where too few groups have
+        both kinds.
+    """
+    rows = []
+    for name, words in columns.items():
+        part = table.dropna(subset=[name])
+        pair = part[[name, outcome]].astype(float)
+        x, y = (pair - part.assign(**pair).groupby(list(group))[[name, outcome]].transform("mean")).to_numpy().T
+        if part[users][np.abs(x) > 1e-12].nunique() < fewest:
+            rows.append((words, np.nan, np.nan, np.nan))
+            continue
+        drawn = bootstrap(np.column_stack([x * y, x * x]), part[users], resamples, seed)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            low, high = np.nanpercentile(np.where(drawn[:, 1] > 1e-12, drawn[:, 0] / drawn[:, 1], np.nan), [2.5, 97.5])
+        rows.append((words, float((x * y).sum() / (x * x).sum()), float(low), float(high)))
+    return pd.DataFrame(rows, columns=["facet", "share", "low", "high"])
+
+
 def _correlation(moments: np.ndarray) -> np.ndarray:
     """(R,) Pearson's r from means (R, 5) of x, y, x², y², xy; NaN where one of them is constant."""
     x, y, xx, yy, xy = moments.T

@@ -1,4 +1,4 @@
-"""What reasonings say: mentions, grounding, claims, form, diversity, and pages of cases. Tables in, tables out.
+"""What reasonings say: mentions, grounding, claims, form and diversity, also over training. Tables in, tables out.
 
 Nothing here knows a model, a tokenizer or a file. Whether the ranking depends on the reasoning is the business of
 `causal`; what is true in the generated world that of `bazaar`, which hands its verdicts in.
@@ -7,7 +7,6 @@ chains   one row a reasoning: sample_id, chain (text), tokens, closed; further c
 samples  the samples table of `schema`; items the catalogue, in item-index order
 """
 
-import html
 import math
 import re
 from collections import Counter, defaultdict
@@ -17,10 +16,36 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from r2ec_lib.intervals import mean_interval
+from r2ec_lib.intervals import mean_interval, share_interval
 
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 _QUOTED = re.compile(r"\[([^\[\]]+)\]|(?<!\d)\"([^\"]+)\"|“([^”]+)”")  # a quote after a digit is an inch
+_STOP = re.compile(r"[.!?;](?=\s|$)|\n")
+_OWNING = re.compile(
+    r"\b(ha(?:s|ve|d)|own(?:s|ed)?|bought|buy(?:s|ing)?|purchas\w+|order(?:s|ed)|got|already|latest|last|previous(?:ly)?"
+    r"|recent(?:ly)?|history)\b",
+    re.IGNORECASE,
+)
+
+WORDS = {
+    "history_share": "items of the history that are mentioned, of all in it",
+    "history_share_by_chance": "the same against another shopper's history (chance)",
+    "history_titles": "items of the history that are named by title, of all in it",
+    "history_precision": "named items said to be owned that are owned",
+    "off_history": "named items that are not in the history (number)",
+    "names_target": "reasonings that name the next purchase",
+    "quoted": "names in quotation marks or brackets (number)",
+    "off_catalogue": "of these names, those that no item bears",
+    "tokens": "length (tokens)",
+    "words": "length (words)",
+    "unclosed": "reasonings cut off before their end",
+    "empty": "reasonings without a word",
+    "repetition": "word triples that stood before in the same text",
+    "claims": "claims that can be checked (number)",
+    "true": "of these, those that are true",
+    "well_formed": "reasonings that keep to the language of the world",
+}
+"""Figures of this module in words; those that are no number are shares of 0…1."""
 
 
 # ---- what it says: mentions ----------------------------------------------------------------------------------------
@@ -157,9 +182,10 @@ def _stretches(key: tuple, places: Mapping, weights: Mapping, max_gap: int) -> l
 def grounding(chains: pd.DataFrame, found: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:
     """How each chain's mentions stand to its history H; M are the items it mentions.
 
-    history_share |M ∩ H| / |H| · history_titles the same by titles alone · history_precision |M ∩ H| / |M| by titles
-    (NaN without one) · off_history |M ∖ H| · names_target whether the target itself is named · quoted the names in
-    square brackets or double quotes · off_catalogue the share of these that no title matches (NaN without one).
+    history_share |M ∩ H| / |H| · history_titles the same by titles alone · history_precision |M_h ∩ H| / |M_h|, M_h
+    the titles in sentences that speak of owning or having bought (NaN without one) · off_history |M ∖ H| by titles ·
+    names_target whether the target itself is named · quoted the names in square brackets or double quotes ·
+    off_catalogue the share of these that no title matches (NaN without one).
 
     Words occur by chance too: `grounding` against the histories of other users says how often.
 
@@ -176,16 +202,20 @@ def grounding(chains: pd.DataFrame, found: pd.DataFrame, samples: pd.DataFrame) 
         mine = by_row.get(row, found.iloc[:0])
         history = set(samples.at[sample_id, "history"])
         named = mine[mine["how"] == "title"]
-        owned = named.loc[named["in_history"], "item"].nunique()
-        others = named[~named["in_history"]]
-        off = others.loc[others["item"] >= 0, "item"].nunique() + int((others["item"] < 0).sum())
+        owned, off = _counts(named)
+        stops = [0, *(match.end() for match in _STOP.finditer(chain)), len(chain)]
+        said = [
+            bool(_OWNING.search(_sentence(chain, stops, *span)))
+            for span in zip(named["start"], named["end"], strict=True)
+        ]
+        kept, invented = _counts(named[np.array(said, bool)])
         quoted = [match.span() for match in _QUOTED.finditer(chain)]
         lost = [not ((named["start"] < end) & (named["end"] > start)).any() for start, end in quoted]
         rows.append(
             {
                 "history_share": mine.loc[mine["in_history"], "item"].nunique() / len(history),
                 "history_titles": owned / len(history),
-                "history_precision": owned / (owned + off) if owned + off else math.nan,
+                "history_precision": kept / (kept + invented) if kept + invented else math.nan,
                 "off_history": off,
                 "names_target": bool((named["item"] == samples.at[sample_id, "target"]).any()),
                 "quoted": len(quoted),
@@ -193,6 +223,18 @@ def grounding(chains: pd.DataFrame, found: pd.DataFrame, samples: pd.DataFrame) 
             }
         )
     return pd.DataFrame(rows, index=chains.index)
+
+
+def _counts(named: pd.DataFrame) -> tuple[int, int]:
+    """Different items of the history, and others; a mention of no single item counts as one of these."""
+    others = named.loc[~named["in_history"], "item"]
+    return named.loc[named["in_history"], "item"].nunique(), others[others >= 0].nunique() + int((others < 0).sum())
+
+
+def _sentence(text: str, stops: Sequence[int], start: int, end: int) -> str:
+    """The text between the last of `stops` up to `start` and the first from `end` on, without the stretch itself."""
+    before, after = max(stop for stop in stops if stop <= start), min(stop for stop in stops if stop >= end)
+    return f"{text[before:start]} {text[end:after]}"
 
 
 # ---- what it says: claims whose truth is known --------------------------------------------------------------------
@@ -288,18 +330,18 @@ def diversity(chains: pd.DataFrame, near: float = 0.8, block: int = 512) -> dict
 
 def by_step(table: pd.DataFrame, columns: Sequence[str], bins: int = 20) -> pd.DataFrame:
     """Means over training: the steps in at most `bins` equal stretches, each with its mean `step` and, for each of
-    `columns`, mean, `_low` and `_high` (95 %, clustered by `sample_id`; cut to the range of the column's values)."""
+    `columns`, mean, `_low` and `_high` (95 %, clustered by `sample_id`; within 0…1 where all values are)."""
     if table.empty:
         raise ValueError("no rollouts: nothing to follow over training")
     first, last = table["step"].min(), table["step"].max()
     stretch = ((table["step"] - first) * min(bins, last - first + 1) // (last - first + 1)).astype(int)
+    share = {name: table[name].min() >= 0 and table[name].max() <= 1 for name in columns}
     rows = []
     for _, part in table.groupby(stretch):
         row = {"step": part["step"].mean()}
         for name in columns:
-            bounds = mean_interval(part[name], part["sample_id"])
-            bounds = np.clip(np.array(bounds, float), table[name].min(), table[name].max())
-            row[name], row[f"{name}_low"], row[f"{name}_high"] = bounds
+            interval = share_interval if share[name] else mean_interval
+            row[name], row[f"{name}_low"], row[f"{name}_high"] = interval(part[name], part["sample_id"])
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -309,62 +351,6 @@ def length_by_step(rollouts: pd.DataFrame) -> pd.DataFrame:
     tokens = rollouts.groupby("step")["tokens"]
     table = {"length": tokens.mean(), "length_low": tokens.quantile(0.1), "length_high": tokens.quantile(0.9)}
     return pd.DataFrame(table).reset_index()
-
-
-# ---- cases ---------------------------------------------------------------------------------------------------------
-
-
-def highlight(chain: str, found: pd.DataFrame) -> str:
-    """The chain as safe HTML: mentions of the history are marked, other catalogue mentions underlined.
-
-    Args:
-        found: the chain's rows of `mentions`.
-    """
-    pieces, at = [], 0
-    for mention in found.sort_values("start").drop_duplicates("start").itertuples():
-        tag = "mark" if mention.in_history else "u"
-        pieces += [
-            html.escape(chain[at : mention.start]),
-            f"<{tag}>{html.escape(chain[mention.start : mention.end])}</{tag}>",
-        ]
-        at = mention.end
-    return "".join(pieces) + html.escape(chain[at:])
-
-
-def case_html(
-    sample: pd.Series,
-    items: pd.DataFrame,
-    chain: str,
-    found: pd.DataFrame,
-    top: Mapping[str, tuple[Sequence[int], Sequence[float]]],
-) -> str:
-    """One case as a safe HTML fragment: history, reasoning with its mentions, and top items with scores.
-
-    Args:
-        sample: a row of the samples table.
-        found: the chain's rows of `mentions`.
-        top: heading to (item indexes, scores), such as with and without reasoning; the target is set in bold.
-    """
-    titles, target = items["title"], int(sample["target"])
-
-    def shown(item: int) -> str:
-        title = html.escape(titles.iloc[int(item)])
-        return f"<b>{title} (bought next)</b>" if int(item) == target else title
-
-    user = html.escape(str(sample["user_id"]))
-    history = "".join(f"<li>{shown(item)}</li>" for item in sample["history"])
-    lists = "".join(
-        f"<td style='vertical-align:top;text-align:left'><b>{html.escape(heading)}</b><ol>"
-        + "".join(f"<li>{shown(item)} · {score:.3f}</li>" for item, score in zip(ids, scores, strict=True))
-        + "</ol></td>"
-        for heading, (ids, scores) in top.items()
-    )
-    return (
-        f"<div><p><b>User {user}</b>, bought next: {html.escape(titles.iloc[target])}</p>"
-        f"<p>History, oldest first</p><ul>{history}</ul>"
-        f"<p>Reasoning</p><blockquote style='white-space:pre-wrap'>{highlight(chain, found) or '(empty)'}</blockquote>"
-        f"<table><tr>{lists}</tr></table></div>"
-    )
 
 
 def _words(text: str) -> list[str]:

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from nltk.metrics.agreement import AnnotationTask
 
 from r2ec_lib.quality import rank_correlations
 from r2ec_lib.schema import DataError
@@ -170,9 +171,34 @@ def to_html(sheet: pd.DataFrame, title: str = "Review of reasons") -> str:
     return (
         f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{html.escape(title)}</title>"
         f"<style>{style}</style></head><body><h1>{html.escape(title)}</h1>"
-        f"<p>Mark each case from {low} (not at all) to {high} (fully).</p><ul>{asked}</ul>"
+        f"<p>Reviewer: ____________________</p><p>Circle one mark a line, from {low} (not at all) to {high} (fully), and "
+        f"whether a shopper may be shown the reason.</p><ul>{asked}</ul>"
         f"{''.join(blocks)}</body></html>\n"
     )
+
+
+def rehearse(
+    sheet: pd.DataFrame, worth: pd.DataFrame, reviewers: int = 3, noise: float = 0.7, seed: int = 0
+) -> dict[str, str]:
+    """Sheets filled by a rule in place of people, to see what follows from filled ones. They judge nothing.
+
+    A mark is 1 + 4 · worth + N(0, `noise`²), rounded into the scale; a reason is accepted where its mean mark is above
+    the middle of the scale.
+
+    Args:
+        worth: a row a case of `sheet`, in its order, and a column of 0…1 for each of `CRITERIA`.
+
+    Returns:
+        Name to CSV text, as `read_sheet` takes it.
+    """
+    rng, (low, high), sheets = np.random.default_rng(seed), SCALE, {}
+    for number in range(1, reviewers + 1):
+        marks = low + (high - low) * worth[list(CRITERIA)].to_numpy(float) + rng.normal(0, noise, (len(sheet), 4))
+        marks = np.clip(np.rint(marks), low, high).astype(int)  # (cases, criteria)
+        filled = {name: marks[:, column].astype(str) for column, name in enumerate(CRITERIA)}
+        accepted = np.where(marks.mean(axis=1) > (low + high) / 2, "yes", "no")
+        sheets[f"stand-in {number}"] = to_csv(sheet.assign(**filled, accept=accepted))
+    return sheets
 
 
 # ---- filled sheets in ----------------------------------------------------------------------------------------------
@@ -234,9 +260,9 @@ def read_sheet(text: str, cases: Sequence[str], reviewer: str, where: str = "the
 def krippendorff_alpha(marks: np.ndarray) -> float:
     """Krippendorff's α for ordinal marks, 1 for full agreement, 0 for that of chance, below for less.
 
-    α = 1 − D_o / D_e over the coincidence matrix o_ck, with the ordinal distance
-    δ²(c, k) = (Σ_{g=c..k} n_g − (n_c + n_k) / 2)² (K. Krippendorff, Computing Krippendorff's Alpha-Reliability, 2011).
-    Cases with fewer than two marks do not count.
+    α = 1 − D_o / D_e is NLTK's; the ordinal distance, which it leaves to its caller, is
+    δ²(c, k) = (Σ_{g=c..k} n_g − (n_c + n_k) / 2)², with n_g the marks of value g among those that count
+    (K. Krippendorff, Computing Krippendorff's Alpha-Reliability, 2011). Cases with fewer than two marks do not count.
 
     Args:
         marks: (reviewers, cases), NaN where a reviewer gave none.
@@ -246,17 +272,12 @@ def krippendorff_alpha(marks: np.ndarray) -> float:
     """
     marks = np.asarray(marks, float)
     marks = marks[:, (~np.isnan(marks)).sum(axis=0) >= 2]
-    values = np.unique(marks[~np.isnan(marks)])
+    values, totals = np.unique(marks[~np.isnan(marks)], return_counts=True)
     if len(values) < 2:
         return float("nan")
-    counts = (marks[:, :, None] == values).sum(axis=0).astype(float)  # (cases, V)
-    pairs = counts[:, :, None] * counts[:, None, :] - np.eye(len(values)) * counts[:, :, None]  # (cases, V, V)
-    coincidence = (pairs / (counts.sum(axis=1) - 1)[:, None, None]).sum(axis=0)  # (V, V)
-    totals = coincidence.sum(axis=1)  # (V,) n_c
-    middle = np.cumsum(totals) - totals / 2
-    distance = (middle[:, None] - middle[None, :]) ** 2  # (V, V): what lies between the middles of c and k
-    expected = (np.outer(totals, totals) * distance).sum() / (totals.sum() - 1)
-    return float(1 - (coincidence * distance).sum() / expected)
+    middle = dict(zip(values, np.cumsum(totals) - totals / 2, strict=True))  # δ lies between the middles of c and k
+    given = [(*place, float(mark)) for place, mark in np.ndenumerate(marks) if not np.isnan(mark)]
+    return float(AnnotationTask(given, lambda a, b: (middle[a] - middle[b]) ** 2).alpha())
 
 
 def agreement(marks: pd.DataFrame) -> pd.DataFrame:

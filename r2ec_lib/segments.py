@@ -226,6 +226,22 @@ def segment_metrics(
     return pd.DataFrame(rows)
 
 
+def tall(table: pd.DataFrame, a: str = "with reasoning", b: str = "without reasoning") -> pd.DataFrame:
+    """The table of `segment_metrics` for the page, three rows a metric: `metric`, `ranked` (`a`, `b` or "difference"),
+    `value`, `from`, `to`, `deviation` (of `b` alone), `samples`, `users`."""
+    rows = []
+    for row in table.to_dict("records"):
+        counts = {"samples": row["samples"], "users": row["users"]}
+        for name in (a, b):
+            values = {"value": row[name], "from": row[f"{name}, low"], "to": row[f"{name}, high"]}
+            spread = {"deviation": row["deviation"] if name == b else math.nan}
+            rows.append({"metric": row["metric"], "ranked": name, **values, **spread, **counts})
+        low, high = row["ci95"]
+        ends = {"value": row["difference"], "from": low, "to": high, "deviation": math.nan}
+        rows.append({"metric": row["metric"], "ranked": "difference", **ends, **counts})
+    return pd.DataFrame(rows)
+
+
 # ---- how large an A/B test has to be -------------------------------------------------------------------------------
 
 

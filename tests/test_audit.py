@@ -65,6 +65,11 @@ def test_the_worst_contradiction_stands_first(attributes):
     assert table["row"].tolist() == [1, 1, 2, 0]
     assert table["list_share"].tolist() == [1, 1, 1, 0.5]
     assert set(table.loc[table["row"] == 2, ["said", "has"]].iloc[0]) == {"rustic", "deco"}
+    told = audit.by_reason(table)
+    assert told["row"].tolist() == [1, 2, 0] and told["list_share"].tolist() == [1, 1, 0.5]
+    assert set(told["said"][0].split(", ")) == {"style rustic", "piece tent"}
+    assert set(told["has"][0].split(", ")) == {"style deco", "piece mug"}
+    assert audit.by_reason(table.iloc[:0]).empty
 
 
 def test_a_text_that_says_both_is_not_contradicted_and_half_right(attributes):

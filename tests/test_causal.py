@@ -91,8 +91,7 @@ def test_a_model_that_ignores_its_reasoning_shows_no_effect_anywhere(samples, ch
     ranked, effect = effects_of(deaf, samples, chains)
     assert (effect == 0).all()
     assert (ranked["agreement"] == 1).all()
-    curve = causal.early_answering(ranked)
-    assert causal.area_over_curve(curve) == pytest.approx(0)
+    assert causal.area_over_curve(ranked)[0] == pytest.approx(0)
     assert (causal.drop_one(deaf, samples, chains, {STOP})["effect"] == 0).all()
 
 
@@ -103,7 +102,21 @@ def test_a_model_that_reads_only_its_reasoning_is_found_by_every_test(samples, c
     curve = causal.early_answering(ranked)
     assert curve["fraction"].tolist() == [0, 0.5, 1]
     assert curve["ndcg"].tolist()[:2] == [0, 0] and curve["ndcg"].tolist()[2] == 1
-    assert causal.area_over_curve(curve) > 0.1
+    area, low, high = causal.area_over_curve(ranked)
+    assert area > 0.1 and low < area < high
+    # trapezoids over the mean agreement give the mean of the samples' areas
+    a, b, c = curve["agreement"]
+    assert area == pytest.approx(1 - (a + 2 * b + c) / 4)
+
+
+def test_a_model_trained_without_reasoning_is_compared_sample_by_sample(samples, chains):
+    ranked, effect = effects_of(reader, samples, chains)
+    assert "training" not in effect  # nobody handed such a model in
+    other = causal.rank_chains(deaf, samples, None).assign(condition="untaught").iloc[::-1]
+    both = pd.concat([ranked, other[["sample_id", "user_id", "rank", "condition"]]])
+    found = causal.effects(both, difference, "mrr").set_index("test")["difference"]
+    full = ranked[ranked["condition"] == "full"]
+    assert found["training"] == pytest.approx((1 / full["rank"]).mean() - (1 / other["rank"]).mean())
 
 
 def test_nothing_kept_ranks_as_no_reasoning_does(samples, chains):
@@ -193,7 +206,9 @@ def test_the_summary_of_changes_tells_the_deaf_model_from_the_reader(samples, ch
     heard, ignored = (effects_of(score_fn, samples, chains)[0] for score_fn in (reader, deaf))
     changed = causal.changes(heard).set_index("condition")
     assert (causal.changes(ignored)["share"] == 0).all()
-    assert list(changed.index) == ["none", "kept 0.5", "filler", "swapped"]
+    assert list(changed.index) == ["kept 0.5", "none", "filler", "swapped"]
+    assert (causal.changes(ignored)["difference"] == 0).all()
+    assert (changed["difference"] < 0).all() and (changed["ci95"].map(max) < 0).loc[["none", "filler"]].all()
     assert (changed.loc[["none", "kept 0.5", "filler"], "share"] > 0).all()
     assert (changed["low"] <= changed["share"]).all() and changed["high"].max() <= 1
 

@@ -120,6 +120,21 @@ def test_attributes_of_the_history_count_as_facts_beside_its_items():
     assert judged(entry, "people like Pellini") == ["0 of 2 facts"]
 
 
+def test_a_word_of_the_cards_is_a_fact_where_the_history_holds_it_and_not_most_items_do():
+    cards = ["A rustic mug for the cafe.", *["A deco thing for the house."] * 7]
+    items = pd.DataFrame({"item_id": list("abcdefgh"), "title": [f"t{n}" for n in range(8)], "description": cards})
+    keeps = rules("kind: ground, facts: 1")
+    for text, history, grounded in (
+        ("the style is rustic", [0], True),  # one card in eight
+        ("the style is rustic", [1], False),  # not of this shopper's items
+        ("the style is deco", [1], False),  # nearly all cards
+        ("the for a", [0], False),
+    ):
+        chains = pd.DataFrame({"sample_id": [0], "chain": [text]})
+        broken = guardrails.judge(keeps, chains, pd.DataFrame({"sample_id": [0], "history": [history]}), items)
+        assert broken.empty == grounded, text
+
+
 def test_a_long_reason_is_found_and_one_of_the_allowed_length_is_not():
     assert judged("kind: limit, words: 3", "one two three four") == ["4 words"]
     assert judged("kind: limit, words: 3", "one two three") == []

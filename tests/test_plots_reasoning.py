@@ -41,6 +41,28 @@ def test_found_and_chance_stand_beside_each_other(ax):
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["found", "chance"]
 
 
+def test_a_figure_without_a_value_says_so_in_its_middle(ax):
+    plots_reasoning.dots(TABLE.iloc[1:], ax, "correlation")
+    assert [text.get_text() for text in ax.texts] == ["no value: nothing was stated, or nothing differs"]
+    plots_reasoning.dots(TABLE, ax, "correlation")
+    assert len(ax.texts) == 1
+
+
+def test_a_grid_shows_each_share_in_its_field_and_leaves_unknown_ones_empty(ax):
+    table = pd.DataFrame({"step": [0.0, 5.0], "a": [0.25, 1.0], "b": [np.nan, 0.0]})
+    plots_reasoning.grid(table, ax, {"a": "first", "b": "second"}, "share")
+    assert [text.get_text() for text in ax.texts] == [".25", "1", ".00"]
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["first", "second"]
+    with pytest.raises(ValueError, match="empty"):
+        plots_reasoning.grid(table.iloc[:0], ax, {"a": "first"}, "share")
+
+
+def test_shares_are_drawn_on_their_whole_range(ax):
+    plots_reasoning.shares(TABLE, ax)
+    assert ax.get_xlim() == (0, 1.02) and [bar.get_width() for bar in ax.patches] == [0.5, 0]
+    assert not ax.texts
+
+
 def test_empty_tables_say_so(ax):
     for draw in (lambda t: plots_reasoning.changed(t, ax, 5), lambda t: plots_reasoning.dots(t, ax, "")):
         with pytest.raises(ValueError, match="empty"):

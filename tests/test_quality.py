@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from r2ec_lib.quality import quality_index, rank_correlations, within_correlation
+from r2ec_lib.quality import quality_index, rank_correlations, within_correlation, worth
 
 
 def form_of(repetition, unclosed=False, empty=False):
@@ -61,3 +61,17 @@ def test_within_groups_a_difference_between_groups_counts_for_nothing():
     found = within_correlation(table, "tokens", "reward", ["g"], "u", resamples=100)
     assert found["correlation"] == pytest.approx(-1) and table["tokens"].corr(table["reward"]) > 0
     assert np.isnan(within_correlation(table.assign(tokens=3), "tokens", "reward", ["g"], "u")["correlation"])
+
+
+def test_a_thought_is_worth_what_it_brings_among_the_reasonings_of_one_history():
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"g": np.repeat(range(50), 4), "says": np.tile([1.0, 1.0, 0.0, 0.0], 50)})
+    easy = table["g"] % 2  # histories of a kind that earns more, and of whose reasonings more state the other thing
+    table["other"] = (np.tile([1, 0, 1, 0], 50) | easy).astype(float)
+    table["reward"] = 0.3 * table["says"] + easy + rng.normal(0, 0.01, 200)
+    found = worth(table, {"says": "a", "other": "b"}, "reward", ["g"], "g", resamples=200).set_index("facet")
+    assert found.loc["a", "share"] == pytest.approx(0.3, abs=0.01) and found.loc["a", "low"] > 0.28
+    assert found.loc["b", "low"] < 0 < found.loc["b", "high"]
+    assert worth(table.assign(says=1.0), {"says": "a"}, "reward", ["g"], "g").iloc[0, 1:].isna().all()
+    few = table[table["g"] < 4]
+    assert worth(few, {"says": "a"}, "reward", ["g"], "g").iloc[0, 1:].isna().all()

@@ -122,10 +122,25 @@ def test_grounding_separates_history_catalogue_and_invention(items):
     chains, samples = chains_of(text), samples_of([0, 1])
     row = reasoning.grounding(chains, reasoning.mentions(chains, samples, items), samples).iloc[0]
     assert row["history_share"] == row["history_titles"] == 1 / 2
-    assert row["history_precision"] == 1 / 2  # the mug of two named titles
+    assert row["history_precision"] == 1  # the mug alone is said to be owned
     assert row["off_history"] == 1
     assert row["names_target"]
     assert row["off_catalogue"] == pytest.approx(1 / 3)  # the teapot of three names
+
+
+def test_precision_of_the_history_counts_titles_that_are_said_to_be_owned(items):
+    samples = samples_of([0])
+    for text, precision in {
+        "They bought the Norvik Slate tent, navy. Next comes the Blue Whale Atlas.": 0,
+        "They have the Halden Fern mug, sage and the Norvik Slate tent, navy.": 1 / 2,
+        "The Halden Fern mug, sage is their latest. The Blue Whale Atlas would fit.": 1,
+    }.items():
+        chains = chains_of(text)
+        row = reasoning.grounding(chains, reasoning.mentions(chains, samples, items), samples).iloc[0]
+        assert row["history_precision"] == precision, text
+    chains = chains_of("Next comes the Blue Whale Atlas.")
+    row = reasoning.grounding(chains, reasoning.mentions(chains, samples, items), samples).iloc[0]
+    assert math.isnan(row["history_precision"])
 
 
 def test_mentions_follow_the_index_of_the_chains_not_their_place(items):
@@ -187,11 +202,18 @@ def test_by_step_pools_steps_into_equal_stretches():
     pooled = reasoning.by_step(table, ["x"], bins=2)
     assert pooled["step"].tolist() == [4 / 3, 3.5]
     assert pooled["x"].tolist() == [2, 6]
-    assert pooled["x_low"][0] == 0  # 2 − 1.96 · √(3/2 · 8) / 3 lies below every value
+    assert pooled["x_low"][0] == pytest.approx(2 - 1.96 * math.sqrt(3 / 2 * 8) / 3)
     assert pooled["x_high"][0] == pytest.approx(2 + 1.96 * math.sqrt(3 / 2 * 8) / 3)
     assert reasoning.by_step(table.iloc[:1], ["x"])["x"].tolist() == [0]
     with pytest.raises(ValueError, match="no rollouts"):
         reasoning.by_step(table.iloc[:0], ["x"])
+
+
+def test_shares_over_training_keep_their_interval_within_0_and_1():
+    table = pd.DataFrame({"step": [1] * 4, "sample_id": range(4), "x": [1, 1, 1, 0], "same": 1.0})
+    row = reasoning.by_step(table, ["x", "same"]).iloc[0]
+    assert row["x_high"] < 1 and row["x_low"] > 0  # 0.75 ± 1.96 · 0.25 would pass 1
+    assert row["same"] == row["same_high"] == 1 and row["same_low"] < 1
 
 
 def test_length_by_step_holds_the_mean_inside_its_spread():
@@ -199,25 +221,3 @@ def test_length_by_step_holds_the_mean_inside_its_spread():
     table = reasoning.length_by_step(rollouts)
     assert table["length"].tolist() == [3, 9]
     assert (table["length_low"] <= table["length"]).all() and (table["length"] <= table["length_high"]).all()
-
-
-def test_a_case_page_escapes_every_foreign_text_and_marks_mentions(items):
-    samples = samples_of([6, 0]).assign(user_id="<img src=x onerror=y>")
-    chains = chains_of("<b>They</b> own a mug & <script>evil()</script>")
-    table = reasoning.mentions(chains, samples, items)
-    page = reasoning.case_html(
-        samples.iloc[0], items, chains["chain"].iloc[0], table, {"with <i>": ([6, 2], [0.5, 0.25])}
-    )
-    assert "<script" not in page and "<img" not in page and "<b>They" not in page and "<i>" not in page
-    assert "<mark>mug</mark>" in page
-    assert "&lt;script&gt;alert(1)&lt;/script&gt; lamp" in page
-    assert "<b>The Blue Whale Atlas (bought next)</b> · 0.250" in page
-
-
-def test_highlighting_leaves_the_text_as_it_was(items):
-    text = "Halden Fern mug, sage & a mug; try the Blue Whale Atlas <now>"
-    chains, samples = chains_of(text), samples_of([0])
-    marked = reasoning.highlight(text, reasoning.mentions(chains, samples, items))
-    for tag in ("<mark>", "</mark>", "<u>", "</u>"):
-        marked = marked.replace(tag, "")
-    assert marked == text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -181,6 +181,18 @@ def test_lines_are_those_of_the_file_where_cells_hold_line_breaks():
         review.read_sheet(text, CASES, "Ann")
 
 
+def test_a_rehearsal_goes_through_the_same_checks_and_follows_what_it_is_told(chains, samples, items):
+    sheet = review.review_sheet(review.sample_cases(chains, [0] * len(chains), 6), samples, items)
+    worth = pd.DataFrame({name: np.linspace(0, 1, len(sheet)) for name in review.CRITERIA})
+    sheets = review.rehearse(sheet, worth, reviewers=2, noise=0.0)
+    marks = pd.concat([review.read_sheet(text, sheet["case"], name) for name, text in sheets.items()])
+    assert marks["reviewer"].nunique() == 2 and len(marks) == 2 * len(sheet)
+    first = marks[marks["reviewer"] == "stand-in 1"]
+    assert (first["true"].iloc[0], first["true"].iloc[-1]) == (1, 5) and first["true"].is_monotonic_increasing
+    assert (first["accept"].iloc[0], first["accept"].iloc[-1]) == (-1, 1)
+    assert (review.agreement(marks)["alpha"] == 1).all()
+
+
 # ---- agreement and quality -----------------------------------------------------------------------------------------
 
 NONE = float("nan")

@@ -131,6 +131,18 @@ def test_metrics_are_those_of_the_segment_alone(rankings):
     assert row["ci95"][0] <= row["difference"] <= row["ci95"][1]
 
 
+def test_the_page_shows_both_rankings_and_their_difference_below_each_other(rankings):
+    inside = pd.Series(True, range(6))
+    wide = segments.segment_metrics(rankings, inside, ["hit@1", "ndcg@10"], COMPARE)
+    table = segments.tall(wide)
+    assert table["ranked"].tolist() == ["with reasoning", "without reasoning", "difference"] * 2
+    value = table.set_index(["metric", "ranked"])["value"]
+    for metric in ("hit@1", "ndcg@10"):
+        of = value[metric]
+        assert of["difference"] == pytest.approx(of["with reasoning"] - of["without reasoning"])
+    assert (table["from"] <= table["value"]).all() and (table["value"] <= table["to"]).all()
+
+
 def test_an_empty_segment_or_one_that_a_model_did_not_rank_has_no_figures(rankings):
     with pytest.raises(ValueError, match="0 samples"):
         segments.segment_metrics(rankings, pd.Series({0: False}), ["hit@5"], COMPARE)

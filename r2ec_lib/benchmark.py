@@ -86,35 +86,63 @@ def comparison(
     what: str,
     against: str,
     sides: Mapping[str, Side],
-    target: float,
+    target: float | None,
     repetitions: int,
+    *,
+    tokens: int = 0,
     memory: bool = False,
-    count: bool = True,
-) -> tuple[dict, pd.DataFrame]:
-    """Measures one row of the headline: the first of two `sides` against the second.
+) -> dict:
+    """One row of the headline: the first of two `sides` against the second.
 
     Args:
         what, against: the two sides in words.
-        target: the largest ratio of seconds that is wanted.
+        target: the largest ratio of seconds that is wanted; None where nothing is asked.
+        tokens: that each side reads or writes; a prompt counts once a chain, however often it is computed.
         memory: also compare the largest number of bytes that each side works with.
-        count: also compare their operations; the ratio that these alone would give is the row's `floor`.
 
     Returns:
-        The row (what, against, the figures of `ratio`, target, met, floor, operations, memory_ratio, bytes) and the
-        times it was made from.
+        what, against, the figures of `ratio`, target, met (None without a target), operations and operations_against
+        of one call, floor (their ratio: what the sides would differ by if only matrix products took time), tokens,
+        and with `memory` bytes, bytes_against and memory_ratio.
     """
     mine, other = sides
-    times = in_turn(sides, repetitions)
-    row = {"what": what, "against": against, **ratio(times, mine, other), "target": target}
-    row["met"] = row["ratio"] <= target
-    if count:
-        done = {name: operations(call) for name, call in sides.items()}
-        row |= {"operations": done[mine], "operations_against": done[other]}
-        row["floor"] = done[mine] / done[other] if done[other] else float("nan")
+    row = {"what": what, "against": against, **ratio(in_turn(sides, repetitions), mine, other), "target": target}
+    row["met"] = None if target is None else row["ratio"] <= target
+    row |= {"operations": operations(sides[mine]), "operations_against": operations(sides[other]), "tokens": tokens}
+    row["floor"] = row["operations"] / row["operations_against"]
     if memory:
-        held = {name: working_bytes(call) for name, call in sides.items()}
-        row |= {"bytes": held[mine], "bytes_against": held[other], "memory_ratio": held[mine] / held[other]}
-    return row, times.assign(what=what)
+        row |= {"bytes": working_bytes(sides[mine]), "bytes_against": working_bytes(sides[other])}
+        row["memory_ratio"] = row["bytes"] / row["bytes_against"]
+    return row
+
+
+def speeds(rows: Iterable[Mapping], rate: float) -> pd.DataFrame:
+    """How near each side of the comparisons comes to the machine's matrix rate (operations a second).
+
+    Returns:
+        One row a comparison: what, seconds, tokens_per_second (NaN without tokens), operations, share and
+        share_against (operations / seconds / rate of each side).
+    """
+    found = []
+    for row in rows:
+        tokens = row["tokens"] / row["seconds"] if row["tokens"] else float("nan")
+        entry = {"what": row["what"], "against": row["against"], "seconds": row["seconds"]}
+        entry |= {"tokens_per_second": tokens, "operations": row["operations"]}
+        entry["share"] = row["operations"] / row["seconds"] / rate
+        entry["share_against"] = row["operations_against"] / row["seconds_against"] / rate
+        found.append(entry)
+    return pd.DataFrame(found)
+
+
+def phase_table(watches: Mapping[str, "Stopwatch"]) -> pd.DataFrame:
+    """Seconds a step of each phase: one row a side and phase (side, phase, seconds)."""
+    return pd.DataFrame(
+        [
+            {"side": side, "phase": phase, "seconds": seconds / watch.rounds}
+            for side, watch in watches.items()
+            for phase, seconds in watch.seconds.items()
+        ]
+    )
 
 
 def matrix_rate(device: torch.device | str, dtype: torch.dtype = torch.float32, size: int = 0) -> float:
@@ -160,10 +188,12 @@ class Stopwatch:
 
     Attributes:
         seconds: of each phase so far.
+        rounds: how often `watching` began.
     """
 
     def __init__(self):
         self.seconds: dict[str, float] = {}
+        self.rounds = 0
         self._open: list[str] = []
         self._since = 0.0
 
@@ -182,6 +212,7 @@ class Stopwatch:
     def watching(self, methods: Iterable[tuple[object, str, str]]) -> Iterator["Stopwatch"]:
         """Counts calls of methods, given as (object, method, phase)."""
         methods = list(methods)
+        self.rounds += 1
         for owner, method, name in methods:
             setattr(owner, method, self._timed(getattr(owner, method), name))
         try:

@@ -19,14 +19,14 @@ from trl import GRPOConfig, GRPOTrainer
 
 from r2ec_lib import bazaar, encoding, sources
 from r2ec_lib.backbone import add_lora, build_tiny, load_pretrained, train_tokenizer
-from r2ec_lib.benchmark import Side, Stopwatch
+from r2ec_lib.benchmark import Side, Stopwatch, in_turn, ratio
 from r2ec_lib.encoding import captured_states
 from r2ec_lib.model import R2ec, stop_ids
 from r2ec_lib.policy import token_log_probs
 from r2ec_lib.prompts import Prompts, PromptStyle
 from r2ec_lib.recpo import RecPOTrainer
 from r2ec_lib.recpo_config import RecPOConfig
-from r2ec_lib.sampling import left_padded
+from r2ec_lib.sampling import left_padded, sample
 
 PHASES = [("_generate", "sampling"), ("_calculate_rewards", "reward"), ("compute_loss", "policy pass")]
 """Methods of both trainers whose time is told apart."""
@@ -154,6 +154,32 @@ def recommended(model: R2ec, prompt_ids: Sequence[Sequence[int]], max_new_tokens
     return model.head.scores(model.sample(prompt_ids, max_new_tokens).states).topk(k).indices
 
 
+def beside_vllm(
+    model: R2ec,
+    backbone: str,
+    dtype: str,
+    prompt_ids: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    repetitions: int,
+) -> dict[str, float]:
+    """`benchmark.ratio` of transformers' `generate` against vLLM: same prompts, same number of tokens.
+
+    Raises:
+        ModuleNotFoundError: vLLM is not installed; the extra `vllm` has it.
+    """
+    from vllm import LLM, SamplingParams, TokensPrompt
+
+    engine = LLM(backbone, dtype=dtype, gpu_memory_utilization=0.4)
+    exact = SamplingParams(temperature=1.0, max_tokens=max_new_tokens, min_tokens=max_new_tokens, ignore_eos=True)
+    asked = [TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompt_ids]
+    drawn = settings(model, max_new_tokens, temperature=1.0)
+    sides = {
+        "generate": lambda: generated(model, prompt_ids, drawn),
+        "vllm": lambda: engine.generate(asked, exact, use_tqdm=False),
+    }
+    return ratio(in_turn(sides, repetitions), "generate", "vllm")
+
+
 # ---- encoding ------------------------------------------------------------------------------------------------------
 
 
@@ -196,7 +222,7 @@ def encodings_noted() -> Iterator[list[tuple[int, ...]]]:
 def policy_rows(
     lm: PreTrainedModel, users: int, trajectories: int, prompt_tokens: int, chain_tokens: int
 ) -> tuple[Tensor, Tensor]:
-    """Ids and mask (users × trajectories, prompt_tokens + chain_tokens) of random tokens; a group shares its prompt."""
+    """Ids and mask (users × trajectories, prompt_tokens + chain_tokens) of random tokens, a prompt a group."""
     source, (vocab_size, _) = torch.Generator().manual_seed(0), lm.get_input_embeddings().weight.shape
     prompts = torch.randint(3, vocab_size, (users, prompt_tokens), generator=source).repeat_interleave(trajectories, 0)
     chains = torch.randint(3, vocab_size, (users * trajectories, chain_tokens), generator=source)
@@ -220,6 +246,22 @@ def policy_pass(trainer: RecPOTrainer, ids: Tensor, mask: Tensor, chain_tokens: 
     return call
 
 
+def growing_sides(trainer: RecPOTrainer, users: int, history: int, group: int, tokens: int) -> dict[str, Side]:
+    """Sampling and the policy's pass for `users` random shoppers, as sizes that may grow: purchases in a history,
+    trajectories a shopper, tokens of a reasoning."""
+    model, device = trainer.r2ec, trainer.accelerator.device
+    samples = random_samples(len(model.catalogue), users, history)
+    prompts = [prompt for prompt in model.prompts.user_ids(samples, model.titles) for _ in range(group)]
+    ids, mask = left_padded(prompts, model.tokenizer.pad_token_id, device)
+    chains = torch.randint(3, len(model.tokenizer), (len(prompts), tokens), device=device)
+    ids, mask = torch.cat([ids, chains], dim=1), torch.cat([mask, torch.ones_like(chains)], dim=1)
+    drawn = settings(model, tokens, temperature=1.0)
+    return {
+        "sampling": lambda: sample(model.lm.eval(), prompts, drawn, model.prompts.answer_id),
+        "policy pass": policy_pass(trainer, ids, mask, tokens, share=True),
+    }
+
+
 def gradient(lm: torch.nn.Module) -> Tensor:
     """All gradients of the trained weights as one vector, float32."""
     return torch.cat([weight.grad.flatten().float() for weight in lm.parameters() if weight.grad is not None])
@@ -231,7 +273,9 @@ def gradient(lm: torch.nn.Module) -> Tensor:
 def recpo_trainer(model: R2ec, samples: pd.DataFrame, folder: str, **choices) -> RecPOTrainer:
     """RecPO on a copy of the model's weights. `choices` are fields of `GRPOConfig` or `RecPOConfig`."""
     own = R2ec(copy.deepcopy(model.lm), model.prompts, model.catalogue)
-    return _ready(RecPOTrainer(own, RecPOConfig(**_fields(model, folder), length_handling="batch", **choices), samples))
+    return _ready(
+        RecPOTrainer(own, RecPOConfig(**_fields(model, folder), length_handling="batch", **choices), samples)
+    )
 
 
 def plain_trainer(model: R2ec, samples: pd.DataFrame, folder: str, **choices) -> GRPOTrainer:
@@ -292,3 +336,40 @@ def optimiser_step(trainer: GRPOTrainer, watch: Stopwatch | None = None) -> None
             trainer.optimizer.step()
             trainer.model.zero_grad()
     trainer.state.global_step += 1
+
+
+def sampled_rollout(trainer: RecPOTrainer) -> tuple[list, list, list]:
+    """Prompts, chains and sample rows of one sampling by the trainer, ready for its rewards.
+
+    The trainer then holds the states at `<answer>`, its targets' encodings and an up-to-date item table, as it does
+    when a step reaches its reward.
+    """
+    users = trainer.args.per_device_train_batch_size // trainer.num_generations
+    rows = [user for user in range(users) for _ in range(trainer.num_generations)]
+    prompts = [trainer.train_dataset[user]["prompt"] for user in rows]
+    trainer.model.train()
+    with torch.no_grad():
+        _, chains, *_ = trainer._generate(prompts)
+    trainer.ndcg(prompts, chains, rows)
+    return prompts, chains, rows
+
+
+def fresh_items(trainer: RecPOTrainer) -> None:
+    """Lets the trainer forget its item encodings, as if weights had changed."""
+    trainer._refreshed_at, trainer._live = None, None
+
+
+def table_for_a_step(trainer: RecPOTrainer, once: bool) -> None:
+    """What a step needs that follows a validation and is due for a refresh, from new weights on.
+
+    The catalogue serves the validation and the reward, the batch's targets the reward and the loss. `once` encodes as
+    the trainer does; otherwise validation, reward and loss each encode what they need.
+    """
+    fresh_items(trainer)
+    trainer._refresh()
+    if not once:
+        fresh_items(trainer)
+    trainer._update_table(trainer.rollout.batch_targets)
+    if not once:
+        fresh_items(trainer)
+    trainer._live_items()

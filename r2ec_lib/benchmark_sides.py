@@ -7,7 +7,7 @@ of tokens. How a comparison is measured is in `benchmark`.
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import pandas as pd
@@ -28,26 +28,30 @@ from r2ec_lib.recpo import RecPOTrainer
 from r2ec_lib.recpo_config import RecPOConfig
 from r2ec_lib.sampling import left_padded, sample
 
-PHASES = [("_generate", "sampling"), ("_calculate_rewards", "reward"), ("compute_loss", "policy pass")]
-"""Methods of both trainers whose time is told apart."""
-
-
 # ---- what is measured on -------------------------------------------------------------------------------------------
 
 
 def item_texts(texts_dir: str, category: str, count: int, seed: int = 0) -> pd.DataFrame:
     """`count` items with their texts: real ones from the files of Amazon Reviews 2023, or those of a Bazaar.
 
+    The cards of a Bazaar are all about equally long, texts of real shops are not. So a generated item also shows the
+    cards of a random number of others, geometric with a mean of two.
+
     Args:
         texts_dir: folder of the category's two files; "" for a generated Bazaar.
         count: items at most, drawn at random and kept in file order.
     """
+    rng = np.random.default_rng(seed)
     if texts_dir:
         items, _, _ = sources.read_amazon(texts_dir, category)
     else:
         items = bazaar.generate(bazaar.BazaarConfig(items=max(count, 6144), users=8, seed=seed)).items
-    picked = np.sort(np.random.default_rng(seed).permutation(len(items))[:count])
-    return items.iloc[picked].reset_index(drop=True)
+    items = items.iloc[np.sort(rng.permutation(len(items))[:count])].reset_index(drop=True)
+    if not texts_dir:
+        cards, more = items["description"].to_numpy(), rng.geometric(1 / 3, size=len(items)) - 1
+        shown = [[card, *cards[rng.integers(len(cards), size=n)]] for card, n in zip(cards, more, strict=True)]
+        items["description"] = [" ".join(row) for row in shown]
+    return items
 
 
 def random_samples(num_items: int, users: int, history: int, seed: int = 0) -> pd.DataFrame:
@@ -322,20 +326,25 @@ def optimiser_step(trainer: GRPOTrainer, watch: Stopwatch | None = None) -> None
     Args:
         watch: notes the seconds of each phase.
     """
-    watch = watch or Stopwatch()
     users = trainer.args.per_device_train_batch_size // trainer.num_generations
     rows = [trainer.train_dataset[user] for user in range(users) for _ in range(trainer.num_generations)]
-    methods = [(trainer, method, phase) for method, phase in PHASES]
-    methods.append((trainer.accelerator, "backward", "backward"))
-    if isinstance(trainer, RecPOTrainer):
-        methods += [(trainer, "_live_items", "target items"), (trainer, "_refresh", "refresh")]
-    with watch.watching(methods), watch.phase("other"):
+    with watch.watching(_phases(trainer)) if watch else nullcontext():
         trainer.training_step(trainer.model, rows, None)
-        with watch.phase("optimiser"):
+        with watch.phase("optimiser") if watch else nullcontext():
             trainer.accelerator.clip_grad_norm_(trainer.model.parameters(), trainer.args.max_grad_norm)
             trainer.optimizer.step()
             trainer.model.zero_grad()
     trainer.state.global_step += 1
+
+
+def _phases(trainer: GRPOTrainer) -> list[tuple[object, str, str]]:
+    """Methods whose time is told apart, as `Stopwatch.watching` wants them."""
+    methods = [(trainer, "training_step", "other"), (trainer, "_generate", "sampling")]
+    methods += [(trainer, "_calculate_rewards", "reward"), (trainer, "compute_loss", "policy pass")]
+    methods.append((trainer.accelerator, "backward", "backward"))
+    if isinstance(trainer, RecPOTrainer):
+        methods += [(trainer, "_live_items", "target items"), (trainer, "_refresh", "refresh")]
+    return methods
 
 
 def sampled_rollout(trainer: RecPOTrainer) -> tuple[list, list, list]:

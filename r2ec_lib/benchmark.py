@@ -109,7 +109,7 @@ def comparison(
     row = {"what": what, "against": against, **ratio(in_turn(sides, repetitions), mine, other), "target": target}
     row["met"] = None if target is None else row["ratio"] <= target
     row |= {"operations": operations(sides[mine]), "operations_against": operations(sides[other]), "tokens": tokens}
-    row["floor"] = row["operations"] / row["operations_against"]
+    row["floor"] = row["operations"] / max(row["operations_against"], 1)
     if memory:
         row |= {"bytes": working_bytes(sides[mine]), "bytes_against": working_bytes(sides[other])}
         row["memory_ratio"] = row["bytes"] / row["bytes_against"]

@@ -20,6 +20,8 @@ from r2ec_lib.objective import target_ranks
 KS = (5, 10, 20)
 SCORES_HELD = 2**26
 """Scores that `rank_all` asks for at a time, at most: 256 MiB, and about as much again in masks and comparisons."""
+BLOCK = 2**20
+"""Scores held at a time where nothing else is said: they stay in a processor's cache, and kernels stay busy."""
 
 Scorer = Callable[[pd.DataFrame], Tensor]
 RANKING_COLUMNS = ["model", "sample_id", "user_id", "target", "rank", "score", "candidates", "seconds"]
@@ -194,12 +196,12 @@ def streaming_ranks(
     targets: Tensor,
     seen: Sequence[Sequence[int]] | None = None,
     *,
-    chunk: int = 65_536,
+    chunk: int | None = None,
     user_chunk: int = 1_024,
 ) -> tuple[Tensor, Tensor]:
     """`target_ranks(users @ table.T, targets, seen)` without ever holding the (B, N) scores.
 
-    Extra memory is about 14 × chunk × user_chunk bytes, 0.9 GB as set here, whatever B and N are. A target's own score
+    Extra memory is about 10 × chunk × user_chunk bytes, 11 MB as set here, whatever B and N are. A target's own score
     is read from the same product that ranks it, so equal scores stay equal; users are visited in the order of their
     targets, so that this first pass touches few chunks.
 
@@ -208,7 +210,7 @@ def streaming_ranks(
         table: (N, d) item vectors.
         targets: (B,) item indexes; a target is always a candidate.
         seen: a list of item indexes for each user, which are no candidates.
-        chunk, user_chunk: items and users multiplied at a time.
+        chunk, user_chunk: items and users multiplied at a time; a chunk of None holds `BLOCK` scores.
 
     Returns:
         Ranks (B,) float64 and the targets' scores (B,), both in the order of `users`.
@@ -238,10 +240,13 @@ def topk(
     k: int,
     seen: Sequence[Sequence[int]] | None = None,
     *,
-    chunk: int = 65_536,
+    chunk: int | None = None,
     user_chunk: int = 1_024,
 ) -> tuple[Tensor, Tensor]:
     """The k best items of each user without ever holding the (B, N) scores.
+
+    Once k items are known, only scores above the k-th are looked at again: of N items in no particular order about
+    k · ln(N / k) ever are.
 
     Args: as in `streaming_ranks`.
 
@@ -253,18 +258,37 @@ def topk(
     if not 1 <= k <= len(table) - longest:
         raise ValueError(f"k is {k}; {len(table)} items less a history of {longest} leave {len(table) - longest}")
     all_scores, all_items = [], []
-    for picked in torch.arange(len(users)).split(user_chunk):
+    for picked in torch.arange(len(users), device=users.device).split(user_chunk):
         hidden = None if seen is None else [seen[i] for i in picked.tolist()]
-        best = torch.empty(len(picked), 0, dtype=users.dtype)
-        items = torch.empty(len(picked), 0, dtype=torch.long)
+        best = users.new_empty(len(picked), 0)
+        items = torch.empty(len(picked), 0, dtype=torch.long, device=users.device)
         for start, scores in _chunks(users[picked], table, chunk, hidden):
-            values, columns = _stable_topk(scores, min(k, scores.shape[1]))
+            if best.shape[1] < k:
+                values, columns = _stable_topk(scores, min(k, scores.shape[1]))
+            else:
+                values, columns = _above(scores, best[:, -1:], k)  # an equal score comes too late
             best, columns = torch.cat([best, values], 1), torch.cat([items, columns + start], 1)
             best, order = best.sort(dim=1, descending=True, stable=True)  # earlier chunks come first among equals
             best, items = best[:, :k], columns.gather(1, order[:, :k])
         all_scores.append(best)
         all_items.append(items)
     return torch.cat(all_scores), torch.cat(all_items)
+
+
+def _above(scores: Tensor, limits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Scores (b, w) above each row's limit (b, 1) and their columns, in order; w is what the fullest row needs.
+
+    Shorter rows end in −∞. Where much is above, the k best of each row are enough.
+    """
+    rows, columns = (scores > limits).nonzero(as_tuple=True)
+    if len(rows) > k * len(scores):
+        return _stable_topk(scores, min(k, scores.shape[1]))
+    counts = torch.bincount(rows, minlength=len(scores))  # (b,)
+    place = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
+    values = scores.new_full((len(scores), int(counts.max())), -torch.inf)
+    found = torch.zeros_like(values, dtype=torch.long)
+    values[rows, place], found[rows, place] = scores[rows, columns], columns
+    return values, found
 
 
 def _stable_topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -279,15 +303,21 @@ def _stable_topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _chunks(
-    users: Tensor, table: Tensor, chunk: int, seen: list | None, only: Tensor | None = None
+    users: Tensor, table: Tensor, chunk: int | None, seen: list | None, only: Tensor | None = None
 ) -> Iterator[tuple[int, Tensor]]:
-    """(start, scores (b, ≤ chunk)) over the table, seen items at −inf; `only` keeps chunks that hold one of these."""
+    """(start, scores (b, ≤ chunk)) over the table, seen items at −inf; `only` keeps chunks that hold one of these.
+
+    All scores are written to one place: each stands until the next is asked for.
+    """
     rows, items = _flat(seen) if seen is not None else (torch.empty(0).long(), torch.empty(0).long())
+    chunk = min(chunk or max(1, BLOCK // len(users)), len(table))
+    held = users.new_empty(len(users) * chunk)
     for start in range(0, len(table), chunk):
         stop = min(start + chunk, len(table))
         if only is not None and not ((only >= start) & (only < stop)).any():
             continue
-        scores = users @ table[start:stop].T  # (b, stop - start)
+        scores = held[: len(users) * (stop - start)].view(len(users), -1)  # (b, stop - start)
+        torch.mm(users, table[start:stop].T, out=scores)
         if torch.isnan(scores.sum()) and (broken := torch.isnan(scores)).any():
             row, column = broken.nonzero()[0].tolist()
             raise ValueError(f"the score of item {start + column} is NaN for row {row} of a block of users")

@@ -26,8 +26,9 @@ STAGES = {
     "03_evaluation": ("evaluation",),
     "04_reasoning_analysis": ("reasoning",),
     "05_study": ("study",),
+    "06_benchmark": ("benchmark",),
 }
-ON_REQUEST = ("05_study",)  # stages that run only where a recipe names them
+ON_REQUEST = ("05_study", "06_benchmark")  # stages that run only where a recipe names them
 STUDIED = ("evaluation/rankings.parquet", "evaluation/metrics.json")  # what a stage may read of another run
 PACKAGES = ("torch", "transformers", "trl", "peft", "tokenizers", "numpy", "pandas")
 PLACES = ("run_dir", "cache_dir")  # where a notebook keeps things; no result depends on them

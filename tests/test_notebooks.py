@@ -10,6 +10,12 @@ from r2ec_lib import pipeline, recipes
 from r2ec_lib.files import read_json, read_table
 
 ROOT = Path(__file__).parents[1]
+SMALLEST = [
+    "repetitions=1 growth_repetitions=1 catalogue_items=64 hidden_size=32 batch_users=2 num_generations=2",
+    "max_new_tokens=6 history_length=3 prompt_tokens=24 ranked_items=5000 asked_batches=[1,2] grown_items=[100,1000]",
+    "grown_histories=[1,2] grown_generations=[1,2] grown_tokens=[2,4]",
+]
+"""A benchmark of a few seconds, which shows that everything is measured, not how fast it is."""
 
 
 @pytest.fixture(scope="module")
@@ -118,3 +124,20 @@ def test_pages_of_a_real_run_hold_no_script_and_load_nothing(run):
         html = path.read_text()
         assert "<script" not in html and "<link" not in html and "@import" not in html
         assert html.count('src="') == html.count('src="data:image/')
+
+
+def test_the_benchmark_needs_no_other_stage_and_measures_every_comparison(tmp_path):
+    overrides = [choice for line in SMALLEST for choice in line.split()]
+    recipe = recipes.load(ROOT / "params" / "benchmark.yaml", recipes.declared_in(pipeline.NOTEBOOKS), overrides)
+    page = pipeline.execute(recipe, runs=tmp_path / "runs").parent / "06_benchmark.html"
+    assert "Where the time goes" in page.read_text()
+    results = read_json(page.parents[1] / "benchmark" / "metrics.json")
+    names = [row["what"] for row in results["comparisons"]]
+    assert {"RecPO step", "policy pass with gradients", "reward", "item encoding"} <= set(names)
+    assert len(names) == len(set(names))
+    for row in results["comparisons"]:
+        assert 0 < row["low"] <= row["ratio"] <= row["high"] and row["seconds"] > 0
+        assert row["met"] is (None if row["target"] is None else row["ratio"] <= row["target"])
+    assert results["encoded"]["encoded for reward and loss"] == results["encoded"]["catalogue"] == 64
+    assert results["encoded"]["encoded for another use of the table"] == 0
+    assert {phase["side"] for phase in results["phases"]} == {"RecPO", "TRL, constant reward"}

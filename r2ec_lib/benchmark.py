@@ -1,0 +1,237 @@
+"""Measuring what a computation costs: seconds of two sides in turn, operations, bytes, and how a cost grows.
+
+Whatever is compared runs within one process, one side after the other and again, so that a busy machine slows both;
+what is reported is the ratio of neighbours. Nothing here knows what is measured: the sides of each comparison are in
+`benchmark_sides`, the figures in `plots_benchmark`.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from r2ec_lib.costs import working_bytes
+
+Side = Callable[[], object]
+
+
+def synchronise() -> None:
+    """Waits until an accelerator has done what it was given; a CPU is never behind."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def seconds_of(call: Side) -> float:
+    """Wall-clock seconds of one call, an accelerator's work included."""
+    synchronise()
+    began = time.perf_counter()
+    call()
+    synchronise()
+    return time.perf_counter() - began
+
+
+def in_turn(sides: Mapping[str, Side], repetitions: int) -> pd.DataFrame:
+    """Times the sides one after the other, `repetitions` times, after one round that is not timed.
+
+    Every second round runs backwards, so that no side always follows the same other one.
+
+    Returns:
+        One row a call: side, repetition, seconds.
+    """
+    rows = []
+    for repetition in range(-1, repetitions):
+        for name in list(sides)[:: 1 if repetition % 2 == 0 else -1]:
+            seconds = seconds_of(sides[name])
+            if repetition >= 0:
+                rows.append({"side": name, "repetition": repetition, "seconds": seconds})
+    return pd.DataFrame(rows)
+
+
+def ratio(times: pd.DataFrame, side: str, against: str) -> dict[str, float]:
+    """How many times the seconds of `against` the `side` takes, each round of `in_turn` with itself.
+
+    Returns:
+        ratio (median over the rounds), low and high (quartiles), seconds and seconds_against (medians).
+    """
+    table = times.pivot(index="repetition", columns="side", values="seconds")
+    each = table[side] / table[against]
+    low, middle, high = each.quantile([0.25, 0.5, 0.75])
+    medians = table.median()
+    return {
+        "ratio": float(middle),
+        "low": float(low),
+        "high": float(high),
+        "seconds": float(medians[side]),
+        "seconds_against": float(medians[against]),
+    }
+
+
+def operations(call: Side) -> int:
+    """Floating-point operations (a multiply-add is two) of all matrix products in a call, attention and backward too.
+
+    Attention is counted in its plain form, which computes masked places as well; element-wise work is not counted.
+    """
+    counter = FlopCounterMode(display=False)
+    with sdpa_kernel(SDPBackend.MATH), counter:
+        call()
+    return counter.get_total_flops()
+
+
+def comparison(
+    what: str,
+    against: str,
+    sides: Mapping[str, Side],
+    target: float | None,
+    repetitions: int,
+    *,
+    tokens: int = 0,
+    memory: bool = False,
+) -> dict:
+    """One row of the headline: the first of two `sides` against the second.
+
+    Args:
+        what, against: the two sides in words.
+        target: the largest ratio of seconds that is wanted; None where nothing is asked.
+        tokens: that each side reads or writes; a prompt counts once a chain, however often it is computed.
+        memory: also compare the largest number of bytes that each side works with.
+
+    Returns:
+        what, against, the figures of `ratio`, target, met (None without a target), operations and operations_against
+        of one call, floor (their ratio: what the sides would differ by if only matrix products took time), tokens,
+        and with `memory` bytes, bytes_against and memory_ratio.
+    """
+    mine, other = sides
+    row = {"what": what, "against": against, **ratio(in_turn(sides, repetitions), mine, other), "target": target}
+    row["met"] = None if target is None else row["ratio"] <= target
+    row |= {"operations": operations(sides[mine]), "operations_against": operations(sides[other]), "tokens": tokens}
+    row["floor"] = row["operations"] / max(row["operations_against"], 1)
+    if memory:
+        row |= {"bytes": working_bytes(sides[mine]), "bytes_against": working_bytes(sides[other])}
+        row["memory_ratio"] = row["bytes"] / row["bytes_against"]
+    return row
+
+
+def speeds(rows: Iterable[Mapping], rate: float) -> pd.DataFrame:
+    """How near each side of the comparisons comes to the machine's matrix rate (operations a second).
+
+    Returns:
+        One row a comparison: what, seconds, tokens_per_second (NaN without tokens), operations, share and
+        share_against (operations / seconds / rate of each side).
+    """
+    found = []
+    for row in rows:
+        tokens = row["tokens"] / row["seconds"] if row["tokens"] else float("nan")
+        entry = {"what": row["what"], "against": row["against"], "seconds": row["seconds"]}
+        entry |= {"tokens_per_second": tokens, "operations": row["operations"]}
+        entry["share"] = row["operations"] / row["seconds"] / rate
+        entry["share_against"] = row["operations_against"] / row["seconds_against"] / rate
+        found.append(entry)
+    return pd.DataFrame(found)
+
+
+def phase_table(watches: Mapping[str, "Stopwatch"]) -> pd.DataFrame:
+    """Seconds a step of each phase: one row a side and phase (side, phase, seconds)."""
+    return pd.DataFrame(
+        [
+            {"side": side, "phase": phase, "seconds": seconds / watch.rounds}
+            for side, watch in watches.items()
+            for phase, seconds in watch.seconds.items()
+        ]
+    )
+
+
+def matrix_rate(device: torch.device | str, dtype: torch.dtype = torch.float32, size: int = 0) -> float:
+    """Floating-point operations a second of one large square matrix product, the best of several.
+
+    size: of the matrices; by default what fills the device within some hundredths of a second.
+    """
+    size = size or (8192 if torch.device(device).type == "cuda" else 1536)
+    one = torch.randn(size, size, device=device).to(dtype)
+    return 2 * size**3 / min(seconds_of(lambda: one @ one) for _ in range(8))
+
+
+def slope(sizes: Sequence[float], seconds: Sequence[float], last: int = 3) -> float:
+    """Growth as an exponent: the slope of log seconds over log size, fitted to the `last` sizes.
+
+    >>> round(slope([10, 100, 1000], [2, 20, 200]), 6)
+    1.0
+    """
+    return float(np.polyfit(np.log(sizes[-last:]), np.log(seconds[-last:]), 1)[0])
+
+
+def growth(
+    what: str, sizes: Iterable[int], make: Callable[[int], Mapping[str, Side]], repetitions: int
+) -> pd.DataFrame:
+    """Median seconds of each side of `make(size)` at each size.
+
+    Returns:
+        One row a size and side: what, size, side, seconds, low and high (fastest and slowest).
+    """
+    rows = []
+    for size in sizes:
+        times = in_turn(make(size), repetitions)
+        for side, each in times.groupby("side", sort=False)["seconds"]:
+            found = {"seconds": each.median(), "low": each.min(), "high": each.max()}
+            rows.append({"what": what, "size": size, "side": side, **found})
+    return pd.DataFrame(rows)
+
+
+class Stopwatch:
+    """Seconds by phase of an object's methods, each second counted in the innermost phase alone.
+
+    While `watching`, the named methods of an object are called through a clock; the object itself is left as it was.
+
+    Attributes:
+        seconds: of each phase so far.
+        rounds: how often `watching` began.
+    """
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+        self.rounds = 0
+        self._open: list[str] = []
+        self._since = 0.0
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Counts what happens inside as `name`."""
+        self._turn()
+        self._open.append(name)
+        try:
+            yield
+        finally:
+            self._turn()
+            self._open.pop()
+
+    @contextmanager
+    def watching(self, methods: Iterable[tuple[object, str, str]]) -> Iterator["Stopwatch"]:
+        """Counts calls of methods, given as (object, method, phase)."""
+        methods = list(methods)
+        self.rounds += 1
+        for owner, method, name in methods:
+            setattr(owner, method, self._timed(getattr(owner, method), name))
+        try:
+            yield self
+        finally:
+            for owner, method, _ in methods:
+                delattr(owner, method)  # the class's own comes back
+
+    def _timed(self, call: Callable, name: str) -> Callable:
+        def timed(*args, **kwargs):
+            with self.phase(name):
+                return call(*args, **kwargs)
+
+        return timed
+
+    def _turn(self) -> None:
+        synchronise()
+        now = time.perf_counter()
+        if self._open:
+            name = self._open[-1]
+            self.seconds[name] = self.seconds.get(name, 0.0) + now - self._since
+        self._since = now

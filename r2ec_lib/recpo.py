@@ -35,7 +35,7 @@ from r2ec_lib.model import R2ec, ranks_of_states, stop_ids
 from r2ec_lib.policy import token_log_probs
 from r2ec_lib.ranking import seen_mask
 from r2ec_lib.recpo_config import RecPOConfig
-from r2ec_lib.rollout import LiveItems, Rollout
+from r2ec_lib.rollout import LiveItems, Rollout, marked_rows
 from r2ec_lib.sampling import sample
 
 LIVE_TOKENS = 4096
@@ -77,6 +77,7 @@ class RecPOTrainer(GRPOTrainer):
         if args.use_vllm:  # vLLM reads its own copy of the model's generation settings
             stops = {"stop_token_ids": model.lm.generation_config.eos_token_id}
             args.generation_kwargs = {**(args.generation_kwargs or {}), **stops}
+        kl_weight, args.beta = args.beta, max(args.beta, args.kl_weight_warmup or 0.0)  # TRL loads the start, or not
         super().__init__(
             model=model.lm,
             args=args,
@@ -86,6 +87,7 @@ class RecPOTrainer(GRPOTrainer):
             processing_class=model.tokenizer,
             **kwargs,
         )
+        args.beta = kl_weight
         self._gradients = GradientNorms([weight for weight in model.lm.parameters() if weight.requires_grad])
 
     def _dataset(self, samples: pd.DataFrame) -> Dataset:
@@ -165,6 +167,8 @@ class RecPOTrainer(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs):
         """TRL's rollout with the advantages of Eq. 2 and the marks of i* (Eq. 8)."""
+        updates = self.num_iterations * self.args.steps_per_generation // self.args.gradient_accumulation_steps
+        self.beta = max(self._kl_weight(ahead) for ahead in range(max(1, updates)))  # of the updates it serves
         output = super()._generate_and_score_completions(inputs)
         rollout, local = self.rollout, len(inputs)
         parts = self.accelerator.gather(rollout.parts)  # (B_all, 2)
@@ -226,9 +230,12 @@ class RecPOTrainer(GRPOTrainer):
 
     def _compute_loss(self, model, inputs):
         """TRL's token terms plus the item term of Eq. 8, whose states come from the pass over the chains."""
-        warming = self.state.global_step < self.args.item_warmup_steps
+        warming, count = self._warming(), len(inputs["best"])
+        self.beta = self._kl_weight()
         if warming:
             inputs = {**inputs, "advantages": torch.zeros_like(inputs["advantages"])}
+            if self.beta == 0 and not self._entropy_bonus_enabled and not self.aux_loss_enabled:
+                inputs = marked_rows(inputs)  # B is their number from here on
         with captured_states(self.r2ec.lm) as hidden:
             token_loss = super()._compute_loss(model, inputs)
         lengths, width = inputs["completion_mask"].sum(dim=1), inputs["completion_mask"].shape[1]
@@ -245,7 +252,7 @@ class RecPOTrainer(GRPOTrainer):
         weights = torch.ones_like(log_probs) if unit else inputs["advantages"]  # (B,)
         gains = objective.clipped((log_probs - old).exp(), weights, self.epsilon_low, self.epsilon_high)  # (B,)
         # (1/G) Σ_i 1{i = i*}, averaged over users, is a mean over all rows of which only the marked ones count
-        item_loss = -(gains * inputs["best"]).sum() / len(gains)
+        item_loss = -(gains * inputs["best"]).sum() / count
         surprise = -(log_probs.detach() * inputs["best"]).sum() / inputs["best"].sum().clamp(min=1)
         self._metrics["train"]["item_surprise"].append(surprise.item())
         self._trained_tokens += int(inputs["prompt_mask"].sum() + lengths.sum())
@@ -258,6 +265,15 @@ class RecPOTrainer(GRPOTrainer):
             return token_loss + item_loss + earlier - earlier.detach()
         live.carried += torch.autograd.grad(item_loss, items, retain_graph=True)[0]
         return token_loss + item_loss
+
+    def _warming(self, ahead: int = 0) -> bool:
+        """Whether the token terms are still off, now or `ahead` optimiser steps later."""
+        return self.state.global_step + ahead < self.args.item_warmup_steps
+
+    def _kl_weight(self, ahead: int = 0) -> float:
+        """Weight of the divergence from the start, now or `ahead` optimiser steps later."""
+        apart = self.args.kl_weight_warmup is not None and self._warming(ahead)
+        return self.args.kl_weight_warmup if apart else self.args.beta
 
     def _measures_gradients(self) -> bool:
         """In every `rollout_steps`-th step, where each process holds whole gradients that no scaler has changed."""

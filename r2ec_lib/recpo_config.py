@@ -26,7 +26,8 @@ class RecPOConfig(GRPOConfig):
             group of equal rewards still trains the items.
         item_weight: factor on the recommendation action (paper: 1).
         item_warmup_steps: first steps in which only the recommendation action learns, since rewards are noise until
-            the items have a space; 0 in the paper.
+            the items have a space; 0 in the paper. Without a KL weight only marked trajectories then pass the policy.
+        kl_weight_warmup: weight of the divergence from the start in those steps; `beta` where None.
         catalogue_negatives: adds the whole item table as constant candidates to Eq. 7; the paper uses the batch alone.
             Stored rows are as old as the last refresh while targets are encoded live, and a model can learn to tell
             the two apart instead of the items: use it with a small `refresh_steps`.
@@ -45,6 +46,7 @@ class RecPOConfig(GRPOConfig):
     item_advantage: str = "trajectory"
     item_weight: float = 1.0
     item_warmup_steps: int = 0
+    kl_weight_warmup: float | None = None
     catalogue_negatives: bool = False
     mask_seen: bool = True
     valid_users: int = 256

@@ -22,7 +22,7 @@ from r2ec_lib.recipes import is_path
 # The stages in order, and the folders of a run that each of them owns.
 STAGES = {
     "01_data_preparation": ("data",),
-    "02_training": ("model", "training"),
+    "02_training": ("model", "model_item_only", "training"),
     "03_evaluation": ("evaluation",),
     "04_reasoning_analysis": ("reasoning",),
     "05_study": ("study",),

@@ -35,9 +35,10 @@ LOG_COLUMNS = {
     "seconds_sampling": "seconds_sampling",
     "seconds_reward": "seconds_reward",
 }
-"""TRL's names and ours: lengths in tokens with `<answer>`, seconds a step, shares from 0 to 1; `item_surprise` is the
-mean −log π(v⁺) of Eq. 7 over the trajectories that carry the item action. The gradient norms of the token terms and of
-the item term are taken before clipping, every `rollout_steps` steps."""
+"""TRL's names and ours: lengths in tokens with `<answer>`, seconds a step, shares from 0 to 1. `item_surprise` is the
+mean −log π(v⁺) of Eq. 7 over the trajectories that carry the item action. `entropy` is the mean over all sampled
+tokens, or over those of these trajectories in warm-up steps that compute no others (`item_warmup_steps`). The gradient
+norms of the token terms and of the item term are taken before clipping, every `rollout_steps` steps."""
 
 
 class TrainingTables(TrainerCallback):

@@ -1,7 +1,8 @@
-"""One RecPO training in a run folder: starts from `training/start`, resumes from its checkpoints, saves `model`.
+"""RecPO trainings in a run folder: each starts from `training/start`, resumes from its checkpoints, saves a model.
 
-The training notebook calls `train` in its own process, or, when the recipe asks for several, starts this module
-through `accelerate launch` and shows its lines. Both read the same `training/job.json`, so nothing differs between
+A training has a folder of its own for its job and tables: `training` for the model of the run, `training/item_only`
+for the control. The training notebook calls `train` in its own process, or, when the recipe asks for several, starts
+this module through `accelerate launch` and shows its lines. Both read the same `job.json`, so nothing differs between
 one device and many but the number of processes.
 """
 
@@ -19,26 +20,40 @@ import transformers
 from transformers import EarlyStoppingCallback, PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-from r2ec_lib.files import read_json, read_table, write_json
+from r2ec_lib.files import read_json, read_table, sha256, write_json
 from r2ec_lib.model import R2ec
 from r2ec_lib.recpo import RecPOConfig, RecPOTrainer
 from r2ec_lib.schema import DataError
 from r2ec_lib.tracking import TrainingTables
 
+START = "training/start"
+"""Folder in a run of the R²ec that its trainings start from."""
 
-def write_job(run_dir: str | Path, settings: dict, *, batch_users: int, num_processes: int, patience: int) -> None:
-    """Writes `training/job.json`: what one training is.
+
+def write_job(
+    run_dir: str | Path,
+    settings: dict,
+    *,
+    batch_users: int,
+    num_processes: int,
+    patience: int,
+    folder: str = "training",
+    model: str = "model",
+) -> None:
+    """Writes `<folder>/job.json`: what one training is. Checkpoints and model of another job in `folder` are removed.
 
     Args:
         settings: fields of `RecPOConfig`; checked here, before any work starts.
         batch_users: users whose trajectories make one optimiser step, over all processes.
         num_processes: devices (or CPU processes) to train on.
         patience: evaluations without a better validation NDCG@10 after which training ends.
+        folder: of the run, for job and tables.
+        model: of the run, where the trained R²ec goes.
 
     Raises:
         DataError: the batch cannot be split evenly.
     """
-    folder = Path(run_dir) / "training"
+    run_dir, place = Path(run_dir), Path(run_dir) / folder
     accumulation = settings.get("gradient_accumulation_steps", 1)
     rows, parts = batch_users * settings["num_generations"], num_processes * accumulation
     if rows % parts:
@@ -48,7 +63,7 @@ def write_job(run_dir: str | Path, settings: dict, *, batch_users: int, num_proc
         )
     settings = {
         **settings,
-        "output_dir": str(folder / "checkpoints"),
+        "output_dir": str(place / "checkpoints"),
         "per_device_train_batch_size": rows // parts,
         "per_device_eval_batch_size": settings["num_generations"],
         "logging_steps": 1,
@@ -59,58 +74,73 @@ def write_job(run_dir: str | Path, settings: dict, *, batch_users: int, num_proc
         "eval_strategy": "steps",
         "save_steps": settings["eval_steps"],
     }
-    job = {"settings": settings, "num_processes": num_processes, "patience": patience}
-    write_json(job, folder / "job.json")
+    job = {"settings": settings, "num_processes": num_processes, "patience": patience, "model": model}
+    # the item table is encoded by the weights, so its digest stands for them
+    job |= {path: sha256(run_dir / path) for path in (f"{START}/rec_head.safetensors", "data/samples.parquet")}
+    if not (place / "job.json").is_file() or read_json(place / "job.json") != job:
+        for old in (place / "checkpoints", run_dir / model):
+            shutil.rmtree(old, ignore_errors=True)
+    write_json(job, place / "job.json")
 
 
-def train(run_dir: str | Path, report: Callable[[str], None] = print) -> None:
-    """Trains the R²ec in `training/start` on the train split of `data/samples.parquet`.
+def item_only(settings: dict) -> dict:
+    """Settings of the control: the same, but the token terms stay off, so its reasoning is never rewarded."""
+    return {**settings, "item_warmup_steps": sys.maxsize}
 
-    Writes `training/log.parquet`, `training/rollouts.parquet` and, at the end, the best model by validation NDCG@10 to
-    `model`. An interrupted training goes on from its last checkpoint.
+
+def train(run_dir: str | Path, report: Callable[[str], None] = print, folder: str = "training") -> None:
+    """Trains the R²ec in `training/start` on the train split of `data/samples.parquet`, as `<folder>/job.json` says.
+
+    Writes `<folder>/log.parquet`, `<folder>/rollouts.parquet` and, at the end, the best model by validation NDCG@10 to
+    the job's `model`. An interrupted training goes on from its last checkpoint; a finished one is left as it is.
     """
-    run_dir = Path(run_dir)
-    job = read_json(run_dir / "training" / "job.json")
+    run_dir, place = Path(run_dir), Path(run_dir) / folder
+    job = read_json(place / "job.json")
+    checkpoints = place / "checkpoints"
+    if (run_dir / job["model"]).is_dir() and not checkpoints.is_dir():
+        return report(f"already trained: {job['model']}")
     quiet()
     config = RecPOConfig(**job["settings"])
     if config.world_size != job["num_processes"]:
         raise RuntimeError(f"{config.world_size} processes were started for a job of {job['num_processes']}")
-    model = R2ec.load(run_dir / "training" / "start", device=str(config.device))
+    model = R2ec.load(run_dir / START, device=str(config.device))
     samples = read_table(run_dir / "data" / "samples.parquet")
     trainer = RecPOTrainer(model, config, samples[samples["split"] == "train"], samples[samples["split"] == "valid"])
-    tables = TrainingTables(
-        run_dir / "training", lambda: trainer.rollout_log, report, report_steps=max(1, config.eval_steps // 2)
-    )
+    tables = TrainingTables(place, lambda: trainer.rollout_log, report, report_steps=max(1, config.eval_steps // 2))
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(tables)
     trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=job["patience"]))
-    checkpoints = Path(config.output_dir)
     trainer.train(resume_from_checkpoint=get_last_checkpoint(checkpoints) if checkpoints.is_dir() else None)
     if trainer.is_world_process_zero():
         model.refresh()
-        model.save(run_dir / "model")
+        model.save(run_dir / job["model"])
         shutil.rmtree(checkpoints)
 
 
-def launch(run_dir: str | Path, report: Callable[[str], None] = print, accelerate_config: str = "") -> None:
-    """Trains as the job says: here on one process, or through `accelerate launch` on several.
+def launch(
+    run_dir: str | Path,
+    report: Callable[[str], None] = print,
+    accelerate_config: str = "",
+    folder: str = "training",
+) -> None:
+    """Trains as `<folder>/job.json` says: here on one process, or through `accelerate launch` on several.
 
     Args:
         accelerate_config: path of an accelerate configuration file (DeepSpeed, FSDP, several machines); "" for plain
             data parallelism.
 
     Raises:
-        RuntimeError: a worker failed; the message holds its error, `training/processes.log` all that was printed.
+        RuntimeError: a worker failed; the message holds its error, `<folder>/processes.log` all that was printed.
     """
-    processes = read_json(Path(run_dir) / "training" / "job.json")["num_processes"]
+    processes = read_json(Path(run_dir) / folder / "job.json")["num_processes"]
     if processes == 1 and not accelerate_config:
-        return train(run_dir, report)
+        return train(run_dir, report, folder)
     command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes)]
     if accelerate_config:
         command += ["--config_file", accelerate_config]
     else:  # "multi_gpu" is accelerate's name for one process a device; without GPUs they run on the CPU
         command += ["--multi_gpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    command += ["-m", "r2ec_lib.training", str(run_dir)]
+    command += ["-m", "r2ec_lib.training", str(run_dir), folder]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
@@ -121,7 +151,7 @@ def launch(run_dir: str | Path, report: Callable[[str], None] = print, accelerat
             if line.startswith("step ") or line.startswith("resumed "):
                 report(lines[-1])
     if process.returncode:
-        log = Path(run_dir) / "training" / "processes.log"
+        log = Path(run_dir) / folder / "processes.log"
         log.write_text("\n".join(lines))
         errors = [line for line in lines if re.match(r"(\[rank\d+\]: )?[\w.]+(Error|Exception|Interrupt): ", line)]
         raise RuntimeError(f"a training process failed: {errors[0] if errors else lines[-1]} (more in {log})")
@@ -160,4 +190,5 @@ def training_metrics(log: pd.DataFrame, rollouts: pd.DataFrame) -> dict:
 
 
 if __name__ == "__main__":
-    train(sys.argv[1], report=print if os.environ.get("RANK", "0") == "0" else lambda line: None)
+    silent = os.environ.get("RANK", "0") != "0"
+    train(sys.argv[1], report=(lambda line: None) if silent else print, folder=sys.argv[2])

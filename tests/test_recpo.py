@@ -434,3 +434,49 @@ def test_the_gradient_of_each_term_is_measured_apart(make_trainer):
     trainer.state.global_step = 1
     trainer.training_step(trainer.model, inputs, None)
     assert len(metrics["grad_norm_items"]) == 1 and len(metrics["tokens_per_second"]) == 2
+
+
+@pytest.mark.parametrize("marks", [[True, False, False, True], [False, True, True, True], [False] * 4])
+def test_while_only_items_learn_the_unmarked_rows_are_not_computed_and_nothing_changes(make_trainer, marks):
+    trainer = make_trainer(item_warmup_steps=1)
+    inputs = with_old(trainer, {**rows_of(trainer), "advantages": ADVANTAGES, "best": torch.tensor(marks)})
+    with captured_states(trainer.r2ec.lm) as hidden:
+        loss, found = trainer.compute_loss(trainer.model, inputs).item(), gradients(trainer, inputs)
+    assert len(hidden[1]) == max(1, sum(marks))  # one forward over the prompts, one over these chains
+    assert trainer._trained_tokens < 2 * inputs["prompt_mask"].sum() + 2 * inputs["completion_mask"].sum()
+    trainer.args.item_warmup_steps, trainer.args.item_advantage = 0, "unit"
+    still = {**inputs, "advantages": torch.zeros_like(ADVANTAGES)}
+    with captured_states(trainer.r2ec.lm) as hidden:
+        assert loss == pytest.approx(trainer.compute_loss(trainer.model, still).item(), abs=1e-6)
+    assert len(hidden[1]) == 4
+    for name, whole in gradients(trainer, still).items():
+        assert torch.allclose(found[name], whole, atol=1e-6), name
+
+
+def test_micro_batches_without_marked_rows_leave_the_gradient_of_a_warm_up_step_unchanged(make_trainer):
+    trainer = make_trainer(item_warmup_steps=1)
+    inputs = {**rows_of(trainer), "advantages": ADVANTAGES, "best": torch.tensor([True, True, False, False])}
+    whole = gradients(trainer, inputs)
+    trainer.current_gradient_accumulation_steps = 2
+    trainer.model.zero_grad()
+    for half, last in (([0, 1], False), ([2, 3], True)):
+        trainer.accelerator.gradient_state._set_sync_gradients(last)
+        trainer.compute_loss(trainer.model, {k: v[half] if v.dim() else v for k, v in inputs.items()}).backward()
+    for name, weight in trainer.model.named_parameters():
+        assert torch.allclose(weight.grad, whole[name], atol=1e-6), name
+
+
+def test_the_divergence_from_the_start_has_a_weight_of_its_own_while_only_items_learn(make_trainer, tiny, tmp_path):
+    tiny.lm.save_pretrained(tmp_path / "start")
+    tiny.lm.config._name_or_path = str(tmp_path / "start")
+    trainer = make_trainer(item_warmup_steps=1, kl_weight_warmup=0.5, item_weight=0.0)
+    inputs = {**rows_of(trainer), "advantages": ADVANTAGES, "best": BEST}
+    start = with_old(trainer, inputs)["old_per_token_logps"]
+    inputs["ref_per_token_logps"] = start + 0.3
+    mask = inputs["completion_mask"]
+    divergence = ((math.exp(0.3) - 0.3 - 1) * mask).sum(dim=1).mean().item()  # "sum" over tokens, mean over rows
+    assert trainer.compute_loss(trainer.model, inputs).item() == pytest.approx(0.5 * divergence, rel=1e-4)
+    assert max(gradient.abs().max() for gradient in gradients(trainer, inputs).values()) > 0
+    trainer.state.global_step = 1
+    trainer.compute_loss(trainer.model, inputs)
+    assert trainer.beta == trainer.args.beta == 0 and trainer._metrics["train"]["kl"][-1] > 0

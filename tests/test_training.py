@@ -70,6 +70,46 @@ def test_a_killed_training_resumes_to_the_same_metrics_and_weights(run):
     assert not (broken / "training" / "checkpoints").exists()
 
 
+def test_the_control_trains_beside_the_model_and_resumes_on_its_own(run):
+    folder = run("both", {"item_warmup_steps": 1})
+    control = {"folder": "training/item_only", "model": "model_item_only"}
+    job = {"batch_users": 4, "num_processes": 1, "patience": 9}
+    training.write_job(folder, training.item_only({**SETTINGS, "item_warmup_steps": 1}), **job, **control)
+    training.train(folder, report=lambda line: None)
+    main = (folder / "training" / "log.parquet").read_bytes()
+
+    def stop(line):
+        if line.startswith("step     3"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        training.train(folder, stop, control["folder"])
+    assert not (folder / "model_item_only").exists()
+    lines = []
+    training.train(folder, lines.append)
+    training.train(folder, lines.append, control["folder"])
+    assert lines[0] == "already trained: model" and lines[1] == "resumed at step 2 of 4"
+    assert (folder / "training" / "log.parquet").read_bytes() == main
+    log = read_table(folder / "training" / "item_only" / "log.parquet")
+    assert log["step"].tolist() == [1, 2, 3, 4] and (log["grad_norm_tokens"] == 0).all()
+    apart = zip(*(R2ec.load(folder / name).lm.parameters() for name in ("model", "model_item_only")), strict=True)
+    assert any(not torch.equal(one, other) for one, other in apart)
+
+
+def test_a_finished_training_is_made_anew_where_its_job_start_or_data_have_changed(run, tiny):
+    folder = run("again")
+    training.train(folder, report=lambda line: None)
+    training.write_job(folder, SETTINGS, batch_users=4, num_processes=1, patience=9)
+    assert (folder / "model").is_dir()
+    training.write_job(folder, {**SETTINGS, "epsilon": 0.1}, batch_users=4, num_processes=1, patience=9)
+    assert not (folder / "model").exists()
+    training.train(folder, report=lambda line: None)
+    tiny.head.table += 1
+    tiny.save(folder / "training" / "start")
+    training.write_job(folder, {**SETTINGS, "epsilon": 0.1}, batch_users=4, num_processes=1, patience=9)
+    assert not (folder / "model").exists()
+
+
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(run):
     tables = []
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):

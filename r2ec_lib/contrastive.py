@@ -48,8 +48,9 @@ def fit_without_reasoning(
     torch.manual_seed(seed)
     parameters = [weight for weight in model.lm.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
-    prompts = [[*ids, model.prompts.answer_id] for ids in model.prompts.user_ids(train, model.titles)]
-    item_ids = model.prompts.item_ids(model.catalogue)
+    prompts = model.closed([[*ids, model.prompts.answer_id] for ids in model.prompts.user_ids(train, model.titles)])
+    starts = [len(ids) - 1 for ids in prompts]  # all that speaks for a user is `<answer>`
+    item_ids, readout = model.closed(model.prompts.item_ids(model.catalogue)), model.head.readout
     targets = train["target"].to_numpy().astype("int64")
     order: list[int] = []
     log, losses, best = [], [], (-1.0, {})
@@ -62,8 +63,10 @@ def fit_without_reasoning(
         rows, order = order[:batch_users], order[batch_users:]
         batch = torch.tensor(np.unique(targets[rows]), device=model.head.table.device)  # (M,) sorted
         positives = torch.tensor(targets[rows], device=batch.device)  # (B,)
-        states = forward_states(model.lm, model.lm, [prompts[row] for row in rows])  # (B, d)
-        items = forward_states(model.lm, model.lm, [item_ids[item] for item in batch.tolist()])  # (M, d)
+        users, begin = [prompts[row] for row in rows], [starts[row] for row in rows]
+        states = forward_states(model.lm, model.lm, users, begin, readout)  # (B, d)
+        texts = [item_ids[item] for item in batch.tolist()]
+        items = forward_states(model.lm, model.lm, texts, readout=readout)  # (M, d)
         scores = objective.similarity_scores(states, items, model.head.similarity)  # (B, M)
         seen = seen_mask(train["history"].iloc[rows], len(item_ids)).to(batch.device) if mask_seen else None
         if catalogue_negatives:

@@ -7,9 +7,12 @@ from r2ec_lib.contrastive import fit_without_reasoning
 from r2ec_lib.model import ranks_of
 
 
+@pytest.mark.parametrize("readout", ["last", "mean", "token"])
 @pytest.mark.parametrize("catalogue_negatives", [False, True])
-def test_a_few_samples_are_learned(tiny, samples, catalogue_negatives):
+def test_a_few_samples_are_learned(tiny_with_token, samples, catalogue_negatives, readout):
+    tiny = tiny_with_token
     tiny.lm.float()
+    tiny.head.readout = readout
     few = samples.drop_duplicates("target").head(6)
     before = objective.ndcg(ranks_of(tiny, few, None), 10).mean()
     log = fit_without_reasoning(

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 ANSWER = "<answer>"
 """Ends the reasoning: the state at this token is compared with the item table (paper, section 3)."""
 RECOMMEND = "<recommend>"
-"""Put after `<answer>` where the read-out is "token", so that its state is compared instead; the model never writes it."""
+"""Put after `<answer>` where the read-out is "token": its state is compared then. The model never writes it."""
 
 _INVISIBLE = re.compile(r"[\u0000-\u001f\u007f-\u009f\u00ad\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]+")
 

@@ -34,7 +34,7 @@ from transformers import (
     get_cosine_schedule_with_warmup,
 )
 
-from r2ec_lib.prompts import ANSWER, Document, Prompts, PromptStyle, clean
+from r2ec_lib.prompts import ANSWER, RECOMMEND, Document, Prompts, PromptStyle, clean
 
 
 def load_pretrained(
@@ -64,21 +64,30 @@ def load_pretrained(
         ) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    if ANSWER not in tokenizer.get_vocab():
-        add_answer_token(lm, tokenizer)
+    add_token(lm, tokenizer, ANSWER, like="answer")
     return lm, tokenizer
 
 
 @torch.no_grad()
-def add_answer_token(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Makes `<answer>` one special token of tokenizer and model, growing the embedding where it has no spare row."""
-    pieces = tokenizer("answer", add_special_tokens=False)["input_ids"]
-    tokenizer.add_special_tokens({"additional_special_tokens": [ANSWER]}, replace_extra_special_tokens=False)
+def add_token(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, token: str, like: str) -> None:
+    """Makes `token` one special token of tokenizer and model, growing the embedding where it has no spare row.
+
+    Its embedding starts as the mean of those of the word `like`. A token that is there already stays as it is.
+    """
+    if token in tokenizer.get_vocab():
+        return
+    pieces = tokenizer(like, add_special_tokens=False)["input_ids"]
+    tokenizer.add_special_tokens({"additional_special_tokens": [token]}, replace_extra_special_tokens=False)
     if len(tokenizer) > lm.get_input_embeddings().num_embeddings:
         lm.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    answer_id = tokenizer.convert_tokens_to_ids(ANSWER)
+    new = tokenizer.convert_tokens_to_ids(token)
     for table in {lm.get_input_embeddings(), lm.get_output_embeddings()}:
-        table.weight[answer_id] = table.weight[pieces].mean(dim=0)
+        table.weight[new] = table.weight[pieces].mean(dim=0)
+
+
+def add_recommend_token(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Adds `<recommend>`, which the read-out "token" asks for; before `add_lora`, which freezes the embeddings."""
+    add_token(lm, tokenizer, RECOMMEND, like="recommend")
 
 
 def add_lora(lm: PreTrainedModel, rank: int, alpha: int, dropout: float = 0.0) -> PeftModel:

@@ -1,10 +1,11 @@
-"""The same backbone without reasoning: `<answer>` straight after the prompt, trained by the item action alone.
+"""The recommendation action alone: the same backbone without reasoning, or with reasonings that it is given.
 
-This is the paper's ablation "without reasoning" and the fairest baseline of R²ec: same prompts, same item encoder,
-same softmax over target items (Eq. 7) and same samples; only the written reasoning is missing.
+Without reasoning, `<answer>` stands straight after the prompt: the paper's ablation and the fairest baseline of R²ec.
+It has the same prompts, the same item encoder, the same softmax over target items (Eq. 7) and the same samples; only
+the written reasoning is missing. With the true facts as reasonings it is an upper line: what good reasoning would bring.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -16,11 +17,12 @@ from r2ec_lib.model import R2ec, ranks_of
 from r2ec_lib.ranking import seen_mask
 
 
-def fit_without_reasoning(
+def fit_item_action(
     model: R2ec,
     train: pd.DataFrame,
     valid: pd.DataFrame,
     steps: int,
+    chains: tuple[Sequence[Sequence[int]], Sequence[Sequence[int]]] | None = None,
     batch_users: int = 64,
     learning_rate: float = 5e-4,
     warmup_steps: int = 10,
@@ -30,7 +32,6 @@ def fit_without_reasoning(
     eval_steps: int = 50,
     patience: int = 3,
     seed: int = 0,
-    chains: tuple | None = None,
     report: Callable[[int, float, float], None] = lambda step, loss, score: None,
 ) -> pd.DataFrame:
     """Trains `model` in place and leaves it at its best validation NDCG@10, with a freshly encoded item table.
@@ -39,6 +40,8 @@ def fit_without_reasoning(
         model: a warmed-up R²ec; all weights that require a gradient are trained.
         train, valid: samples tables.
         steps: most optimiser steps; training ends earlier after `patience` evaluations without a better score.
+        chains: token ids of a reasoning for each row of `train` and of `valid`, each closed by `<answer>`; None trains
+            without reasoning.
         catalogue_negatives: adds the stored item table as constant candidates to the live targets of the batch.
         report: called with (step, mean loss, validation NDCG@10) at each evaluation.
 
@@ -50,9 +53,10 @@ def fit_without_reasoning(
     parameters = [weight for weight in model.lm.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
     prompts = model.prompts.user_ids(train, model.titles)
-    given = [[model.prompts.answer_id]] * len(prompts) if chains is None else chains[0]
-    prompts = [[*ids, *chain] for ids, chain in zip(prompts, given, strict=True)]
-    item_ids = model.prompts.item_ids(model.catalogue)
+    starts = [len(ids) for ids in prompts]  # without reasoning, all that speaks for a user is `<answer>`
+    said, said_valid = chains or ([[model.prompts.answer_id]] * len(train), None)
+    prompts = model.closed([[*ids, *chain] for ids, chain in zip(prompts, said, strict=True)])
+    item_ids, readout = model.closed(model.prompts.item_ids(model.catalogue)), model.head.readout
     targets = train["target"].to_numpy().astype("int64")
     order: list[int] = []
     log, losses, best = [], [], (-1.0, {})
@@ -65,8 +69,10 @@ def fit_without_reasoning(
         rows, order = order[:batch_users], order[batch_users:]
         batch = torch.tensor(np.unique(targets[rows]), device=model.head.table.device)  # (M,) sorted
         positives = torch.tensor(targets[rows], device=batch.device)  # (B,)
-        states = forward_states(model.lm, model.lm, [prompts[row] for row in rows])  # (B, d)
-        items = forward_states(model.lm, model.lm, [item_ids[item] for item in batch.tolist()])  # (M, d)
+        users, begin = [prompts[row] for row in rows], [starts[row] for row in rows]
+        states = forward_states(model.lm, model.lm, users, begin, readout)  # (B, d)
+        texts = [item_ids[item] for item in batch.tolist()]
+        items = forward_states(model.lm, model.lm, texts, readout=readout)  # (M, d)
         scores = objective.similarity_scores(states, items, model.head.similarity)  # (B, M)
         seen = seen_mask(train["history"].iloc[rows], len(item_ids)).to(batch.device) if mask_seen else None
         if catalogue_negatives:
@@ -86,7 +92,7 @@ def fit_without_reasoning(
         losses.append(loss.item())
         if step % eval_steps == 0 or step == steps:
             model.refresh()
-            score = objective.ndcg(ranks_of(model, valid, chains and chains[1]), 10).mean().item()
+            score = objective.ndcg(ranks_of(model, valid, said_valid), 10).mean().item()
             log.append({"step": step, "loss": float(np.mean(losses)), "valid_ndcg@10": score})
             report(*log[-1].values())
             losses = []

@@ -12,7 +12,9 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-READOUTS = ("last", "mean", "max")
+READOUTS = ("last", "mean", "max", "token")
+"""What speaks for a text: the state at `<answer>`, the mean or the maximum over the text, or the state at a special
+token that follows `<answer>`."""
 BATCH_TOKENS = 16_384
 """Padded tokens a forward without gradients: large enough to fill a CPU or GPU, small enough for 4 GB."""
 SHARED_TOKENS = 8
@@ -37,12 +39,13 @@ def read_out(hidden: Tensor, starts: Tensor, ends: Tensor, readout: str = "last"
         hidden: (B, L, d).
         starts, ends: (B,) first and last position of the text that speaks for the row: a reasoning with its
             `<answer>`, or an item prompt.
-        readout: "last" takes the state at `ends` (h_T, the paper's choice); "mean" and "max" pool over the span.
+        readout: "last" takes the state at `ends` (h_T, the paper's choice), and so does "token", for texts that end in
+            that token; "mean" and "max" pool over the span.
 
     Returns:
         (B, d).
     """
-    if readout == "last":
+    if readout in ("last", "token"):
         return hidden[torch.arange(len(ends), device=hidden.device), ends]
     positions = torch.arange(hidden.shape[1], device=hidden.device)[None, :]  # (1, L)
     inside = (positions >= starts[:, None]) & (positions <= ends[:, None])  # (B, L)
@@ -92,7 +95,7 @@ def forward_states(
     Args:
         lm: what to call: the model itself, or the wrapper that accelerate put around it.
         plain_lm: the model inside, whose decoder holds the states.
-        ids: B sequences of token ids, each ending in `<answer>`.
+        ids: B sequences of token ids, each ending in `<answer>`, or in the special token of the read-out "token".
         starts: where each sequence's own text begins (only pooled read-outs ask); 0 if left out.
     """
     device = plain_lm.get_input_embeddings().weight.device
@@ -119,7 +122,7 @@ def forward_states(
             logits_to_keep=1,
         )
     states, begin = hidden[-1], torch.zeros_like(lengths) if starts is None else torch.tensor(starts)
-    if shared and readout != "last":  # a pooled span may reach into the beginning
+    if shared and readout in ("mean", "max"):  # a pooled span may reach into the beginning
         states, shared = torch.cat([hidden[0].expand(len(ids), -1, -1), states], dim=1), 0
     return read_out(states, begin.to(device) - shared, lengths.to(device) - 1 - shared, readout)
 

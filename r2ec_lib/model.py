@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from r2ec_lib.backbone import load_pretrained
+from r2ec_lib.backbone import add_recommend_token, load_pretrained
 from r2ec_lib.encoding import BATCH_TOKENS, batched_states
 from r2ec_lib.guardrail_rules import Guardrails
 from r2ec_lib.guardrails import Guarded, guarded
@@ -40,7 +40,7 @@ class RecHead:
         table: (N, d) float32 item vectors h_v.
         temperature: τ of Eq. 5 and 7.
         similarity: "inner" or "cosine".
-        readout: "last", "mean" or "max".
+        readout: "last", "mean", "max" or "token", see `encoding.READOUTS`.
     """
 
     item_ids: list[str]
@@ -90,6 +90,8 @@ class R2ec:
         self.head = head or RecHead(list(self.catalogue["item_id"]), torch.zeros(len(catalogue), width))
         if list(self.catalogue["item_id"]) != self.head.item_ids:
             raise ValueError("the catalogue and the item table must list the same item ids in the same order")
+        if self.head.readout == "token" and prompts.recommend_id is None:
+            raise ValueError('the read-out "token" needs its token: call backbone.add_recommend_token first')
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -101,6 +103,16 @@ class R2ec:
 
     # --- encoding -------------------------------------------------------------------------------------------------
 
+    @property
+    def read_id(self) -> int | None:
+        """The token that is put after `<answer>` to be read, where the read-out is "token"."""
+        return self.prompts.recommend_id if self.head.readout == "token" else None
+
+    def closed(self, ids: Sequence[Sequence[int]]) -> list[list[int]]:
+        """Sequences that end in `<answer>`, with the token after it that the read-out may ask for."""
+        tail = [] if self.read_id is None else [self.read_id]
+        return [[*row, *tail] for row in ids]
+
     @torch.no_grad()
     def encode(self, ids: Sequence[Sequence[int]], starts: Sequence[int] | None = None) -> Tensor:
         """Vectors (B, d) of token sequences that end in `<answer>`; float32, on the model's device, no gradient."""
@@ -108,7 +120,7 @@ class R2ec:
             return torch.empty(0, self.head.table.shape[1], device=self.lm.get_input_embeddings().weight.device)
         was_training = self.lm.training
         self.lm.eval()
-        states = batched_states(self.lm, self.lm, ids, starts, self.head.readout).float()
+        states = batched_states(self.lm, self.lm, self.closed(ids), starts, self.head.readout).float()
         self.lm.train(was_training)
         return states
 
@@ -154,11 +166,13 @@ class R2ec:
             max_new_tokens=max_new_tokens,
             pad_token_id=self.tokenizer.pad_token_id,
             eos_token_id=stop_ids(self.lm, self.prompts.answer_id),
+            suppress_tokens=None if self.read_id is None else [self.read_id],
             **drawn,
         )
         was_training = self.lm.training
         self.lm.eval()
-        found = sample(self.lm, prompt_ids, settings, self.prompts.answer_id, self.head.readout, batch_tokens)
+        answer, readout = self.prompts.answer_id, self.head.readout
+        found = sample(self.lm, prompt_ids, settings, answer, readout, batch_tokens, read_id=self.read_id)
         self.lm.train(was_training)
         return found
 
@@ -285,6 +299,8 @@ class R2ec:
             raise FileNotFoundError(f"{folder} holds no saved R²ec (r2ec.json is missing)")
         config = json.loads((folder / "r2ec.json").read_text())
         lm, tokenizer = load_pretrained(config["base"] or folder / "lm", dtype)
+        if config["readout"] == "token":
+            add_recommend_token(lm, tokenizer)
         if config["base"]:
             lm = PeftModel.from_pretrained(lm, folder / "adapter", is_trainable=True)
         lm.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))

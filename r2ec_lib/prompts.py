@@ -16,6 +16,8 @@ from transformers import PreTrainedTokenizerBase
 
 ANSWER = "<answer>"
 """Ends the reasoning: the state at this token is compared with the item table (paper, section 3)."""
+RECOMMEND = "<recommend>"
+"""Put after `<answer>` where the read-out is "token": its state is compared then. The model never writes it."""
 
 _INVISIBLE = re.compile(r"[\u0000-\u001f\u007f-\u009f\u00ad\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]+")
 
@@ -109,6 +111,7 @@ class Prompts:
         self.tokenizer = tokenizer
         self.style = style
         self.answer_id = tokenizer.convert_tokens_to_ids(ANSWER)
+        self.recommend_id: int | None = tokenizer.get_vocab().get(RECOMMEND)  # only models with that read-out have it
         self._specials = special_strings(tokenizer)
 
     def user_text(self, titles: Sequence[str], hours: Sequence[float], ratings: Sequence[float]) -> str:

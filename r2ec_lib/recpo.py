@@ -74,9 +74,11 @@ class RecPOTrainer(GRPOTrainer):
         self._live: LiveItems | None = None
         self._trained_tokens = 0
         model.lm.generation_config.eos_token_id = stop_ids(model.lm, model.prompts.answer_id)
-        if args.use_vllm:  # vLLM reads its own copy of the model's generation settings
-            stops = {"stop_token_ids": model.lm.generation_config.eos_token_id}
-            args.generation_kwargs = {**(args.generation_kwargs or {}), **stops}
+        own = {} if model.read_id is None else {"suppress_tokens": [model.read_id]}
+        if args.use_vllm:  # vLLM has names of its own, and its own copy of the model's generation settings
+            own = {} if model.read_id is None else {"logit_bias": {model.read_id: -100.0}}
+            own |= {"stop_token_ids": model.lm.generation_config.eos_token_id}
+        args.generation_kwargs = {**(args.generation_kwargs or {}), **own}
         kl_weight, args.beta = args.beta, max(args.beta, args.kl_weight_warmup or 0.0)  # TRL loads the start, or not
         super().__init__(
             model=model.lm,
@@ -117,31 +119,38 @@ class RecPOTrainer(GRPOTrainer):
             self._dist.summon_full_params(self.model_wrapped, recurse=False),
         ):
             lm.eval()
-            answer, readout = self.r2ec.prompts.answer_id, self.r2ec.head.readout
+            answer, readout, read = self.r2ec.prompts.answer_id, self.r2ec.head.readout, self.r2ec.read_id
             width = max(map(len, prompt_ids)) + self.max_completion_length + 1
-            found = sample(lm, prompt_ids, self.generation_config, answer, readout, width * len(prompt_ids))
+            room = width * len(prompt_ids)
+            found = sample(lm, prompt_ids, self.generation_config, answer, readout, room, read_id=read)
             lm.train(training)
         self.rollout = Rollout(found.written, states=found.states)
         own = [chain if mine else chain[:-1] for chain, mine in zip(found.chains, found.written, strict=True)]
         return own, None
 
     def _generate(self, prompts: list[list[int]]):
-        """Samples as TRL does, then closes every chain by `<answer>`; an appended one is no action of the policy."""
+        """Samples as TRL does, then closes every chain: by `<answer>`, and by the read-out's token where it has one.
+
+        An appended token is no action of the policy.
+        """
         start = time.perf_counter()
         self.rollout = None
         prompt_ids, chains, _, texts, log_probs, *rest = super()._generate(prompts)
         answer = self.r2ec.prompts.answer_id
         written = [chain[-1] == answer for chain in chains]
-        action_mask = [[1] * len(chain) + [0] * (not own) for chain, own in zip(chains, written, strict=True)]
-        chains = [chain if own else [*chain, answer] for chain, own in zip(chains, written, strict=True)]
+        closed = [chain if own else [*chain, answer] for chain, own in zip(chains, written, strict=True)]
+        full = self.r2ec.closed(closed)
+        added = [len(after) - len(before) for after, before in zip(full, chains, strict=True)]
+        action_mask = [[1] * len(chain) + [0] * more for chain, more in zip(chains, added, strict=True)]
         if log_probs is not None:
-            log_probs = [row + [0.0] * (not own) for row, own in zip(log_probs, written, strict=True)]
+            log_probs = [row + [0.0] * more for row, more in zip(log_probs, added, strict=True)]
         self.rollout = self.rollout or Rollout(written)
+        self.rollout.chains = closed
         self._metrics["train"]["share_unclosed"].append(1 - sum(written) / len(written))
         self._metrics["train"]["seconds_sampling"].append(time.perf_counter() - start)
-        return prompt_ids, chains, action_mask, texts, log_probs, *rest
+        return prompt_ids, full, action_mask, texts, log_probs, *rest
 
-    def ndcg(self, prompts, completion_ids, row, **_) -> list[float]:
+    def ndcg(self, prompts, row, **_) -> list[float]:
         """R_d of Eq. 4 for each trajectory; also ranks the catalogue, once for both rewards."""
         start = time.perf_counter()
         rollout, head = self.rollout, self.r2ec.head
@@ -150,7 +159,7 @@ class RecPOTrainer(GRPOTrainer):
         rollout.batch_targets = self.accelerator.gather(targets).unique()  # (M,)
         self._update_table(rollout.batch_targets)
         if rollout.states is None:
-            rows = [[*prompt, *chain] for prompt, chain in zip(prompts, completion_ids, strict=True)]
+            rows = [[*prompt, *chain] for prompt, chain in zip(prompts, rollout.chains, strict=True)]
             rollout.states = self.r2ec.encode(rows, starts=[len(prompt) for prompt in prompts])
         scores = head.scores(rollout.states)  # (B, N)
         seen = self._seen(rollout.rows)
@@ -240,7 +249,7 @@ class RecPOTrainer(GRPOTrainer):
             token_loss = super()._compute_loss(model, inputs)
         lengths, width = inputs["completion_mask"].sum(dim=1), inputs["completion_mask"].shape[1]
         starts = torch.full_like(lengths, hidden[-1].shape[1] - width)  # (B,) the chains stand in the last columns
-        ends = starts + lengths - 1  # (B,) the position of `<answer>`
+        ends = starts + lengths - 1  # (B,) the position of `<answer>`, or of the token after it
         states = read_out(hidden[-1], starts, ends, self.r2ec.head.readout)  # (B, d)
 
         live = self._live_items()
@@ -318,7 +327,7 @@ class RecPOTrainer(GRPOTrainer):
         version = (self.state.global_step, sum(weight._version for weight in self.r2ec.lm.parameters()))
         targets = self.rollout.batch_targets.tolist()
         if self._live is None or self._live.version != version or self._live.targets != targets:
-            texts, readout = [self.item_ids[item] for item in targets], self.r2ec.head.readout
+            texts, readout = self.r2ec.closed([self.item_ids[item] for item in targets]), self.r2ec.head.readout
             states = batched_states(self.model_wrapped, self.r2ec.lm, texts, readout=readout, batch_tokens=LIVE_TOKENS)
             precision = torch.promote_types(states.dtype, torch.float32)
             self._live = LiveItems(version, targets, states, torch.zeros_like(states, dtype=precision))

@@ -1,7 +1,7 @@
 """What the trainer keeps between sampling and the loss, beside TRL's own tensors."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pandas as pd
 import torch
@@ -16,6 +16,7 @@ class Rollout:
     """
 
     written: list[bool]  # B: whether the model wrote `<answer>` itself
+    chains: list[list[int]] = field(default_factory=list)  # B: each ends in `<answer>`
     rows: Tensor | None = None  # (B,) row of the samples table
     ranks: Tensor | None = None  # (B,)
     parts: Tensor | None = None  # (B, 2) R_d and R_c
@@ -40,13 +41,12 @@ class Rollout:
         """
         rows = []
         for row in range(count):
-            length = int(output["completion_mask"][row].sum())
             rows.append(
                 {
                     "sample_id": int(samples["sample_id"].iloc[int(self.rows[row])]),
                     "trajectory": row % trajectories,
-                    "chain": decode(output["completion_ids"][row, :length].tolist()),
-                    "tokens": length,
+                    "chain": decode(self.chains[row]),
+                    "tokens": len(self.chains[row]),
                     "closed": self.written[row],
                     "rank": float(self.ranks[row]),
                     "reward": float(rewards[row]),

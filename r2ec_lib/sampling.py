@@ -19,6 +19,7 @@ from transformers import (
     MinPLogitsWarper,
     PreTrainedModel,
     RepetitionPenaltyLogitsProcessor,
+    SuppressTokensLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
@@ -27,7 +28,16 @@ from transformers.cache_utils import DynamicLayer
 
 from r2ec_lib.encoding import BATCH_TOKENS, READOUTS, caches_exactly, captured_states, length_batches
 
-SUPPORTED = {"max_new_tokens", "do_sample", "temperature", "top_k", "top_p", "min_p", "repetition_penalty"}
+SUPPORTED = {
+    "max_new_tokens",
+    "do_sample",
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "repetition_penalty",
+    "suppress_tokens",
+}
 SUPPORTED |= {"pad_token_id", "bos_token_id", "eos_token_id", "disable_compile", "transformers_version"}
 """The settings of a `GenerationConfig` that `sample` follows; any other is refused."""
 DROP_SHARE = 0.25
@@ -58,6 +68,7 @@ def sample(
     readout: str = "last",
     batch_tokens: int = BATCH_TOKENS,
     generator: torch.Generator | None = None,
+    read_id: int | None = None,
 ) -> Sampled:
     """Writes one reasoning a row; rows with equal prompts (the G of a group) share one pass over it.
 
@@ -67,10 +78,12 @@ def sample(
     Args:
         lm: a causal language model, in evaluation mode.
         settings: `max_new_tokens`, `eos_token_id` and how to draw: greedy unless `do_sample`; temperature, top_k,
-            top_p, min_p and repetition_penalty as in `generate`.
-        readout: "last" reads h_T; "mean" and "max" pool the states of the chain, `<answer>` included.
+            top_p, min_p, repetition_penalty and suppress_tokens as in `generate`.
+        readout: "last" reads h_T; "mean" and "max" pool the states of the chain, `<answer>` included; "token" reads
+            `read_id` after `<answer>` and takes its state. That token is no part of the chain.
         batch_tokens: prompt and chain tokens held in the cache at once.
         generator: of the random numbers; torch's own where left out.
+        read_id: the special token of the read-out "token".
 
     Raises:
         ValueError: `settings` asks for what this sampler does not do.
@@ -80,6 +93,8 @@ def sample(
         raise ValueError(f"sampling follows {sorted(SUPPORTED)}; the settings also hold {unknown[0]!r}")
     if readout not in READOUTS:
         raise ValueError(f"readout is {readout!r}; expected one of {READOUTS}")
+    if (readout == "token") != (read_id is not None):
+        raise ValueError('the read-out "token" takes a read_id, and no other one does')
     room = settings.max_new_tokens + 1
     order = sorted(range(len(prompt_ids)), key=lambda row: (-len(prompt_ids[row]), prompt_ids[row]))
     device = lm.get_input_embeddings().weight.device
@@ -89,7 +104,7 @@ def sample(
     for batch in length_batches([len(prompt_ids[row]) + room for row in order], batch_tokens):
         rows = [order[place] for place in batch]  # equal prompts stand beside each other
         tokens, lengths, found = _sample_batch(
-            lm, [prompt_ids[row] for row in rows], settings, answer_id, readout, generator
+            lm, [prompt_ids[row] for row in rows], settings, answer_id, readout, generator, read_id
         )
         states[rows] = found
         closed = (lengths <= settings.max_new_tokens).tolist()
@@ -107,12 +122,15 @@ def _sample_batch(
     answer_id: int,
     readout: str,
     generator: torch.Generator | None,
+    read_id: int | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Chains (B, room) of one batch, their lengths (B,) with `<answer>`, and states (B, d).
 
     Equal prompts stand beside each other. Below, R counts the rows still in the batch and `row` (R,) names them.
     """
-    device, room = lm.get_input_embeddings().weight.device, settings.max_new_tokens + 1
+    device = lm.get_input_embeddings().weight.device
+    written = settings.max_new_tokens + 1  # tokens of the longest chain
+    room = written + (read_id is not None)
     stops = torch.tensor(settings.eos_token_id, device=device)
     first = [at for at in range(len(prompts)) if not at or list(prompts[at]) != list(prompts[at - 1])]
     tokens = torch.full((len(prompts), room), answer_id, device=device)
@@ -140,12 +158,15 @@ def _sample_batch(
         position = mask.sum(dim=1)  # (R,)
         turned = torch.zeros_like(row, dtype=torch.bool)  # (R,) the model ended its turn without `<answer>`
         ended = torch.zeros_like(turned)  # (R,) `<answer>` has been read
+        known = ended if read_id is None else torch.zeros_like(turned)  # (R,) the state has been read
         pooled = torch.full_like(states, -torch.inf if readout == "max" else 0.0)  # (R, d)
         processors = logits_processors(settings, mask)
         for step in range(room):
             token = draw(processors(ids, logits[:, -1].float()), settings.do_sample, generator)  # (R,)
-            token = token.masked_fill(turned if step < room - 1 else torch.ones_like(turned), answer_id)
+            token = token.masked_fill(turned if step < written - 1 else torch.ones_like(turned), answer_id)
+            token = token if read_id is None else token.masked_fill(ended, read_id)
             answered = (token == answer_id) & ~ended
+            speaks = answered if read_id is None else ended & ~known  # (R,) this token's state is the row's
             tokens[row, step] = token
             lengths[row] = torch.where(answered, step + 1, lengths[row])
             ids = torch.cat([ids, token[:, None]], dim=1)
@@ -164,16 +185,16 @@ def _sample_batch(
                 state = pooled / (step + 1)
             elif readout == "max":
                 state = pooled = torch.maximum(pooled, state)
-            states[row] = torch.where(answered[:, None], state, states[row])
-            position, turned, ended = position + 1, torch.isin(token, stops), ended | answered
-            gone = int(ended.sum())
+            states[row] = torch.where(speaks[:, None], state, states[row])
+            position, turned, ended, known = position + 1, torch.isin(token, stops), ended | answered, known | speaks
+            gone = int(known.sum())
             if gone == len(row):
                 break
             if gone >= DROP_SHARE * len(row):
-                kept = (~ended).nonzero().squeeze(1)
+                kept = (~known).nonzero().squeeze(1)
                 cache.reorder_cache(kept)
                 logits, ids, mask, row, position = logits[kept], ids[kept], mask[kept], row[kept], position[kept]
-                turned, ended, pooled = turned[kept], ended[kept], pooled[kept]
+                turned, ended, known, pooled = turned[kept], ended[kept], known[kept], pooled[kept]
                 processors = logits_processors(settings, mask)
     return tokens, lengths, states
 
@@ -227,6 +248,8 @@ def logits_processors(settings: GenerationConfig, mask: Tensor) -> LogitsProcess
     if settings.repetition_penalty not in (None, 1.0):
         padding = (mask != 0).int().argmax(dim=1)
         chosen.append(RepetitionPenaltyLogitsProcessor(settings.repetition_penalty, prompt_ignore_length=padding))
+    if settings.suppress_tokens:
+        chosen.append(SuppressTokensLogitsProcessor(settings.suppress_tokens, device=mask.device))
     if not settings.do_sample:
         return chosen
     if settings.temperature not in (None, 1.0):

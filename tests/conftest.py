@@ -1,5 +1,6 @@
 """Tiny models and tables built in memory; nothing is downloaded and nothing is written outside tmp_path."""
 
+import copy
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -21,7 +22,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from r2ec_lib.backbone import build_tiny, train_tokenizer
+from r2ec_lib.backbone import add_recommend_token, build_tiny, train_tokenizer
 from r2ec_lib.model import R2ec
 from r2ec_lib.prompts import Prompts, PromptStyle
 
@@ -89,8 +90,19 @@ def tokenizer(items):
 @pytest.fixture
 def tiny(tokenizer, items) -> R2ec:
     """A fresh two-layer R²ec in float64, its item table encoded."""
+    tokenizer = copy.deepcopy(tokenizer)  # a test may add a token to its own
     lm = build_tiny(tokenizer, hidden_size=16, num_layers=2, num_heads=2, seed=1).double().eval()
     model = R2ec(lm, Prompts(tokenizer, PromptStyle(instruct=False)), items)
+    model.refresh()
+    return model
+
+
+@pytest.fixture
+def tiny_with_token(tiny) -> R2ec:
+    """`tiny` whose read-out is the state of a token of its own after `<answer>`."""
+    add_recommend_token(tiny.lm, tiny.tokenizer)
+    model = R2ec(tiny.lm, Prompts(tiny.tokenizer, tiny.prompts.style), tiny.catalogue)
+    model.head.readout = "token"
     model.refresh()
     return model
 

@@ -3,16 +3,19 @@
 import pytest
 
 from r2ec_lib import objective
-from r2ec_lib.contrastive import fit_without_reasoning
+from r2ec_lib.contrastive import fit_item_action
 from r2ec_lib.model import ranks_of
 
 
+@pytest.mark.parametrize("readout", ["last", "mean", "token"])
 @pytest.mark.parametrize("catalogue_negatives", [False, True])
-def test_a_few_samples_are_learned(tiny, samples, catalogue_negatives):
+def test_a_few_samples_are_learned(tiny_with_token, samples, catalogue_negatives, readout):
+    tiny = tiny_with_token
     tiny.lm.float()
+    tiny.head.readout = readout
     few = samples.drop_duplicates("target").head(6)
     before = objective.ndcg(ranks_of(tiny, few, None), 10).mean()
-    log = fit_without_reasoning(
+    log = fit_item_action(
         tiny,
         few,
         few,
@@ -29,7 +32,7 @@ def test_a_few_samples_are_learned(tiny, samples, catalogue_negatives):
 
 def test_the_best_validation_is_what_remains(tiny, samples):
     tiny.lm.float()
-    log = fit_without_reasoning(
+    log = fit_item_action(
         tiny, samples.head(24), samples.tail(24), steps=40, batch_users=8, learning_rate=2e-2, eval_steps=4, patience=3
     )
     left = objective.ndcg(ranks_of(tiny, samples.tail(24), None), 10).mean().item()

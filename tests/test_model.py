@@ -35,8 +35,9 @@ def test_padding_and_batching_leave_states_unchanged(tiny, samples):
     assert torch.allclose(tiny.encode(prompts).double(), alone, atol=1e-5)
 
 
-@pytest.mark.parametrize("readout", ["last", "max"])
-def test_the_state_read_while_sampling_is_the_state_of_the_chain(tiny, samples, readout):
+@pytest.mark.parametrize("readout", ["last", "max", "token"])
+def test_the_state_read_while_sampling_is_the_state_of_the_chain(tiny_with_token, samples, readout):
+    tiny = tiny_with_token
     tiny.head.readout = readout
     found = tiny.sample(tiny.prompts.user_ids(samples, tiny.titles), 8, temperature=1.0)
     assert torch.allclose(found.states, tiny.user_states(samples, found.chains), atol=1e-4)
@@ -118,3 +119,23 @@ def test_an_adapter_is_saved_beside_its_backbone_and_read_again(tiny, samples, t
 def test_a_folder_without_a_model_says_so(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no saved R²ec"):
         R2ec.load(tmp_path)
+
+
+def test_a_token_of_its_own_speaks_for_users_and_items_and_is_never_written(tiny_with_token, samples, items, tmp_path):
+    model, read = tiny_with_token, tiny_with_token.prompts.recommend_id
+    rows = [[*ids, read] for ids in model.prompts.item_ids(items)]
+    assert torch.allclose(model.head.table.double(), forward_states(model.lm, model.lm, rows), atol=1e-5)
+    with torch.no_grad():
+        model.lm.get_input_embeddings().weight[read] *= 50  # tied: it would be the likeliest token by far
+    found = model.sample(model.prompts.user_ids(samples, model.titles), 6, temperature=1.0)
+    assert not any(read in chain for chain in found.chains)
+    model.save(tmp_path / "model")
+    again = R2ec.load(tmp_path / "model")
+    assert (again.head.readout, again.read_id) == ("token", read)
+    assert torch.allclose(again.user_states(samples, found.chains), found.states, atol=1e-4)
+
+
+def test_a_read_out_by_a_token_that_the_tokenizer_lacks_is_refused(tiny, items):
+    head = RecHead(tiny.head.item_ids, tiny.head.table, readout="token")
+    with pytest.raises(ValueError, match="add_recommend_token"):
+        R2ec(tiny.lm, tiny.prompts, items, head)

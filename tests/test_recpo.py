@@ -7,7 +7,7 @@ import torch
 from conftest import FAMILIES, family_lm
 
 from r2ec_lib import encoding, objective, policy, recpo
-from r2ec_lib.encoding import captured_states, forward_states, read_out
+from r2ec_lib.encoding import READOUTS, captured_states, forward_states, read_out
 from r2ec_lib.model import R2ec
 from r2ec_lib.prompts import Prompts, PromptStyle
 from r2ec_lib.recpo import RecPOConfig, RecPOTrainer, Rollout
@@ -45,9 +45,10 @@ def whole_texts(monkeypatch):
 def rows_of(trainer, chains=CHAINS, rows=(0, 0, 1, 1), written=None):
     """The tensors that TRL hands to the loss for given chains, and the trainer's rollout for them."""
     prompts = trainer.r2ec.prompts.user_ids(trainer.samples.iloc[list(rows)], trainer.r2ec.titles)
-    width, length = max(map(len, prompts)), max(map(len, chains))
     written = written or [True] * len(chains)
     actions = [len(chain) - (not own) for chain, own in zip(chains, written, strict=True)]
+    chains = trainer.r2ec.closed(chains)
+    width, length = max(map(len, prompts)), max(map(len, chains))
     inputs = {
         "prompt_ids": torch.tensor([[0] * (width - len(p)) + p for p in prompts]),
         "prompt_mask": torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts]),
@@ -231,9 +232,11 @@ def test_micro_batches_padding_and_row_order_leave_the_gradient_unchanged(make_t
         assert torch.allclose(weight.grad, whole[name], atol=1e-5), name
 
 
-def test_the_training_state_is_the_evaluation_state(make_trainer):
+@pytest.mark.parametrize("readout", READOUTS)
+def test_the_training_state_is_the_evaluation_state(make_trainer, tiny_with_token, readout):
     """For the longest row, a row that never wrote `<answer>`, and every other one."""
-    trainer = make_trainer()
+    tiny_with_token.head.readout = readout
+    trainer = make_trainer(tiny_with_token)
     inputs = rows_of(trainer, written=[True, True, False, True])
     inputs |= {"advantages": ADVANTAGES, "best": BEST}
     seen = []
@@ -252,16 +255,21 @@ def test_an_appended_answer_is_no_action_of_the_policy(make_trainer):
     assert max(g.abs().max() for g in gradients(trainer, inputs).values()) == 0
 
 
-def test_chains_are_closed_and_the_share_of_unclosed_ones_is_logged(make_trainer):
-    trainer = make_trainer()
+@pytest.mark.parametrize("readout", ["last", "token"])
+def test_chains_are_closed_and_the_share_of_unclosed_ones_is_logged(make_trainer, tiny_with_token, readout):
+    tiny_with_token.head.readout = readout
+    trainer = make_trainer(tiny_with_token)
+    tail = trainer.r2ec.closed([[]])[0]
     inputs = trainer._generate_and_score_completions([{"prompt": [5, 6, 7], "row": row} for row in (0, 0, 1, 1)])
     answer, lengths = trainer.r2ec.prompts.answer_id, inputs["completion_mask"].sum(dim=1)
-    assert all(inputs["completion_ids"][row, end - 1] == answer for row, end in enumerate(lengths))
+    ends = [
+        ids[: int(end)].tolist()[-1 - len(tail) :] for ids, end in zip(inputs["completion_ids"], lengths, strict=True)
+    ]
+    assert ends == [[answer, *tail]] * 4
     unclosed = [not own for own in trainer.rollout.written]
     assert trainer._metrics["train"]["share_unclosed"] == [sum(unclosed) / 4]
-    assert (inputs["completion_mask"].sum() - inputs["tool_mask"].mul(inputs["completion_mask"]).sum()) == sum(
-        unclosed
-    )
+    appended = inputs["completion_mask"].sum() - inputs["tool_mask"].mul(inputs["completion_mask"]).sum()
+    assert appended == sum(unclosed) + 4 * len(tail)
 
 
 def test_rewards_and_advantages_come_from_the_ranks_of_the_catalogue(make_trainer):
@@ -351,8 +359,12 @@ def test_prompts_of_one_token_can_be_shared_too():
     assert torch.allclose(*found, atol=1e-6)
 
 
-def test_the_reward_reads_the_states_of_sampling_and_needs_no_forward(make_trainer, whole_texts):
-    trainer = make_trainer()
+@pytest.mark.parametrize("readout", ["last", "token"])
+def test_the_reward_reads_the_states_of_sampling_and_needs_no_forward(
+    make_trainer, tiny_with_token, whole_texts, readout
+):
+    tiny_with_token.head.readout = readout
+    trainer = make_trainer(tiny_with_token)
     rows = [3, 3, 9, 9]
     prompts = trainer.r2ec.prompts.user_ids(trainer.samples.iloc[rows], trainer.r2ec.titles)
     trainer._refreshed_at = 0  # the table is fresh, so the reward encodes the targets alone
@@ -363,7 +375,8 @@ def test_the_reward_reads_the_states_of_sampling_and_needs_no_forward(make_train
         steps = [states for states in hidden[1:] if states.shape[1] == 1]
         assert len(hidden) == 1 + len(steps) + 1  # prompts, tokens, target items
     lengths = inputs["completion_mask"].sum(dim=1).tolist()
-    chains = [ids[:length].tolist() for ids, length in zip(inputs["completion_ids"], lengths, strict=True)]
+    tail = len(trainer.r2ec.closed([[]])[0])
+    chains = [ids[: length - tail].tolist() for ids, length in zip(inputs["completion_ids"], lengths, strict=True)]
     again = trainer.r2ec.user_states(trainer.samples.iloc[rows], chains)
     assert torch.allclose(trainer.rollout.states, again, atol=1e-4)
 

@@ -5,7 +5,7 @@ import torch
 from conftest import FAMILIES, family_lm
 from transformers import GenerationConfig
 
-from r2ec_lib.encoding import captured_states, forward_states
+from r2ec_lib.encoding import READOUTS, captured_states, forward_states
 from r2ec_lib.sampling import draw, sample
 
 ANSWER = 2
@@ -23,11 +23,12 @@ def generated(lm, prompt, chosen):
     return written[: end + 1]
 
 
+@pytest.mark.parametrize("suppressed", [None, [28, 29, 30]])
 @pytest.mark.parametrize("penalty", [1.0, 1.3])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_greedy_tokens_are_those_of_generate(family, penalty):
+def test_greedy_tokens_are_those_of_generate(family, penalty, suppressed):
     lm = family_lm(family, tied=False, vocab_size=40)  # tied random weights repeat one token for ever
-    chosen = settings(stops=(ANSWER, *range(28, 40)), repetition_penalty=penalty)
+    chosen = settings(stops=(ANSWER, *range(28, 40)), repetition_penalty=penalty, suppress_tokens=suppressed)
     found = sample(lm, PROMPTS, chosen, ANSWER)
     assert len({len(chain) for chain in found.chains}) > 1  # chains end at different lengths, the batch shrinks
     for prompt, chain, own in zip(PROMPTS, found.chains, found.written, strict=True):
@@ -36,15 +37,18 @@ def test_greedy_tokens_are_those_of_generate(family, penalty):
         assert chain == (expected if own else [*expected, ANSWER])
 
 
-@pytest.mark.parametrize("readout", ["last", "mean", "max"])
+@pytest.mark.parametrize("readout", READOUTS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_states_are_those_of_reading_prompt_and_chain_again(family, readout):
     lm = family_lm(family, tied=False, vocab_size=40)
     torch.manual_seed(1)
-    found = sample(lm, PROMPTS * 3, settings(stops=(ANSWER, 30, 31), do_sample=True, temperature=1.5), ANSWER, readout)
+    read, tail = (33, [33]) if readout == "token" else (None, [])
+    chosen = settings(stops=(ANSWER, 30, 31), do_sample=True, temperature=1.5, suppress_tokens=tail or None)
+    found = sample(lm, PROMPTS * 3, chosen, ANSWER, readout, read_id=read)
     assert len({len(chain) for chain in found.chains}) > 3
     for prompt, chain, state in zip(PROMPTS * 3, found.chains, found.states, strict=True):
-        again = forward_states(lm, lm, [[*prompt, *chain]], [len(prompt)], readout)[0]
+        assert chain[-1] == ANSWER and (readout != "token" or 33 not in chain)
+        again = forward_states(lm, lm, [[*prompt, *chain, *tail]], [len(prompt)], readout)[0]
         assert torch.allclose(state, again.float(), atol=1e-4)
 
 

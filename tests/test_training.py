@@ -221,8 +221,9 @@ def test_every_option_trains(run, settings):
         assert log["kl"].iloc[-1] > 0
 
 
-@pytest.mark.parametrize(("readout", "similarity"), [("mean", "inner"), ("max", "cosine")])
-def test_every_read_out_and_similarity_trains(run, tiny, readout, similarity):
+@pytest.mark.parametrize(("readout", "similarity"), [("mean", "inner"), ("max", "cosine"), ("token", "inner")])
+def test_every_read_out_and_similarity_trains(run, tiny, tiny_with_token, readout, similarity):
+    tiny.prompts = tiny_with_token.prompts  # `run` trains `tiny`
     tiny.head.readout, tiny.head.similarity = readout, similarity
     tiny.head.temperature = 0.05 if similarity == "cosine" else 1.0
     folder = run("head", {"max_steps": 2})

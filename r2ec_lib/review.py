@@ -171,7 +171,8 @@ def to_html(sheet: pd.DataFrame, title: str = "Review of reasons") -> str:
     return (
         f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{html.escape(title)}</title>"
         f"<style>{style}</style></head><body><h1>{html.escape(title)}</h1>"
-        f"<p>Reviewer: ____________________</p><p>Circle one mark a line, from {low} (not at all) to {high} (fully), and "
+        f"<p>Reviewer: ____________________</p>"
+        f"<p>Circle one mark a line, from {low} (not at all) to {high} (fully), and "
         f"whether a shopper may be shown the reason.</p><ul>{asked}</ul>"
         f"{''.join(blocks)}</body></html>\n"
     )

@@ -6,7 +6,7 @@ what is reported is the ratio of neighbours. Nothing here knows what is measured
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -35,7 +35,7 @@ def seconds_of(call: Side) -> float:
     return time.perf_counter() - began
 
 
-def in_turn(sides: Mapping[str, Side], repetitions: int) -> pd.DataFrame:
+def in_turn(sides: Mapping[Hashable, Side], repetitions: int) -> pd.DataFrame:
     """Times the sides one after the other, `repetitions` times, after one round that is not timed.
 
     Every second round runs backwards, so that no side always follows the same other one.
@@ -102,6 +102,7 @@ def comparison(
     *,
     tokens: int = 0,
     memory: bool = False,
+    lm: torch.nn.Module | None = None,
 ) -> dict:
     """One row of the headline: the first of two `sides` against the second.
 
@@ -111,12 +112,15 @@ def comparison(
         product: as `matrix_product` makes it; it takes its turn too, so that the machine's rate is that of the moment.
         tokens: that each side reads or writes; a prompt counts once a chain, however often it is computed.
         memory: also compare the largest number of bytes that each side works with.
+        lm: also compare how often each side calls this module; where a call reads a few tokens, its time hardly depends
+            on how many.
 
     Returns:
         what, against, the figures of `ratio`, target, met (None without a target), operations and operations_against
         of one call, floor (their ratio: what would be left if only matrix products took time), share and share_against
         (operations a second as a share of the product's, median over the rounds), matrix_rate (the product's median),
-        tokens_per_second (None without tokens), and with `memory` bytes, bytes_against and memory_ratio.
+        tokens_per_second (None without tokens); with `memory` bytes, bytes_against and memory_ratio; with `lm` forwards,
+        forwards_against and forwards_ratio.
     """
     mine, other = sides
     times = in_turn({**sides, "product": product[0]}, repetitions)
@@ -131,7 +135,21 @@ def comparison(
     if memory:
         row |= {"bytes": working_bytes(sides[mine]), "bytes_against": working_bytes(sides[other])}
         row["memory_ratio"] = row["bytes"] / row["bytes_against"]
+    if lm is not None:
+        row |= {"forwards": calls_of(lm, sides[mine]), "forwards_against": calls_of(lm, sides[other])}
+        row["forwards_ratio"] = row["forwards"] / row["forwards_against"]
     return row
+
+
+def calls_of(module: torch.nn.Module, call: Side) -> int:
+    """How often `call` calls `module`."""
+    made = []
+    handle = module.register_forward_pre_hook(lambda *_: made.append(1))
+    try:
+        call()
+    finally:
+        handle.remove()
+    return len(made)
 
 
 def phase_table(watches: Mapping[str, "Stopwatch"]) -> pd.DataFrame:
@@ -157,18 +175,15 @@ def slope(sizes: Sequence[float], seconds: Sequence[float], last: int = 3) -> fl
 def growth(
     what: str, sizes: Iterable[int], make: Callable[[int], Mapping[str, Side]], repetitions: int
 ) -> pd.DataFrame:
-    """Median seconds of each side of `make(size)` at each size.
+    """Median seconds of each side of `make(size)` at each size; all sizes take turns.
 
     Returns:
         One row a size and side: what, size, side, seconds, low and high (fastest and slowest).
     """
-    rows = []
-    for size in sizes:
-        times = in_turn(make(size), repetitions)
-        for side, each in times.groupby("side", sort=False)["seconds"]:
-            found = {"seconds": each.median(), "low": each.min(), "high": each.max()}
-            rows.append({"what": what, "size": size, "side": side, **found})
-    return pd.DataFrame(rows)
+    sides = {(size, side): call for size in sizes for side, call in make(size).items()}
+    each = in_turn(sides, repetitions).groupby("side", sort=False)["seconds"]
+    found = {key: {"seconds": part.median(), "low": part.min(), "high": part.max()} for key, part in each}
+    return pd.DataFrame([{"what": what, "size": size, "side": side, **found[size, side]} for size, side in sides])
 
 
 class Stopwatch:

@@ -62,6 +62,12 @@ def test_a_comparison_tells_slower_from_faster():
     )
 
 
+def test_calls_of_a_module_are_counted_and_no_hook_stays():
+    layer = torch.nn.Linear(2, 2)
+    assert benchmark.calls_of(layer, lambda: layer(layer(torch.ones(1, 2)))) == 2
+    assert not layer._forward_pre_hooks
+
+
 def test_operations_count_products_attention_and_backward():
     one = torch.ones(4, 5, requires_grad=True)
     assert benchmark.operations(lambda: one @ torch.ones(5, 6)) == 2 * 4 * 5 * 6

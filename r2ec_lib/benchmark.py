@@ -6,7 +6,7 @@ what is reported is the ratio of neighbours. Nothing here knows what is measured
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -35,7 +35,7 @@ def seconds_of(call: Side) -> float:
     return time.perf_counter() - began
 
 
-def in_turn(sides: Mapping[str, Side], repetitions: int) -> pd.DataFrame:
+def in_turn(sides: Mapping[Hashable, Side], repetitions: int) -> pd.DataFrame:
     """Times the sides one after the other, `repetitions` times, after one round that is not timed.
 
     Every second round runs backwards, so that no side always follows the same other one.
@@ -82,56 +82,74 @@ def operations(call: Side) -> int:
     return counter.get_total_flops()
 
 
+def matrix_product(device: torch.device | str, dtype: torch.dtype = torch.float32, size: int = 0) -> tuple[Side, int]:
+    """One large square matrix product, and its operations: what the machine can do where nothing is in the way.
+
+    size: of the matrices; by default what fills the device for some milliseconds or hundredths of a second.
+    """
+    size = size or (8192 if torch.device(device).type == "cuda" else 1024)
+    one = torch.randn(size, size, device=device).to(dtype)
+    return lambda: one @ one, 2 * size**3
+
+
 def comparison(
     what: str,
     against: str,
     sides: Mapping[str, Side],
     target: float | None,
     repetitions: int,
+    product: tuple[Side, int],
     *,
     tokens: int = 0,
     memory: bool = False,
+    lm: torch.nn.Module | None = None,
 ) -> dict:
     """One row of the headline: the first of two `sides` against the second.
 
     Args:
         what, against: the two sides in words.
         target: the largest ratio of seconds that is wanted; None where nothing is asked.
+        product: as `matrix_product` makes it; it takes its turn too, so that the machine's rate is that of the moment.
         tokens: that each side reads or writes; a prompt counts once a chain, however often it is computed.
         memory: also compare the largest number of bytes that each side works with.
+        lm: also compare how often each side calls this module; where a call reads a few tokens, its time hardly depends
+            on how many.
 
     Returns:
         what, against, the figures of `ratio`, target, met (None without a target), operations and operations_against
-        of one call, floor (their ratio: what the sides would differ by if only matrix products took time), tokens,
-        and with `memory` bytes, bytes_against and memory_ratio.
+        of one call, floor (their ratio: what would be left if only matrix products took time), share and share_against
+        (operations a second as a share of the product's, median over the rounds), matrix_rate (the product's median),
+        tokens_per_second (None without tokens); with `memory` bytes, bytes_against and memory_ratio; with `lm` forwards,
+        forwards_against and forwards_ratio.
     """
     mine, other = sides
-    row = {"what": what, "against": against, **ratio(in_turn(sides, repetitions), mine, other), "target": target}
+    times = in_turn({**sides, "product": product[0]}, repetitions)
+    row = {"what": what, "against": against, **ratio(times, mine, other), "target": target}
     row["met"] = None if target is None else row["ratio"] <= target
-    row |= {"operations": operations(sides[mine]), "operations_against": operations(sides[other]), "tokens": tokens}
+    row |= {"operations": operations(sides[mine]), "operations_against": operations(sides[other])}
     row["floor"] = row["operations"] / max(row["operations_against"], 1)
+    for share, side, done in (("share", mine, "operations"), ("share_against", other, "operations_against")):
+        row[share] = row[done] / product[1] / ratio(times, side, "product")["ratio"]
+    row["matrix_rate"] = product[1] / ratio(times, "product", mine)["seconds"]
+    row["tokens_per_second"] = tokens / row["seconds"] if tokens else None
     if memory:
         row |= {"bytes": working_bytes(sides[mine]), "bytes_against": working_bytes(sides[other])}
         row["memory_ratio"] = row["bytes"] / row["bytes_against"]
+    if lm is not None:
+        row |= {"forwards": calls_of(lm, sides[mine]), "forwards_against": calls_of(lm, sides[other])}
+        row["forwards_ratio"] = row["forwards"] / row["forwards_against"]
     return row
 
 
-def speeds(rows: Iterable[Mapping], rate: float) -> pd.DataFrame:
-    """How near each side of the comparisons comes to the machine's matrix rate (operations a second).
-
-    Returns:
-        One row a comparison: what, seconds, tokens_per_second (NaN without tokens), operations, share and
-        share_against (operations / seconds / rate of each side).
-    """
-    found = []
-    for row in rows:
-        tokens = row["tokens"] / row["seconds"] if row["tokens"] else float("nan")
-        entry = {"what": row["what"], "against": row["against"], "seconds": row["seconds"]}
-        entry |= {"tokens_per_second": tokens, "operations": row["operations"]}
-        entry["share"] = row["operations"] / row["seconds"] / rate
-        entry["share_against"] = row["operations_against"] / row["seconds_against"] / rate
-        found.append(entry)
-    return pd.DataFrame(found)
+def calls_of(module: torch.nn.Module, call: Side) -> int:
+    """How often `call` calls `module`."""
+    made = []
+    handle = module.register_forward_pre_hook(lambda *_: made.append(1))
+    try:
+        call()
+    finally:
+        handle.remove()
+    return len(made)
 
 
 def phase_table(watches: Mapping[str, "Stopwatch"]) -> pd.DataFrame:
@@ -143,16 +161,6 @@ def phase_table(watches: Mapping[str, "Stopwatch"]) -> pd.DataFrame:
             for phase, seconds in watch.seconds.items()
         ]
     )
-
-
-def matrix_rate(device: torch.device | str, dtype: torch.dtype = torch.float32, size: int = 0) -> float:
-    """Floating-point operations a second of one large square matrix product, the best of several.
-
-    size: of the matrices; by default what fills the device within some hundredths of a second.
-    """
-    size = size or (8192 if torch.device(device).type == "cuda" else 1536)
-    one = torch.randn(size, size, device=device).to(dtype)
-    return 2 * size**3 / min(seconds_of(lambda: one @ one) for _ in range(8))
 
 
 def slope(sizes: Sequence[float], seconds: Sequence[float], last: int = 3) -> float:
@@ -167,18 +175,15 @@ def slope(sizes: Sequence[float], seconds: Sequence[float], last: int = 3) -> fl
 def growth(
     what: str, sizes: Iterable[int], make: Callable[[int], Mapping[str, Side]], repetitions: int
 ) -> pd.DataFrame:
-    """Median seconds of each side of `make(size)` at each size.
+    """Median seconds of each side of `make(size)` at each size; all sizes take turns.
 
     Returns:
         One row a size and side: what, size, side, seconds, low and high (fastest and slowest).
     """
-    rows = []
-    for size in sizes:
-        times = in_turn(make(size), repetitions)
-        for side, each in times.groupby("side", sort=False)["seconds"]:
-            found = {"seconds": each.median(), "low": each.min(), "high": each.max()}
-            rows.append({"what": what, "size": size, "side": side, **found})
-    return pd.DataFrame(rows)
+    sides = {(size, side): call for size in sizes for side, call in make(size).items()}
+    each = in_turn(sides, repetitions).groupby("side", sort=False)["seconds"]
+    found = {key: {"seconds": part.median(), "low": part.min(), "high": part.max()} for key, part in each}
+    return pd.DataFrame([{"what": what, "size": size, "side": side, **found[size, side]} for size, side in sides])
 
 
 class Stopwatch:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator
 
 from r2ec_lib.benchmark import slope
 from r2ec_lib.plots import COLOURS, HATCHES, LEGEND, look, style
@@ -28,7 +29,7 @@ def ratios(rows: pd.DataFrame, ax: Axes) -> Axes:
     ax.axvline(1, color="black", linestyle="--", linewidth=1)
     ax.set_yticks(list(at), rows["what"])
     ax.set_ylim(len(rows) - 0.5, -0.5)
-    ax.set_xscale("log", base=2)
+    ax.set_xscale("log")
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), **LEGEND)
     return style(ax, "seconds of this library / seconds of the plain way (logarithmic; line: quartiles)", "")
@@ -66,4 +67,7 @@ def growth(table: pd.DataFrame, ax: Axes, xlabel: str, names: Mapping[str, str] 
     sizes = sorted(table["size"].unique())
     ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
     ax.minorticks_off()
+    if table["seconds"].max() < 30 * table["seconds"].min():  # hardly a power of ten within
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     return style(ax, xlabel, "seconds", legend=True)

@@ -54,10 +54,18 @@ def test_a_comparison_tells_slower_from_faster():
         "short": lambda: time.sleep(0.01),
         "long": lambda: (time.sleep(0.04), torch.ones(2, 3) @ torch.ones(3, 2)),
     }
-    row = benchmark.comparison("short", "long", sides, 0.7, 3)
+    row = benchmark.comparison("short", "long", sides, 0.7, 3, benchmark.matrix_product("cpu", size=8))
     assert row["ratio"] == pytest.approx(0.25, abs=0.2) and row["met"] and row["low"] <= row["ratio"] <= row["high"]
     assert row["operations"] == 0 and row["operations_against"] == 2 * 2 * 3 * 2
-    assert benchmark.comparison("short", "long", sides, None, 1)["met"] is None
+    assert (
+        benchmark.comparison("short", "long", sides, None, 1, benchmark.matrix_product("cpu", size=8))["met"] is None
+    )
+
+
+def test_calls_of_a_module_are_counted_and_no_hook_stays():
+    layer = torch.nn.Linear(2, 2)
+    assert benchmark.calls_of(layer, lambda: layer(layer(torch.ones(1, 2)))) == 2
+    assert not layer._forward_pre_hooks
 
 
 def test_operations_count_products_attention_and_backward():
@@ -96,11 +104,16 @@ def test_a_stopwatch_counts_each_second_once_and_leaves_the_object_as_it_was():
     assert set(benchmark.phase_table({"side": watch})["phase"]) == {"out", "in"}
 
 
-def test_speeds_are_shares_of_the_matrix_rate():
-    row = ROW | {"seconds": 2.0, "seconds_against": 4.0, "operations": 10, "operations_against": 40, "tokens": 6}
-    found = benchmark.speeds([row, row | {"tokens": 0}], rate=20.0)
-    assert found["share"].tolist() == [0.25, 0.25] and found["share_against"].tolist() == [0.5, 0.5]
-    assert found["tokens_per_second"].iloc[0] == 3 and np.isnan(found["tokens_per_second"].iloc[1])
+def test_shares_compare_with_a_matrix_product_of_the_same_rounds():
+    product, done = benchmark.matrix_product("cpu", size=256)
+    assert done == 2 * 256**3
+    one = torch.ones(256, 256)
+    sides = {"one": lambda: one @ one, "two": lambda: (one @ one) @ one}
+    row = benchmark.comparison("one", "two", sides, None, 9, (product, done), tokens=5, memory=True)
+    assert row["floor"] == 0.5 and row["share"] == pytest.approx(1, abs=0.5)
+    assert row["share_against"] == pytest.approx(1, abs=0.5)
+    assert row["tokens_per_second"] == pytest.approx(5 / row["seconds"])
+    assert row["bytes"] == pytest.approx(4 * 256**2, rel=0.2) and row["memory_ratio"] == pytest.approx(0.5, abs=0.1)
 
 
 # ---- both sides ----------------------------------------------------------------------------------------------------

@@ -18,11 +18,10 @@ from torch import Tensor
 from r2ec_lib.objective import target_ranks
 
 KS = (5, 10, 20)
-SCORES_HELD = 2**26
-"""Scores that `rank_all` asks for at a time, at most: 256 MiB, and about as much again in masks and comparisons."""
-
 Scorer = Callable[[pd.DataFrame], Tensor]
 RANKING_COLUMNS = ["model", "sample_id", "user_id", "target", "rank", "score", "candidates", "seconds"]
+SCORES_HELD = 2**26
+"""Scores that `rank_all` asks for at a time, at most: 256 MiB, and about as much again in masks and comparisons."""
 
 
 def hit_at(ranks: np.ndarray, k: int) -> np.ndarray:

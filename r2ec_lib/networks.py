@@ -2,6 +2,8 @@
 
 Each reads item indexes padded on the right and gives a state at every position from what stands up to there, so one
 pass over a sequence asks all its questions. The item embeddings are also the output layer. Training is in `baselines`.
+The tests hold each against a second implementation in NumPy; RecBole's GRU4Rec, given the same weights, gives the same
+scores.
 Letters in shapes: B rows, T positions, N items, d width.
 """
 

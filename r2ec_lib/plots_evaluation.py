@@ -73,12 +73,21 @@ def quality_by_cost(table: pd.DataFrame, ax: Axes, names: Mapping[str, str], xla
     middle = (table["seconds"].min() * table["seconds"].max()) ** 0.5
     for i, row in enumerate(table.itertuples()):
         ax.plot(row.seconds, row.value, **look(i) | {"linestyle": "none", "markersize": 8})
-        side, shift = ("right", -7) if row.seconds > middle else ("left", 7)  # names stay inside the frame
-        at = {"xytext": (shift, 3), "textcoords": "offset points", "ha": side, "fontsize": "small"}
-        ax.annotate(names.get(row.model, row.model), (row.seconds, row.value), **at)
     ax.set_xscale("log")
     ax.margins(x=0.1, y=0.1)
     ax.set_ylim(bottom=-0.03 * table["value"].max() or None)
+    placed = []  # (left, right, y) of the names so far, in points
+    for row in table.sort_values("value", ascending=False).itertuples():
+        name, side = names.get(row.model, row.model), "right" if row.seconds > middle else "left"
+        x, y = ax.transData.transform((row.seconds, row.value)) * 72 / ax.figure.dpi
+        start = x + (-7 if side == "right" else 7)  # names stay inside the frame
+        left, right = sorted((start, start + (-1 if side == "right" else 1) * 4.6 * len(name)))
+        at = y + 3
+        while any(left < other[1] and right > other[0] and abs(at - other[2]) < 9 for other in placed):
+            at -= 1
+        placed.append((left, right, at))
+        shift = {"xytext": (start - x, at - y), "textcoords": "offset points", "ha": side, "fontsize": "small"}
+        ax.annotate(name, (row.seconds, row.value), **shift)
     return style(ax, xlabel, ylabel)
 
 

@@ -18,13 +18,12 @@ from torch import Tensor
 from r2ec_lib.objective import target_ranks
 
 KS = (5, 10, 20)
+Scorer = Callable[[pd.DataFrame], Tensor]
+RANKING_COLUMNS = ["model", "sample_id", "user_id", "target", "rank", "score", "candidates", "seconds"]
 SCORES_HELD = 2**26
 """Scores that `rank_all` asks for at a time, at most: 256 MiB, and about as much again in masks and comparisons."""
 BLOCK = 2**20
 """Scores held at a time where nothing else is said: they stay in a processor's cache, and kernels stay busy."""
-
-Scorer = Callable[[pd.DataFrame], Tensor]
-RANKING_COLUMNS = ["model", "sample_id", "user_id", "target", "rank", "score", "candidates", "seconds"]
 
 
 def hit_at(ranks: np.ndarray, k: int) -> np.ndarray:

@@ -104,7 +104,8 @@ def test_every_figure_of_the_evaluation_is_recomputed_from_its_rankings_in_plain
             sum(value(rank, row["metric"]) for rank in ranks[model].values()) / len(user_of)
             for model in (row["a"], *opponents)
         ]
-        assert row["relative"] == pytest.approx(reached[0] / max(reached[1:]) - 1)
+        best = max(reached[1:])
+        assert row["relative"] is None if best == 0 else row["relative"] == pytest.approx(reached[0] / best - 1)
         low, high = row["relative_ci95"]
         assert low is None or low <= row["relative"] <= high or row["b"] == "best_baseline"
     claimed = {row["b"] for row in results["claims"]}

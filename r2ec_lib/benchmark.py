@@ -112,15 +112,15 @@ def comparison(
         product: as `matrix_product` makes it; it takes its turn too, so that the machine's rate is that of the moment.
         tokens: that each side reads or writes; a prompt counts once a chain, however often it is computed.
         memory: also compare the largest number of bytes that each side works with.
-        lm: also compare how often each side calls this module; where a call reads a few tokens, its time hardly depends
-            on how many.
+        lm: also compare how often each side calls this module; the time of a call that reads a few tokens hardly
+            depends on how many they are.
 
     Returns:
         what, against, the figures of `ratio`, target, met (None without a target), operations and operations_against
         of one call, floor (their ratio: what would be left if only matrix products took time), share and share_against
         (operations a second as a share of the product's, median over the rounds), matrix_rate (the product's median),
-        tokens_per_second (None without tokens); with `memory` bytes, bytes_against and memory_ratio; with `lm` forwards,
-        forwards_against and forwards_ratio.
+        tokens_per_second (None without tokens); with `memory` bytes, bytes_against and memory_ratio; with `lm`
+        forwards, forwards_against and forwards_ratio.
     """
     mine, other = sides
     times = in_turn({**sides, "product": product[0]}, repetitions)

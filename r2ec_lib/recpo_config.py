@@ -35,6 +35,9 @@ class RecPOConfig(GRPOConfig):
         valid_users: validation samples ranked at each evaluation.
         rollout_users: users whose trajectories are kept in the rollouts table, each `rollout_steps`.
         rollout_steps: steps between two entries of the rollouts table.
+        warn_entropy_below, warn_kl_above, warn_unclosed_above, warn_repetition_above: limits of the watch over the
+            language, None for none (`tracking.LIMITS`). With `warn_kl_above` the KL to the start is measured every
+            `rollout_steps` steps where it has no weight and is not known anyway.
     """
 
     reward_mix: float = 0.05
@@ -52,6 +55,10 @@ class RecPOConfig(GRPOConfig):
     valid_users: int = 256
     rollout_users: int = 4
     rollout_steps: int = 10
+    warn_entropy_below: float | None = None
+    warn_kl_above: float | None = None
+    warn_unclosed_above: float | None = None
+    warn_repetition_above: float | None = None
     # TRL's own fields whose defaults differ here
     beta: float = 0.0
     temperature: float = 1.0

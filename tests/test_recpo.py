@@ -72,10 +72,14 @@ def with_old(trainer, inputs):
         old, _, _ = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, keep)
         ends = hidden[-1].shape[1] - keep + inputs["completion_mask"].sum(dim=1) - 1
         states = read_out(hidden[-1], ends, ends)
-        live = [trainer.item_ids[item] for item in trainer.rollout.batch_targets.tolist()]
+        live = [trainer.items.texts[item] for item in trainer.rollout.batch_targets.tolist()]
         items = forward_states(trainer.r2ec.lm, trainer.r2ec.lm, live)
         items_old = trainer._item_log_probs(states, inputs["sample_rows"], items)
     return {**inputs, "old_per_token_logps": old, "old_item_log_probs": items_old}
+
+
+def live_items(trainer):
+    return trainer.items.live(trainer.model, trainer.rollout.batch_targets, 0)
 
 
 def gradients(trainer, inputs):
@@ -90,7 +94,7 @@ def plain_objective(trainer, chains, rows, advantages, best, old_tokens, old_ite
     prompts = model.prompts.user_ids(trainer.samples.iloc[list(rows)], model.titles)
     targets = trainer.samples["target"].iloc[list(rows)].tolist()
     batch = sorted(set(targets))
-    items = [model.lm.model(torch.tensor([trainer.item_ids[v]])).last_hidden_state[0, -1].tolist() for v in batch]
+    items = [model.lm.model(torch.tensor([trainer.items.texts[v]])).last_hidden_state[0, -1].tolist() for v in batch]
     total = 0.0
     for i, (prompt, chain) in enumerate(zip(prompts, chains, strict=True)):
         output = model.lm(torch.tensor([prompt + chain]), output_hidden_states=True)
@@ -206,7 +210,7 @@ def test_the_item_gradient_has_both_terms(make_trainer):
     for live in ("users", "items"):
         trainer.model.zero_grad()
         states = forward_states(lm, lm, [[*p, *c] for p, c in zip(prompts, CHAINS, strict=True)])
-        items = forward_states(lm, lm, [trainer.item_ids[item] for item in targets])
+        items = forward_states(lm, lm, [trainer.items.texts[item] for item in targets])
         states, items = (states, items.detach()) if live == "users" else (states.detach(), items)
         log_probs = trainer._item_log_probs(states, inputs["sample_rows"], items)
         (-(log_probs * BEST).sum() / 4).backward()
@@ -367,7 +371,7 @@ def test_the_reward_reads_the_states_of_sampling_and_needs_no_forward(
     trainer = make_trainer(tiny_with_token)
     rows = [3, 3, 9, 9]
     prompts = trainer.r2ec.prompts.user_ids(trainer.samples.iloc[rows], trainer.r2ec.titles)
-    trainer._refreshed_at = 0  # the table is fresh, so the reward encodes the targets alone
+    trainer.items.refreshed_at = 0  # the table is fresh, so the reward encodes the targets alone
     with captured_states(trainer.r2ec.lm) as hidden:
         inputs = trainer._generate_and_score_completions(
             [{"prompt": p, "row": row} for p, row in zip(prompts, rows, strict=True)]
@@ -384,17 +388,17 @@ def test_the_reward_reads_the_states_of_sampling_and_needs_no_forward(
 def test_targets_are_encoded_once_for_table_and_loss_and_again_after_an_update(make_trainer):
     trainer = make_trainer()
     inputs = {**rows_of(trainer), "advantages": ADVANTAGES, "best": BEST}
-    trainer._update_table(trainer.rollout.batch_targets)
+    trainer.items.update(trainer.model, trainer.rollout.batch_targets, 0)
     with captured_states(trainer.r2ec.lm) as hidden:
         trainer.compute_loss(trainer.model, inputs).backward()
         assert len(hidden) == 2  # prompts and chains: the items came from the pass that wrote the table
-    trainer._update_table(trainer.rollout.batch_targets)
-    before = trainer._live
+    trainer.items.update(trainer.model, trainer.rollout.batch_targets, 0)
+    before = live_items(trainer)
     with torch.no_grad():
         next(trainer.model.parameters()).mul_(1.5)
-    assert trainer._live_items() is not before
-    plain = trainer.r2ec.encode([trainer.item_ids[item] for item in trainer.rollout.batch_targets.tolist()])
-    assert torch.allclose(trainer._live_items().states.float(), plain, atol=1e-5)
+    assert live_items(trainer) is not before
+    plain = trainer.r2ec.encode([trainer.items.texts[item] for item in trainer.rollout.batch_targets.tolist()])
+    assert torch.allclose(live_items(trainer).states.float(), plain, atol=1e-5)
 
 
 def test_a_refresh_encodes_each_item_once(make_trainer, whole_texts):
@@ -402,9 +406,9 @@ def test_a_refresh_encodes_each_item_once(make_trainer, whole_texts):
     rows_of(trainer)
     trainer.r2ec.head.table.zero_()
     with captured_states(trainer.r2ec.lm) as hidden:
-        trainer._update_table(trainer.rollout.batch_targets)
-        assert sum(len(states) for states in hidden) == len(trainer.item_ids)
-    assert torch.allclose(trainer.r2ec.head.table, trainer.r2ec.encode(trainer.item_ids), atol=1e-5)
+        trainer.items.update(trainer.model, trainer.rollout.batch_targets, 0)
+        assert sum(len(states) for states in hidden) == len(trainer.items.texts)
+    assert torch.allclose(trainer.r2ec.head.table, trainer.r2ec.encode(trainer.items.texts), atol=1e-5)
 
 
 @pytest.mark.parametrize("item_weight", [1.0, 3.0])

@@ -16,6 +16,7 @@ FIGURES = {
     "reward": ("reward", ".4f"),
     "reward_ndcg": ("its NDCG part", ".4f"),
     "reward_similarity": ("its similarity part", ".4f"),
+    "reward_judged": ("people's judgements", ".3f"),
     "valid_ndcg@10": ("validation NDCG@10", ".4f"),
     "length": ("length (tokens)", ".1f"),
     "share_unclosed": ("chains without <answer>", ".0%"),

@@ -17,6 +17,7 @@ from the paper, this file follows the paper; see the README, "What differs from 
 
 import json
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -36,7 +37,7 @@ from r2ec_lib.model import R2ec, ranks_of_states, stop_ids
 from r2ec_lib.policy import token_log_probs
 from r2ec_lib.ranking import seen_mask
 from r2ec_lib.recpo_config import RecPOConfig
-from r2ec_lib.rollout import Rollout, marked_rows, repetition
+from r2ec_lib.rollout import Rollout, close, marked_rows, repetition
 from r2ec_lib.sampling import sample
 
 
@@ -47,6 +48,7 @@ class RecPOTrainer(GRPOTrainer):
         model: the R²ec to train; its language model and item table are changed in place.
         args: the configuration.
         train_samples: samples table (schema.py) whose targets are the labels.
+        judge: rewards of reasoning texts by people's judgements, where `args.judged_weight` asks for them.
         valid_samples: samples table for `evaluate`; its first `args.valid_users` rows in a seeded order are used.
     """
 
@@ -58,8 +60,14 @@ class RecPOTrainer(GRPOTrainer):
         args: RecPOConfig,
         train_samples: pd.DataFrame,
         valid_samples: pd.DataFrame | None = None,
+        judge: Callable[[Sequence[str]], list[float]] | None = None,
         **kwargs,
     ):
+        if bool(args.judged_weight) != (judge is not None):
+            raise ValueError(
+                f"judged_weight is {args.judged_weight}; judgements are given where it is not 0, only there"
+            )
+        self.judge = judge
         self.r2ec = model
         self.samples = train_samples.reset_index(drop=True)
         self.valid_samples = valid_samples
@@ -80,7 +88,7 @@ class RecPOTrainer(GRPOTrainer):
         super().__init__(
             model=model.lm,
             args=args,
-            reward_funcs=[self.ndcg, self.similarity],
+            reward_funcs=[self.ndcg, self.similarity, *([self.judged] if judge else [])],
             train_dataset=self._dataset(self.samples),
             eval_dataset=None if valid_samples is None else self._dataset(self.valid_samples),
             processing_class=model.tokenizer,
@@ -133,14 +141,11 @@ class RecPOTrainer(GRPOTrainer):
         start = time.perf_counter()
         self.rollout = None
         prompt_ids, chains, _, texts, log_probs, *rest = super()._generate(prompts)
-        answer = self.r2ec.prompts.answer_id
-        written = [chain[-1] == answer for chain in chains]
-        closed = [chain if own else [*chain, answer] for chain, own in zip(chains, written, strict=True)]
-        full = self.r2ec.closed(closed)
-        added = [len(after) - len(before) for after, before in zip(full, chains, strict=True)]
-        action_mask = [[1] * len(chain) + [0] * more for chain, more in zip(chains, added, strict=True)]
+        written, closed, added = close(chains, self.r2ec.prompts.answer_id, self.r2ec.closed)
+        action_mask = [[1] * len(chain) + [0] * len(more) for chain, more in zip(chains, added, strict=True)]
+        chains = [chain + more for chain, more in zip(chains, added, strict=True)]
         if log_probs is not None:
-            log_probs = [row + [0.0] * more for row, more in zip(log_probs, added, strict=True)]
+            log_probs = [row + [0.0] * len(more) for row, more in zip(log_probs, added, strict=True)]
         self.rollout = self.rollout or Rollout(written)
         self.rollout.chains = closed
         found = torch.tensor([1 - sum(written) / len(written), repetition(closed)], device=self.accelerator.device)
@@ -148,7 +153,7 @@ class RecPOTrainer(GRPOTrainer):
         self._metrics["train"]["share_unclosed"].append(unclosed)
         self._metrics["train"]["repetition"].append(repeated)
         self._metrics["train"]["seconds_sampling"].append(time.perf_counter() - start)
-        return prompt_ids, full, action_mask, texts, log_probs, *rest
+        return prompt_ids, chains, action_mask, texts, log_probs, *rest
 
     def ndcg(self, prompts, row, **_) -> list[float]:
         """R_d of Eq. 4 for each trajectory; also ranks the catalogue, once for both rewards."""
@@ -174,6 +179,12 @@ class RecPOTrainer(GRPOTrainer):
         """R_c of Eq. 5 for each trajectory."""
         return self.rollout.parts[:, 1].tolist()
 
+    def judged(self, **_) -> list[float]:
+        """What people's judgements of other reasonings say of each one, from −1 to 1."""
+        found = self.judge([self.r2ec.decode(chain) for chain in self.rollout.chains])
+        self.rollout.judged = torch.tensor(found, device=self.accelerator.device, dtype=self.rollout.parts.dtype)
+        return found
+
     def _generate_and_score_completions(self, inputs):
         """TRL's rollout with the advantages of Eq. 2 and the marks of i* (Eq. 8)."""
         updates = self.num_iterations * self.args.steps_per_generation // self.args.gradient_accumulation_steps
@@ -186,6 +197,8 @@ class RecPOTrainer(GRPOTrainer):
         rollout, local = self.rollout, len(inputs)
         parts = self.accelerator.gather(rollout.parts)  # (B_all, 2)
         rewards = objective.fused_reward(parts[:, 0], parts[:, 1], self.args.reward_mix)
+        if self.judge:
+            rewards = rewards + self.args.judged_weight * self.accelerator.gather(rollout.judged)
         groups = rewards.view(-1, self.num_generations)  # (U, G)
         mine = slice(self.accelerator.process_index * local, (self.accelerator.process_index + 1) * local)
         output["advantages"] = objective.advantages(groups, self.args.estimator).flatten()[mine]
@@ -200,17 +213,13 @@ class RecPOTrainer(GRPOTrainer):
 
     @torch.no_grad()
     def _divergence(self, output: dict[str, Tensor], start: Tensor) -> float:
-        """KL to the start of the trajectories just sampled, mean over tokens, estimated as TRL does.
-
-        start: (B, C) log-probabilities under the model that training began with.
-        """
-        ids = torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1)
-        mask = torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1)
+        """KL to the start, whose log-probabilities are `start` (B, C), of the trajectories just sampled."""
+        parts = ([output[f"{part}_{kind}"] for part in ("prompt", "completion")] for kind in ("ids", "mask"))
+        ids, mask = (torch.cat(part, dim=1) for part in parts)  # (B, P + C)
         size = self.args.per_device_train_batch_size
         now, _, _ = self._get_per_token_logps_and_entropies(self.model, ids, mask, start.shape[1], size)
-        actions = output["completion_mask"] * output["tool_mask"]  # (B, C)
-        terms = ((start - now).exp() - (start - now) - 1) * actions
-        total, count = self.accelerator.reduce(torch.stack([terms.sum(), actions.sum().to(terms)])).tolist()
+        sums = objective.divergence(now, start, output["completion_mask"] * output["tool_mask"])
+        total, count = self.accelerator.reduce(sums).tolist()
         return total / max(1.0, count)
 
     def _keep_rollouts(self, output: dict[str, Tensor], rewards: Tensor) -> None:

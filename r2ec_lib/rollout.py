@@ -20,6 +20,7 @@ class Rollout:
     rows: Tensor | None = None  # (B,) row of the samples table
     ranks: Tensor | None = None  # (B,)
     parts: Tensor | None = None  # (B, 2) R_d and R_c
+    judged: Tensor | None = None  # (B,) reward from people's judgements, where it is asked for
     states: Tensor | None = None  # (B, d) h_T at sampling time, no gradient; read on the way where we sample
     batch_targets: Tensor | None = None  # (M,) sorted item indexes
 
@@ -57,6 +58,22 @@ class Rollout:
                 }
             )
         return rows
+
+
+def close(
+    chains: Sequence[list[int]], answer_id: int, tailed: Callable[[Sequence[list[int]]], list[list[int]]]
+) -> tuple[list[bool], list[list[int]], list[list[int]]]:
+    """Ends chains as they were sampled: by `<answer>`, and by the read-out's token where it has one.
+
+    tailed: adds that token to chains that end in `<answer>`.
+
+    Returns:
+        Whether the model wrote `<answer>` itself, the chains with `<answer>`, and what was put after each one.
+    """
+    written = [chain[-1] == answer_id for chain in chains]
+    closed = [chain if own else [*chain, answer_id] for chain, own in zip(chains, written, strict=True)]
+    added = [full[len(chain) :] for full, chain in zip(tailed(closed), chains, strict=True)]
+    return written, closed, added
 
 
 def repetition(chains: Sequence[Sequence[int]]) -> float:

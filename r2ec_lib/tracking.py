@@ -16,6 +16,7 @@ LOG_COLUMNS = {
     "reward": "reward",
     "rewards/ndcg/mean": "reward_ndcg",
     "rewards/similarity/mean": "reward_similarity",
+    "rewards/judged/mean": "reward_judged",
     "eval_ndcg@10": "valid_ndcg@10",
     "eval_hit@10": "valid_hit@10",
     "eval_length": "valid_length",

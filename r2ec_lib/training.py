@@ -13,8 +13,10 @@ import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TextIO
 
 import pandas as pd
@@ -26,6 +28,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from r2ec_lib.files import read_json, read_table, sha256, write_json
 from r2ec_lib.model import R2ec
 from r2ec_lib.recpo import RecPOConfig, RecPOTrainer
+from r2ec_lib.review import judged_reward
 from r2ec_lib.schema import DataError
 from r2ec_lib.tracking import LIMITS, TrainingTables
 
@@ -48,6 +51,7 @@ def write_job(
     patience: int,
     folder: str = "training",
     model: str = "model",
+    judged: Mapping[str, int] = MappingProxyType({}),
 ) -> None:
     """Writes `<folder>/job.json`: what one training is. Checkpoints and model of another job in `folder` are removed.
 
@@ -58,11 +62,16 @@ def write_job(
         patience: evaluations without a better validation NDCG@10 after which training ends.
         folder: of the run, for job and tables.
         model: of the run, where the trained R²ec goes.
+        judged: people's judgements (`review.judgements`), which `settings["judged_weight"]` weighs.
 
     Raises:
-        DataError: the batch cannot be split evenly.
+        DataError: the batch cannot be split evenly, or there are no judgements to weigh.
     """
     run_dir, place = Path(run_dir), Path(run_dir) / folder
+    if settings.get("judged_weight") and not judged:
+        raise DataError(
+            "judged_weight asks for judgements, but no reasoning was accepted or rejected; name the reviews"
+        )
     accumulation = settings.get("gradient_accumulation_steps", 1)
     rows, parts = batch_users * settings["num_generations"], num_processes * accumulation
     if rows % parts:
@@ -83,7 +92,13 @@ def write_job(
         "eval_strategy": "steps",
         "save_steps": settings["eval_steps"],
     }
-    job = {"settings": settings, "num_processes": num_processes, "patience": patience, "model": model}
+    job = {
+        "settings": settings,
+        "num_processes": num_processes,
+        "patience": patience,
+        "model": model,
+        "judged": dict(judged),
+    }
     # the item table is encoded by the weights, so its digest stands for them
     job |= {path: sha256(run_dir / path) for path in (f"{START}/rec_head.safetensors", "data/samples.parquet")}
     if not (place / "job.json").is_file() or read_json(place / "job.json") != job:
@@ -122,7 +137,9 @@ def train(
         raise RuntimeError(f"{config.world_size} processes were started for a job of {job['num_processes']}")
     model = R2ec.load(run_dir / START, device=str(config.device))
     samples = read_table(run_dir / "data" / "samples.parquet")
-    trainer = RecPOTrainer(model, config, samples[samples["split"] == "train"], samples[samples["split"] == "valid"])
+    train_samples, valid_samples = (samples[samples["split"] == name] for name in ("train", "valid"))
+    judge = partial(judged_reward, judged=job["judged"]) if config.judged_weight else None
+    trainer = RecPOTrainer(model, config, train_samples, valid_samples, judge)
     limits = {option: getattr(config, option) for option in LIMITS}
     tables = TrainingTables(
         place, lambda: trainer.rollout_log, report, max(1, config.eval_steps // 2), show=show, limits=limits
@@ -131,9 +148,10 @@ def train(
     trainer.add_callback(tables)
     trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=job["patience"]))
     trainer.train(resume_from_checkpoint=get_last_checkpoint(checkpoints) if checkpoints.is_dir() else None)
+    model.refresh()  # by all processes: weights that are spread over them are gathered in each forward
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer.is_fsdp_enabled else None
     if trainer.is_world_process_zero():
-        model.refresh()
-        model.save(run_dir / job["model"])
+        model.save(run_dir / job["model"], weights)
         shutil.rmtree(checkpoints)
 
 

@@ -1,6 +1,7 @@
 """The trainer's real loss: Eq. 8 to the last gradient, on a two-layer model in float64."""
 
 import math
+import sys
 
 import pytest
 import torch
@@ -497,3 +498,110 @@ def test_the_divergence_from_the_start_has_a_weight_of_its_own_while_only_items_
     trainer.state.global_step = 1
     trainer.compute_loss(trainer.model, inputs)
     assert trainer.beta == trainer.args.beta == 0 and trainer._metrics["train"]["kl"][-1] > 0
+
+
+def generated(trainer, rows=(3, 3, 9, 9)):
+    """A whole rollout of the trainer for rows of the samples table."""
+    prompts = trainer.r2ec.prompts.user_ids(trainer.samples.iloc[list(rows)], trainer.r2ec.titles)
+    return trainer._generate_and_score_completions(
+        [{"prompt": prompt, "row": row} for prompt, row in zip(prompts, rows, strict=True)]
+    )
+
+
+def test_judgements_shift_the_advantages_and_the_best_trajectory(make_trainer, tiny, samples, tmp_path):
+    def judge(texts):
+        seen.append(texts)
+        return [1.0, -1.0, 0.0, 0.0]
+
+    seen, plain = [], make_trainer(estimator="rloo")
+    torch.manual_seed(0)
+    without = generated(plain)
+    config = RecPOConfig(
+        output_dir=str(tmp_path), use_cpu=True, num_generations=2, per_device_train_batch_size=4, estimator="rloo",
+        max_completion_length=6, judged_weight=0.5,
+    )  # fmt: skip
+    trainer = RecPOTrainer(tiny, config, samples, judge=judge)
+    trainer.model.train()
+    torch.manual_seed(0)
+    found = generated(trainer)
+    assert torch.equal(found["completion_ids"], without["completion_ids"])
+    assert seen == [[tiny.decode(chain) for chain in trainer.rollout.chains]]
+    shift = torch.tensor([0.5 * 1 - 0.5 * -1, 0.5 * -1 - 0.5 * 1, 0.0, 0.0])  # leave-one-out in groups of two
+    assert torch.allclose(found["advantages"], without["advantages"] + shift, atol=1e-6)
+    assert found["best"].tolist()[:2] == [True, False]
+    assert trainer._metrics["train"]["rewards/judged/mean"] == [0.0]
+
+
+def test_a_weight_without_judgements_is_refused(make_trainer):
+    with pytest.raises(ValueError, match=r"judged_weight is 0\.5"):
+        make_trainer(judged_weight=0.5)
+
+
+class FakeVLLM:
+    """TRL's interface to vLLM 0.30: raw ids in, ids and the sampled tokens' log-probabilities out."""
+
+    chains = ([40, 41, 2], [42, 43, 44, 45, 46, 47], [48, 1], [2])  # closed, cut off, turn ended otherwise, empty
+
+    def __init__(self, **given):
+        self.given, self.synced = given, 0
+
+    def sync_weights(self):
+        self.synced += 1
+
+    def generate(self, prompts, images, num_generations, profiler):
+        self.prompts = prompts
+        return prompts, list(self.chains), [[[-1.5] for _ in chain] for chain in self.chains], None
+
+
+@pytest.fixture
+def vllm_trainer(make_trainer, monkeypatch):
+    monkeypatch.setattr("trl.trainer.grpo_trainer.VLLMGeneration", FakeVLLM)
+    return make_trainer(use_vllm=True)
+
+
+def test_vllm_is_asked_for_ids_and_told_where_a_reasoning_ends(vllm_trainer):
+    generated(vllm_trainer)
+    backend, prompts = vllm_trainer.vllm_generation, vllm_trainer.r2ec.prompts
+    assert backend.given["generation_kwargs"] == {"stop_token_ids": [prompts.answer_id, 1]}
+    assert backend.prompts == prompts.user_ids(vllm_trainer.samples.iloc[[3, 3, 9, 9]], vllm_trainer.r2ec.titles)
+    assert backend.synced == 1
+    assert "vllm" not in sys.modules
+
+
+def test_vllm_must_not_write_the_token_that_is_read(make_trainer, monkeypatch, tiny_with_token):
+    monkeypatch.setattr("trl.trainer.grpo_trainer.VLLMGeneration", FakeVLLM)
+    read = tiny_with_token.read_id
+    trainer = make_trainer(tiny_with_token, use_vllm=True)
+    assert trainer.vllm_generation.given["generation_kwargs"]["logit_bias"] == {read: -100.0}
+    inputs = generated(trainer)
+    assert inputs["completion_ids"][0, :4].tolist() == [40, 41, 2, read]
+
+
+def test_chains_of_vllm_are_trained_on_as_sampled_and_closed(vllm_trainer):
+    trainer = vllm_trainer
+    inputs = generated(trainer)
+    lengths = inputs["completion_mask"].sum(dim=1).tolist()
+    chains = [ids[:length].tolist() for ids, length in zip(inputs["completion_ids"], lengths, strict=True)]
+    assert chains == [[40, 41, 2], [42, 43, 44, 45, 46, 47, 2], [48, 1, 2], [2]]
+    assert trainer.rollout.written == [True, False, False, True]
+    actions = (inputs["completion_mask"] * inputs["tool_mask"]).sum(dim=1)
+    assert actions.tolist() == [3, 6, 2, 1]  # an appended `<answer>` is none
+    states = trainer.r2ec.user_states(trainer.samples.iloc[[3, 3, 9, 9]], chains)
+    assert torch.allclose(trainer.rollout.states, states, atol=1e-5)
+
+
+def test_the_mismatch_between_vllm_and_the_model_is_corrected_token_by_token(vllm_trainer):
+    trainer = vllm_trainer
+    inputs = generated(trainer)
+    old, ratio = inputs["old_per_token_logps"], inputs["importance_sampling_ratio"]
+    actions = (inputs["completion_mask"] * inputs["tool_mask"]).bool()
+    expected = (old + 1.5).exp().clamp(max=trainer.args.vllm_importance_sampling_clip_max)
+    assert torch.allclose(ratio[actions], expected[actions], atol=1e-6)
+    assert (ratio[~actions] == 1).all()
+    targets = trainer.r2ec.head.table[trainer.rollout.batch_targets]
+    item = trainer._item_log_probs(trainer.rollout.states, trainer.rollout.rows, targets)
+    assert torch.allclose(inputs["old_item_log_probs"], item)
+    inputs = {**inputs, "advantages": torch.zeros(4), "best": torch.zeros(4, dtype=torch.bool)}
+    assert max(gradient.abs().max() for gradient in gradients(trainer, inputs).values()) == 0
+    inputs["advantages"] = torch.tensor([1.0, -1.0, 0.5, -0.5])
+    assert max(gradient.abs().max() for gradient in gradients(trainer, inputs).values()) > 0

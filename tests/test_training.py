@@ -10,6 +10,7 @@ from r2ec_lib.files import read_table, write_table
 from r2ec_lib.model import R2ec
 from r2ec_lib.prompts import Prompts, PromptStyle
 from r2ec_lib.recpo import RecPOConfig, RecPOTrainer
+from r2ec_lib.review import normalise
 from r2ec_lib.schema import DataError
 
 SETTINGS = {
@@ -108,6 +109,23 @@ def test_a_finished_training_is_made_anew_where_its_job_start_or_data_have_chang
     tiny.save(folder / "training" / "start")
     training.write_job(folder, {**SETTINGS, "epsilon": 0.1}, batch_users=4, num_processes=1, patience=9)
     assert not (folder / "model").exists()
+
+
+def test_judgements_are_weighed_as_a_reward_of_their_own_and_a_weight_without_any_is_refused(run, tiny):
+    folder = run("judged")
+    job = {"batch_users": 4, "num_processes": 1, "patience": 9}
+    with pytest.raises(DataError, match="no reasoning was accepted or rejected"):
+        training.write_job(folder, {**SETTINGS, "judged_weight": 0.5}, **job)
+    training.train(folder, report=lambda line: None)
+    plain = read_table(folder / "training" / "rollouts.parquet")
+    worst = plain[plain["step"] == 0].sort_values("reward").iloc[0]
+    judged = {normalise(worst["chain"]): 1}
+    settings = {**SETTINGS, "judged_weight": 0.5}
+    training.write_job(folder, settings, **job, judged=judged)
+    training.train(folder, report=lambda line: None)
+    log, found = (read_table(folder / "training" / f"{name}.parquet") for name in ("log", "rollouts"))
+    same = found[(found["step"] == 0) & (found["chain"] == worst["chain"])].iloc[0]
+    assert same["reward"] == pytest.approx(worst["reward"] + 0.5) and log["reward_judged"].iloc[0] > 0
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(run):

@@ -38,6 +38,8 @@ ROW = "row "
 """Begins a line in which a process hands on a row of the log as JSON."""
 OWN = ("step ", "resumed ", "already ", "WARNING ")
 """How the lines of a training itself begin, see `TrainingTables`."""
+STAMP = r"\[rank\d+\]:|\b[WEI]\d{4} [\d:.]+"
+"""What differs where several processes print the same: their number and the time."""
 PROCESS_LINES = 200
 """Most other lines of the processes that are reported."""
 
@@ -210,8 +212,8 @@ def _streamed(stream: Iterable[str], log: TextIO, report: Callable[[str], None],
         print(line, file=log, flush=True)
         if line.startswith(OWN):
             report(line)
-        elif line.strip() and line not in others and len(others) < PROCESS_LINES:
-            others.add(line)
+        elif line.strip() and (text := re.sub(STAMP, "", line)) not in others and len(others) < PROCESS_LINES:
+            others.add(text)
             report(f"  | {line}")
             if len(others) == PROCESS_LINES:
                 report(f"  | … (all in {log.name})")

@@ -166,11 +166,12 @@ def test_a_failing_worker_fails_the_launch_loudly(run):
 
 
 def test_what_processes_print_is_reported_once_and_kept_whole(tmp_path):
-    printed = ["note of a library", "step 1 of 2", 'row {"step": 1}', "note of a library", "", "step 1 of 2"]
+    note, again = (f"[rank{rank}]:[W1124 07:17:04.64{rank} reducer.cpp:1] a note" for rank in (0, 1))
+    printed = [note, "step 1 of 2", 'row {"step": 1}', again, "", "step 1 of 2"]
     lines, rows = [], []
     with (tmp_path / "processes.log").open("w") as log:
         kept = training._streamed((f"{line}\n" for line in printed), log, lines.append, rows.append)
-    assert lines == ["  | note of a library", "step 1 of 2", "step 1 of 2"] and rows == [{"step": 1}]
+    assert lines == [f"  | {note}", "step 1 of 2", "step 1 of 2"] and rows == [{"step": 1}]
     assert (tmp_path / "processes.log").read_text().splitlines() == kept == [printed[0], printed[1], *printed[3:]]
 
 

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -265,13 +265,16 @@ class R2ec:
 
     # --- saving ---------------------------------------------------------------------------------------------------
 
-    def save(self, folder: str | os.PathLike) -> None:
-        """Writes language model (or adapter), tokenizer, item table, catalogue and config; replaces `folder` whole."""
+    def save(self, folder: str | os.PathLike, weights: Mapping[str, Tensor] | None = None) -> None:
+        """Writes language model (or adapter), tokenizer, item table, catalogue and config; replaces `folder` whole.
+
+        weights: the language model's, by name, where the model at hand holds only a part of each.
+        """
         folder = Path(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
         adapted = isinstance(self.lm, PeftModel)
-        self.lm.save_pretrained(fresh / ("adapter" if adapted else "lm"))
+        self.lm.save_pretrained(fresh / ("adapter" if adapted else "lm"), state_dict=weights)
         self.tokenizer.save_pretrained(fresh / ("adapter" if adapted else "lm"))
         save_file({"item_table": self.head.table.float().cpu().contiguous()}, fresh / "rec_head.safetensors")
         self.catalogue.to_parquet(fresh / "catalogue.parquet", index=False)

@@ -10,13 +10,14 @@
 
 Beside them, three passes cost less and compute the same: chains are sampled by `sampling.py`, which reads h_T on the
 way; the policy pass computes each prompt once (`policy.py`); target items are encoded once for all uses of the same
-weights. Clipping of the token terms, LoRA, vLLM, several devices, checkpoints and logging stay TRL's. The mathematics
-is in `objective.py`, the configuration in `recpo_config.py`. Where the official code departs from the paper, this file
-follows the paper; see the README, "What differs from the official code".
+weights (`item_table.py`). Clipping of the token terms, LoRA, vLLM, several devices, checkpoints and logging stay
+TRL's. The mathematics is in `objective.py`, the configuration in `recpo_config.py`. Where the official code departs
+from the paper, this file follows the paper; see the README, "What differs from the official code".
 """
 
 import json
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -29,17 +30,15 @@ from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 
 from r2ec_lib import objective
-from r2ec_lib.encoding import batched_states, caches_exactly, captured_states, read_out
+from r2ec_lib.encoding import caches_exactly, captured_states, read_out
 from r2ec_lib.gradients import GradientNorms
+from r2ec_lib.item_table import ItemTable
 from r2ec_lib.model import R2ec, ranks_of_states, stop_ids
 from r2ec_lib.policy import token_log_probs
 from r2ec_lib.ranking import seen_mask
 from r2ec_lib.recpo_config import RecPOConfig
-from r2ec_lib.rollout import LiveItems, Rollout, marked_rows
+from r2ec_lib.rollout import Rollout, close, marked_rows, repetition
 from r2ec_lib.sampling import sample
-
-LIVE_TOKENS = 4096
-"""Padded tokens of one forward over target items: items of like length share a forward."""
 
 
 class RecPOTrainer(GRPOTrainer):
@@ -49,6 +48,7 @@ class RecPOTrainer(GRPOTrainer):
         model: the R²ec to train; its language model and item table are changed in place.
         args: the configuration.
         train_samples: samples table (schema.py) whose targets are the labels.
+        judge: rewards of reasoning texts by people's judgements, where `args.judged_weight` asks for them.
         valid_samples: samples table for `evaluate`; its first `args.valid_users` rows in a seeded order are used.
     """
 
@@ -60,18 +60,22 @@ class RecPOTrainer(GRPOTrainer):
         args: RecPOConfig,
         train_samples: pd.DataFrame,
         valid_samples: pd.DataFrame | None = None,
+        judge: Callable[[Sequence[str]], list[float]] | None = None,
         **kwargs,
     ):
+        if bool(args.judged_weight) != (judge is not None):
+            raise ValueError(
+                f"judged_weight is {args.judged_weight}; judgements are given where it is not 0, only there"
+            )
+        self.judge = judge
         self.r2ec = model
         self.samples = train_samples.reset_index(drop=True)
         self.valid_samples = valid_samples
         if valid_samples is not None and len(valid_samples) > args.valid_users:
             self.valid_samples = valid_samples.sample(args.valid_users, random_state=args.seed)
-        self.item_ids = model.prompts.item_ids(model.catalogue)
+        self.items = ItemTable(model, args.refresh_steps)
         self.rollout: Rollout | None = None
         self.rollout_log: list[dict] = []  # one dict a kept trajectory, read by tracking.py
-        self._refreshed_at: int | None = None
-        self._live: LiveItems | None = None
         self._trained_tokens = 0
         model.lm.generation_config.eos_token_id = stop_ids(model.lm, model.prompts.answer_id)
         own = {} if model.read_id is None else {"suppress_tokens": [model.read_id]}
@@ -79,17 +83,18 @@ class RecPOTrainer(GRPOTrainer):
             own = {} if model.read_id is None else {"logit_bias": {model.read_id: -100.0}}
             own |= {"stop_token_ids": model.lm.generation_config.eos_token_id}
         args.generation_kwargs = {**(args.generation_kwargs or {}), **own}
-        kl_weight, args.beta = args.beta, max(args.beta, args.kl_weight_warmup or 0.0)  # TRL loads the start, or not
+        kl_weight, start = args.beta, args.beta or args.kl_weight_warmup or args.warn_kl_above is not None
+        args.beta = 1.0 if start else 0.0  # whether TRL loads the start
         super().__init__(
             model=model.lm,
             args=args,
-            reward_funcs=[self.ndcg, self.similarity],
+            reward_funcs=[self.ndcg, self.similarity, *([self.judged] if judge else [])],
             train_dataset=self._dataset(self.samples),
             eval_dataset=None if valid_samples is None else self._dataset(self.valid_samples),
             processing_class=model.tokenizer,
             **kwargs,
         )
-        args.beta = kl_weight
+        args.beta = self.beta = kl_weight
         self._gradients = GradientNorms([weight for weight in model.lm.parameters() if weight.requires_grad])
 
     def _dataset(self, samples: pd.DataFrame) -> Dataset:
@@ -136,19 +141,19 @@ class RecPOTrainer(GRPOTrainer):
         start = time.perf_counter()
         self.rollout = None
         prompt_ids, chains, _, texts, log_probs, *rest = super()._generate(prompts)
-        answer = self.r2ec.prompts.answer_id
-        written = [chain[-1] == answer for chain in chains]
-        closed = [chain if own else [*chain, answer] for chain, own in zip(chains, written, strict=True)]
-        full = self.r2ec.closed(closed)
-        added = [len(after) - len(before) for after, before in zip(full, chains, strict=True)]
-        action_mask = [[1] * len(chain) + [0] * more for chain, more in zip(chains, added, strict=True)]
+        written, closed, added = close(chains, self.r2ec.prompts.answer_id, self.r2ec.closed)
+        action_mask = [[1] * len(chain) + [0] * len(more) for chain, more in zip(chains, added, strict=True)]
+        chains = [chain + more for chain, more in zip(chains, added, strict=True)]
         if log_probs is not None:
-            log_probs = [row + [0.0] * more for row, more in zip(log_probs, added, strict=True)]
+            log_probs = [row + [0.0] * len(more) for row, more in zip(log_probs, added, strict=True)]
         self.rollout = self.rollout or Rollout(written)
         self.rollout.chains = closed
-        self._metrics["train"]["share_unclosed"].append(1 - sum(written) / len(written))
+        found = torch.tensor([1 - sum(written) / len(written), repetition(closed)], device=self.accelerator.device)
+        unclosed, repeated = self.accelerator.reduce(found, reduction="mean").tolist()
+        self._metrics["train"]["share_unclosed"].append(unclosed)
+        self._metrics["train"]["repetition"].append(repeated)
         self._metrics["train"]["seconds_sampling"].append(time.perf_counter() - start)
-        return prompt_ids, full, action_mask, texts, log_probs, *rest
+        return prompt_ids, chains, action_mask, texts, log_probs, *rest
 
     def ndcg(self, prompts, row, **_) -> list[float]:
         """R_d of Eq. 4 for each trajectory; also ranks the catalogue, once for both rewards."""
@@ -157,7 +162,7 @@ class RecPOTrainer(GRPOTrainer):
         rollout.rows = torch.tensor(row, device=self.accelerator.device)
         targets = self._targets(rollout.rows)  # (B,)
         rollout.batch_targets = self.accelerator.gather(targets).unique()  # (M,)
-        self._update_table(rollout.batch_targets)
+        self.items.update(self.model_wrapped, rollout.batch_targets, self.state.global_step)
         if rollout.states is None:
             rows = [[*prompt, *chain] for prompt, chain in zip(prompts, rollout.chains, strict=True)]
             rollout.states = self.r2ec.encode(rows, starts=[len(prompt) for prompt in prompts])
@@ -174,14 +179,26 @@ class RecPOTrainer(GRPOTrainer):
         """R_c of Eq. 5 for each trajectory."""
         return self.rollout.parts[:, 1].tolist()
 
+    def judged(self, **_) -> list[float]:
+        """What people's judgements of other reasonings say of each one, from −1 to 1."""
+        found = self.judge([self.r2ec.decode(chain) for chain in self.rollout.chains])
+        self.rollout.judged = torch.tensor(found, device=self.accelerator.device, dtype=self.rollout.parts.dtype)
+        return found
+
     def _generate_and_score_completions(self, inputs):
         """TRL's rollout with the advantages of Eq. 2 and the marks of i* (Eq. 8)."""
         updates = self.num_iterations * self.args.steps_per_generation // self.args.gradient_accumulation_steps
-        self.beta = max(self._kl_weight(ahead) for ahead in range(max(1, updates)))  # of the updates it serves
+        weight = max(self._kl_weight(ahead) for ahead in range(max(1, updates)))  # of the updates it serves
+        watched = self.args.warn_kl_above is not None and self.state.global_step % self.args.rollout_steps == 0
+        self.beta = 1.0 if weight or watched else 0.0  # whether TRL takes the start's log-probabilities
         output = super()._generate_and_score_completions(inputs)
+        if watched and not weight:
+            self._metrics["train"]["kl"].append(self._divergence(output, output.pop("ref_per_token_logps")))
         rollout, local = self.rollout, len(inputs)
         parts = self.accelerator.gather(rollout.parts)  # (B_all, 2)
         rewards = objective.fused_reward(parts[:, 0], parts[:, 1], self.args.reward_mix)
+        if self.judge:
+            rewards = rewards + self.args.judged_weight * self.accelerator.gather(rollout.judged)
         groups = rewards.view(-1, self.num_generations)  # (U, G)
         mine = slice(self.accelerator.process_index * local, (self.accelerator.process_index + 1) * local)
         output["advantages"] = objective.advantages(groups, self.args.estimator).flatten()[mine]
@@ -193,6 +210,17 @@ class RecPOTrainer(GRPOTrainer):
                 output["old_item_log_probs"] = self._item_log_probs(rollout.states, rollout.rows, targets)
         self._keep_rollouts(output, rewards[mine])
         return output
+
+    @torch.no_grad()
+    def _divergence(self, output: dict[str, Tensor], start: Tensor) -> float:
+        """KL to the start, whose log-probabilities are `start` (B, C), of the trajectories just sampled."""
+        parts = ([output[f"{part}_{kind}"] for part in ("prompt", "completion")] for kind in ("ids", "mask"))
+        ids, mask = (torch.cat(part, dim=1) for part in parts)  # (B, P + C)
+        size = self.args.per_device_train_batch_size
+        now, _, _ = self._get_per_token_logps_and_entropies(self.model, ids, mask, start.shape[1], size)
+        sums = objective.divergence(now, start, output["completion_mask"] * output["tool_mask"])
+        total, count = self.accelerator.reduce(sums).tolist()
+        return total / max(1.0, count)
 
     def _keep_rollouts(self, output: dict[str, Tensor], rewards: Tensor) -> None:
         """Notes the first groups of every `rollout_steps`-th step for the rollouts table."""
@@ -252,7 +280,7 @@ class RecPOTrainer(GRPOTrainer):
         ends = starts + lengths - 1  # (B,) the position of `<answer>`, or of the token after it
         states = read_out(hidden[-1], starts, ends, self.r2ec.head.readout)  # (B, d)
 
-        live = self._live_items()
+        live = self.items.live(self.model_wrapped, self.rollout.batch_targets, self.state.global_step)
         last = self.accelerator.sync_gradients  # this micro-batch is the last before the optimiser step
         items = live.states if last else live.states.detach().requires_grad_()  # (M, d)
         log_probs = self._item_log_probs(states, inputs["sample_rows"], items)  # (B,)
@@ -269,7 +297,7 @@ class RecPOTrainer(GRPOTrainer):
             self._gradients.add(token_loss)
         item_loss = self.args.item_weight * item_loss / self.current_gradient_accumulation_steps
         if last:
-            self._live = None
+            self.items.forget()
             earlier = (items * live.carried).sum()  # its gradient is theirs, its value is not part of the loss
             return token_loss + item_loss + earlier - earlier.detach()
         live.carried += torch.autograd.grad(item_loss, items, retain_graph=True)[0]
@@ -320,36 +348,6 @@ class RecPOTrainer(GRPOTrainer):
         constant = head.scores(states).index_copy(1, batch, scores)  # (B, N): live columns replace stored ones
         return objective.item_log_probs(constant, batch[columns], head.temperature, excluded)
 
-    # --- the item table -------------------------------------------------------------------------------------------
-
-    def _live_items(self) -> LiveItems:
-        """The batch's target items, encoded with a graph; again only where weights or targets have changed."""
-        version = (self.state.global_step, sum(weight._version for weight in self.r2ec.lm.parameters()))
-        targets = self.rollout.batch_targets.tolist()
-        if self._live is None or self._live.version != version or self._live.targets != targets:
-            texts, readout = self.r2ec.closed([self.item_ids[item] for item in targets]), self.r2ec.head.readout
-            states = batched_states(self.model_wrapped, self.r2ec.lm, texts, readout=readout, batch_tokens=LIVE_TOKENS)
-            precision = torch.promote_types(states.dtype, torch.float32)
-            self._live = LiveItems(version, targets, states, torch.zeros_like(states, dtype=precision))
-        return self._live
-
-    def _update_table(self, batch_targets: Tensor) -> None:
-        """Writes the batch's targets into the table, and every T_refresh steps all other items too (Algorithm 1)."""
-        step = self.state.global_step
-        if self._refreshed_at is None or step - self._refreshed_at >= self.args.refresh_steps:
-            self._refresh(leave_out=set(batch_targets.tolist()))
-        self.r2ec.head.table[batch_targets] = self._live_items().states.detach().to(self.r2ec.head.table)
-
-    def _refresh(self, leave_out: set[int] = frozenset()) -> None:
-        """Encodes the catalogue but for `leave_out`, which the caller writes; nothing if this step has done it."""
-        if self._refreshed_at == self.state.global_step:
-            return
-        rows = [item for item in range(len(self.item_ids)) if item not in leave_out]
-        found = self.r2ec.encode([self.item_ids[item] for item in rows])
-        table = torch.empty(len(self.item_ids), found.shape[1], device=found.device)
-        table[rows] = found
-        self.r2ec.head.table, self._refreshed_at = table, self.state.global_step
-
     def _targets(self, rows: Tensor) -> Tensor:
         targets = self.samples["target"].to_numpy()[rows.cpu().numpy()]
         return torch.tensor(targets, dtype=torch.long, device=rows.device)
@@ -368,7 +366,7 @@ class RecPOTrainer(GRPOTrainer):
         Returns:
             `<prefix>_ndcg@10`, `<prefix>_hit@10` and `<prefix>_length` (tokens, `<answer>` included).
         """
-        self._refresh()
+        self.items.refresh(self.state.global_step)
         process = self.accelerator.process_index
         share = self.valid_samples.iloc[process :: self.accelerator.num_processes]
         prompts = self.r2ec.prompts.user_ids(share, self.r2ec.titles)
@@ -395,7 +393,7 @@ class RecPOTrainer(GRPOTrainer):
         if self.args.should_save:
             folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
             save_file({"item_table": self.r2ec.head.table.cpu()}, folder / "item_table.safetensors")
-            notes = {"refreshed_at": self._refreshed_at, "rollouts": self.rollout_log}
+            notes = {"refreshed_at": self.items.refreshed_at, "rollouts": self.rollout_log}
             (folder / "recpo.json").write_text(json.dumps(notes))
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
@@ -405,4 +403,4 @@ class RecPOTrainer(GRPOTrainer):
         table = load_file(folder / "item_table.safetensors")["item_table"]
         self.r2ec.head.table = table.to(self.accelerator.device)
         notes = json.loads((folder / "recpo.json").read_text())
-        self._refreshed_at, self.rollout_log = notes["refreshed_at"], notes["rollouts"]
+        self.items.refreshed_at, self.rollout_log = notes["refreshed_at"], notes["rollouts"]

@@ -32,9 +32,16 @@ class RecPOConfig(GRPOConfig):
             Stored rows are as old as the last refresh while targets are encoded live, and a model can learn to tell
             the two apart instead of the items: use it with a small `refresh_steps`.
         mask_seen: items of the history are no candidates.
+        judged_weight: weight of a further reward from people's judgements of reasonings, −1 to 1 each; 0 for none.
         valid_users: validation samples ranked at each evaluation.
+        vllm_importance_sampling_mode: TRL's field, with another default. vLLM's probabilities are those after top-k,
+            the model's those over all tokens, so each token's ratio is the share that top-k keeps, below 1. TRL's
+            default multiplies the ratios over a sequence, which leaves next to nothing of a long chain.
         rollout_users: users whose trajectories are kept in the rollouts table, each `rollout_steps`.
         rollout_steps: steps between two entries of the rollouts table.
+        warn_entropy_below, warn_kl_above, warn_unclosed_above, warn_repetition_above: limits of the watch over the
+            language, None for none (`tracking.LIMITS`). With `warn_kl_above` the KL to the start is measured every
+            `rollout_steps` steps where it has no weight and is not known anyway.
     """
 
     reward_mix: float = 0.05
@@ -49,9 +56,14 @@ class RecPOConfig(GRPOConfig):
     kl_weight_warmup: float | None = None
     catalogue_negatives: bool = False
     mask_seen: bool = True
+    judged_weight: float = 0.0
     valid_users: int = 256
     rollout_users: int = 4
     rollout_steps: int = 10
+    warn_entropy_below: float | None = None
+    warn_kl_above: float | None = None
+    warn_unclosed_above: float | None = None
+    warn_repetition_above: float | None = None
     # TRL's own fields whose defaults differ here
     beta: float = 0.0
     temperature: float = 1.0
@@ -61,6 +73,7 @@ class RecPOConfig(GRPOConfig):
     save_only_model: bool = False
     report_to: list[str] | str = field(default_factory=list)
     disable_tqdm: bool | None = True
+    vllm_importance_sampling_mode: str = "token_truncate"
 
     def __post_init__(self):
         choices = {
@@ -78,5 +91,9 @@ class RecPOConfig(GRPOConfig):
                 f"relabel_top is {self.relabel_top}; expected 1 to num_generations={self.num_generations}"
             )
         self.loss_type = LENGTH_LOSS[self.length_handling]
-        self.reward_weights = [1 - self.reward_mix, self.reward_mix]
+        self.reward_weights = [
+            1 - self.reward_mix,
+            self.reward_mix,
+            *([self.judged_weight] if self.judged_weight else []),
+        ]
         super().__post_init__()

@@ -20,6 +20,7 @@ class Rollout:
     rows: Tensor | None = None  # (B,) row of the samples table
     ranks: Tensor | None = None  # (B,)
     parts: Tensor | None = None  # (B, 2) R_d and R_c
+    judged: Tensor | None = None  # (B,) reward from people's judgements, where it is asked for
     states: Tensor | None = None  # (B, d) h_T at sampling time, no gradient; read on the way where we sample
     batch_targets: Tensor | None = None  # (M,) sorted item indexes
 
@@ -59,6 +60,35 @@ class Rollout:
         return rows
 
 
+def close(
+    chains: Sequence[list[int]], answer_id: int, tailed: Callable[[Sequence[list[int]]], list[list[int]]]
+) -> tuple[list[bool], list[list[int]], list[list[int]]]:
+    """Ends chains as they were sampled: by `<answer>`, and by the read-out's token where it has one.
+
+    tailed: adds that token to chains that end in `<answer>`.
+
+    Returns:
+        Whether the model wrote `<answer>` itself, the chains with `<answer>`, and what was put after each one.
+    """
+    written = [chain[-1] == answer_id for chain in chains]
+    closed = [chain if own else [*chain, answer_id] for chain, own in zip(chains, written, strict=True)]
+    added = [full[len(chain) :] for full, chain in zip(tailed(closed), chains, strict=True)]
+    return written, closed, added
+
+
+def repetition(chains: Sequence[Sequence[int]]) -> float:
+    """Mean over chains of 1 − different token triples / token triples; 0 for a chain with fewer than two.
+
+    >>> repetition([[1, 2, 3, 4, 2], [7, 7, 7, 7, 7, 2]])  # (0 + 2 / 4) / 2: of its four triples two differ
+    0.25
+    """
+    shares = []
+    for chain in chains:
+        triples = list(zip(chain, chain[1:], chain[2:], strict=False))
+        shares.append(1 - len(set(triples)) / len(triples) if len(triples) > 1 else 0.0)
+    return sum(shares) / len(shares)
+
+
 def marked_rows(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     """The trajectories that carry the recommendation action: rows of `inputs` where `best` is True.
 
@@ -68,17 +98,3 @@ def marked_rows(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     rows = inputs["best"].nonzero().squeeze(1)
     rows = rows if len(rows) else torch.zeros(1, dtype=torch.long, device=rows.device)
     return {name: value[rows] if value.dim() else value for name, value in inputs.items()}
-
-
-@dataclass
-class LiveItems:
-    """Target items encoded with a graph, for all micro-batches of one optimiser step.
-
-    The graph can be walked once. So all micro-batches but the last use detached copies and add up what they would send
-    back in `carried`; the last one sends the sum through the graph.
-    """
-
-    version: tuple[int, int]  # optimiser step and count of changes to the weights
-    targets: list[int]
-    states: Tensor  # (M, d)
-    carried: Tensor  # (M, d) float32 or better

@@ -1,11 +1,13 @@
-"""What happened in a training: the log and rollouts tables, and one readable line at a time while it runs."""
+"""What happened in a training: the log and rollouts tables, rows and readable lines while it runs, and its watch."""
 
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pandas as pd
+import torch
 from transformers import TrainerCallback
 
 from r2ec_lib.files import read_table, write_table
@@ -14,6 +16,7 @@ LOG_COLUMNS = {
     "reward": "reward",
     "rewards/ndcg/mean": "reward_ndcg",
     "rewards/similarity/mean": "reward_similarity",
+    "rewards/judged/mean": "reward_judged",
     "eval_ndcg@10": "valid_ndcg@10",
     "eval_hit@10": "valid_hit@10",
     "eval_length": "valid_length",
@@ -21,6 +24,7 @@ LOG_COLUMNS = {
     "completions/min_length": "length_low",
     "completions/max_length": "length_high",
     "share_unclosed": "share_unclosed",
+    "repetition": "repetition",
     "frac_reward_zero_std": "share_equal_groups",
     "entropy": "entropy",
     "kl": "kl",
@@ -38,15 +42,44 @@ LOG_COLUMNS = {
 """TRL's names and ours: lengths in tokens with `<answer>`, seconds a step, shares from 0 to 1. `item_surprise` is the
 mean −log π(v⁺) of Eq. 7 over the trajectories that carry the item action. `entropy` is the mean over all sampled
 tokens, or over those of these trajectories in warm-up steps that compute no others (`item_warmup_steps`). The gradient
-norms of the token terms and of the item term are taken before clipping, every `rollout_steps` steps."""
+norms of the token terms and of the item term are taken before clipping, every `rollout_steps` steps. `repetition` is
+1 − different token triples / token triples. Memory (`peak_memory_gb` of this process, `peak_device_memory_gb` of its
+GPU) is the highest so far. `warnings` names the figures that are beyond their limits."""
+COLUMNS = ["step", *LOG_COLUMNS.values(), "peak_memory_gb", "peak_device_memory_gb", "seconds_update", "warnings"]
+
+LIMITS = {
+    "warn_entropy_below": ("entropy", -1, "the trajectories of a shopper hardly differ any more"),
+    "warn_kl_above": ("kl", 1, "the language has moved far from where it began"),
+    "warn_unclosed_above": ("share_unclosed", 1, "reasonings are cut off before they reach <answer>"),
+    "warn_repetition_above": ("repetition", 1, "reasonings repeat themselves"),
+}
+"""Options of the watch: the figure that each one limits, on which side (1: above), and what it means to be beyond."""
+
+
+def beyond(row: Mapping[str, float], limits: Mapping[str, float | None]) -> dict[str, str]:
+    """Figures of a log row that are beyond their limits, and a sentence for each.
+
+    >>> beyond({"entropy": 0.01}, {"warn_entropy_below": 0.1, "warn_kl_above": 1.0})
+    {'entropy': 'entropy is 0.01, below 0.1: the trajectories of a shopper hardly differ any more'}
+    """
+    found = {}
+    for option, (figure, side, meaning) in LIMITS.items():
+        limit = limits.get(option)
+        if limit is not None and figure in row and side * (row[figure] - limit) > 0:
+            where = "above" if side > 0 else "below"
+            found[figure] = f"{figure} is {row[figure]:.3g}, {where} {limit:g}: {meaning}"
+    return found
 
 
 class TrainingTables(TrainerCallback):
-    """Writes `log.parquet` and `rollouts.parquet` into `folder` as training goes, and reports lines.
+    """Writes `log.parquet` and `rollouts.parquet` into `folder` as training goes, and reports.
 
     Args:
         trainer_rollouts: the trainer's growing list of kept trajectories.
-        report: called with one line of text every `report_steps` steps and at each evaluation.
+        report: called with one line of text every `report_steps` steps, at each evaluation, and with one that begins
+            with WARNING where a figure comes to lie beyond its limit.
+        show: called with each row of the log, with `max_steps` and `elapsed` seconds beside the figures.
+        limits: values of the options in `LIMITS`.
     """
 
     def __init__(
@@ -55,11 +88,16 @@ class TrainingTables(TrainerCallback):
         trainer_rollouts: Callable[[], list[dict]],
         report: Callable[[str], None] = print,
         report_steps: int = 10,
+        show: Callable[[dict], None] = lambda row: None,
+        limits: Mapping[str, float | None] = MappingProxyType({}),
     ):
         self.folder = Path(folder)
         self.trainer_rollouts = trainer_rollouts
         self.report = report
         self.report_steps = report_steps
+        self.show = show
+        self.limits = limits
+        self.beyond: set[str] = set()
         self.rows: dict[int, dict] = {}
         self.start = time.perf_counter()
 
@@ -78,6 +116,17 @@ class TrainingTables(TrainerCallback):
         row = self.rows.setdefault(state.global_step, {"step": state.global_step})
         row.update(found)
         row["peak_memory_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        if torch.cuda.is_available():
+            row["peak_device_memory_gb"] = torch.cuda.max_memory_allocated() / 2**30
+        if "step_seconds" in row:
+            other = row.get("seconds_sampling", 0.0) + row.get("seconds_reward", 0.0)  # a step may reuse a rollout
+            row["seconds_update"] = row["step_seconds"] - other
+        warnings = beyond(found, self.limits)
+        row["warnings"] = ", ".join(warnings) or row.get("warnings", "")
+        for figure in warnings.keys() - self.beyond:
+            self.report(f"WARNING step {state.global_step}: {warnings[figure]}")
+        self.beyond = (self.beyond - found.keys()) | warnings.keys()
+        self.show({**row, "max_steps": state.max_steps, "elapsed": time.perf_counter() - self.start})
         evaluated = "valid_ndcg@10" in found
         if evaluated or (state.global_step % self.report_steps == 0 and "reward" in found):
             self.report(self._line(row, state.max_steps, evaluated))
@@ -91,11 +140,9 @@ class TrainingTables(TrainerCallback):
             self.write()
 
     def log_table(self) -> pd.DataFrame:
-        """One row a logged step, columns as in `LOG_COLUMNS`; NaN where a figure was not taken at that step."""
+        """One row a logged step, columns as in `COLUMNS`; NaN where a figure was not taken at that step."""
         table = pd.DataFrame(sorted(self.rows.values(), key=lambda row: row["step"]))
-        table = table.reindex(columns=["step", *LOG_COLUMNS.values(), "peak_memory_gb"]).astype({"step": "int64"})
-        update = table["step_seconds"] - table["seconds_sampling"] - table["seconds_reward"]
-        return table.assign(seconds_update=update)
+        return table.reindex(columns=COLUMNS).astype({"step": "int64"})
 
     def write(self) -> None:
         write_table(self.log_table(), self.folder / "log.parquet")

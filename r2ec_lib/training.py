@@ -6,16 +6,21 @@ this module through `accelerate launch` and shows its lines. Both read the same 
 one device and many but the number of processes.
 """
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
+from typing import TextIO
 
 import pandas as pd
+import torch
 import transformers
 from transformers import EarlyStoppingCallback, PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
@@ -23,11 +28,20 @@ from transformers.trainer_utils import get_last_checkpoint
 from r2ec_lib.files import read_json, read_table, sha256, write_json
 from r2ec_lib.model import R2ec
 from r2ec_lib.recpo import RecPOConfig, RecPOTrainer
+from r2ec_lib.review import judged_reward
 from r2ec_lib.schema import DataError
-from r2ec_lib.tracking import TrainingTables
+from r2ec_lib.tracking import LIMITS, TrainingTables
 
 START = "training/start"
 """Folder in a run of the R²ec that its trainings start from."""
+ROW = "row "
+"""Begins a line in which a process hands on a row of the log as JSON."""
+OWN = ("step ", "resumed ", "already ", "WARNING ")
+"""How the lines of a training itself begin, see `TrainingTables`."""
+STAMP = r"\[rank\d+\]:|\b[WEI]\d{4} [\d:.]+"
+"""What differs where several processes print the same: their number and the time."""
+PROCESS_LINES = 200
+"""Most other lines of the processes that are reported."""
 
 
 def write_job(
@@ -39,6 +53,7 @@ def write_job(
     patience: int,
     folder: str = "training",
     model: str = "model",
+    judged: Mapping[str, int] = MappingProxyType({}),
 ) -> None:
     """Writes `<folder>/job.json`: what one training is. Checkpoints and model of another job in `folder` are removed.
 
@@ -49,11 +64,16 @@ def write_job(
         patience: evaluations without a better validation NDCG@10 after which training ends.
         folder: of the run, for job and tables.
         model: of the run, where the trained R²ec goes.
+        judged: people's judgements (`review.judgements`), which `settings["judged_weight"]` weighs.
 
     Raises:
-        DataError: the batch cannot be split evenly.
+        DataError: the batch cannot be split evenly, or there are no judgements to weigh.
     """
     run_dir, place = Path(run_dir), Path(run_dir) / folder
+    if settings.get("judged_weight") and not judged:
+        raise DataError(
+            "judged_weight asks for judgements, but no reasoning was accepted or rejected; name the reviews"
+        )
     accumulation = settings.get("gradient_accumulation_steps", 1)
     rows, parts = batch_users * settings["num_generations"], num_processes * accumulation
     if rows % parts:
@@ -74,7 +94,13 @@ def write_job(
         "eval_strategy": "steps",
         "save_steps": settings["eval_steps"],
     }
-    job = {"settings": settings, "num_processes": num_processes, "patience": patience, "model": model}
+    job = {
+        "settings": settings,
+        "num_processes": num_processes,
+        "patience": patience,
+        "model": model,
+        "judged": dict(judged),
+    }
     # the item table is encoded by the weights, so its digest stands for them
     job |= {path: sha256(run_dir / path) for path in (f"{START}/rec_head.safetensors", "data/samples.parquet")}
     if not (place / "job.json").is_file() or read_json(place / "job.json") != job:
@@ -88,11 +114,19 @@ def item_only(settings: dict) -> dict:
     return {**settings, "item_warmup_steps": sys.maxsize}
 
 
-def train(run_dir: str | Path, report: Callable[[str], None] = print, folder: str = "training") -> None:
+def train(
+    run_dir: str | Path,
+    report: Callable[[str], None] = print,
+    folder: str = "training",
+    show: Callable[[dict], None] = lambda row: None,
+) -> None:
     """Trains the R²ec in `training/start` on the train split of `data/samples.parquet`, as `<folder>/job.json` says.
 
     Writes `<folder>/log.parquet`, `<folder>/rollouts.parquet` and, at the end, the best model by validation NDCG@10 to
     the job's `model`. An interrupted training goes on from its last checkpoint; a finished one is left as it is.
+
+    Args:
+        report, show: called with lines of text and with rows of the log, see `tracking.TrainingTables`.
     """
     run_dir, place = Path(run_dir), Path(run_dir) / folder
     job = read_json(place / "job.json")
@@ -100,20 +134,26 @@ def train(run_dir: str | Path, report: Callable[[str], None] = print, folder: st
     if (run_dir / job["model"]).is_dir() and not checkpoints.is_dir():
         return report(f"already trained: {job['model']}")
     quiet()
-    config = RecPOConfig(**job["settings"])
+    config = RecPOConfig(**{"use_cpu": not torch.accelerator.is_available(), **job["settings"]})
     if config.world_size != job["num_processes"]:
         raise RuntimeError(f"{config.world_size} processes were started for a job of {job['num_processes']}")
     model = R2ec.load(run_dir / START, device=str(config.device))
     samples = read_table(run_dir / "data" / "samples.parquet")
-    trainer = RecPOTrainer(model, config, samples[samples["split"] == "train"], samples[samples["split"] == "valid"])
-    tables = TrainingTables(place, lambda: trainer.rollout_log, report, report_steps=max(1, config.eval_steps // 2))
+    train_samples, valid_samples = (samples[samples["split"] == name] for name in ("train", "valid"))
+    judge = partial(judged_reward, judged=job["judged"]) if config.judged_weight else None
+    trainer = RecPOTrainer(model, config, train_samples, valid_samples, judge)
+    limits = {option: getattr(config, option) for option in LIMITS}
+    tables = TrainingTables(
+        place, lambda: trainer.rollout_log, report, max(1, config.eval_steps // 2), show=show, limits=limits
+    )
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(tables)
     trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=job["patience"]))
     trainer.train(resume_from_checkpoint=get_last_checkpoint(checkpoints) if checkpoints.is_dir() else None)
+    model.refresh()  # by all processes: weights that are spread over them are gathered in each forward
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer.is_fsdp_enabled else None
     if trainer.is_world_process_zero():
-        model.refresh()
-        model.save(run_dir / job["model"])
+        model.save(run_dir / job["model"], weights)
         shutil.rmtree(checkpoints)
 
 
@@ -122,10 +162,13 @@ def launch(
     report: Callable[[str], None] = print,
     accelerate_config: str = "",
     folder: str = "training",
+    show: Callable[[dict], None] = lambda row: None,
 ) -> None:
     """Trains as `<folder>/job.json` says: here on one process, or through `accelerate launch` on several.
 
     Args:
+        report, show: as in `train`. Beside the training's own lines, each different line that its processes print is
+            reported once; all of them are in `<folder>/processes.log`.
         accelerate_config: path of an accelerate configuration file (DeepSpeed, FSDP, several machines); "" for plain
             data parallelism.
 
@@ -134,7 +177,7 @@ def launch(
     """
     processes = read_json(Path(run_dir) / folder / "job.json")["num_processes"]
     if processes == 1 and not accelerate_config:
-        return train(run_dir, report, folder)
+        return train(run_dir, report, folder, show)
     command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes)]
     if accelerate_config:
         command += ["--config_file", accelerate_config]
@@ -142,19 +185,39 @@ def launch(
         command += ["--multi_gpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
     command += ["-m", "r2ec_lib.training", str(run_dir), folder]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
-    ) as process:
-        lines = []
-        for line in process.stdout:
-            lines.append(line.rstrip())
-            if line.startswith("step ") or line.startswith("resumed "):
-                report(lines[-1])
+    path = Path(run_dir) / folder / "processes.log"
+    with (
+        path.open("w", encoding="utf-8") as log,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+        ) as process,
+    ):
+        lines = _streamed(process.stdout, log, report, show)
     if process.returncode:
-        log = Path(run_dir) / folder / "processes.log"
-        log.write_text("\n".join(lines))
         errors = [line for line in lines if re.match(r"(\[rank\d+\]: )?[\w.]+(Error|Exception|Interrupt): ", line)]
-        raise RuntimeError(f"a training process failed: {errors[0] if errors else lines[-1]} (more in {log})")
+        raise RuntimeError(f"a training process failed: {errors[0] if errors else lines[-1]} (more in {path})")
+
+
+def _streamed(stream: Iterable[str], log: TextIO, report: Callable[[str], None], show: Callable) -> list[str]:
+    """Passes on what the processes print, as it comes: rows to `show`, lines to `report`; all but rows to `log`.
+
+    Several processes print the same notes, so each different line is reported once, and at most `PROCESS_LINES`.
+    """
+    lines, others = [], set()
+    for line in map(str.rstrip, stream):
+        if line.startswith(ROW):
+            show(json.loads(line.removeprefix(ROW)))
+            continue
+        lines.append(line)
+        print(line, file=log, flush=True)
+        if line.startswith(OWN):
+            report(line)
+        elif line.strip() and (text := re.sub(STAMP, "", line)) not in others and len(others) < PROCESS_LINES:
+            others.add(text)
+            report(f"  | {line}")
+            if len(others) == PROCESS_LINES:
+                report(f"  | … (all in {log.name})")
+    return lines
 
 
 def quiet() -> None:
@@ -186,9 +249,12 @@ def training_metrics(log: pd.DataFrame, rollouts: pd.DataFrame) -> dict:
         "best_valid_ndcg@10": float(log["valid_ndcg@10"].max()),
         "seconds": {name: float(log[f"seconds_{name}"].sum()) for name in ("sampling", "reward", "update")},
         "rollouts_kept": len(rollouts),
+        "warned_steps": int((log["warnings"] != "").sum()),
     }
 
 
 if __name__ == "__main__":
-    silent = os.environ.get("RANK", "0") != "0"
-    train(sys.argv[1], report=(lambda line: None) if silent else print, folder=sys.argv[2])
+    if os.environ.get("RANK", "0") == "0":
+        train(sys.argv[1], print, sys.argv[2], show=lambda row: print(ROW + json.dumps(row)))
+    else:
+        train(sys.argv[1], lambda line: None, sys.argv[2])

@@ -107,6 +107,30 @@ def tiny_with_token(tiny) -> R2ec:
     return model
 
 
+@pytest.fixture
+def make_trainer(tiny, samples, tmp_path):
+    """Makes trainers of `tiny` (or another model) on `samples`, in training mode, that have not yet started."""
+    from r2ec_lib.recpo import RecPOConfig, RecPOTrainer  # slow to import, and few tests need it
+
+    def make(model=tiny, **choices):
+        usual = {
+            "num_generations": 2,
+            "per_device_train_batch_size": 4,
+            "max_completion_length": 6,
+            "max_steps": 4,
+            "learning_rate": 1e-2,
+            "use_cpu": True,
+            "save_strategy": "no",
+        }
+        config = RecPOConfig(output_dir=str(tmp_path / "out"), **{**usual, **choices})
+        trainer = RecPOTrainer(model, config, samples)
+        trainer.current_gradient_accumulation_steps = config.gradient_accumulation_steps
+        trainer.model.train()
+        return trainer
+
+    return make
+
+
 @pytest.fixture(autouse=True)
 def one_thread():
     """Small tensors are faster on one thread, and results do not depend on the machine's cores."""

@@ -1,39 +1,19 @@
 """The trainer's real loss: Eq. 8 to the last gradient, on a two-layer model in float64."""
 
 import math
+import sys
 
 import pytest
 import torch
 from conftest import FAMILIES, family_lm
 
-from r2ec_lib import encoding, objective, policy, recpo
+from r2ec_lib import encoding, policy, recpo
 from r2ec_lib.encoding import READOUTS, captured_states, forward_states, read_out
 from r2ec_lib.model import R2ec
 from r2ec_lib.prompts import Prompts, PromptStyle
 from r2ec_lib.recpo import RecPOConfig, RecPOTrainer, Rollout
 
 CHAINS = [[40, 41, 2], [42, 2], [43, 44, 45, 46, 2], [47, 48, 49, 2]]  # 2 is `<answer>`; different lengths
-
-
-@pytest.fixture
-def make_trainer(tiny, samples, tmp_path):
-    def make(model=tiny, **choices):
-        usual = {
-            "num_generations": 2,
-            "per_device_train_batch_size": 4,
-            "max_completion_length": 6,
-            "max_steps": 4,
-            "learning_rate": 1e-2,
-            "use_cpu": True,
-            "save_strategy": "no",
-        }
-        config = RecPOConfig(output_dir=str(tmp_path / "out"), **{**usual, **choices})
-        trainer = RecPOTrainer(model, config, samples)
-        trainer.current_gradient_accumulation_steps = config.gradient_accumulation_steps
-        trainer.model.train()
-        return trainer
-
-    return make
 
 
 @pytest.fixture
@@ -72,10 +52,14 @@ def with_old(trainer, inputs):
         old, _, _ = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, keep)
         ends = hidden[-1].shape[1] - keep + inputs["completion_mask"].sum(dim=1) - 1
         states = read_out(hidden[-1], ends, ends)
-        live = [trainer.item_ids[item] for item in trainer.rollout.batch_targets.tolist()]
+        live = [trainer.items.texts[item] for item in trainer.rollout.batch_targets.tolist()]
         items = forward_states(trainer.r2ec.lm, trainer.r2ec.lm, live)
         items_old = trainer._item_log_probs(states, inputs["sample_rows"], items)
     return {**inputs, "old_per_token_logps": old, "old_item_log_probs": items_old}
+
+
+def live_items(trainer):
+    return trainer.items.live(trainer.model, trainer.rollout.batch_targets, 0)
 
 
 def gradients(trainer, inputs):
@@ -90,7 +74,7 @@ def plain_objective(trainer, chains, rows, advantages, best, old_tokens, old_ite
     prompts = model.prompts.user_ids(trainer.samples.iloc[list(rows)], model.titles)
     targets = trainer.samples["target"].iloc[list(rows)].tolist()
     batch = sorted(set(targets))
-    items = [model.lm.model(torch.tensor([trainer.item_ids[v]])).last_hidden_state[0, -1].tolist() for v in batch]
+    items = [model.lm.model(torch.tensor([trainer.items.texts[v]])).last_hidden_state[0, -1].tolist() for v in batch]
     total = 0.0
     for i, (prompt, chain) in enumerate(zip(prompts, chains, strict=True)):
         output = model.lm(torch.tensor([prompt + chain]), output_hidden_states=True)
@@ -167,16 +151,6 @@ def test_opposite_advantages_move_their_rollouts_in_opposite_directions(make_tra
     assert (torch.sign(change) == torch.sign(ADVANTAGES)).all()
 
 
-def test_the_official_broadcast_gives_reasoning_no_gradient():
-    """(B, S) × (B, 1, 1) → (B, B, S) weights every token by the sum of advantages, which is 0 for whole groups."""
-    log_probs = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
-    advantages = objective.advantages(torch.rand(2, 2, dtype=torch.float64), "grpo").flatten()
-    (slip,) = torch.autograd.grad((log_probs * advantages[:, None, None]).sum(), log_probs)
-    (ours,) = torch.autograd.grad((log_probs * advantages[:, None]).sum(), log_probs)
-    assert slip.abs().max() < 1e-12
-    assert torch.allclose(ours, advantages[:, None].expand(4, 5))
-
-
 def test_only_the_best_trajectory_carries_the_item_term(make_trainer):
     trainer = make_trainer(item_advantage="unit")
     still = {"advantages": torch.zeros(4, dtype=torch.float64)}
@@ -206,7 +180,7 @@ def test_the_item_gradient_has_both_terms(make_trainer):
     for live in ("users", "items"):
         trainer.model.zero_grad()
         states = forward_states(lm, lm, [[*p, *c] for p, c in zip(prompts, CHAINS, strict=True)])
-        items = forward_states(lm, lm, [trainer.item_ids[item] for item in targets])
+        items = forward_states(lm, lm, [trainer.items.texts[item] for item in targets])
         states, items = (states, items.detach()) if live == "users" else (states.detach(), items)
         log_probs = trainer._item_log_probs(states, inputs["sample_rows"], items)
         (-(log_probs * BEST).sum() / 4).backward()
@@ -367,7 +341,7 @@ def test_the_reward_reads_the_states_of_sampling_and_needs_no_forward(
     trainer = make_trainer(tiny_with_token)
     rows = [3, 3, 9, 9]
     prompts = trainer.r2ec.prompts.user_ids(trainer.samples.iloc[rows], trainer.r2ec.titles)
-    trainer._refreshed_at = 0  # the table is fresh, so the reward encodes the targets alone
+    trainer.items.refreshed_at = 0  # the table is fresh, so the reward encodes the targets alone
     with captured_states(trainer.r2ec.lm) as hidden:
         inputs = trainer._generate_and_score_completions(
             [{"prompt": p, "row": row} for p, row in zip(prompts, rows, strict=True)]
@@ -384,17 +358,17 @@ def test_the_reward_reads_the_states_of_sampling_and_needs_no_forward(
 def test_targets_are_encoded_once_for_table_and_loss_and_again_after_an_update(make_trainer):
     trainer = make_trainer()
     inputs = {**rows_of(trainer), "advantages": ADVANTAGES, "best": BEST}
-    trainer._update_table(trainer.rollout.batch_targets)
+    trainer.items.update(trainer.model, trainer.rollout.batch_targets, 0)
     with captured_states(trainer.r2ec.lm) as hidden:
         trainer.compute_loss(trainer.model, inputs).backward()
         assert len(hidden) == 2  # prompts and chains: the items came from the pass that wrote the table
-    trainer._update_table(trainer.rollout.batch_targets)
-    before = trainer._live
+    trainer.items.update(trainer.model, trainer.rollout.batch_targets, 0)
+    before = live_items(trainer)
     with torch.no_grad():
         next(trainer.model.parameters()).mul_(1.5)
-    assert trainer._live_items() is not before
-    plain = trainer.r2ec.encode([trainer.item_ids[item] for item in trainer.rollout.batch_targets.tolist()])
-    assert torch.allclose(trainer._live_items().states.float(), plain, atol=1e-5)
+    assert live_items(trainer) is not before
+    plain = trainer.r2ec.encode([trainer.items.texts[item] for item in trainer.rollout.batch_targets.tolist()])
+    assert torch.allclose(live_items(trainer).states.float(), plain, atol=1e-5)
 
 
 def test_a_refresh_encodes_each_item_once(make_trainer, whole_texts):
@@ -402,9 +376,9 @@ def test_a_refresh_encodes_each_item_once(make_trainer, whole_texts):
     rows_of(trainer)
     trainer.r2ec.head.table.zero_()
     with captured_states(trainer.r2ec.lm) as hidden:
-        trainer._update_table(trainer.rollout.batch_targets)
-        assert sum(len(states) for states in hidden) == len(trainer.item_ids)
-    assert torch.allclose(trainer.r2ec.head.table, trainer.r2ec.encode(trainer.item_ids), atol=1e-5)
+        trainer.items.update(trainer.model, trainer.rollout.batch_targets, 0)
+        assert sum(len(states) for states in hidden) == len(trainer.items.texts)
+    assert torch.allclose(trainer.r2ec.head.table, trainer.r2ec.encode(trainer.items.texts), atol=1e-5)
 
 
 @pytest.mark.parametrize("item_weight", [1.0, 3.0])
@@ -493,3 +467,110 @@ def test_the_divergence_from_the_start_has_a_weight_of_its_own_while_only_items_
     trainer.state.global_step = 1
     trainer.compute_loss(trainer.model, inputs)
     assert trainer.beta == trainer.args.beta == 0 and trainer._metrics["train"]["kl"][-1] > 0
+
+
+def generated(trainer, rows=(3, 3, 9, 9)):
+    """A whole rollout of the trainer for rows of the samples table."""
+    prompts = trainer.r2ec.prompts.user_ids(trainer.samples.iloc[list(rows)], trainer.r2ec.titles)
+    return trainer._generate_and_score_completions(
+        [{"prompt": prompt, "row": row} for prompt, row in zip(prompts, rows, strict=True)]
+    )
+
+
+def test_judgements_shift_the_advantages_and_the_best_trajectory(make_trainer, tiny, samples, tmp_path):
+    def judge(texts):
+        seen.append(texts)
+        return [1.0, -1.0, 0.0, 0.0]
+
+    seen, plain = [], make_trainer(estimator="rloo")
+    torch.manual_seed(0)
+    without = generated(plain)
+    config = RecPOConfig(
+        output_dir=str(tmp_path), use_cpu=True, num_generations=2, per_device_train_batch_size=4, estimator="rloo",
+        max_completion_length=6, judged_weight=0.5,
+    )  # fmt: skip
+    trainer = RecPOTrainer(tiny, config, samples, judge=judge)
+    trainer.model.train()
+    torch.manual_seed(0)
+    found = generated(trainer)
+    assert torch.equal(found["completion_ids"], without["completion_ids"])
+    assert seen == [[tiny.decode(chain) for chain in trainer.rollout.chains]]
+    shift = torch.tensor([0.5 * 1 - 0.5 * -1, 0.5 * -1 - 0.5 * 1, 0.0, 0.0])  # leave-one-out in groups of two
+    assert torch.allclose(found["advantages"], without["advantages"] + shift, atol=1e-6)
+    assert found["best"].tolist()[:2] == [True, False]
+    assert trainer._metrics["train"]["rewards/judged/mean"] == [0.0]
+
+
+def test_a_weight_without_judgements_is_refused(make_trainer):
+    with pytest.raises(ValueError, match=r"judged_weight is 0\.5"):
+        make_trainer(judged_weight=0.5)
+
+
+class FakeVLLM:
+    """TRL's interface to vLLM 0.30: raw ids in, ids and the sampled tokens' log-probabilities out."""
+
+    chains = ([40, 41, 2], [42, 43, 44, 45, 46, 47], [48, 1], [2])  # closed, cut off, turn ended otherwise, empty
+
+    def __init__(self, **given):
+        self.given, self.synced = given, 0
+
+    def sync_weights(self):
+        self.synced += 1
+
+    def generate(self, prompts, images, num_generations, profiler):
+        self.prompts = prompts
+        return prompts, list(self.chains), [[[-1.5] for _ in chain] for chain in self.chains], None
+
+
+@pytest.fixture
+def vllm_trainer(make_trainer, monkeypatch):
+    monkeypatch.setattr("trl.trainer.grpo_trainer.VLLMGeneration", FakeVLLM)
+    return make_trainer(use_vllm=True)
+
+
+def test_vllm_is_asked_for_ids_and_told_where_a_reasoning_ends(vllm_trainer):
+    generated(vllm_trainer)
+    backend, prompts = vllm_trainer.vllm_generation, vllm_trainer.r2ec.prompts
+    assert backend.given["generation_kwargs"] == {"stop_token_ids": [prompts.answer_id, 1]}
+    assert backend.prompts == prompts.user_ids(vllm_trainer.samples.iloc[[3, 3, 9, 9]], vllm_trainer.r2ec.titles)
+    assert backend.synced == 1
+    assert "vllm" not in sys.modules
+
+
+def test_vllm_must_not_write_the_token_that_is_read(make_trainer, monkeypatch, tiny_with_token):
+    monkeypatch.setattr("trl.trainer.grpo_trainer.VLLMGeneration", FakeVLLM)
+    read = tiny_with_token.read_id
+    trainer = make_trainer(tiny_with_token, use_vllm=True)
+    assert trainer.vllm_generation.given["generation_kwargs"]["logit_bias"] == {read: -100.0}
+    inputs = generated(trainer)
+    assert inputs["completion_ids"][0, :4].tolist() == [40, 41, 2, read]
+
+
+def test_chains_of_vllm_are_trained_on_as_sampled_and_closed(vllm_trainer):
+    trainer = vllm_trainer
+    inputs = generated(trainer)
+    lengths = inputs["completion_mask"].sum(dim=1).tolist()
+    chains = [ids[:length].tolist() for ids, length in zip(inputs["completion_ids"], lengths, strict=True)]
+    assert chains == [[40, 41, 2], [42, 43, 44, 45, 46, 47, 2], [48, 1, 2], [2]]
+    assert trainer.rollout.written == [True, False, False, True]
+    actions = (inputs["completion_mask"] * inputs["tool_mask"]).sum(dim=1)
+    assert actions.tolist() == [3, 6, 2, 1]  # an appended `<answer>` is none
+    states = trainer.r2ec.user_states(trainer.samples.iloc[[3, 3, 9, 9]], chains)
+    assert torch.allclose(trainer.rollout.states, states, atol=1e-5)
+
+
+def test_the_mismatch_between_vllm_and_the_model_is_corrected_token_by_token(vllm_trainer):
+    trainer = vllm_trainer
+    inputs = generated(trainer)
+    old, ratio = inputs["old_per_token_logps"], inputs["importance_sampling_ratio"]
+    actions = (inputs["completion_mask"] * inputs["tool_mask"]).bool()
+    expected = (old + 1.5).exp().clamp(max=trainer.args.vllm_importance_sampling_clip_max)
+    assert torch.allclose(ratio[actions], expected[actions], atol=1e-6)
+    assert (ratio[~actions] == 1).all()
+    targets = trainer.r2ec.head.table[trainer.rollout.batch_targets]
+    item = trainer._item_log_probs(trainer.rollout.states, trainer.rollout.rows, targets)
+    assert torch.allclose(inputs["old_item_log_probs"], item)
+    inputs = {**inputs, "advantages": torch.zeros(4), "best": torch.zeros(4, dtype=torch.bool)}
+    assert max(gradient.abs().max() for gradient in gradients(trainer, inputs).values()) == 0
+    inputs["advantages"] = torch.tensor([1.0, -1.0, 0.5, -0.5])
+    assert max(gradient.abs().max() for gradient in gradients(trainer, inputs).values()) > 0

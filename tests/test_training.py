@@ -10,6 +10,7 @@ from r2ec_lib.files import read_table, write_table
 from r2ec_lib.model import R2ec
 from r2ec_lib.prompts import Prompts, PromptStyle
 from r2ec_lib.recpo import RecPOConfig, RecPOTrainer
+from r2ec_lib.review import normalise
 from r2ec_lib.schema import DataError
 
 SETTINGS = {
@@ -35,7 +36,7 @@ def run(tiny, samples, tmp_path):
         write_table(samples.assign(split=split), folder / "data" / "samples.parquet")
         tiny.lm.float()
         tiny.save(folder / "training" / "start")
-        chosen = {**SETTINGS, **(settings or {})}
+        chosen = {name: value for name, value in {**SETTINGS, **(settings or {})}.items() if value is not None}
         training.write_job(folder, chosen, batch_users=batch_users, num_processes=num_processes, patience=9)
         return folder
 
@@ -110,6 +111,23 @@ def test_a_finished_training_is_made_anew_where_its_job_start_or_data_have_chang
     assert not (folder / "model").exists()
 
 
+def test_judgements_are_weighed_as_a_reward_of_their_own_and_a_weight_without_any_is_refused(run, tiny):
+    folder = run("judged")
+    job = {"batch_users": 4, "num_processes": 1, "patience": 9}
+    with pytest.raises(DataError, match="no reasoning was accepted or rejected"):
+        training.write_job(folder, {**SETTINGS, "judged_weight": 0.5}, **job)
+    training.train(folder, report=lambda line: None)
+    plain = read_table(folder / "training" / "rollouts.parquet")
+    worst = plain[plain["step"] == 0].sort_values("reward").iloc[0]
+    judged = {normalise(worst["chain"]): 1}
+    settings = {**SETTINGS, "judged_weight": 0.5}
+    training.write_job(folder, settings, **job, judged=judged)
+    training.train(folder, report=lambda line: None)
+    log, found = (read_table(folder / "training" / f"{name}.parquet") for name in ("log", "rollouts"))
+    same = found[(found["step"] == 0) & (found["chain"] == worst["chain"])].iloc[0]
+    assert same["reward"] == pytest.approx(worst["reward"] + 0.5) and log["reward_judged"].iloc[0] > 0
+
+
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(run):
     tables = []
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
@@ -124,13 +142,17 @@ def test_two_processes_make_the_update_of_one(run):
     """The same global batch: in-batch targets, groups and gradients are gathered. Greedy sampling makes it exact."""
     settings = {"max_steps": 2, "eval_steps": 2, "top_k": 1, "optim": "sgd", "item_advantage": "unit"}
     settings |= {"length_handling": "sum", "learning_rate": 0.05, "max_grad_norm": 100.0}
-    one, two = run("one", settings), run("two", settings, num_processes=2)
-    lines = []
+    one, two = (
+        run("one", settings),
+        run("two", {**settings, "use_cpu": None}, num_processes=2),
+    )  # no GPU here: the CPU
+    lines, rows = [], []
     training.launch(one, report=lambda line: None)
-    training.launch(two, report=lines.append)
+    training.launch(two, report=lines.append, show=rows.append)
     before = dict(R2ec.load(one / "training" / "start").lm.named_parameters())
     single, double = outcome(one)[2], outcome(two)[2]
-    assert any(line.startswith("step     2") for line in lines)
+    assert any(line.startswith("step     2") for line in lines) and [row["step"] for row in rows] == [1, 2, 2]
+    assert not any(line.startswith("row ") for line in lines)
     for name, weight in single.items():
         assert torch.allclose(weight, double[name], atol=1e-5), name
         assert not torch.equal(weight, before[name]), f"{name} did not move"
@@ -141,6 +163,37 @@ def test_a_failing_worker_fails_the_launch_loudly(run):
     (folder / "data" / "samples.parquet").unlink()
     with pytest.raises(RuntimeError, match=r"a training process failed(.|\n)*samples\.parquet"):
         training.launch(folder, report=lambda line: None)
+
+
+def test_what_processes_print_is_reported_once_and_kept_whole(tmp_path):
+    note, again = (f"[rank{rank}]:[W1124 07:17:04.64{rank} reducer.cpp:1] a note" for rank in (0, 1))
+    printed = [note, "step 1 of 2", 'row {"step": 1}', again, "", "step 1 of 2"]
+    lines, rows = [], []
+    with (tmp_path / "processes.log").open("w") as log:
+        kept = training._streamed((f"{line}\n" for line in printed), log, lines.append, rows.append)
+    assert lines == [f"  | {note}", "step 1 of 2", "step 1 of 2"] and rows == [{"step": 1}]
+    assert (tmp_path / "processes.log").read_text().splitlines() == kept == [printed[0], printed[1], *printed[3:]]
+
+
+def test_a_flood_of_process_lines_is_cut_off_in_the_report_alone(tmp_path):
+    lines = []
+    with (tmp_path / "processes.log").open("w") as log:
+        kept = training._streamed((f"line {number}" for number in range(500)), log, lines.append, print)
+    assert len(kept) == 500 and len(lines) == training.PROCESS_LINES + 1 and "processes.log" in lines[-1]
+
+
+def test_the_watch_measures_the_drift_also_where_it_has_no_weight(run):
+    folder, lines = run("watched", {"warn_kl_above": 0.0, "rollout_steps": 2, "warn_entropy_below": 99.0}), []
+    training.train(folder, report=lines.append)
+    log = read_table(folder / "training" / "log.parquet")
+    assert log["kl"].notna().tolist() == [True, False, True, False]
+    assert log["kl"].iloc[0] == pytest.approx(0, abs=1e-6) and log["kl"].iloc[2] > 1e-6
+    assert log["warnings"].str.contains("kl").tolist() == [False, False, True, False]
+    assert [line[:22] for line in lines if "WARN" in line] == ["WARNING step 1: entrop", "WARNING step 3: kl is "]
+    plain = run("plain", {"rollout_steps": 2})
+    training.train(plain, report=lambda line: None)
+    weights = outcome(plain)[2]
+    assert all(torch.equal(weights[name], other) for name, other in outcome(folder)[2].items())
 
 
 def test_a_batch_that_cannot_be_split_is_refused_before_any_work(run):

@@ -2,7 +2,7 @@
 
 Without reasoning, `<answer>` stands straight after the prompt: the paper's ablation and the fairest baseline of R²ec.
 It has the same prompts, the same item encoder, the same softmax over target items (Eq. 7) and the same samples; only
-the written reasoning is missing. With the true facts as reasonings it is an upper line: what good reasoning would bring.
+the written reasoning is missing. With the true facts as reasonings it is an upper line: what reasoning could bring.
 """
 
 from collections.abc import Callable, Sequence

@@ -22,6 +22,7 @@ NAMES = {
     "popularity": "most popular",
     "best_baseline": "best of the baselines",
     "true_reasoning": "R²ec, told the true facts",
+    "trained_on_true_reasoning": "same backbone, trained on the true facts",
     "oracle": "oracle",
 }
 """Of each model that an evaluation may rank."""

@@ -153,12 +153,12 @@ def calls_of(module: torch.nn.Module, call: Side) -> int:
 
 
 def phase_table(watches: Mapping[str, "Stopwatch"]) -> pd.DataFrame:
-    """Seconds a step of each phase: one row a side and phase (side, phase, seconds)."""
+    """Median seconds of each phase over the rounds: one row a side and phase (side, phase, seconds)."""
     return pd.DataFrame(
         [
-            {"side": side, "phase": phase, "seconds": seconds / watch.rounds}
+            {"side": side, "phase": phase, "seconds": seconds}
             for side, watch in watches.items()
-            for phase, seconds in watch.seconds.items()
+            for phase, seconds in pd.DataFrame(watch.rounds).fillna(0.0).median().items()
         ]
     )
 
@@ -192,13 +192,11 @@ class Stopwatch:
     While `watching`, the named methods of an object are called through a clock; the object itself is left as it was.
 
     Attributes:
-        seconds: of each phase so far.
-        rounds: how often `watching` began.
+        rounds: seconds of each phase, a dict each time that `watching` began.
     """
 
     def __init__(self):
-        self.seconds: dict[str, float] = {}
-        self.rounds = 0
+        self.rounds: list[dict[str, float]] = []
         self._open: list[str] = []
         self._since = 0.0
 
@@ -217,7 +215,7 @@ class Stopwatch:
     def watching(self, methods: Iterable[tuple[object, str, str]]) -> Iterator["Stopwatch"]:
         """Counts calls of methods, given as (object, method, phase)."""
         methods = list(methods)
-        self.rounds += 1
+        self.rounds.append({})
         for owner, method, name in methods:
             setattr(owner, method, self._timed(getattr(owner, method), name))
         try:
@@ -238,5 +236,5 @@ class Stopwatch:
         now = time.perf_counter()
         if self._open:
             name = self._open[-1]
-            self.seconds[name] = self.seconds.get(name, 0.0) + now - self._since
+            self.rounds[-1][name] = self.rounds[-1].get(name, 0.0) + now - self._since
         self._since = now

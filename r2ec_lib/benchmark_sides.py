@@ -343,7 +343,7 @@ def _phases(trainer: GRPOTrainer) -> list[tuple[object, str, str]]:
     methods += [(trainer, "_calculate_rewards", "reward"), (trainer, "compute_loss", "policy pass")]
     methods.append((trainer.accelerator, "backward", "backward"))
     if isinstance(trainer, RecPOTrainer):
-        methods += [(trainer, "_live_items", "target items"), (trainer, "_refresh", "refresh")]
+        methods += [(trainer.items, "live", "target items"), (trainer.items, "refresh", "refresh")]
     return methods
 
 
@@ -359,13 +359,14 @@ def sampled_rollout(trainer: RecPOTrainer) -> tuple[list, list, list]:
     trainer.model.train()
     with torch.no_grad():
         _, chains, *_ = trainer._generate(prompts)
-    trainer.ndcg(prompts, chains, rows)
+    trainer.ndcg(prompts, rows)
     return prompts, chains, rows
 
 
 def fresh_items(trainer: RecPOTrainer) -> None:
     """Lets the trainer forget its item encodings, as if weights had changed."""
-    trainer._refreshed_at, trainer._live = None, None
+    trainer.items.refreshed_at = None
+    trainer.items.forget()
 
 
 def table_for_a_step(trainer: RecPOTrainer, once: bool) -> None:
@@ -374,11 +375,12 @@ def table_for_a_step(trainer: RecPOTrainer, once: bool) -> None:
     The catalogue serves the validation and the reward, the batch's targets the reward and the loss. `once` encodes as
     the trainer does; otherwise validation, reward and loss each encode what they need.
     """
+    where = trainer.model_wrapped, trainer.rollout.batch_targets, trainer.state.global_step
     fresh_items(trainer)
-    trainer._refresh()
+    trainer.items.refresh(trainer.state.global_step)
     if not once:
         fresh_items(trainer)
-    trainer._update_table(trainer.rollout.batch_targets)
+    trainer.items.update(*where)
     if not once:
         fresh_items(trainer)
-    trainer._live_items()
+    trainer.items.live(*where)

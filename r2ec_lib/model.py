@@ -30,6 +30,9 @@ from r2ec_lib.prompts import Prompts, PromptStyle
 from r2ec_lib.ranking import seen_mask
 from r2ec_lib.sampling import Sampled, sample
 
+ENCODED_TOKENS = 4096
+"""Padded tokens of one forward over texts: enough to keep kernels busy, few enough for a CPU's cache."""
+
 
 @dataclass
 class RecHead:
@@ -120,7 +123,7 @@ class R2ec:
             return torch.empty(0, self.head.table.shape[1], device=self.lm.get_input_embeddings().weight.device)
         was_training = self.lm.training
         self.lm.eval()
-        states = batched_states(self.lm, self.lm, self.closed(ids), starts, self.head.readout).float()
+        states = batched_states(self.lm, self.lm, self.closed(ids), starts, self.head.readout, ENCODED_TOKENS).float()
         self.lm.train(was_training)
         return states
 

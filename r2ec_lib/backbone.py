@@ -36,6 +36,9 @@ from transformers import (
 
 from r2ec_lib.prompts import ANSWER, RECOMMEND, Document, Prompts, PromptStyle, clean
 
+MATRIX_RATE = 0.02
+"""Muon's peak rate in the warm-up, its usual one: its steps have the same size whatever the gradient's."""
+
 
 def load_pretrained(
     name_or_path: str | os.PathLike, dtype: torch.dtype | None = None
@@ -159,16 +162,16 @@ def warm_up(
 ) -> pd.DataFrame:
     """Trains the language model on documents with the next-token loss.
 
-    Only completions and `<answer>` are learned. So a history is read, but the order of purchases in it is not learned,
-    since that would be a next-item label. A document without a completion is learned whole.
+    Only completions, `<answer>` and what stands inside it are learned. So a history is read, but the order of
+    purchases in it is not learned, since that would be a next-item label. A document without a completion is learned
+    whole.
 
-    Muon moves the decoder's matrices and AdamW all else, both at one rate: at this size that takes about two thirds of
-    the steps that AdamW alone needs for the same loss.
+    Muon moves the decoder's matrices and AdamW all else: at this size a loss takes fewer steps than with AdamW alone.
 
     Args:
         documents: read in a seeded order, as often as `steps` ask for.
         batch_tokens: padded tokens a step.
-        learning_rate: peak, reached after a tenth of the steps and left along a half cosine.
+        learning_rate: AdamW's peak, reached after a tenth of the steps and left along a half cosine, as Muon's is.
         report: called with one line of text, ten times.
 
     Returns:
@@ -180,7 +183,7 @@ def warm_up(
     matrices = [weight for weight in lm.parameters() if weight.ndim == 2 and weight not in tables]
     others = [weight for weight in lm.parameters() if weight.ndim != 2 or weight in tables]
     optimizers = [
-        torch.optim.Muon(matrices, lr=learning_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.Muon(matrices, lr=MATRIX_RATE, weight_decay=0.01),
         torch.optim.AdamW(others, lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.98)),
     ]
     schedules = [get_cosine_schedule_with_warmup(one, steps // 10, steps) for one in optimizers]
@@ -213,12 +216,16 @@ def warm_up(
 
 
 def document_ids(prompts: Prompts, documents: Sequence[Document]) -> tuple[list[list[int]], list[int]]:
-    """Token ids of whole documents (prompt, completion, `<answer>`), and where what is learned of each begins."""
+    """Token ids of whole documents, from the prompt to the answer, and where what is learned of each begins."""
     heads = prompts.tokenize([document.prompt for document in documents])
-    completions = [f" {document.completion.strip()}" if document.completion else "" for document in documents]
-    tails = prompts.tokenizer(completions, add_special_tokens=False)["input_ids"]
-    rows = [[*head, *tail, prompts.answer_id] for head, tail in zip(heads, tails, strict=True)]
-    return rows, [len(head) if tail else 0 for head, tail in zip(heads, tails, strict=True)]
+    words = lambda parts: [f" {part.strip()}" if part else "" for part in parts]  # noqa: E731
+    completions, answers = (
+        prompts.tokenizer(words(part), add_special_tokens=False)["input_ids"]
+        for part in ([one.completion for one in documents], [one.answer for one in documents])
+    )
+    parts = list(zip(heads, completions, answers, strict=True))
+    rows = [[*head, *tail, prompts.answer_id, *inside] for head, tail, inside in parts]
+    return rows, [len(head) if tail else 0 for head, tail, _ in parts]
 
 
 def _document_batches(

@@ -77,9 +77,10 @@ def true_reasoning(world: World, samples: pd.DataFrame, chunk: int = 512) -> lis
 
 
 def warmup_documents(world: World, samples: pd.DataFrame, prompts: Prompts, n: int, seed: int = 0) -> list[Document]:
-    """The warm-up corpus: every item card once, general facts, exercises, and `n` analyses of histories.
+    """The warm-up corpus: every item card twice, general facts, exercises, and `n` analyses of histories.
 
-    A card is learned from its description on: which title an item has cannot be foreseen.
+    A card is learned from its description on, since which title an item has cannot be foreseen. Inside `<answer>`,
+    where the item prompt asks for key attributes, stands one of them: who may have to name any of them holds all.
 
     Args:
         samples: training rows; only `history`, `history_hours` and `history_ratings` are read, `target` never.
@@ -87,9 +88,11 @@ def warmup_documents(world: World, samples: pd.DataFrame, prompts: Prompts, n: i
     """
     rng = np.random.default_rng(seed)
     documents = []
-    for item in world.items.to_dict("records"):
+    for item, fact in zip(world.items.to_dict("records"), world.facts.to_dict("records"), strict=True):
         title, mark, description = prompts.item_text(item).partition("description:")
-        documents.append(Document(title + mark, description))
+        attributes = [fact["piece"], fact["style"], fact["tier"], *filter(None, fact["kits"].split("; "))]
+        for attribute in rng.choice(attributes, 2, replace=False):
+            documents.append(Document(title + mark, description, str(attribute)))
     documents += [Document("", fact) for fact in general_facts(world)]
     documents += exercises(world, prompts, rng)
     titles = world.items["title"].to_list()

@@ -23,10 +23,11 @@ _INVISIBLE = re.compile(r"[\u0000-\u001f\u007f-\u009f\u00ad\u200b\u200e\u200f\u2
 
 
 class Document(NamedTuple):
-    """A text for the language-model warm-up: the model reads `prompt`, then `completion`, then `<answer>`."""
+    """A text for the language-model warm-up: `prompt`, `completion`, `<answer>`, and perhaps what stands inside it."""
 
     prompt: str
     completion: str
+    answer: str = ""
 
 
 def special_strings(tokenizer: PreTrainedTokenizerBase) -> list[str]:

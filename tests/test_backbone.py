@@ -51,6 +51,11 @@ def test_histories_are_read_but_not_learned(prompts):
     assert starts[1] == 0
 
 
+def test_what_stands_inside_the_answer_is_learned_after_the_answer_token(prompts):
+    rows, starts = document_ids(prompts, [Document("Item: red mug\nSummary:", "a mug", "red")])
+    assert prompts.tokenizer.decode(rows[0][starts[0] :]) == f" a mug{ANSWER} red"
+
+
 def test_the_generic_corpus_reads_histories_and_never_targets(prompts, items, samples):
     documents = generic_documents(items, samples, prompts, n=60)
     without = generic_documents(items, samples.assign(target=0), prompts, n=60)

@@ -334,11 +334,18 @@ def test_exercises_follow_from_the_kits_and_show_no_item(world, prompts):
         assert set(owned) <= set(kits[kit.value]) and following.value == missing[0]
 
 
-def test_an_item_card_is_learned_from_its_description_on(world, prompts, documents):
-    item = world.items.iloc[0].to_dict()
-    card = documents[0]
-    assert item["title"] in card.prompt and item["title"] not in card.completion
-    assert card.prompt + card.completion == prompts.item_text(item)
+def test_an_item_card_is_learned_from_its_description_on_and_summed_up_in_one_attribute(world, prompts, documents):
+    item, fact = world.items.iloc[0].to_dict(), world.facts.iloc[0]
+    attributes = {fact["piece"], fact["style"], fact["tier"], *fact["kits"].split("; ")}
+    for card in documents[:2]:
+        assert item["title"] in card.prompt and item["title"] not in card.completion
+        assert card.prompt + card.completion == prompts.item_text(item)
+        assert card.answer in attributes
+    assert documents[0].answer != documents[1].answer
+
+
+def test_only_item_cards_show_what_stands_inside_an_answer(world, documents):
+    assert not any(document.answer for document in documents[2 * len(world.items) :])
 
 
 def test_general_facts_are_about_the_world_and_agree_with_it(world):

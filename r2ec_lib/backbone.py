@@ -250,6 +250,7 @@ def generic_documents(
 
     An analysis names facts that can be read off the history and the cards (the latest titles, the most frequent brand,
     words that recur), randomly chosen and in random order: something for RecPO to select from, nothing it is told.
+    Inside the answer of an item card stands a telling word of its title.
 
     Args:
         samples: training rows; only the histories are read, `target` never. Drawn in random rounds.
@@ -261,7 +262,10 @@ def generic_documents(
     spread = Counter(word for row in words for word in set(row))
     brand = next((column for column in ("brand", "store") if column in items), None)
     brands = [clean(value) for value in items[brand]] if brand else [""] * len(items)
-    documents = [Document(prompts.item_text(item), "") for item in items.to_dict("records")]
+    documents = []
+    for item, found in zip(items.to_dict("records"), words, strict=True):
+        key = [word for word in found if spread[word] <= len(items) / 20] or found or [""]
+        documents.append(Document(prompts.item_text(item), "", key[generator.integers(len(key))]))
     columns = [samples[name].tolist() for name in ("history", "history_hours", "history_ratings")]
     rounds = [generator.permutation(len(samples)) for _ in range(-(-n // len(samples)))]
     for row in np.concatenate(rounds)[:n]:

@@ -283,7 +283,7 @@ class _Indented:
 
 
 class _PeakMemory:
-    """Largest resident memory of all child processes together, read twice a second."""
+    """Largest resident memory of all child processes together, read ten times a second."""
 
     def __enter__(self) -> "_PeakMemory":
         self.bytes, self._over = 0, threading.Event()
@@ -297,7 +297,7 @@ class _PeakMemory:
 
     def _watch(self) -> None:
         this = psutil.Process()
-        while not self._over.wait(0.5):
+        while not self._over.wait(0.1):
             total = 0
             for child in this.children(recursive=True):
                 with suppress(psutil.NoSuchProcess):  # it ended between the two lines

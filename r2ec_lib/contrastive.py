@@ -5,13 +5,15 @@ It has the same prompts, the same item encoder, the same softmax over target ite
 the written reasoning is missing. With the true facts as reasonings it is an upper line: what reasoning could bring.
 """
 
+import os
+import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
 import torch
 
-from r2ec_lib import objective
+from r2ec_lib import objective, training
 from r2ec_lib.encoding import forward_states
 from r2ec_lib.model import R2ec, ranks_of
 from r2ec_lib.ranking import seen_mask
@@ -105,3 +107,27 @@ def fit_item_action(
     model.lm.eval()
     model.refresh()
     return pd.DataFrame(log)
+
+
+def fit_and_save(
+    start: str | os.PathLike,
+    folder: str | os.PathLike,
+    train: pd.DataFrame,
+    valid: pd.DataFrame,
+    steps: int,
+    chains: tuple[Sequence[Sequence[int]], Sequence[Sequence[int]]] | None = None,
+    **how,
+) -> pd.DataFrame:
+    """`fit_item_action` of the R²ec in `start`, which is then saved in `folder`: a job for a process of its own.
+
+    Args:
+        how: further keywords of `fit_item_action`.
+
+    Returns:
+        The table of `fit_item_action`, with the seconds that it took in the column `seconds`.
+    """
+    training.quiet()
+    begin, model = time.perf_counter(), R2ec.load(start)
+    log = fit_item_action(model, train, valid, steps, chains, **how)
+    model.save(folder)
+    return log.assign(seconds=time.perf_counter() - begin)

@@ -110,7 +110,7 @@ def test_every_figure_of_the_evaluation_is_recomputed_from_its_rankings_in_plain
         assert low is None or low <= row["relative"] <= high or row["b"] == "best_baseline"
     claimed = {row["b"] for row in results["claims"]}
     assert claimed == {"best_baseline", "true_reasoning", "trained_on_true_reasoning", "oracle"} | (
-        {"without_reasoning", "item_term_only"} & set(ranks)
+        {"without_reasoning", "without_reasoning_long", "item_term_only"} & set(ranks)
     )
 
 

@@ -359,13 +359,34 @@ def sampled_rollout(trainer: RecPOTrainer) -> tuple[list, list, list]:
     trainer.model.train()
     with torch.no_grad():
         _, chains, *_ = trainer._generate(prompts)
-    trainer.ndcg(prompts, chains, rows)
+    rewards(trainer, prompts, chains, rows)
     return prompts, chains, rows
+
+
+def rewards(trainer: RecPOTrainer, prompts: list, chains: list, rows: list[int]) -> Tensor:
+    """Both rewards of the trajectories sampled last (B, 2), as TRL asks for them."""
+    asked = {"prompts": prompts, "completion_ids": chains, "row": rows}
+    return torch.tensor([trainer.ndcg(**asked), trainer.similarity(**asked)]).T
 
 
 def fresh_items(trainer: RecPOTrainer) -> None:
     """Lets the trainer forget its item encodings, as if weights had changed."""
     trainer._refreshed_at, trainer._live = None, None
+
+
+def whole_table(trainer: RecPOTrainer) -> None:
+    """The item table as a validation asks for it."""
+    trainer._refresh()
+
+
+def table_and_targets(trainer: RecPOTrainer) -> None:
+    """The item table as the reward of a step asks for it, the batch's targets among it, due for a refresh or not."""
+    trainer._update_table(trainer.rollout.batch_targets)
+
+
+def targets_alone(trainer: RecPOTrainer) -> None:
+    """The batch's targets with a gradient, as the loss of a step asks for them."""
+    trainer._live_items()
 
 
 def table_for_a_step(trainer: RecPOTrainer, once: bool) -> None:
@@ -375,10 +396,7 @@ def table_for_a_step(trainer: RecPOTrainer, once: bool) -> None:
     the trainer does; otherwise validation, reward and loss each encode what they need.
     """
     fresh_items(trainer)
-    trainer._refresh()
-    if not once:
-        fresh_items(trainer)
-    trainer._update_table(trainer.rollout.batch_targets)
-    if not once:
-        fresh_items(trainer)
-    trainer._live_items()
+    for use in (whole_table, table_and_targets, targets_alone):
+        use(trainer)
+        if not once:
+            fresh_items(trainer)

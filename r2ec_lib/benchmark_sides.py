@@ -359,8 +359,14 @@ def sampled_rollout(trainer: RecPOTrainer) -> tuple[list, list, list]:
     trainer.model.train()
     with torch.no_grad():
         _, chains, *_ = trainer._generate(prompts)
-    trainer.ndcg(prompts, rows)
+    rewards(trainer, prompts, chains, rows)
     return prompts, chains, rows
+
+
+def rewards(trainer: RecPOTrainer, prompts: list, chains: list, rows: list[int]) -> Tensor:
+    """Both rewards of the trajectories sampled last (B, 2), as TRL asks for them."""
+    asked = {"prompts": prompts, "completion_ids": chains, "row": rows}
+    return torch.tensor([trainer.ndcg(**asked), trainer.similarity(**asked)]).T
 
 
 def fresh_items(trainer: RecPOTrainer) -> None:
@@ -369,18 +375,29 @@ def fresh_items(trainer: RecPOTrainer) -> None:
     trainer.items.forget()
 
 
+def whole_table(trainer: RecPOTrainer) -> None:
+    """The item table as a validation asks for it."""
+    trainer.items.refresh(trainer.state.global_step)
+
+
+def table_and_targets(trainer: RecPOTrainer) -> None:
+    """The item table as the reward of a step asks for it, the batch's targets among it, due for a refresh or not."""
+    trainer.items.update(trainer.model_wrapped, trainer.rollout.batch_targets, trainer.state.global_step)
+
+
+def targets_alone(trainer: RecPOTrainer) -> None:
+    """The batch's targets with a gradient, as the loss of a step asks for them."""
+    trainer.items.live(trainer.model_wrapped, trainer.rollout.batch_targets, trainer.state.global_step)
+
+
 def table_for_a_step(trainer: RecPOTrainer, once: bool) -> None:
     """What a step needs that follows a validation and is due for a refresh, from new weights on.
 
     The catalogue serves the validation and the reward, the batch's targets the reward and the loss. `once` encodes as
     the trainer does; otherwise validation, reward and loss each encode what they need.
     """
-    where = trainer.model_wrapped, trainer.rollout.batch_targets, trainer.state.global_step
     fresh_items(trainer)
-    trainer.items.refresh(trainer.state.global_step)
-    if not once:
-        fresh_items(trainer)
-    trainer.items.update(*where)
-    if not once:
-        fresh_items(trainer)
-    trainer.items.live(*where)
+    for use in (whole_table, table_and_targets, targets_alone):
+        use(trainer)
+        if not once:
+            fresh_items(trainer)

@@ -214,16 +214,17 @@ def test_a_step_that_refreshes_encodes_every_item_once(trainers):
     recpo, _ = trainers
     asked, found, rows = benchmark_sides.sampled_rollout(recpo)
     assert len(asked) == len(found) == len(rows) == 8
-    targets, every = len(recpo.rollout.batch_targets), len(recpo.items.texts)
+    cards = recpo.r2ec.prompts.item_ids(recpo.r2ec.catalogue)
+    targets, every = len(recpo.rollout.batch_targets), len(cards)
+    assert benchmark_sides.rewards(recpo, asked, found, rows).shape == (8, 2)
     benchmark_sides.fresh_items(recpo)
-    where = recpo.model_wrapped, recpo.rollout.batch_targets, recpo.state.global_step
     original = encoding.forward_states
     with benchmark_sides.encodings_noted() as noted:
-        recpo.items.update(*where)
-        recpo.items.live(*where)
-        recpo.items.refresh(recpo.state.global_step)
+        benchmark_sides.table_and_targets(recpo)
+        benchmark_sides.targets_alone(recpo)
+        benchmark_sides.whole_table(recpo)
     assert encoding.forward_states is original
-    assert len(noted) == every and set(noted) == {tuple(ids) for ids in recpo.items.texts}
+    assert len(noted) == every and set(noted) == set(map(tuple, cards))
     for once, expected in ((True, every + targets), (False, 2 * every + targets)):
         with benchmark_sides.encodings_noted() as noted:
             benchmark_sides.table_for_a_step(recpo, once)

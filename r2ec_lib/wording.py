@@ -11,7 +11,7 @@ NAMES = {
     "r2ec": "R²ec",
     "item_term_only": "R²ec, reasoning as the warm-up left it",
     "without_reasoning": "same backbone, trained without reasoning",
-    "without_reasoning_long": "the same, trained longer",
+    "without_reasoning_long": "same backbone without reasoning, trained longer",
     "untrained_reasoning": "before training, with its reasoning",
     "untrained": "before training, without",
     "sasrec": "SASRec",

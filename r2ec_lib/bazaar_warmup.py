@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from r2ec_lib import bazaar_text as text
-from r2ec_lib.bazaar import World, belief
+from r2ec_lib.bazaar import World
+from r2ec_lib.bazaar_oracle import belief
 from r2ec_lib.bazaar_text import Claim
 from r2ec_lib.prompts import Document, Prompts
 

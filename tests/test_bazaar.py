@@ -10,7 +10,8 @@ import pytest
 
 from r2ec_lib import bazaar_text as text
 from r2ec_lib.backbone import train_tokenizer
-from r2ec_lib.bazaar import BazaarConfig, belief, generate, oracle_scores
+from r2ec_lib.bazaar import BazaarConfig, generate
+from r2ec_lib.bazaar_oracle import belief, oracle_scores
 from r2ec_lib.bazaar_text import Claim
 from r2ec_lib.bazaar_warmup import (
     analysis,

@@ -44,6 +44,7 @@ def fit_item_action(
         steps: most optimiser steps; training ends earlier after `patience` evaluations without a better score.
         chains: token ids of a reasoning for each row of `train` and of `valid`, each closed by `<answer>`; None trains
             without reasoning.
+        refresh_steps: steps between two encodings of the stored item table; only `catalogue_negatives` reads it.
         catalogue_negatives: adds the stored item table as constant candidates to the live targets of the batch.
         report: called with (step, mean loss, validation NDCG@10) at each evaluation.
 
@@ -64,7 +65,7 @@ def fit_item_action(
     log, losses, best = [], [], (-1.0, {})
     model.lm.train()
     for step in range(1, steps + 1):
-        if (step - 1) % refresh_steps == 0:
+        if catalogue_negatives and (step - 1) % refresh_steps == 0:
             model.refresh()
         if len(order) < batch_users:
             order = generator.permutation(len(train)).tolist()

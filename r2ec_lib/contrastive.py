@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from r2ec_lib import objective, training
+from r2ec_lib import objective
 from r2ec_lib.encoding import forward_states
 from r2ec_lib.model import R2ec, ranks_of
 from r2ec_lib.ranking import seen_mask
@@ -127,7 +127,6 @@ def fit_and_save(
     Returns:
         The table of `fit_item_action`, with the seconds that it took in the column `seconds`.
     """
-    training.quiet()
     begin, model = time.perf_counter(), R2ec.load(start)
     log = fit_item_action(model, train, valid, steps, chains, **how)
     model.save(folder)

@@ -33,7 +33,6 @@ STUDIED = ("evaluation/rankings.parquet", "evaluation/metrics.json")  # what a s
 PACKAGES = ("torch", "transformers", "trl", "peft", "tokenizers", "numpy", "pandas")
 PLACES = ("run_dir", "cache_dir")  # where a notebook keeps things; no result depends on them
 LIBRARY = Path(__file__).parent
-STUDIED = ("evaluation/rankings.parquet", "evaluation/metrics.json")  # what a stage may read of another run
 
 
 def ingredients(notebook: Path, values: Mapping[str, Any], previous: str, library: Path = LIBRARY) -> dict[str, Any]:

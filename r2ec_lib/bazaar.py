@@ -18,7 +18,10 @@ The process, for `BazaarConfig` c and one seed:
    purchase is noise with probability ε; otherwise it is for the project:
    - its piece is one of the pieces of z that are missing (neither bought for the project nor by chance): in the basket
      the j-th missing one in the kit's order with weight basket_spread^j, later always the first missing one;
-   - its style is s with probability `style_fidelity`, else any other; its tier likewise;
+   - its style is s in the basket and a(z, s) later, each with probability `style_fidelity`, else any other: who has
+     furnished a project adds accents. The table a is common knowledge and has no rule: of a project's `palette` styles
+     each s has one, at random, so that z and s are both needed;
+   - its tier is t with probability `tier_fidelity`, else any other;
    - the item is drawn from that cell in proportion to w_day.
    Noise is, after the basket and with probability `repeat`, a repetition of a sundry from the history; else a sundry
    (`sundry_share`) or any other item, in proportion to w_day. With a complete kit every purchase is noise.
@@ -42,10 +45,11 @@ class BazaarConfig:
     """Sizes and probabilities of a Bazaar. Every value with the same seed gives the same world."""
 
     items: int = 6144
-    users: int = 8000
+    users: int = 11000
     kits: int = 48
     styles: int = 12
     tiers: int = 4
+    palette: int = 4
     brands: int = 96
     lines: int = 3
     line_deviation: float = 0.3
@@ -56,9 +60,9 @@ class BazaarConfig:
     sundry_share: float = 0.7
     style_fidelity: float = 0.92
     tier_fidelity: float = 0.92
-    basket: tuple[int, int] = (2, 5)
+    basket: tuple[int, int] = (3, 5)
     basket_spread: float = 0.5
-    returns: float = 2.0
+    returns: float = 1.5
     days: int = 366
     late_day: int = 280
     novelty: float = 3.0
@@ -94,7 +98,7 @@ class World:
             (day), sundry (bool), kits (names, joined by "; ").
         truth: one row an interaction, in the order of `interactions`: origin ("basket", "project", "noise",
             "repeat"), and the shopper's kit, style and tier. Never shown to a model.
-        kits: name, pieces (list), weight, trend, first_day.
+        kits: name, pieces (list), accents (list, for each style of the config its accent), weight, trend, first_day.
         config: what the world was generated from.
     """
 
@@ -126,6 +130,7 @@ class Process:
         pieces: P names, kit pieces first, then sundries.
         piece, style, tier: (N,) indexes of each item.
         kit_pieces: (Z, 6) piece indexes in the kits' order.
+        accents: (Z, S) style index of the accents of a kit in a style.
         kit_prior: (D, Z) P(z | day of the first order).
         style_prior, tier_prior: (S,), (T,).
         style_given, tier_given: (S, S), (T, T); row = the shopper's, column = the item's.
@@ -140,6 +145,7 @@ class Process:
         self.pieces = [*used, *text.SUNDRIES]
         self.styles, self.tiers = text.STYLES[: config.styles], text.TIERS[: config.tiers]
         self.kit_pieces = np.array([[self.pieces.index(piece) for piece in listing] for listing in kits["pieces"]])
+        self.accents = np.array([[self.styles.index(style) for style in listing] for listing in kits["accents"]])
         self.piece = pd.Index(self.pieces).get_indexer(facts["piece"])
         self.style = pd.Index(self.styles).get_indexer(facts["style"])
         self.tier = pd.Index(self.tiers).get_indexer(facts["tier"])
@@ -193,10 +199,15 @@ def generate(config: BazaarConfig) -> World:
 def _kits(config: BazaarConfig, rng: np.random.Generator) -> pd.DataFrame:
     first_day = np.zeros(config.kits, dtype=int)
     first_day[rng.permutation(config.kits)[: config.late_kits]] = config.late_day
+    palette = min(config.palette, config.styles)
+    accents = np.zeros((config.kits, config.styles), dtype=int)
+    for row in accents:
+        row[:] = rng.choice(config.styles, palette, replace=False)[rng.permutation(config.styles) % palette]
     return pd.DataFrame(
         {
             "name": list(text.KITS)[: config.kits],
             "pieces": [listing.split() for listing in list(text.KITS.values())[: config.kits]],
+            "accents": [[text.STYLES[style] for style in row] for row in accents],
             "weight": rng.permutation(_zipf(config.kits, 0.5)),
             "trend": rng.normal(0, 0.7, config.kits),
             "first_day": first_day,
@@ -301,7 +312,8 @@ def _next_item(
         return _draw(process.fresh[day], rng), "noise"
     weights = config.basket_spread ** np.arange(len(missing)) if basket else np.ones(1)
     piece = missing[_draw(weights, rng)]
-    cell = process.cell_items(piece, _draw(process.style_given[style], rng), _draw(process.tier_given[tier], rng))
+    wanted = style if basket else process.accents[kit, style]
+    cell = process.cell_items(piece, _draw(process.style_given[wanted], rng), _draw(process.tier_given[tier], rng))
     return int(cell[_draw(process.in_cell[day, cell], rng)]), "basket" if basket else "project"
 
 

@@ -30,6 +30,12 @@ class Belief:
         """(B, P) P(piece of the next project purchase | history); a row sums to P(kit not complete)."""
         return np.einsum("bpz,bzst->bp", self.next_given_kit, self.posterior)
 
+    def accent(self, process: Process) -> np.ndarray:
+        """(B, S) P(style of the accents | history)."""
+        out = np.zeros((len(self.posterior), process.config.styles))
+        np.add.at(out.T, process.accents, self.posterior.sum(axis=3).transpose(1, 2, 0))
+        return out
+
 
 def belief(world: World, samples: pd.DataFrame) -> Belief:
     """P(kit, style, tier | history) by Bayes' rule, from `history`, `history_hours` and `timestamp` alone.
@@ -54,9 +60,11 @@ def belief(world: World, samples: pd.DataFrame) -> Belief:
         repeat = config.repeat * ((bought > 0) & ~in_basket)
         same = ((earlier == item[:, None]) & sundry[:, :step]).sum(axis=1) / np.maximum(bought, 1)
         noise = (1 - repeat) * process.fresh[day, item] + repeat * same  # (B,)
-        style = process.style_given[:, process.style[item]].T * process.in_cell[day, item][:, None]  # (B, S)
-        taste = style[:, :, None] * process.tier_given[:, process.tier[item]].T[:, None, :]  # (B, S, T)
-        likelihood = ((1 - share) * for_kit)[:, :, None, None] * taste[:, None]  # (B, Z, S, T)
+        style = process.style_given[:, process.style[item]].T  # (B, S) of an item in style s
+        style = np.where(in_basket[:, None, None], style[:, None], style[:, process.accents])  # (B, Z, S)
+        tier = process.tier_given[:, process.tier[item]].T * process.in_cell[day, item][:, None]  # (B, T)
+        taste = style[..., None] * tier[:, None, None]  # (B, Z, S, T)
+        likelihood = ((1 - share) * for_kit)[:, :, None, None] * taste
         likelihood += (share * noise[:, None])[:, :, None, None]
         log_posterior += np.where(there[:, None, None, None], np.log(likelihood + TINY), 0.0)
         owned[rows[there], piece[there]] = True
@@ -84,9 +92,12 @@ def oracle_scores(world: World, samples: pd.DataFrame, chunk: int = 256) -> np.n
         part = samples.iloc[start : start + chunk]
         known = belief(world, part)
         items, hours, _, today = _padded(world, part)
-        cells = np.einsum("bpz,bzst->bpst", known.next_given_kit, known.posterior, optimize=True)
+        # (Z, S, S) style of the next item, by kit and style of the shopper, for a basket and later
+        given = np.broadcast_to(process.style_given, (config.kits, *process.style_given.shape))
+        given = np.stack([process.style_given[process.accents], given])[(hours[:, 0] == 0).astype(int)]  # (B, Z, S, S)
+        tastes = np.einsum("bzst,bzsx,ty->bzxy", known.posterior, given, process.tier_given, optimize=True)
+        cells = np.einsum("bpz,bzxy->bpxy", known.next_given_kit, tastes, optimize=True)
         complete = 1 - cells.sum(axis=(1, 2, 3))[:, None]  # (B, 1)
-        cells = np.einsum("bpst,sx,ty->bpxy", cells, process.style_given, process.tier_given, optimize=True)
         project = cells[:, process.piece, process.style, process.tier] * process.in_cell[today]  # (B, N)
         row, step = np.nonzero((items >= 0) & process.sundry[items])
         same = np.zeros_like(project)

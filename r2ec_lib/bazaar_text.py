@@ -105,6 +105,7 @@ _TEMPLATES = {
     "next": "Next comes the {}.",
     "kit": "This is for the {}.",
     "style": "The style is {}.",
+    "accent": "Accents are {}.",
     "tier": "Prices are {}.",
     "owns": "They have the {}.",
     "latest": "The latest is the {}.",
@@ -113,7 +114,8 @@ _TEMPLATES = {
     "pace": "The last visit was {}.",
 }
 FACETS = tuple(_TEMPLATES)
-"""Kinds of claims. `next`, `style` and `tier` decide the next purchase; the others are true or false all the same."""
+"""Kinds of claims. `next`, `accent` and `tier` decide the next purchase, and `accent` follows from `kit` and `style`;
+the others are true or false all the same."""
 
 
 PACES = ("days ago", "weeks ago", "long ago")
@@ -186,6 +188,11 @@ def kit_fact(kit: str, pieces: Sequence[str]) -> str:
     return f"For the {kit} people buy, in this order: {', '.join(f'the {piece}' for piece in pieces)}."
 
 
+def accent_fact(kit: str, style: str, accent: str) -> str:
+    """General knowledge: in which style a project in a style gets its accents."""
+    return " ".join(map(sentence, (Claim("kit", kit), Claim("style", style), Claim("accent", accent))))
+
+
 def line_fact(brand: str, line: str, style: str, tier: str) -> str:
     """General knowledge: how a brand's line looks and what it costs."""
     return f"{brand} {line}: the style is {style}, prices are {tier}."
@@ -207,6 +214,7 @@ VALUES = {
     "next": _PIECES,
     "kit": tuple(KITS),
     "style": STYLES,
+    "accent": STYLES,
     "tier": TIERS,
     "owns": _PIECES + SUNDRIES,
     "latest": _PIECES + SUNDRIES,

@@ -18,13 +18,17 @@ from r2ec_lib.bazaar_oracle import belief
 from r2ec_lib.bazaar_text import Claim
 from r2ec_lib.prompts import Document, Prompts
 
+PREMISES = {"next": ("kit",), "accent": ("kit", "style")}
+"""What an analyst says before a conclusion, unless it has been said."""
+
 
 def history_facts(world: World, history: Sequence[int], hours: Sequence[float]) -> dict[str, set[str]]:
     """For each facet the values that are true of a history, by plain counting.
 
-    style, tier: the most frequent among its purchases that are no sundries (all of them in a tie). kit: the kits with
-    most of their pieces in the history. next: the first missing piece of each such kit. pace: the last purchase was
-    less than 7 days before ("days ago"), less than 30, or more. The others can be read off the titles.
+    tier: the most frequent among its purchases that are no sundries (all of them in a tie); style: likewise, in the
+    first order alone. kit: the kits with most of their pieces in the history. accent: that of each such kit in each
+    such style. next: the first missing piece of each such kit. pace: the last purchase was less than 7 days before
+    ("days ago"), less than 30, or more. The others can be read off the titles.
 
     Args:
         history, hours: item indexes, oldest first, and hours before the target.
@@ -32,6 +36,8 @@ def history_facts(world: World, history: Sequence[int], hours: Sequence[float]) 
     process, items = world.process, np.asarray(history)
     pieces = [process.pieces[index] for index in process.piece[items]]
     serious = items[~process.sundry[items]]
+    first = items[np.asarray(hours) == hours[0]]
+    styles = _most_frequent([process.styles[index] for index in process.style[first[~process.sundry[first]]]])
     owned = set(pieces)
     overlap = [len(owned & set(listing)) for listing in world.kits["pieces"]]
     kits = [kit for kit, count in enumerate(overlap) if count == max(overlap) > 0]
@@ -40,7 +46,8 @@ def history_facts(world: World, history: Sequence[int], hours: Sequence[float]) 
     return {
         "next": {piece for piece in missing if piece},
         "kit": {process.kits[kit] for kit in kits},
-        "style": _most_frequent([process.styles[index] for index in process.style[serious]]),
+        "style": styles,
+        "accent": {accent(world, kit, style) for kit in kits for style in styles},
         "tier": _most_frequent([process.tiers[index] for index in process.tier[serious]]),
         "owns": owned,
         "latest": {pieces[-1]},
@@ -55,25 +62,29 @@ def first_missing(world: World, kit: int, owned: set[str]) -> str | None:
     return next((piece for piece in world.kits["pieces"][kit] if piece not in owned), None)
 
 
+def accent(world: World, kit: int, style: str) -> str:
+    """The style of the accents that a kit gets in a style."""
+    return world.kits["accents"][kit][world.process.styles.index(style)]
+
+
 def true_reasoning(world: World, samples: pd.DataFrame, chunk: int = 512) -> list[str]:
-    """For each history the decisive facets, as a perfect analyst of the history alone would write them: the most
-    probable missing piece, style and tier under the exact posterior."""
+    """For each history what a perfect analyst of the history alone would write: the most probable project, style,
+    accent, tier and missing piece under the exact posterior."""
     process, out = world.process, []
     for start in range(0, len(samples), chunk):
         known = belief(world, samples.iloc[start : start + chunk])
-        best = zip(
-            known.next_piece().argmax(axis=1),
-            known.posterior.sum(axis=(1, 3)).argmax(axis=1),
-            known.posterior.sum(axis=(1, 2)).argmax(axis=1),
-            strict=True,
-        )
-        for piece, style, tier in best:
-            found = (
-                Claim("next", process.pieces[piece]),
-                Claim("style", process.styles[style]),
-                Claim("tier", process.tiers[tier]),
-            )
-            out.append(" ".join(map(text.sentence, found)))
+        best = {
+            "kit": (process.kits, known.posterior.sum(axis=(2, 3))),
+            "style": (process.styles, known.posterior.sum(axis=(1, 3))),
+            "accent": (process.styles, known.accent(process)),
+            "tier": (process.tiers, known.posterior.sum(axis=(1, 2))),
+            "next": (process.pieces, known.next_piece()),
+        }
+        said = [
+            [text.sentence(Claim(kind, names[one])) for one in chances.argmax(axis=1)]
+            for kind, (names, chances) in best.items()
+        ]
+        out += map(" ".join, zip(*said, strict=True))
     return out
 
 
@@ -94,7 +105,7 @@ def warmup_documents(world: World, samples: pd.DataFrame, prompts: Prompts, n: i
         attributes = [fact["piece"], fact["style"], fact["tier"], *filter(None, fact["kits"].split("; "))]
         for attribute in rng.choice(attributes, 2, replace=False):
             documents.append(Document(title + mark, description, str(attribute)))
-    documents += [Document("", fact) for fact in general_facts(world)]
+    documents += [Document("", fact) for fact in general_facts(world)] * 20  # facts that one has to know by heart
     documents += exercises(world, prompts, rng)
     titles = world.items["title"].to_list()
     rounds = [rng.permutation(len(samples)) for _ in range(-(-n // len(samples)))]
@@ -112,6 +123,8 @@ def general_facts(world: World) -> list[str]:
         text.kit_fact(name, pieces) for name, pieces in zip(world.kits["name"], world.kits["pieces"], strict=True)
     ]
     series = world.facts.groupby(["brand", "line"], sort=True)[["style", "tier"]].first()
+    for name, accents in zip(world.kits["name"], world.kits["accents"], strict=True):
+        facts += [text.accent_fact(name, *pair) for pair in zip(world.process.styles, accents, strict=True)]
     for (brand, line), row in series.iterrows():
         facts.append(text.line_fact(brand, line, row["style"], row["tier"]))
     for brand, rows in series.groupby(level="brand"):
@@ -119,8 +132,9 @@ def general_facts(world: World) -> list[str]:
     return facts
 
 
-def exercises(world: World, prompts: Prompts, rng: np.random.Generator, rounds: int = 240) -> list[Document]:
-    """For each kit, `rounds` invented shoppers who own some of its pieces, and which piece they lack next.
+def exercises(world: World, prompts: Prompts, rng: np.random.Generator, rounds: int = 480) -> list[Document]:
+    """For each kit, `rounds` invented shoppers who own some of its pieces in a given style: their accents, and which
+    piece they lack next.
 
     They follow from the kits alone: titles are bare pieces, no item and no history of the log appears.
     """
@@ -131,30 +145,38 @@ def exercises(world: World, prompts: Prompts, rng: np.random.Generator, rounds: 
             size = 1 + number % (len(pieces) - 1)
             owned = [pieces[i] for i in rng.choice(len(pieces), size, replace=False, p=weights / weights.sum())]
             hours = [24.0 * int(rng.integers(60))] * size
-            said = [Claim("kit", name), Claim("next", first_missing(world, kit, set(owned)))]
+            style = world.process.styles[number % world.config.styles]
+            said = [Claim("kit", name), Claim("accent", accent(world, kit, style))]
+            said.insert(int(rng.integers(1, 3)), Claim("next", first_missing(world, kit, set(owned))))
             prompt = prompts.user_text(owned, hours, [float("nan")] * size)
-            documents.append(Document(prompt, " ".join(map(text.sentence, said))))
+            given = text.sentence(Claim("style", style))
+            documents.append(Document(f"{prompt} {given}", " ".join(map(text.sentence, said))))
     return documents
 
 
 def analysis(world: World, history: Sequence[int], hours: Sequence[float], rng: np.random.Generator) -> str:
-    """A mediocre analysis of a history: three to six random facets in random order, some of them wrong."""
+    """A mediocre analysis of a history: two to five random facets in random order, conclusions after what they follow
+    from, some of them wrong."""
     facts = history_facts(world, history, hours)
     error = world.config.analyst_errors
     kit = _guessed_kit(world, facts["owns"], error, rng)
     facts["kit"] = {world.kits["name"][kit]}
     facts["next"] = {first_missing(world, kit, facts["owns"])} - {None}
-    kinds = [kind for kind in text.FACETS if facts[kind]]
-    chosen = rng.permutation(len(kinds))[: rng.integers(3, 7)]
-    said = []
-    for kind in (kinds[index] for index in chosen):
-        options = sorted(facts[kind])
-        value = options[rng.integers(len(options))]
-        if kind in ("style", "tier") and rng.random() < error:  # judged by a single purchase
+    for kind in ("style", "tier"):
+        if facts[kind] and rng.random() < error:  # judged by a single purchase
             some = int(history[rng.integers(len(history))])
-            value = str(world.facts[kind].iloc[some])
-        said.append(text.sentence(Claim(kind, value)))
-    return " ".join(said)
+            facts[kind] = {str(world.facts[kind].iloc[some])}
+        elif facts[kind]:
+            facts[kind] = {_one_of(facts[kind], rng)}
+    facts["accent"] = {accent(world, kit, style) for style in facts["style"]}
+    kinds = [kind for kind in text.FACETS if facts[kind]]
+    chosen = [kinds[index] for index in rng.permutation(len(kinds))[: rng.integers(2, 6)]]
+    said = dict.fromkeys(step for kind in chosen for step in (*PREMISES.get(kind, ()), kind))
+    return " ".join(text.sentence(Claim(kind, _one_of(facts[kind], rng))) for kind in said)
+
+
+def _one_of(values: set[str], rng: np.random.Generator) -> str:
+    return sorted(values)[rng.integers(len(values))]
 
 
 def _guessed_kit(world: World, owned: set[str], error: float, rng: np.random.Generator) -> int:

@@ -14,6 +14,7 @@ from r2ec_lib.bazaar import BazaarConfig, generate
 from r2ec_lib.bazaar_oracle import belief, oracle_scores
 from r2ec_lib.bazaar_text import Claim
 from r2ec_lib.bazaar_warmup import (
+    PREMISES,
     analysis,
     exercises,
     general_facts,
@@ -26,7 +27,8 @@ from r2ec_lib.prompts import Prompts, PromptStyle
 from r2ec_lib.schema import DataError, validate_interactions, validate_items
 from r2ec_lib.splits import make_samples, summary
 
-SMALL = BazaarConfig(items=700, users=900, kits=8, styles=4, tiers=2, brands=16, lines=3, late_kits=1, seed=3)
+SIZES = {"items": 700, "users": 900, "kits": 8, "styles": 4, "tiers": 2, "brands": 16, "lines": 3, "late_kits": 1}
+SMALL = BazaarConfig(**SIZES, basket=(2, 5), returns=2.0, seed=3)
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +110,14 @@ def test_project_purchases_follow_the_order_of_the_kit(world):
     assert checked > 500
 
 
+def test_accents_come_from_the_palette_of_a_kit_and_need_its_style_as_well():
+    world = generate(dataclasses.replace(SMALL, styles=8, brands=32, palette=3, items=1400))
+    table = np.array(world.kits["accents"].to_list())  # (kits, styles)
+    assert all(len(set(row)) == 3 for row in table)
+    assert all(len(set(column)) > 1 for column in table.T)
+    assert (world.process.accents == [[text.STYLES.index(name) for name in row] for row in table]).all()
+
+
 def test_nothing_is_bought_before_its_launch_and_late_kits_come_late(world):
     day = (world.interactions["timestamp"] - pd.Timestamp(SMALL.first_day, tz="UTC")).dt.days
     launch = world.facts.set_index(world.items["item_id"])["launch"]
@@ -119,13 +129,15 @@ def test_nothing_is_bought_before_its_launch_and_late_kits_come_late(world):
     assert bought_for_late.any() and day[bought_for_late].min() >= SMALL.late_day
 
 
-def test_shares_of_noise_and_of_the_own_style_are_as_configured(world):
+def test_shares_of_noise_and_of_the_fitting_style_are_as_configured(world):
     table = world.interactions.join(world.truth)
-    bought = world.facts.set_index(world.items["item_id"]).loc[table["item_id"]]
-    project = table["origin"].isin(["basket", "project"]).to_numpy()
-    same = (bought["style"].to_numpy() == table["style"].to_numpy())[project].mean()
-    n = project.sum()
-    assert abs(same - SMALL.style_fidelity) < 4 * math.sqrt(SMALL.style_fidelity * (1 - SMALL.style_fidelity) / n)
+    bought = world.facts.set_index(world.items["item_id"]).loc[table["item_id"], "style"].to_numpy()
+    accents = world.kits.set_index("name")["accents"]
+    later = [accents[row.kit][text.STYLES.index(row.style)] for row in table.itertuples()]
+    for origin, fitting in {"basket": table["style"].to_numpy(), "project": np.array(later)}.items():
+        part = (table["origin"] == origin).to_numpy()
+        spread = math.sqrt(SMALL.style_fidelity * (1 - SMALL.style_fidelity) / part.sum())
+        assert part.sum() > 500 and abs((bought == fitting)[part].mean() - SMALL.style_fidelity) < 4 * spread
     first = ~table["user_id"].duplicated().to_numpy()
     noise = (table["origin"].to_numpy()[first] == "noise").mean()
     assert abs(noise - SMALL.noise) < 4 * math.sqrt(SMALL.noise * (1 - SMALL.noise) / first.sum())
@@ -194,7 +206,8 @@ def plain_oracle(world, sample):
             for_piece = powers[missing.index(row["piece"])] / sum(powers) if row["piece"] in missing else 0.0
             if not for_piece:
                 return config.noise * noise
-            project = for_piece * same(style, row["style"], config.style_fidelity, config.styles)
+            wanted = style if in_basket else kits["accents"][kit][styles.index(style)]
+            project = for_piece * same(wanted, row["style"], config.style_fidelity, config.styles)
             project *= same(tier, row["tier"], config.tier_fidelity, config.tiers)
             project *= weights[item] / cell_total[row["piece"], row["style"], row["tier"]]
             return config.noise * noise + (1 - config.noise) * project
@@ -291,6 +304,17 @@ def test_a_claim_is_true_only_of_a_history_that_bears_it_out(world):
     assert "cafe" in known["kit"] and known["pace"] == {"days ago"}
 
 
+def test_style_is_that_of_the_first_order_and_accents_follow_from_it_and_the_kit(world):
+    facts, kit = world.facts, world.kits.iloc[0]
+    of = lambda piece, style: facts.index[(facts["piece"] == piece) & (facts["style"] == style)][0]  # noqa: E731
+    basket = [of(piece, "rustic") for piece in kit["pieces"][:2]]
+    later = [of(piece, "retro") for piece in kit["pieces"][2:5]]
+    known = history_facts(world, basket + later, [900.0, 900.0, 300.0, 200.0, 100.0])
+    assert known["kit"] == {kit["name"]} and known["style"] == {"rustic"} and known["next"] == {kit["pieces"][5]}
+    assert known["accent"] == {kit["accents"][text.STYLES.index("rustic")]}
+    assert history_facts(world, basket + later, [900.0] * 5)["style"] == {"retro"}
+
+
 # --- the warm-up corpus and the upper line ----------------------------------------------------------------------
 
 
@@ -317,6 +341,10 @@ def test_the_analyst_is_fluent_diverse_and_mediocre(world, samples, documents):
     assert set(kinds.index) == set(text.FACETS) and kinds.max() < 0.25
     words = pd.Series([len(chain.split()) for chain in chains])
     assert words.min() >= 3 and words.max() <= 45 and len(set(chains)) > 250
+    for chain in chains:
+        said = [claim.kind for claim in text.claims(chain)]
+        for last, first in PREMISES.items():
+            assert last not in said or set(first) <= set(said[: said.index(last)])
     rng = np.random.default_rng(0)
     rows = [row for row in samples.itertuples() for _ in range(2)][:1500]
     facts = [history_facts(world, row.history, row.history_hours) for row in rows]
@@ -325,14 +353,17 @@ def test_the_analyst_is_fluent_diverse_and_mediocre(world, samples, documents):
 
 
 def test_exercises_follow_from_the_kits_and_show_no_item(world, prompts):
-    kits = dict(zip(world.kits["name"], world.kits["pieces"], strict=True))
+    kits = world.kits.set_index("name")
     found = exercises(world, prompts, np.random.default_rng(0), rounds=10)
     assert len(found) == 10 * len(kits)
     for document in found:
         owned = [line.split(": ", 1)[1] for line in document.prompt.splitlines()[1:-1]]
-        kit, following = text.claims(document.completion)
-        missing = [piece for piece in kits[kit.value] if piece not in owned]
-        assert set(owned) <= set(kits[kit.value]) and following.value == missing[0]
+        (style,) = text.claims(document.prompt.rpartition("Thoughts:")[2])
+        kit, *following = text.claims(document.completion)
+        missing = [piece for piece in kits.loc[kit.value, "pieces"] if piece not in owned]
+        accent = kits.loc[kit.value, "accents"][text.STYLES.index(style.value)]
+        assert kit.kind == "kit" and set(owned) <= set(kits.loc[kit.value, "pieces"])
+        assert sorted(following) == [Claim("accent", accent), Claim("next", missing[0])]
 
 
 def test_an_item_card_is_learned_from_its_description_on_and_summed_up_in_one_attribute(world, prompts, documents):
@@ -354,6 +385,8 @@ def test_general_facts_are_about_the_world_and_agree_with_it(world):
     assert len(set(facts)) == len(facts) > 50
     series = world.facts.iloc[0]
     assert text.line_fact(series["brand"], series["line"], series["style"], series["tier"]) in facts
+    kit = world.kits.iloc[1]
+    assert text.accent_fact(kit["name"], "nordic", kit["accents"][text.STYLES.index("nordic")]) in facts
     assert not any(ident in fact for fact in facts for ident in world.items["item_id"])
 
 
@@ -365,5 +398,5 @@ def test_the_upper_line_names_what_the_history_makes_most_probable(world, sample
         assert text.well_formed(chain)
         said = {claim.kind: claim.value for claim in text.claims(chain)}
         best = world.facts.iloc[int(row.argmax())]
-        agreed.append(best["piece"] == said["next"] and best["style"] == said["style"])
+        agreed.append(best["piece"] == said["next"] and best["style"] == said["accent"])
     assert np.mean(agreed) > 0.6

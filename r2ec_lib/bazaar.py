@@ -58,8 +58,8 @@ class BazaarConfig:
     noise: float = 0.15
     repeat: float = 0.3
     sundry_share: float = 0.7
-    style_fidelity: float = 0.92
-    tier_fidelity: float = 0.92
+    style_fidelity: float = 0.95
+    tier_fidelity: float = 0.95
     basket: tuple[int, int] = (3, 5)
     basket_spread: float = 0.5
     returns: float = 1.5

@@ -180,12 +180,15 @@ def _one_of(values: set[str], rng: np.random.Generator) -> str:
 
 
 def _guessed_kit(world: World, owned: set[str], error: float, rng: np.random.Generator) -> int:
-    """The kit with most pieces in the history; with probability `error` one that shares a single piece with it."""
-    overlap = np.array([len(owned & set(listing)) for listing in world.kits["pieces"]])
-    candidates = np.flatnonzero(overlap == overlap.max())
+    """The kit with most pieces in the history, in a tie the one in whose order they stand earliest, since kits are
+    bought in their order; with probability `error` one that shares a single piece with the history."""
+    listings = world.kits["pieces"]
+    overlap = np.array([len(owned & set(listing)) for listing in listings])
     if rng.random() < error and (overlap > 0).any():
         candidates = np.flatnonzero(overlap > 0)
-    return int(candidates[rng.integers(len(candidates))])
+        return int(candidates[rng.integers(len(candidates))])
+    places = [sum(place for place, piece in enumerate(listing) if piece in owned) for listing in listings]
+    return int(np.lexsort((places, -overlap))[0])
 
 
 def _most_frequent(values: Sequence[str]) -> set[str]:

@@ -352,6 +352,22 @@ def test_the_analyst_is_fluent_diverse_and_mediocre(world, samples, documents):
     assert 0.8 < share_true(said, facts) < 0.99
 
 
+def test_the_analyst_takes_the_kit_with_most_pieces_and_of_several_the_one_begun_in_its_order(world, samples):
+    sure = dataclasses.replace(world, config=dataclasses.replace(SMALL, analyst_errors=0.0))
+    kits, rng, ties = dict(zip(world.kits["name"], world.kits["pieces"], strict=True)), np.random.default_rng(0), 0
+    for row in samples.head(300).itertuples():
+        known = history_facts(sure, row.history, row.history_hours)
+        said = [claim.value for claim in text.claims(analysis(sure, row.history, row.history_hours, rng))]
+        found = [value for value in said if value in kits]
+        if found and known["kit"]:
+            places = {
+                kit: sum(kits[kit].index(piece) for piece in known["owns"] & set(kits[kit])) for kit in known["kit"]
+            }
+            assert found[0] in known["kit"] and places[found[0]] == min(places.values())
+            ties += len(places) > 1
+    assert ties > 3
+
+
 def test_exercises_follow_from_the_kits_and_show_no_item(world, prompts):
     kits = world.kits.set_index("name")
     found = exercises(world, prompts, np.random.default_rng(0), rounds=10)

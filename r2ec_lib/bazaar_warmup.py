@@ -2,8 +2,9 @@
 
 The warm-up corpus stands in for what an instruction-tuned model already knows: item cards, general facts of the world,
 exercises about invented shoppers, and analyses of *unlabelled* histories by a mediocre analyst, who talks about
-randomly chosen facets in random order and is sometimes wrong. Its word on the missing piece is its own guess at the
-project: no next purchase is read here. RecPO later selects which facets are worth stating.
+randomly chosen facets in random order and is sometimes wrong. Before a conclusion stands what it follows from. The
+analyst's word on the missing piece and on the accents follows from its own guess at the project: no next purchase is
+read here. RecPO later selects which facets are worth stating.
 """
 
 from collections import Counter

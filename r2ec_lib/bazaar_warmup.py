@@ -22,6 +22,9 @@ from r2ec_lib.prompts import Document, Prompts
 PREMISES = {"next": ("kit",), "accent": ("kit", "style")}
 """What an analyst says before a conclusion, unless it has been said."""
 
+CONCLUSIONS = ("next", "accent", "tier")
+"""Facets that describe what to buy; an analysis goes on inside `<answer>` with one that it has drawn."""
+
 
 def history_facts(world: World, history: Sequence[int], hours: Sequence[float]) -> dict[str, set[str]]:
     """For each facet the values that are true of a history, by plain counting.
@@ -68,9 +71,9 @@ def accent(world: World, kit: int, style: str) -> str:
     return world.kits["accents"][kit][world.process.styles.index(style)]
 
 
-def true_reasoning(world: World, samples: pd.DataFrame, chunk: int = 512) -> list[str]:
-    """For each history what a perfect analyst of the history alone would write: the most probable project, style,
-    accent, tier and missing piece under the exact posterior."""
+def true_facts(world: World, samples: pd.DataFrame, chunk: int = 512) -> list[dict[str, str]]:
+    """For each history the most probable project, style, accent, tier and missing piece under the exact posterior of
+    `bazaar_oracle`: facet -> value, in the order in which they follow from each other."""
     process, out = world.process, []
     for start in range(0, len(samples), chunk):
         known = belief(world, samples.iloc[start : start + chunk])
@@ -81,11 +84,28 @@ def true_reasoning(world: World, samples: pd.DataFrame, chunk: int = 512) -> lis
             "tier": (process.tiers, known.posterior.sum(axis=(1, 2))),
             "next": (process.pieces, known.next_piece()),
         }
-        said = [
-            [text.sentence(Claim(kind, names[one])) for one in chances.argmax(axis=1)]
-            for kind, (names, chances) in best.items()
-        ]
-        out += map(" ".join, zip(*said, strict=True))
+        values = [[names[one] for one in chances.argmax(axis=1)] for names, chances in best.values()]
+        out += [dict(zip(best, row, strict=True)) for row in zip(*values, strict=True)]
+    return out
+
+
+def true_reasoning(world: World, samples: pd.DataFrame) -> list[str]:
+    """For each history what a perfect analyst of the history alone would write: all of its `true_facts`."""
+    return [" ".join(text.sentence(Claim(*fact)) for fact in facts.items()) for facts in true_facts(world, samples)]
+
+
+def corrected(chains: Sequence[str], facts: Sequence[Mapping[str, str]]) -> list[str]:
+    """Reasonings in their own order and length, but with the values of `true_facts` where these know the facet.
+
+    What is no sentence of the Bazaar is left out.
+
+    >>> corrected(["Prices are luxury. They have the pen. Hm. Prices are budget."], [{"tier": "everyday"}])
+    ['Prices are everyday. They have the pen. Prices are everyday.']
+    """
+    out = []
+    for chain, known in zip(chains, facts, strict=True):
+        said = [claim._replace(value=known.get(claim.kind, claim.value)) for claim in text.claims(chain)]
+        out.append(" ".join(map(text.sentence, said)))
     return out
 
 
@@ -94,6 +114,7 @@ def warmup_documents(world: World, samples: pd.DataFrame, prompts: Prompts, n: i
 
     A card is learned from its description on, since which title an item has cannot be foreseen. Inside `<answer>`,
     where the item prompt asks for key attributes, stands one of them: who may have to name any of them holds all.
+    After an analysis one of its own conclusions stands there, so that users and items are told in the same words.
 
     Args:
         samples: training rows; only `history`, `history_hours` and `history_ratings` are read, `target` never.
@@ -114,7 +135,9 @@ def warmup_documents(world: World, samples: pd.DataFrame, prompts: Prompts, n: i
     for row in np.concatenate(rounds)[:n]:
         history, hours, ratings = (column[row] for column in columns)
         prompt = prompts.user_text([titles[item] for item in history], hours, ratings)
-        documents.append(Document(prompt, analysis(world, history, hours, rng)))
+        said = analysis(world, history, hours, rng)
+        concluded = [claim.value for claim in text.claims(said) if claim.kind in CONCLUSIONS]
+        documents.append(Document(prompt, said, str(rng.choice(concluded)) if concluded else ""))
     return documents
 
 
@@ -146,7 +169,7 @@ def exercises(world: World, prompts: Prompts, rng: np.random.Generator, rounds: 
             size = 1 + number % (len(pieces) - 1)
             owned = [pieces[i] for i in rng.choice(len(pieces), size, replace=False, p=weights / weights.sum())]
             hours = [24.0 * int(rng.integers(60))] * size
-            style = world.process.styles[number % world.config.styles]
+            style = world.process.styles[rng.integers(world.config.styles)]
             said = [Claim("kit", name), Claim("accent", accent(world, kit, style))]
             said.insert(int(rng.integers(1, 3)), Claim("next", first_missing(world, kit, set(owned))))
             prompt = prompts.user_text(owned, hours, [float("nan")] * size)

@@ -38,7 +38,7 @@ TAGS = frozenset(
     "table thead tbody tfoot tr th td caption colgroup col figure figcaption img div span p br hr b i strong em u s "
     "sub sup code pre small mark ul ol li dl dt dd h2 h3 h4 h5 h6 details summary blockquote a".split()
 )
-TOLD = ("oracle", "true_reasoning", "trained_on_true_reasoning")  # they know the truth: not in the race
+TOLD = ("oracle", "corrected_reasoning", "trained_on_true_reasoning")  # they know the truth: not in the race
 NAMES = {"r2ec": "R²ec", "sasrec": "SASRec", "gru4rec": "GRU4Rec", "caser": "Caser", "_": " "}
 NAMES |= {"ndcg": "NDCG", "hit": "Hit"}
 KINDS = {".png": "image/png", ".svg": "image/svg+xml", ".jpg": "image/jpeg"}

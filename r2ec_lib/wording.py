@@ -22,7 +22,7 @@ NAMES = {
     "recent_popularity": "recently popular",
     "popularity": "most popular",
     "best_baseline": "best of the baselines",
-    "true_reasoning": "R²ec, told the true facts",
+    "corrected_reasoning": "R²ec, its reasoning corrected",
     "trained_on_true_reasoning": "same backbone, trained on the true facts",
     "oracle": "oracle",
 }

@@ -14,12 +14,15 @@ from r2ec_lib.bazaar import BazaarConfig, generate
 from r2ec_lib.bazaar_oracle import belief, oracle_scores
 from r2ec_lib.bazaar_text import Claim
 from r2ec_lib.bazaar_warmup import (
+    CONCLUSIONS,
     PREMISES,
     analysis,
+    corrected,
     exercises,
     general_facts,
     history_facts,
     share_true,
+    true_facts,
     true_reasoning,
     warmup_documents,
 )
@@ -392,8 +395,17 @@ def test_an_item_card_is_learned_from_its_description_on_and_summed_up_in_one_at
     assert documents[0].answer != documents[1].answer
 
 
-def test_only_item_cards_show_what_stands_inside_an_answer(world, documents):
-    assert not any(document.answer for document in documents[2 * len(world.items) :])
+def test_an_analysis_is_summed_up_in_one_of_its_own_conclusions(documents):
+    answered = 0
+    for document in documents[-400:]:
+        concluded = {claim.value for claim in text.claims(document.completion) if claim.kind in CONCLUSIONS}
+        assert document.answer in concluded if concluded else document.answer == ""
+        answered += bool(concluded)
+    assert answered > 200
+
+
+def test_general_facts_and_exercises_show_nothing_inside_an_answer(world, documents):
+    assert not any(document.answer for document in documents[2 * len(world.items) : -400])
 
 
 def test_general_facts_are_about_the_world_and_agree_with_it(world):
@@ -416,3 +428,14 @@ def test_the_upper_line_names_what_the_history_makes_most_probable(world, sample
         best = world.facts.iloc[int(row.argmax())]
         agreed.append(best["piece"] == said["next"] and best["style"] == said["accent"])
     assert np.mean(agreed) > 0.6
+
+
+def test_a_corrected_reasoning_keeps_its_order_and_says_what_the_upper_line_says(world, samples):
+    some = samples.iloc[-20:]
+    facts, upper = true_facts(world, some), true_reasoning(world, some)
+    wrong = "Next comes the mug. They have the pen. Prices are luxury."
+    for mended, known, full in zip(corrected([wrong] * 20, facts), facts, upper, strict=True):
+        first, kept, last = text.claims(mended)
+        assert (first, kept, last) == (("next", known["next"]), ("owns", "pen"), ("tier", known["tier"]))
+        assert {first, last} <= set(text.claims(full))
+    assert corrected(upper, facts) == upper

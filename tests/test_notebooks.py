@@ -88,7 +88,7 @@ def test_every_figure_of_the_evaluation_is_recomputed_from_its_rankings_in_plain
         assert high - low == pytest.approx(2 * 1.959964 * error, rel=0.35, abs=1e-9)
     assert {(row["a"], row["b"], row["metric"]) for row in results["comparisons"]} == {
         ("r2ec", b, metric)
-        for b in set(ranks) - {"r2ec", "true_reasoning", "trained_on_true_reasoning", "oracle"}
+        for b in set(ranks) - {"r2ec", "corrected_reasoning", "trained_on_true_reasoning", "oracle"}
         for metric in ("hit@5", "ndcg@20")
     }
     pending = sorted(results["comparisons"], key=lambda row: row["p"])
@@ -109,7 +109,7 @@ def test_every_figure_of_the_evaluation_is_recomputed_from_its_rankings_in_plain
         low, high = row["relative_ci95"]
         assert low is None or low <= row["relative"] <= high or row["b"] == "best_baseline"
     claimed = {row["b"] for row in results["claims"]}
-    assert claimed == {"best_baseline", "true_reasoning", "trained_on_true_reasoning", "oracle"} | (
+    assert claimed == {"best_baseline", "corrected_reasoning", "trained_on_true_reasoning", "oracle"} | (
         {"without_reasoning", "without_reasoning_long", "item_term_only"} & set(ranks)
     )
 

@@ -67,7 +67,7 @@ class BazaarConfig:
     late_day: int = 280
     novelty: float = 3.0
     novelty_days: int = 45
-    analyst_errors: float = 0.1
+    analyst_errors: float = 0.05
     first_day: str = "2024-01-01"
     seed: int = 0
 

@@ -2,9 +2,9 @@
 
 The warm-up corpus stands in for what an instruction-tuned model already knows: item cards, general facts of the world,
 exercises about invented shoppers, and analyses of *unlabelled* histories by a mediocre analyst, who talks about
-randomly chosen facets in random order and is sometimes wrong. Before a conclusion stands what it follows from. The
-analyst's word on the missing piece and on the accents follows from its own guess at the project: no next purchase is
-read here. RecPO later selects which facets are worth stating.
+randomly chosen facets in random order and is sometimes wrong. Before a conclusion stands what it follows from, and one
+conclusion stands once more inside `<answer>`. The analyst's word on the missing piece and on the accents follows from
+its own guess at the project: no next purchase is read here. RecPO later selects which facets are worth stating.
 """
 
 from collections import Counter
@@ -157,8 +157,8 @@ def general_facts(world: World) -> list[str]:
 
 
 def exercises(world: World, prompts: Prompts, rng: np.random.Generator, rounds: int = 480) -> list[Document]:
-    """For each kit, `rounds` invented shoppers who own some of its pieces in a given style: their accents, and which
-    piece they lack next.
+    """For each kit, `rounds` invented shoppers who own at least two of its pieces in a given style: their accents, and
+    which piece they lack next.
 
     They follow from the kits alone: titles are bare pieces, no item and no history of the log appears.
     """
@@ -166,7 +166,7 @@ def exercises(world: World, prompts: Prompts, rng: np.random.Generator, rounds: 
     for kit, (name, pieces) in enumerate(zip(world.kits["name"], world.kits["pieces"], strict=True)):
         weights = 0.6 ** np.arange(len(pieces))  # early pieces are owned more often, as they are in histories
         for number in range(rounds):
-            size = 1 + number % (len(pieces) - 1)
+            size = 2 + number % (len(pieces) - 2)
             owned = [pieces[i] for i in rng.choice(len(pieces), size, replace=False, p=weights / weights.sum())]
             hours = [24.0 * int(rng.integers(60))] * size
             style = world.process.styles[rng.integers(world.config.styles)]

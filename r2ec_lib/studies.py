@@ -121,28 +121,39 @@ def margins(drawn: Mapping[str, Resampled], a: str, others: Sequence[str], metri
     single shoppers counts in both parts, so the interval is wide rather than narrow.
 
     Returns:
-        a, b, metric, runs, relative (mean over runs), relative_ci95 (of both sources; of one run over shoppers alone),
-        seed_sd (NaN for one run), user_se, users, by_run (a list). Others that some run lacks are left out; a margin
-        over nothing is NaN.
+        a, b, metric, runs, users, relative (mean over runs), relative_ci95 (of both sources; of one run over shoppers
+        alone), seed_sd (NaN for one run), user_se, by_run (a list); difference (mean of a − b) and difference_ci95
+        likewise, which are steady where b is close to nothing in some run. Others that some run lacks are left out; a
+        margin over nothing is NaN.
     """
     rows, count = [], len(drawn)
     present = [b for b in others if all(b in one.means.index.get_level_values(0) for one in drawn.values())]
     for b in present:
         for metric in metrics:
             pair, runs = [(a, metric), (b, metric)], list(drawn.values())
-            by_run = [float(statistics.relative(*one.means[pair])) for one in runs]
-            resampled = np.mean([statistics.relative(*one.draws[pair].to_numpy().T) for one in runs], axis=0)  # (R,)
-            row = {"a": a, "b": b, "metric": metric, "runs": count, "relative": float(np.mean(by_run))}
-            user_se, users = float(resampled.std(ddof=1)), runs[0].users
-            seed_sd = float(np.std(by_run, ddof=1)) if count > 1 else np.nan
-            if count > 1:
-                half = _half_width(user_se, users - 1, seed_sd / np.sqrt(count), count - 1)
-                interval = [row["relative"] - half, row["relative"] + half]
-            else:
-                interval = statistics.percentiles(resampled)
-            spread = {"seed_sd": seed_sd, "user_se": user_se, "users": users, "by_run": by_run}
-            rows.append(row | {"relative_ci95": interval} | spread)
+            users = runs[0].users
+            row = {"a": a, "b": b, "metric": metric, "runs": count, "users": users}
+            means = [one.means[pair].to_numpy() for one in runs]  # of (2,)
+            resamples = [one.draws[pair].to_numpy().T for one in runs]  # of (2, R)
+            found = _over_runs([one[0] - one[1] for one in means], [one[0] - one[1] for one in resamples], users)
+            row |= {"difference": found["mean"], "difference_ci95": found["ci95"]}
+            by_run = [float(statistics.relative(*one)) for one in means]
+            found = _over_runs(by_run, [statistics.relative(*one) for one in resamples], users)
+            row |= {"relative": found["mean"], "relative_ci95": found["ci95"], "by_run": by_run}
+            rows.append(row | {"seed_sd": found["seed_sd"], "user_se": found["user_se"]})
     return pd.DataFrame(rows)
+
+
+def _over_runs(by_run: Sequence[float], resamples: Sequence[np.ndarray], users: int) -> dict:
+    """Mean, ci95, seed_sd and user_se of `margins`, from a value and (R,) resamples of each run."""
+    resampled, count = np.mean(resamples, axis=0), len(by_run)
+    mean, user_se = float(np.mean(by_run)), float(resampled.std(ddof=1))
+    seed_sd, interval = np.nan, statistics.percentiles(resampled)
+    if count > 1:
+        seed_sd = float(np.std(by_run, ddof=1))
+        half = _half_width(user_se, users - 1, seed_sd / np.sqrt(count), count - 1)
+        interval = [mean - half, mean + half]
+    return {"mean": mean, "ci95": interval, "seed_sd": seed_sd, "user_se": user_se}
 
 
 def _half_width(first: float, first_df: int, second: float, second_df: int) -> float:

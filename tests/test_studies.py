@@ -151,6 +151,7 @@ def test_a_margin_over_seeds_is_the_mean_of_each_runs_own_margin():
     assert row["by_run"] == pytest.approx([3 / 2 - 1, 2 / 3 - 1])
     assert row["relative"] == pytest.approx((1 / 2 - 1 / 3) / 2)
     assert row["seed_sd"] == pytest.approx(plain.stdev([1 / 2, -1 / 3]))
+    assert row["difference"] == pytest.approx(((3 - 2) / 4 + (2 - 3) / 4) / 2)
 
 
 def test_the_interval_of_a_margin_holds_seeds_and_shoppers():
@@ -173,6 +174,8 @@ def test_the_interval_of_a_margin_holds_seeds_and_shoppers():
     df = (first**2 + second**2) ** 2 / (first**4 / 399 + second**4 / 1)
     half = stats.t.ppf(0.975, df) * math.hypot(first, second)
     assert row["relative_ci95"] == pytest.approx([row["relative"] - half, row["relative"] + half])
+    low, high = row["difference_ci95"]
+    assert (low + high) / 2 == pytest.approx(row["difference"]) and high - low > 2 * first * (theirs <= 5).mean()
 
 
 def test_the_interval_over_seeds_and_shoppers_covers_the_truth_at_about_its_level():

@@ -296,7 +296,8 @@ def test_an_interrupted_run_ends_with_130_and_says_how_to_go_on(world, monkeypat
     notebook(world / "notebooks" / "01_first.ipynb", FIRST, "print('sleeping')", "import time\ntime.sleep(60)")
     Path("toy.yaml").write_text("")
     script = (
-        "import sys; from pathlib import Path; from r2ec_lib import pipeline as p, stages\n"
+        "import signal, sys; from pathlib import Path; from r2ec_lib import pipeline as p, stages\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored where the tests run in a background job
         "p.NOTEBOOKS, p.RUNS = Path('notebooks'), Path('runs')\n"
         "p.execute.__defaults__ = (False, p.NOTEBOOKS, p.RUNS, {'01_first': ('data',)}, Path('toylib'))\n"
         "sys.exit(p.main(['run', 'toy.yaml']))"

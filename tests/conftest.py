@@ -22,9 +22,10 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from r2ec_lib.backbone import add_recommend_token, build_tiny, train_tokenizer
 from r2ec_lib.model import R2ec
-from r2ec_lib.prompts import Prompts, PromptStyle
+from r2ec_lib.model.backbone import add_recommend_token
+from r2ec_lib.model.prompts import Prompts, PromptStyle
+from r2ec_lib.model.tiny import build_tiny, train_tokenizer
 
 COLOURS = ["red", "blue", "green", "black", "white"]
 KINDS = ["kettle", "mug", "lamp", "chair", "desk", "rug"]
@@ -110,7 +111,10 @@ def tiny_with_token(tiny) -> R2ec:
 @pytest.fixture
 def make_trainer(tiny, samples, tmp_path):
     """Makes trainers of `tiny` (or another model) on `samples`, in training mode, that have not yet started."""
-    from r2ec_lib.recpo import RecPOConfig, RecPOTrainer  # slow to import, and few tests need it
+    from r2ec_lib.training.trainer import (
+        RecPOConfig,
+        RecPOTrainer,  # slow to import, and few tests need it
+    )
 
     def make(model=tiny, **choices):
         usual = {

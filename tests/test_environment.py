@@ -12,12 +12,13 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from r2ec_lib import recipes
+from r2ec_lib.workflow import recipes
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-RECIPES = sorted(path for path in (ROOT / "params").rglob("*.yaml") if path.parent.name != "accelerate")
+OTHER = ("accelerate", "guardrails")  # folders of params/ that hold no recipes
+RECIPES = sorted(path for path in (ROOT / "params").rglob("*.yaml") if path.parent.name not in OTHER)
 
 
 def test_conda_takes_its_packages_from_pyproject_alone():
@@ -38,9 +39,11 @@ def test_every_pin_names_a_version():
 
 
 def test_the_report_s_templates_travel_with_the_package():
-    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["r2ec_lib"]
-    packed = {path for pattern in patterns for path in (ROOT / "r2ec_lib").glob(pattern)}
-    assert packed == {path for path in (ROOT / "r2ec_lib" / "templates").rglob("*") if path.is_file()}
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"][
+        "r2ec_lib.workflow"
+    ]
+    packed = {path for pattern in patterns for path in (ROOT / "r2ec_lib" / "workflow").glob(pattern)}
+    assert packed == {path for path in (ROOT / "r2ec_lib" / "workflow" / "templates").rglob("*") if path.is_file()}
 
 
 def test_make_without_a_suitable_python_says_so():

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from r2ec_lib import pipeline, recipes
-from r2ec_lib.files import read_json, read_table
+from r2ec_lib.data.storage import read_json, read_table
+from r2ec_lib.workflow import recipes, runner
 
 ROOT = Path(__file__).parents[1]
 SMALLEST = [
@@ -23,8 +23,8 @@ def run(tmp_path_factory) -> Path:
     """Folder of a finished run of params/smoke.yaml, with caches of its own."""
     folder = tmp_path_factory.mktemp("smoke")
     overrides = [f"cache_dir={folder / 'cache'}"]
-    recipe = recipes.load(ROOT / "params" / "smoke.yaml", recipes.declared_in(pipeline.NOTEBOOKS), overrides)
-    return pipeline.execute(recipe, runs=folder / "runs").parents[1]
+    recipe = recipes.load(ROOT / "params" / "smoke.yaml", recipes.declared_in(runner.NOTEBOOKS), overrides)
+    return runner.execute(recipe, runs=folder / "runs").parents[1]
 
 
 def test_every_stage_leaves_its_metrics_and_its_page(run):
@@ -129,8 +129,8 @@ def test_pages_of_a_real_run_hold_no_script_and_load_nothing(run):
 
 def test_the_benchmark_needs_no_other_stage_and_measures_every_comparison(tmp_path):
     overrides = [choice for line in SMALLEST for choice in line.split()]
-    recipe = recipes.load(ROOT / "params" / "benchmark.yaml", recipes.declared_in(pipeline.NOTEBOOKS), overrides)
-    page = pipeline.execute(recipe, runs=tmp_path / "runs").parent / "06_benchmark.html"
+    recipe = recipes.load(ROOT / "params" / "benchmark.yaml", recipes.declared_in(runner.NOTEBOOKS), overrides)
+    page = runner.execute(recipe, runs=tmp_path / "runs").parent / "06_benchmark.html"
     assert "Where the time goes" in page.read_text()
     results = read_json(page.parents[1] / "benchmark" / "metrics.json")
     names = [row["what"] for row in results["comparisons"]]

@@ -1,0 +1,312 @@
+"""Does the ranking depend on the reasoning? Chains are altered, the catalogue is ranked again, the rankings compared.
+
+Chains are lists of token ids, each closed by `<answer>`, and every altered chain still ends in it. Scores come from a
+function that the caller hands in, so nothing here knows a model or a tokenizer. That a change of text changes the
+ranking shows that the model reads the text; it does not show that the text tells everything the model used. What the
+text says is the business of `mentions` and `texts`.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations, pairwise
+
+import numpy as np
+import pandas as pd
+import torch
+
+from r2ec_lib.evaluation.uncertainty import mean_interval, share_interval
+from r2ec_lib.model.scoring import seen_mask, target_ranks
+from r2ec_lib.training.objective import ndcg
+
+Chains = Sequence[Sequence[int]]  # token ids, each chain closed by the `<answer>` id
+ScoreFn = Callable[[pd.DataFrame, Chains | None], torch.Tensor]
+"""(rows of the samples table, a chain a row or None for no reasoning) to (B, N) scores."""
+
+EFFECTS = {
+    "gain": ("full", "none", "the reasoning against no reasoning"),
+    "compute": ("filler", "none", "filler of equal length against no reasoning"),
+    "content": ("full", "filler", "the reasoning against filler of equal length"),
+    "swap": ("full", "swapped", "the reasoning against another shopper's"),
+    "training": ("full", "untaught", "the reasoning against a model trained without any"),
+}
+"""The causal tests as differences a − b of two conditions, with their words; `untaught` is not the same model."""
+
+CHANGES = {
+    "kept 0.5": "half the reasoning removed",
+    "none": "the whole reasoning removed",
+    "filler": "filler in its place",
+    "swapped": "another shopper's in its place",
+    "again": "written again, at random",
+    "facts": "facts exchanged for false ones",
+    "neutral": "as many other words exchanged",
+}
+"""What is done to a reasoning, in words; the keys are conditions of `stack`."""
+
+
+# ---- does it matter: altered chains --------------------------------------------------------------------------------
+
+
+def truncate(chains: Chains, fraction: float) -> list[list[int]]:
+    """The first `fraction` of each chain's tokens (rounded half up), then its `<answer>`."""
+    return [[*chain[: math.floor(fraction * (len(chain) - 1) + 0.5)], chain[-1]] for chain in chains]
+
+
+def filler(chains: Chains, filler_ids: Sequence[int]) -> list[list[int]]:
+    """Chains of equal length that repeat `filler_ids` and say nothing."""
+    if not filler_ids:
+        raise ValueError("filler needs at least one token id")
+    return [[*(filler_ids[i % len(filler_ids)] for i in range(len(chain) - 1)), chain[-1]] for chain in chains]
+
+
+def swap_partners(samples: pd.DataFrame, seed: int = 0) -> np.ndarray:
+    """(B,) positions: for each sample one of another user, as near as possible in history length, at random among
+    equals. Raises ValueError where all samples are one user's."""
+    users = samples["user_id"].to_numpy()
+    if len(set(users)) < 2:
+        raise ValueError("swapping reasonings needs samples of at least two users")
+    lengths = samples["history"].map(len).to_numpy()
+    noise = np.random.default_rng(seed).random((len(samples), 2))
+    order = np.lexsort((noise[:, 0], lengths))
+    partners = np.empty(len(samples), int)
+    for place, sample in enumerate(order):
+        before = next((o for o in order[:place][::-1] if users[o] != users[sample]), None)
+        after = next((o for o in order[place + 1 :] if users[o] != users[sample]), None)
+        near = [o for o in (before, after) if o is not None]
+        partners[sample] = min(near, key=lambda o: (abs(lengths[o] - lengths[sample]), noise[o, 1]))
+    return partners
+
+
+def conditions(
+    samples: pd.DataFrame, chains: Chains, fractions: Sequence[float], filler_ids: Sequence[int], seed: int = 0
+) -> dict[str, Chains | None]:
+    """The chains of every causal test: full, none, filler, swapped, and `kept <fraction>` for each of `fractions`."""
+    return {
+        "full": chains,
+        "none": None,
+        "filler": filler(chains, filler_ids),
+        "swapped": [chains[partner] for partner in swap_partners(samples, seed)],
+        **{f"kept {fraction:g}": truncate(chains, fraction) for fraction in fractions},
+    }
+
+
+# ---- does it matter: ranking again ---------------------------------------------------------------------------------
+
+
+def rank_chains(
+    score_fn: ScoreFn,
+    samples: pd.DataFrame,
+    chains: Chains | None,
+    k: int = 10,
+    temperature: float = 1.0,
+    watch: Sequence[int] | None = None,
+    mask_seen: bool = True,
+    batch_size: int = 64,
+) -> pd.DataFrame:
+    """Ranks the whole catalogue for each sample with the given reasoning.
+
+    Args:
+        score_fn: (samples, chains) of a batch to (B, N) scores; it gets None for chains where `chains` is None.
+        watch: (B,) item indexes whose log-probability is wanted; default: each row's first item.
+        temperature: τ of π(v|x,o) = softmax(s/τ) over the candidates.
+        mask_seen: leave the history's items out of the candidates; the target always stays in.
+
+    Returns:
+        sample_id, user_id, rank, `ndcg` (at k), top_items and top_scores (at most k), `log_p` = log π(watch|x,o).
+    """
+    parts = []
+    for start in range(0, len(samples), batch_size):
+        at = slice(start, start + batch_size)
+        rows = samples.iloc[at]
+        scores = score_fn(rows, None if chains is None else chains[at]).detach().float().cpu()  # (B, N)
+        targets = torch.tensor(rows["target"].to_numpy(np.int64))  # (B,)
+        seen = seen_mask(rows["history"].to_list(), scores.shape[1]) & mask_seen
+        seen[torch.arange(len(rows)), targets] = False
+        ranks = target_ranks(scores, targets, seen)  # (B,)
+        scores = scores.masked_fill(seen, -math.inf)
+        top = scores.topk(min(k, scores.shape[1]), dim=1)
+        watched = top.indices[:, 0] if watch is None else torch.tensor(watch[at])
+        log_p = torch.log_softmax(scores / temperature, dim=1).gather(1, watched[:, None])[:, 0]  # (B,)
+        kept = [np.isfinite(values) for values in top.values.numpy()]
+        table = {
+            "rank": ranks.numpy(),
+            "ndcg": ndcg(ranks, k).numpy(),
+            "top_items": [ids[some] for ids, some in zip(top.indices.numpy(), kept, strict=True)],
+            "top_scores": [values[some] for values, some in zip(top.values.numpy(), kept, strict=True)],
+            "log_p": log_p.numpy(),
+        }
+        parts.append(
+            pd.DataFrame({"sample_id": rows["sample_id"].to_numpy(), "user_id": rows["user_id"].to_numpy()} | table)
+        )
+    return pd.concat(parts, ignore_index=True)
+
+
+def stack(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """The `rank_chains` tables of several conditions below each other, with `condition` and `agreement` =
+    |A ∩ B| / |A|, the share of the top items A of the condition "full" that are among its own top items B."""
+    full = [set(top.tolist()) for top in tables["full"]["top_items"]]
+    parts = []
+    for name, table in tables.items():
+        same = [len(a & set(b.tolist())) / len(a) for a, b in zip(full, table["top_items"], strict=True)]
+        parts.append(table.assign(condition=name, agreement=same))
+    return pd.concat(parts, ignore_index=True)
+
+
+def effects(ranked: pd.DataFrame, compare: Callable[..., Mapping], metric: str) -> pd.DataFrame:
+    """The tests of EFFECTS as paired comparisons; those whose second condition is not there are left out.
+
+    Args:
+        ranked: the table of `stack`; a condition needs no more than sample_id, user_id and rank.
+        compare: (ranks of a, ranks of b, user ids) to a mapping with `difference`, `relative`, `ci95`, such as
+            `ranking.paired_bootstrap` with its metric set.
+        metric: the name of what `compare` measures.
+
+    Returns:
+        test, label, a, b, metric, difference, relative, ci95.
+    """
+    parts = {name: part.set_index("sample_id") for name, part in ranked.groupby("condition")}
+    rows = []
+    for test, (a, b, words) in EFFECTS.items():
+        if b not in parts:
+            continue
+        of_b = parts[b]["rank"].loc[parts[a].index]
+        result = compare(parts[a]["rank"].to_numpy(), of_b.to_numpy(), parts[a]["user_id"].to_numpy())
+        rows.append({"test": test, "label": f"{test}: {words}", "a": a, "b": b, "metric": metric, **result})
+    return pd.DataFrame(rows)
+
+
+def early_answering(ranked: pd.DataFrame) -> pd.DataFrame:
+    """What is left when only the first `fraction` of each reasoning is kept: `fraction`, then `ndcg` and `agreement`
+    with `_low` and `_high` (95 %, clustered by user), by rising fraction."""
+    rows = []
+    for condition, part in ranked.groupby("condition"):
+        if condition.startswith("kept "):
+            row = {"fraction": float(condition.removeprefix("kept "))}
+            for name in ("ndcg", "agreement"):
+                row[name], row[f"{name}_low"], row[f"{name}_high"] = share_interval(part[name], part["user_id"])
+            rows.append(row)
+    if not rows:
+        raise ValueError("no condition 'kept …' among the rankings: early answering needs fractions")
+    return pd.DataFrame(rows).sort_values("fraction", ignore_index=True)
+
+
+def area_over_curve(ranked: pd.DataFrame) -> tuple[float, float, float]:
+    """1 − mean agreement over the kept fraction, by trapezoids: 0 where the reasoning changes nothing, and larger the
+    later in the reasoning the recommendation is settled; with its 95 % interval, clustered by user.
+
+    Args:
+        ranked: the table of `stack`, with conditions `kept <fraction>`.
+    """
+    kept = ranked[ranked["condition"].str.startswith("kept ")]
+    fraction = kept["condition"].str.removeprefix("kept ").astype(float)
+    table = kept.assign(fraction=fraction).pivot(index="sample_id", columns="fraction", values="agreement")
+    if table.shape[1] < 2:
+        raise ValueError("the area over the curve needs at least two fractions")
+    at = table.columns.to_numpy(float)
+    area = 1 - np.trapezoid(table.to_numpy(float), at, axis=1) / (at[-1] - at[0])  # (S,)
+    users = kept.drop_duplicates("sample_id").set_index("sample_id")["user_id"].loc[table.index]
+    return share_interval(area.clip(0, 1), users)
+
+
+def drop_one(score_fn: ScoreFn, samples: pd.DataFrame, chains: Chains, ends: set[int], **keys) -> pd.DataFrame:
+    """Leaves out each sentence j in turn: `effect` = log π(v̂|x,o) − log π(v̂|x,o∖j) for the first item v̂ of the full
+    chain; positive where the sentence speaks for it.
+
+    Args:
+        ends: ids of the tokens that end a sentence. `keys` are `rank_chains`'.
+
+    Returns:
+        position (row of `samples`), sample_id, user_id, `sentence` (from 0), `sentences` of the chain, `start` and
+        `stop` (tokens), `effect`. Chains of a single sentence are left out: without it they are no reasoning.
+    """
+    parts = [(p, *span) for p, chain in enumerate(chains) for span in _sentences(chain[:-1], ends)]
+    table = pd.DataFrame(parts, columns=["position", "sentence", "sentences", "start", "stop"])
+    table = table[table["sentences"] > 1].reset_index(drop=True)
+    if table.empty:
+        return table.assign(sample_id=[], user_id=[], effect=[])
+    full = rank_chains(score_fn, samples, chains, **keys)
+    left = [
+        [*chains[p][:start], *chains[p][stop:]]
+        for p, start, stop in zip(table["position"], table["start"], table["stop"], strict=True)
+    ]
+    watch = [int(full["top_items"][p][0]) for p in table["position"]]
+    without = rank_chains(score_fn, samples.iloc[table["position"]], left, watch=watch, **keys)
+    change = full["log_p"].to_numpy()[table["position"]] - without["log_p"]
+    return table.assign(sample_id=without["sample_id"], user_id=without["user_id"], effect=change)
+
+
+def pull(
+    score_fn: ScoreFn, samples: pd.DataFrame, chains: Chains, partners: Sequence[int], mask_seen: bool = True, **keys
+) -> pd.DataFrame:
+    """How far another shopper's reasoning pulls this shopper's ranking to the other's next purchase v⁺':
+    log π(v⁺'|x,o') − log π(v⁺'|x,o).
+
+    Args:
+        partners: (B,) positions of the other shoppers, such as `swap_partners`. `keys` are `rank_chains`'.
+
+    Returns:
+        sample_id, user_id, `effect` (nats). Samples whose history holds v⁺' are left out where seen items are masked.
+    """
+    wanted = samples["target"].to_numpy()[partners]
+    histories = samples["history"].map(set)
+    free = [not mask_seen or item not in history for item, history in zip(wanted, histories, strict=True)]
+    rows = np.flatnonzero(free)
+    if not len(rows):
+        return pd.DataFrame(columns=["sample_id", "user_id", "effect"])
+    some, watch = samples.iloc[rows], wanted[rows].astype(np.int64)
+    own, other = [chains[row] for row in rows], [chains[partners[row]] for row in rows]
+    with_other = rank_chains(score_fn, some, other, watch=watch, mask_seen=mask_seen, **keys)
+    with_own = rank_chains(score_fn, some, own, watch=watch, mask_seen=mask_seen, **keys)
+    return with_own[["sample_id", "user_id"]].assign(effect=with_other["log_p"] - with_own["log_p"])
+
+
+def dispersion(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """How much the recommendation depends on the luck of sampling: mean of 1 − |A ∩ B| / K over all pairs of the G
+    reasonings sampled for one history.
+
+    Args:
+        tables: G tables of `rank_chains`, for the same samples in the same order.
+
+    Returns:
+        sample_id, user_id, `dispersion`, `agreement` (1 − dispersion), and `ndcg`, its mean over the reasonings.
+    """
+    if len(tables) < 2:
+        raise ValueError("dispersion needs at least two sampled reasonings a history")
+    tops = [[set(top.tolist()) for top in table["top_items"]] for table in tables]
+    pairs = [[1 - len(a & b) / len(a) for a, b in combinations(drawn, 2)] for drawn in zip(*tops, strict=True)]
+    spread = np.array([np.mean(values) for values in pairs])
+    quality = np.mean([table["ndcg"] for table in tables], axis=0)
+    return tables[0][["sample_id", "user_id"]].assign(dispersion=spread, agreement=1 - spread, ndcg=quality)
+
+
+def changes(ranked: pd.DataFrame, words: Mapping[str, str] = CHANGES) -> pd.DataFrame:
+    """What each change of the reasoning does to the list of recommended items, and to its quality.
+
+    Args:
+        ranked: `condition`, `sample_id`, `user_id`, `agreement`, `ndcg`, as from `stack`, with the condition "full".
+        words: condition to words, in the order wanted; conditions that are not in `ranked` are left out.
+
+    Returns:
+        `condition`, `facet` (its words); `share`, `low`, `high`, the share 1 − `agreement` of the top items that is no
+        longer there; `difference`, `ci95`, the change of NDCG on the same samples. 95 %, clustered by user.
+    """
+    full = ranked[ranked["condition"] == "full"].set_index("sample_id")["ndcg"]
+    rows = []
+    for condition, label in words.items():
+        part = ranked[ranked["condition"] == condition]
+        if len(part):
+            lost = (1 - part["agreement"].astype(float)).clip(0, 1)
+            mean, *ends = mean_interval(part["ndcg"] - full.loc[part["sample_id"]].to_numpy(), part["user_id"])
+            rows.append((condition, label, *share_interval(lost, part["user_id"]), mean, ends))
+    return pd.DataFrame(rows, columns=["condition", "facet", "share", "low", "high", "difference", "ci95"])
+
+
+def paired_change(ranked: pd.DataFrame, a: str, b: str) -> tuple[float, float, float]:
+    """Mean over samples of (1 − agr_K in condition a) − (1 − agr_K in b), with its paired 95 % interval."""
+    parts = {name: part.set_index("sample_id") for name, part in ranked.groupby("condition")}
+    gained = parts[b]["agreement"] - parts[a]["agreement"]  # by sample_id
+    return mean_interval(gained, parts[a].loc[gained.index, "user_id"])
+
+
+def _sentences(body: Sequence[int], ends: set[int]) -> list[tuple[int, int, int, int]]:
+    stops = sorted({i + 1 for i, token in enumerate(body) if token in ends} | ({len(body)} if body else set()))
+    return [(j, len(stops), start, stop) for j, (start, stop) in enumerate(pairwise([0, *stops]))]

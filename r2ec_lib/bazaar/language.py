@@ -1,0 +1,228 @@
+"""The language of the Bazaar: its words, titles, item cards, general facts, and the sentences of a reasoning.
+
+A reasoning is a row of short sentences, each stating one facet of a history ("Next comes the whisk."). The same
+templates write them (`sentence`) and read them back (`claims`), so a chain can be checked for form (`well_formed`)
+and, against a history, for truth (`claims_true`). Nothing here draws a random number or knows how shoppers behave: the
+world itself is in `world.py`.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+KITS = {
+    "cafe": "kettle grinder scale mug jar tray",
+    "teatime": "teapot kettle tray mug bowl cushion",
+    "baking": "scale bowl whisk apron timer jar",
+    "brunch": "skillet platter carafe mug table vase",
+    "supper": "table knife platter lamp carafe speaker",
+    "cookout": "stove skillet cooler knife mug lantern",
+    "kitchen": "knife skillet kettle bowl apron whisk",
+    "pantry": "jar scale knife pitcher grinder apron",
+    "library": "armchair lamp bookshelf blanket cushion mug",
+    "den": "speaker armchair headset bookshelf rug curtain",
+    "office": "desk lamp organizer headset clock corkboard",
+    "study": "desk notebook pen corkboard timer lamp",
+    "novel": "desk notebook kettle pen blanket thermos",
+    "guestroom": "pillow blanket curtain mirror towel lamp",
+    "nursery": "curtain rug armchair basket clock lamp",
+    "hallway": "mirror bench rug basket frame clock",
+    "picnic": "basket blanket cooler platter thermos speaker",
+    "campsite": "tent bedroll stove lantern backpack rope",
+    "hike": "backpack thermos rope telescope notebook bedroll",
+    "stargazing": "telescope blanket lantern thermos stool notebook",
+    "beach": "towel cooler mat satchel hammock tent",
+    "balcony": "planter trowel trellis bench lantern rug",
+    "herbs": "planter trowel hose pruner jar scale",
+    "allotment": "shovel trowel trellis hose basket scale",
+    "roses": "shovel trellis pruner hose bench vase",
+    "patio": "bench lantern table cushion planter hammock",
+    "greenhouse": "trowel planter stool shovel hose organizer",
+    "spa": "towel robe mat diffuser tray vase",
+    "yoga": "mat diffuser cushion blanket mirror speaker",
+    "workout": "mat towel timer mirror pitcher clock",
+    "studio": "easel brush stool apron lamp frame",
+    "gallery": "frame toolbox mirror clock bookshelf easel",
+    "knitting": "yarn basket armchair lamp mug organizer",
+    "crafts": "table yarn brush organizer apron corkboard",
+    "workshop": "toolbox bench apron lamp brush speaker",
+    "birding": "telescope notebook stool pen satchel backpack",
+    "commute": "satchel headset thermos notebook organizer pen",
+    "class": "notebook headset pen satchel timer desk",
+    "cinema": "curtain speaker cushion blanket bowl pitcher",
+    "games": "table stool timer bowl pitcher toolbox",
+    "party": "lantern table pitcher platter vase easel",
+    "cabin": "bedroll stove kettle lantern hammock rug",
+    "roadtrip": "cooler pillow thermos tent satchel headset",
+    "sailing": "rope bedroll lantern robe stove backpack",
+    "florist": "vase pruner basket table hose corkboard",
+    "breakfast": "tray teapot carafe whisk pitcher jar",
+    "morning": "robe teapot tray armchair diffuser yarn",
+    "bedroom": "pillow curtain rug robe bookshelf frame",
+}
+"""Kit name -> its pieces, in the order in which they are bought. A piece stands in several kits, at other places."""
+
+SUNDRIES = ("candle", "soap", "sponge", "lightbulb", "matchbox", "ribbon", "keyring", "umbrella")
+"""Everyday goods that belong to no kit: what noise purchases mostly are."""
+
+STYLES = ("rustic", "nordic", "retro", "coastal", "industrial", "bohemian")
+STYLES += ("minimal", "deco", "tropical", "alpine", "gothic", "pastel")
+TIERS = ("budget", "everyday", "premium", "luxury")
+COLORS = ("sage", "ivory", "navy", "amber", "charcoal", "coral", "teal", "sand", "plum", "copper")
+MATERIALS = {
+    "rustic": "oak",
+    "nordic": "birch",
+    "retro": "chrome",
+    "coastal": "driftwood",
+    "industrial": "steel",
+    "bohemian": "rattan",
+    "minimal": "glass",
+    "deco": "brass",
+    "tropical": "bamboo",
+    "alpine": "pine",
+    "gothic": "iron",
+    "pastel": "ceramic",
+}
+"""Style -> the word that item cards use for its look; a second, indirect mark of the style."""
+
+_LINES = """
+Fern Harbor Ember Willow Slate Comet Juniper Meadow Canyon Velvet Orchid Maple  Lagoon Aurora Pebble Saffron
+Cobalt Thistle Breeze Summit Lark Clover Dune Opal
+"""
+LINES = tuple(_LINES.split())
+_BRANDS = """
+Halden Norvik Castell Brightwell Marlow Tessera Oakhurst Pellini Quillon Rosmund Stavanger Tolliver  Umbra
+Varley Westmark Yarrow Zephyr Alderley Birkdale Corvino Dunmore Eastwick Fairlie Galloway  Hartwell Ivarsson
+Jasperson Kestrel Lindqvist Morrow Nightingale Ostara Prescott Quarry Ravello Selwyn  Thornbury Ulverston Vance
+Wexford Yorke Zeller Ashby Bellamy Carrick Delmar Ellery Finch  Granger Holloway Inver Jolie Kirkwall Lowell
+Maddox Newbury Orrin Paxton Radley Sorrel  Tamsin Upton Verity Whitby Arden Bramble Calder Dorset Embry Foxley
+Garrick Hollis  Iona Juno Keswick Larkin Merrin Nolan Osborne Pemberton Rowan Sutton Tilney Vesper  Winslow
+Abbott Barlow Crosby Draper Emerson Fielding Gresham Hadley Ingram Jarvis Kendal
+"""
+BRANDS = tuple(_BRANDS.split())
+
+_TEMPLATES = {
+    "next": "Next comes the {}.",
+    "kit": "This is for the {}.",
+    "style": "The style is {}.",
+    "accent": "Accents are {}.",
+    "tier": "Prices are {}.",
+    "owns": "They have the {}.",
+    "latest": "The latest is the {}.",
+    "brand": "They know {}.",
+    "side": "Never mind the {}.",
+    "pace": "The last visit was {}.",
+}
+FACETS = tuple(_TEMPLATES)
+"""Kinds of claims. `next`, `accent` and `tier` decide the next purchase, and `accent` follows from `kit` and `style`;
+the others are true or false all the same."""
+
+
+PACES = ("days ago", "weeks ago", "long ago")
+
+
+class Claim(NamedTuple):
+    """One thing that a reasoning says: a facet and its value, as in ("style", "rustic")."""
+
+    kind: str
+    value: str
+
+
+def sentence(claim: Claim) -> str:
+    """The claim as an English sentence; its first words tell the facet, its last the value.
+
+    >>> sentence(Claim("next", "whisk")), sentence(Claim("tier", "budget"))
+    ('Next comes the whisk.', 'Prices are budget.')
+    """
+    return _TEMPLATES[claim.kind].format(claim.value)
+
+
+def claims(chain: str) -> list[Claim]:
+    """What a reasoning claims, in order; text that is no sentence of the Bazaar claims nothing.
+
+    >>> claims("Prices are budget. Hm. Next comes the apron.")
+    [Claim(kind='tier', value='budget'), Claim(kind='next', value='apron')]
+    """
+    return [claim for part in _sentences(chain) if (claim := _READ.get(part)) is not None]
+
+
+def well_formed(chain: str) -> bool:
+    """Whether a reasoning consists of whole sentences of the Bazaar's grammar, at least one, none twice.
+
+    >>> well_formed("The style is deco. Next comes the rug."), well_formed("The style is rug."), well_formed("")
+    (True, False, False)
+    """
+    parts = _sentences(chain)
+    return bool(parts) and all(part in _READ for part in parts) and len(set(parts)) == len(parts)
+
+
+def claims_true(found: Sequence[Claim], facts: Mapping[str, set[str]]) -> list[bool]:
+    """Whether each claim holds for a history.
+
+    Args:
+        found: what `claims` returned.
+        facts: for each facet the values that are true of the history, from `truth.history_facts`.
+    """
+    return [claim.value in facts[claim.kind] for claim in found]
+
+
+def title(brand: str, line: str, piece: str, color: str) -> str:
+    """What a history shows of an item. Style and tier stay hidden: they are those of the brand's line."""
+    return f"{brand} {line} {piece}, {color}"
+
+
+def card(piece: str, style: str, tier: str, kits: Sequence[str]) -> str:
+    """An item's description: the style, the tier and the uses that its title hides.
+
+    >>> card("kettle", "alpine", "budget", ["cafe", "cabin"])
+    'An alpine kettle in pine at a budget price, made for the cafe or the cabin.'
+    """
+    article = "An" if style[0] in "aeiou" else "A"
+    price = f"{'an' if tier[0] in 'aeiou' else 'a'} {tier} price"
+    use = "made for " + " or ".join(f"the {kit}" for kit in kits) if kits else "handy every day"
+    return f"{article} {style} {piece} in {MATERIALS[style]} at {price}, {use}."
+
+
+def kit_fact(kit: str, pieces: Sequence[str]) -> str:
+    """General knowledge: what belongs to a kit, in its order."""
+    return f"For the {kit} people buy, in this order: {', '.join(f'the {piece}' for piece in pieces)}."
+
+
+def accent_fact(kit: str, style: str, accent: str) -> str:
+    """General knowledge: in which style a project in a style gets its accents."""
+    return " ".join(map(sentence, (Claim("kit", kit), Claim("style", style), Claim("accent", accent))))
+
+
+def line_fact(brand: str, line: str, style: str, tier: str) -> str:
+    """General knowledge: how a brand's line looks and what it costs."""
+    return f"{brand} {line}: the style is {style}, prices are {tier}."
+
+
+def brand_fact(brand: str, style: str, tier: str) -> str:
+    """General knowledge: what a brand is mostly known for; a single line may differ."""
+    return f"{brand} is mostly {style}, at {tier} prices."
+
+
+def _sentences(chain: str) -> list[str]:
+    """The chain in lower case, cut after each full stop; a last sentence without one is none of the grammar."""
+    folded = re.sub(r"\s+", " ", chain.replace(" .", ".")).casefold()
+    return [part.strip() for part in re.findall(r"[^.]+\.?", folded) if part.strip()]
+
+
+_PIECES = tuple(sorted({piece for listing in KITS.values() for piece in listing.split()}))
+VALUES = {
+    "next": _PIECES,
+    "kit": tuple(KITS),
+    "style": STYLES,
+    "accent": STYLES,
+    "tier": TIERS,
+    "owns": _PIECES + SUNDRIES,
+    "latest": _PIECES + SUNDRIES,
+    "brand": BRANDS,
+    "side": SUNDRIES,
+    "pace": PACES,
+}
+"""Facet -> the values that it can have."""
+
+_READ = {sentence(claim).casefold(): claim for kind in VALUES for claim in (Claim(kind, v) for v in VALUES[kind])}
+"""Every sentence of the grammar, in lower case -> its claim."""

@@ -1,0 +1,1 @@
+"""Raw logs → validated tables → samples. Nothing here knows of models."""

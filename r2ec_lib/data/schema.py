@@ -1,0 +1,171 @@
+"""Column names and types of the tables that every stage shares, and the checks that they keep them.
+
+Reading files is the business of `readers`; here a table comes in and the same table, typed and checked, goes out.
+
+items         item_id, title, further text columns; row order is the catalogue order, "item index" the row number
+interactions  user_id, item_id, timestamp, rating; sorted by timestamp, then user_id
+samples       sample_id, user_id, split, timestamp, target, history, history_hours, history_ratings; sorted by time
+drops         step, reason, dropped, remaining
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+
+ITEM_COLUMNS = ["item_id", "title"]
+INTERACTION_COLUMNS = ["user_id", "item_id", "timestamp", "rating"]
+SAMPLE_COLUMNS = [
+    "sample_id",
+    "user_id",
+    "split",
+    "timestamp",
+    "target",
+    "history",
+    "history_hours",
+    "history_ratings",
+]
+DROP_COLUMNS = ["step", "reason", "dropped", "remaining"]
+SPLITS = ["train", "valid", "test"]
+TIME = "datetime64[ms, UTC]"
+YEARS = (1990, 2100)  # a timestamp outside is a wrong unit or a broken field
+
+# Summaries over the whole corpus: they hold the future of every sample, so no item table carries them.
+FUTURE_COLUMNS = frozenset(
+    {
+        *("average_rating", "rating_number", "rating_count", "num_ratings", "review_count"),
+        *("price", "sales_rank", "best_sellers_rank", "customer_reviews", "helpful_vote", "helpful_votes"),
+        *("bought_together", "also_buy", "also_view"),
+    }
+)
+
+Where = str | Callable[[int | None], str]  # a file's name, or: row number from 0 -> "file, line 7", None -> "file"
+
+
+class DataError(ValueError):
+    """A fault in the data that a user can mend: what was found, where, what was expected, what to do."""
+
+
+def at(where: Where, row: int) -> str:
+    """'file, line 7' where `where` can tell lines, else 'file, row 6' (rows counted from 1)."""
+    return where(row) if callable(where) else f"{where}, row {row + 1}"
+
+
+def validate_items(df: pd.DataFrame, where: Where = "items") -> pd.DataFrame:
+    """Checks ids and titles; returns text columns ("" where missing) in their order, index 0…N-1.
+
+    Raises DataError for a missing column, an empty table, an empty or repeated item_id, an empty title.
+    """
+    _require(df, ITEM_COLUMNS, where)
+    df = df[ITEM_COLUMNS + [name for name in df.columns if name not in ITEM_COLUMNS]]
+    df = df.astype("str").where(df.notna(), "")
+    for column in ITEM_COLUMNS:
+        _none(df[column] == "", where, f"no {column}", f"every item needs a {column}")
+    repeated = df["item_id"].duplicated()
+    if repeated.any():
+        row = df.index[repeated][0]
+        first = df.index[df["item_id"] == df["item_id"][row]][0]
+        raise DataError(
+            f"{at(where, row)}: item_id {df['item_id'][row]!r} stood already at {at(where, first)} "
+            f"({int(repeated.sum())} such rows). Keep one row an item."
+        )
+    return df.reset_index(drop=True)
+
+
+def validate_interactions(
+    df: pd.DataFrame, where: Where = "interactions", rating_range: tuple[float, float] = (1.0, 5.0)
+) -> pd.DataFrame:
+    """Checks and types the four columns; returns them sorted by timestamp, then user_id (stable).
+
+    `timestamp` must hold times already (`readers` reads the units). `rating` lies in `rating_range` or is NaN.
+    Raises DataError for a missing column, an empty table, an empty id, no time, a year outside YEARS, a bad rating.
+    """
+    _require(df, INTERACTION_COLUMNS, where)
+    for column in ("user_id", "item_id"):
+        _none(df[column].isna() | (df[column] == ""), where, f"no {column}", f"every interaction needs a {column}")
+    if not isinstance(df["timestamp"].dtype, pd.DatetimeTZDtype):
+        raise DataError(f"{_name(where)}: timestamp has type {df['timestamp'].dtype}, expected times with UTC zone.")
+    _none(df["timestamp"].isna(), where, "no timestamp", "every interaction needs a time")
+    years = df["timestamp"].dt.year
+    _none(~years.between(*YEARS), where, f"a timestamp outside {YEARS[0]}…{YEARS[1]}", "check the unit")
+    low, high = rating_range
+    rating = pd.to_numeric(df["rating"], errors="coerce").astype("float32")
+    _none(rating.isna() & df["rating"].notna(), where, "a rating that is no number", "ratings are numbers or empty")
+    outside = rating.notna() & ~rating.between(low, high)
+    if outside.any():
+        row = df.index[outside][0]
+        raise DataError(
+            f"{at(where, row)}: rating {rating[row]:g} is outside {low:g}…{high:g} ({int(outside.sum())} such rows). "
+            "Correct the ratings or the rating range."
+        )
+    df = pd.DataFrame(
+        {
+            "user_id": df["user_id"].astype("str"),
+            "item_id": df["item_id"].astype("str"),
+            "timestamp": df["timestamp"].astype(TIME),
+            "rating": rating,
+        }
+    )
+    order = np.lexsort((pd.factorize(df["user_id"], sort=True)[0], df["timestamp"].to_numpy("datetime64[ms]")))
+    return df.iloc[order].reset_index(drop=True)
+
+
+def validate_samples(df: pd.DataFrame, num_items: int, where: Where = "samples") -> pd.DataFrame:
+    """Checks types, item indexes, list lengths, times and order; returns the eight columns, index 0…S-1.
+
+    Raises DataError where a target or a history item is outside 0…num_items-1, a history is empty, the three history
+    lists of a row differ in length, an hour is negative or no number, a split is unknown, or time runs backwards.
+    """
+    _require(df, SAMPLE_COLUMNS, where)
+    df = df[SAMPLE_COLUMNS].reset_index(drop=True)
+    _none(df["sample_id"].duplicated(), where, "a repeated sample_id", "ids are unique")
+    _none(~df["split"].isin(SPLITS), where, "an unknown split", f"one of {', '.join(SPLITS)}")
+    if not isinstance(df["timestamp"].dtype, pd.DatetimeTZDtype):
+        raise DataError(f"{_name(where)}: timestamp has type {df['timestamp'].dtype}, expected times with UTC zone.")
+    _none(df["timestamp"].diff() < pd.Timedelta(0), where, "a time before its predecessor", "samples sorted by time")
+    _none(~df["target"].between(0, num_items - 1), where, "a target outside the catalogue", f"0…{num_items - 1}")
+    lengths = df["history"].map(len)  # (S,)
+    _none(lengths == 0, where, "an empty history", "at least one earlier action")
+    for column in ("history_hours", "history_ratings"):
+        _none(df[column].map(len) != lengths, where, f"{column} of another length than history", "one value an action")
+    row_of = np.repeat(np.arange(len(df)), lengths)  # sample of each history action
+    items = np.concatenate(df["history"].to_list())
+    hours = np.concatenate(df["history_hours"].to_list())
+    _none(_rows(row_of[(items < 0) | (items >= num_items)], df), where, "a history item outside the catalogue", "")
+    _none(_rows(row_of[~(hours >= 0)], df), where, "hours before the target that are negative or missing", "")
+    return df.astype({"sample_id": "int64", "user_id": "str", "split": "str", "timestamp": TIME, "target": "int32"})
+
+
+def drops_table(rows: Sequence[tuple[str, str, int, int]]) -> pd.DataFrame:
+    """The `drops` table from (step, reason, dropped, remaining) tuples."""
+    return pd.DataFrame(rows, columns=DROP_COLUMNS).astype(
+        {"step": "str", "reason": "str", "dropped": "int64", "remaining": "int64"}
+    )
+
+
+def _require(df: pd.DataFrame, columns: list[str], where: Where) -> None:
+    missing = [name for name in columns if name not in df.columns]
+    if missing:
+        raise DataError(
+            f"{_name(where)}: no column {', '.join(map(repr, missing))}; found {', '.join(map(str, df.columns))}. "
+            "Name your own columns in the recipe (column_…)."
+        )
+    if df.empty:
+        raise DataError(f"{_name(where)}: the table has no rows.")
+
+
+def _none(bad: pd.Series, where: Where, found: str, expected: str) -> None:
+    """Raises DataError with the first row where `bad` is true."""
+    if bad.any():
+        tail = f"; expected: {expected}" if expected else ""
+        raise DataError(f"{at(where, bad.index[bad][0])}: {found} ({int(bad.sum())} such rows){tail}.")
+
+
+def _rows(positions: np.ndarray, df: pd.DataFrame) -> pd.Series:
+    bad = pd.Series(False, index=df.index)
+    bad.iloc[positions] = True
+    return bad
+
+
+def _name(where: Where) -> str:
+    return where(None) if callable(where) else where

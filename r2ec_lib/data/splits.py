@@ -1,0 +1,178 @@
+"""From interactions to samples: the time window, histories, the chronological split, and checks for leaks.
+
+The protocol is the paper's (App. B): a window whose start is rolled back until enough items are in it, no k-core
+filter, the latest actions of a shopper as history, every action with an earlier one as a sample, all samples in time
+order cut 80/10/10. The official code's variant rolls back three months at a time instead of one; its further item
+filters concern Amazon's files and are in `amazon.read_amazon`.
+"""
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from r2ec_lib.data.schema import SPLITS, DataError, drops_table, validate_samples
+
+STEP_MONTHS = {"paper": 1, "official": 3}
+
+
+def select_window(
+    items: pd.DataFrame,
+    interactions: pd.DataFrame,
+    *,
+    protocol: str = "paper",
+    start: str = "",
+    end: str = "",
+    min_items: int = 0,
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """The (items, interactions, drops) inside start ≤ time < end; "" leaves that side open.
+
+    While fewer than `min_items` items are bought inside, the start goes back by one month ("paper") or three
+    ("official"), at most to the first action; a row of `drops` says so where even that is not enough. With a window,
+    the catalogue is what was bought in it; without one it stays as it came, unbought items included. DataError for a
+    date that is none, an unknown protocol, or an empty window.
+    """
+    if protocol not in STEP_MONTHS:
+        raise DataError(f"protocol is {protocol!r}; expected one of {', '.join(STEP_MONTHS)}.")
+    drops = [("window", "no window set: everything is kept", 0, len(interactions))]
+    if start or end:
+        times = interactions["timestamp"]
+        low = _date(start, "start") if start else times.iloc[0]
+        high = _date(end, "end") if end else times.iloc[-1] + pd.Timedelta(1, "ms")
+        before_end = times < high
+        last_bought = times[before_end].groupby(interactions["item_id"]).max().sort_values()  # one time an item
+        step = pd.DateOffset(months=STEP_MONTHS[protocol])
+        while (found := len(last_bought) - last_bought.searchsorted(low)) < min_items and low > times.iloc[0]:
+            low = low - step
+        inside = interactions[before_end & (times >= low)]
+        if inside.empty:
+            raise DataError(
+                f"window {low} to {high}: no interaction; the data run from {times.iloc[0]} to {times.iloc[-1]}."
+            )
+        dropped = len(interactions) - len(inside)
+        drops = [("window", f"outside {low:%Y-%m-%d} to {high:%Y-%m-%d}", dropped, len(inside))]
+        if found < min_items:
+            drops.append(
+                ("window", f"beginning of the data reached with {found} of {min_items} items", 0, len(inside))
+            )
+        interactions = inside.reset_index(drop=True)
+        kept = items["item_id"].isin(interactions["item_id"])
+        drops.append(("items", "not bought inside the window", int((~kept).sum()), int(kept.sum())))
+        items = items[kept].reset_index(drop=True)
+    return items, interactions, drops_table(drops)
+
+
+def make_samples(
+    items: pd.DataFrame,
+    interactions: pd.DataFrame,
+    *,
+    max_history: int = 20,
+    mask_seen: bool = True,
+    skip_ties: bool = True,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The (samples, drops) of all actions that have an earlier one, in time order, split 80/10/10.
+
+    A shopper's actions at the same moment keep the order of the log; samples at the same moment are ordered by user,
+    then position. DataError where a split would be empty.
+
+    skip_ties: an action at the same moment as the one before is part of the same order and no question, since before
+    the order none of its parts was known.
+    mask_seen: history items are no candidates at ranking time, so a sample whose target stands in its own history
+    could be won by nobody: it is dropped and counted.
+    """
+    user_code, users = pd.factorize(interactions["user_id"], sort=True)
+    item_code = pd.Index(items["item_id"]).get_indexer(interactions["item_id"]).astype(np.int32)
+    if (item_code < 0).any():
+        raise DataError(
+            f"interactions: item_id {interactions['item_id'][item_code < 0].iloc[0]!r} is not in the items."
+        )
+    order = np.argsort(user_code, kind="stable")  # by user, then time: interactions are in time order
+    user, item = user_code[order], item_code[order]
+    time = interactions["timestamp"].to_numpy("datetime64[ms]")[order]
+    rating = interactions["rating"].to_numpy(np.float32)[order]
+    position = np.arange(len(user)) - np.searchsorted(user, user)  # 0 for a user's first action
+
+    drops = [("samples", "first action of a shopper: nothing to go by", int((position == 0).sum()))]
+    chosen = np.flatnonzero(position > 0)
+    chosen = chosen[np.lexsort((position[chosen], user[chosen], time[chosen]))]
+    if skip_ties:
+        later = time[chosen] > time[chosen - 1]
+        drops.append(("samples", "same moment as the action before: part of one order", int((~later).sum())))
+        chosen = chosen[later]
+    length = np.minimum(position[chosen], max_history)
+    if mask_seen:
+        source, offsets = _history_rows(chosen, length)
+        hits = np.concatenate([[0], np.cumsum(item[source] == np.repeat(item[chosen], length))])
+        fresh = hits[offsets[1:]] == hits[offsets[:-1]]
+        drops.append(("samples", "target stands in its own history", int((~fresh).sum())))
+        chosen, length = chosen[fresh], length[fresh]
+    n = len(chosen)
+    train_end, valid_end = n * 8 // 10, n * 9 // 10
+    if not 0 < train_end < valid_end < n:
+        raise DataError(
+            f"{n} samples from {len(interactions)} interactions of {len(users)} users: too few to split 80/10/10. "
+            "A sample needs a shopper with two actions; widen the window or bring more data."
+        )
+    source, offsets = _history_rows(chosen, length)
+    hours = (np.repeat(time[chosen], length) - time[source]) / np.timedelta64(1, "h")
+    samples = pd.DataFrame(
+        {
+            "sample_id": np.arange(n, dtype=np.int64),
+            "user_id": users.take(user[chosen]),
+            "split": np.repeat(SPLITS, [train_end, valid_end - train_end, n - valid_end]),
+            "timestamp": pd.DatetimeIndex(time[chosen]).tz_localize("UTC"),
+            "target": item[chosen],
+            "history": _lists(item[source], offsets),
+            "history_hours": _lists(hours.astype(np.float32), offsets),
+            "history_ratings": _lists(rating[source], offsets),
+        }
+    )
+    remaining = len(user) - np.cumsum([dropped for *_, dropped in drops])
+    table = drops_table([(*row, rest) for row, rest in zip(drops, remaining, strict=True)])
+    return validate_samples(samples, len(items)), table
+
+
+def summary(items: pd.DataFrame, interactions: pd.DataFrame, samples: pd.DataFrame) -> dict[str, float]:
+    """Counts of the finished data set, and the shares of cold targets and of ties in time.
+
+    cold_<split>: share of the split's targets that no training sample shows, as target or in its history.
+    ties_with_history: share of samples whose latest history action has the target's own timestamp.
+    ties_across_splits: share of samples that have their timestamp in common with a sample of another split.
+    """
+    by_split = {name: samples[samples["split"] == name] for name in SPLITS}
+    train = by_split["train"]
+    shown = np.unique(np.concatenate([train["target"].to_numpy(), *train["history"]]))
+    splits_at = samples.groupby("timestamp")["split"].transform("nunique")
+    latest = np.array([hours[-1] for hours in samples["history_hours"]])
+    return {
+        "users": int(interactions["user_id"].nunique()),
+        "items": len(items),
+        "interactions": len(interactions),
+        "samples": len(samples),
+        **{name: len(part) for name, part in by_split.items()},
+        **{f"cold_{name}": float((~part["target"].isin(shown)).mean()) for name, part in by_split.items()},
+        "ties_with_history": float((latest == 0).mean()),
+        "ties_across_splits": float((splits_at > 1).mean()),
+    }
+
+
+def _date(text: str, name: str) -> pd.Timestamp:
+    try:
+        date = pd.Timestamp(text)
+    except ValueError as error:
+        raise DataError(f"{name} is {text!r}; expected a date such as 2022-10-01, or nothing.") from error
+    return date.tz_localize("UTC") if date.tzinfo is None else date.tz_convert("UTC")
+
+
+def _history_rows(chosen: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the `length` actions before each row in `chosen`, oldest first, and where each list begins.
+
+    Returns (rows (sum of length,), offsets (len(chosen) + 1,)).
+    """
+    offsets = np.concatenate([[0], np.cumsum(length)])
+    within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], length)
+    return np.repeat(chosen - length, length) + within, offsets
+
+
+def _lists(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """One NumPy array a row, as an object array."""
+    return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values)).to_numpy(zero_copy_only=False)

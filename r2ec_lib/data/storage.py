@@ -1,0 +1,86 @@
+"""Tables (Parquet) and figures (JSON) on disk, written so that a reader never meets half a file.
+
+A file is written under a temporary name in its own folder and then renamed. What a table holds is the business of
+`schema`; this module knows nothing of it.
+"""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from r2ec_lib.data.schema import DataError
+
+
+def write_table(df: pd.DataFrame, path: str | Path) -> None:
+    """Writes `df` without its index to the Parquet file `path`; parent folders are created."""
+    _write_atomically(Path(path), lambda temporary: df.to_parquet(temporary, index=False))
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """The table in the Parquet file `path`; list columns hold one NumPy array a row. Raises DataError."""
+    return _read(Path(path), pd.read_parquet)
+
+
+def write_json(obj: Any, path: str | Path) -> None:
+    """Writes `obj` as JSON; NaN and infinities become null, NumPy values numbers, times and paths strings."""
+    text = json.dumps(_plain(obj), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    _write_atomically(Path(path), lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_text(text: str, path: str | Path) -> None:
+    """Writes `text` as UTF-8."""
+    _write_atomically(Path(path), lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def read_json(path: str | Path) -> Any:
+    """The object in the JSON file `path`. Raises DataError."""
+    return _read(Path(path), lambda p: json.loads(p.read_text(encoding="utf-8")))
+
+
+def sha256(path: str | Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read(path: Path, read: Callable[[Path], Any]) -> Any:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file. Run the stage that writes it, or correct the path.")
+    try:
+        return read(path)
+    except (ValueError, OSError) as error:  # pyarrow's and json's errors are ValueErrors or OSErrors
+        raise DataError(f"{path}: cannot be read ({error}). Delete it and run the stage that writes it.") from error
+
+
+def _plain(obj: Any) -> Any:
+    if isinstance(obj, Mapping):
+        return {str(key): _plain(value) for key, value in obj.items()}
+    if isinstance(obj, (list, tuple, set)):
+        return [_plain(value) for value in obj]
+    if isinstance(obj, np.ndarray):
+        return _plain(obj.tolist())
+    if isinstance(obj, np.generic):
+        return _plain(obj.item())
+    if obj is pd.NaT or obj is pd.NA or (isinstance(obj, float) and not math.isfinite(obj)):
+        return None
+    if isinstance(obj, date):
+        return obj.isoformat()
+    return str(obj) if isinstance(obj, Path) else obj

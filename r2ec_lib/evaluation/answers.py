@@ -1,0 +1,113 @@
+"""R²ec on a whole samples table: reasonings written once, user states, rankings and the chains table.
+
+The language model runs once a sample; ranks, top items and the chains table all read the same states. Everything that
+is measured about a ranking is in `ranking`; what a reasoning says is in `analysis`.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from torch import Tensor
+from torch.nn import functional as F
+
+from r2ec_lib.evaluation import ranking
+from r2ec_lib.model import R2ec, scoring
+from r2ec_lib.model.r2ec import stop_ids
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model made of each row of a samples table.
+
+    Attributes:
+        chains: S reasonings as token ids, each ending in `<answer>`; `<answer>` alone where nothing is reasoned.
+        states: (S, d) user states h_T.
+        reasoning_seconds, encoding_seconds: wall-clock time of each for the whole table; states that came with the
+            reasoning cost no encoding.
+    """
+
+    chains: list[list[int]]
+    states: Tensor
+    reasoning_seconds: float
+    encoding_seconds: float
+
+
+def answer(
+    model: R2ec, samples: pd.DataFrame, max_new_tokens: int, chains: Sequence[Sequence[int]] | None = None
+) -> Answers:
+    """Reasons greedily about each sample and reads the state at its `<answer>`.
+
+    Args:
+        max_new_tokens: of a reasoning; 0 reasons nothing and reads `<answer>` straight after the prompt.
+        chains: reasonings to read instead of writing any.
+    """
+    began = time.perf_counter()
+    if chains is None and max_new_tokens:
+        found = model.sample(model.prompts.user_ids(samples, model.titles), max_new_tokens)
+        return Answers(found.chains, found.states, time.perf_counter() - began, 0.0)
+    reasoned = time.perf_counter()
+    chains = [[model.prompts.answer_id]] * len(samples) if chains is None else [list(chain) for chain in chains]
+    states = model.user_states(samples, chains)
+    return Answers(chains, states, reasoned - began, time.perf_counter() - reasoned)
+
+
+def chains_of(model: R2ec, texts: Sequence[str]) -> list[list[int]]:
+    """Given reasonings as chains: tokens of each text, closed by `<answer>`."""
+    ids = model.tokenizer([f" {text.strip()}" for text in texts], add_special_tokens=False)["input_ids"]
+    return [[*chain, model.prompts.answer_id] for chain in ids]
+
+
+def rank(model: R2ec, answers: Answers, samples: pd.DataFrame, *, name: str, mask_seen: bool = True) -> pd.DataFrame:
+    """`ranking.rank_all` from the states at hand; `seconds` holds the time of reasoning and encoding too."""
+    row_of = pd.Series(range(len(samples)), samples["sample_id"])
+    ranked = ranking.rank_all(
+        lambda batch: model.head.scores(answers.states[row_of[batch["sample_id"]].to_list()]),
+        samples,
+        len(model.catalogue),
+        model=name,
+        mask_seen=mask_seen,
+    )
+    earlier = (answers.reasoning_seconds + answers.encoding_seconds) / len(samples)
+    return ranked.assign(seconds=ranked["seconds"] + earlier)
+
+
+def chains_table(
+    model: R2ec,
+    answers: Answers,
+    samples: pd.DataFrame,
+    rankings: pd.DataFrame,
+    *,
+    max_new_tokens: int,
+    k: int = 20,
+    mask_seen: bool = True,
+) -> pd.DataFrame:
+    """One row a sample: what the model said, what it recommended, and where the target came.
+
+    Returns:
+        sample_id, user_id, model, chain (text), tokens (`<answer>` included), closed (the model wrote `<answer>`
+        itself within `max_new_tokens`), rank, top_items (k indexes, best first), top_scores, target.
+    """
+    states, table = answers.states.float().cpu(), model.head.table.float().cpu()
+    if model.head.similarity == "cosine":
+        states, table = F.normalize(states, dim=-1), F.normalize(table, dim=-1)
+    seen = samples["history"].to_list() if mask_seen else None
+    scores, items = scoring.topk(states, table, k, seen)
+    others = set(stop_ids(model.lm, model.prompts.answer_id)) - {model.prompts.answer_id}
+    result = samples[["sample_id", "user_id"]].reset_index(drop=True)
+    return result.assign(
+        model=rankings["model"].to_numpy(),
+        chain=[model.decode(chain) for chain in answers.chains],
+        tokens=[len(chain) for chain in answers.chains],
+        closed=[len(chain) <= max_new_tokens and not others & set(chain[-2:-1]) for chain in answers.chains],
+        rank=rankings["rank"].to_numpy(),
+        top_items=list(items.int().numpy()),
+        top_scores=list(scores.numpy()),
+        target=samples["target"].to_numpy(),
+    )
+
+
+def live_scorer(model: R2ec, max_new_tokens: int) -> ranking.Scorer:
+    """Reasoning, encoding and scoring in one call, as a service would run it; for measuring latency."""
+    return lambda batch: model.head.scores(answer(model, batch, max_new_tokens).states)

@@ -1,0 +1,93 @@
+"""Baselines that count and do not train: popularity, item neighbours, text similarity."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from r2ec_lib.evaluation.baselines.fitting import actions
+from r2ec_lib.evaluation.ranking import Scorer
+
+# ---- counting and text ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TableScorer:
+    """A scorer that reads a fixed table, and the size of that table."""
+
+    score: Scorer
+    stored_bytes: int
+
+    def __call__(self, samples: pd.DataFrame) -> Tensor:
+        """(B, N) scores."""
+        return self.score(samples)
+
+
+def popularity(train: pd.DataFrame, num_items: int, *, days: float | None = None) -> TableScorer:
+    """Scores every item by its number of training purchases, or by those of the last `days` of training."""
+    bought = actions(train)
+    if days is not None:
+        bought = bought[bought["timestamp"] > bought["timestamp"].max() - pd.Timedelta(days=days)]
+    counts = torch.from_numpy(np.bincount(bought["item"], minlength=num_items)).float()  # (N,)
+    return TableScorer(lambda samples: counts.expand(len(samples), -1), counts.nbytes)
+
+
+def item_neighbours(train: pd.DataFrame, num_items: int, *, decay: float = 0.8, shrink: float = 1.0) -> TableScorer:
+    """Item co-occurrence kNN: items that the same shoppers bought, summed over the history.
+
+    sim(i, j) = n_ij / (√(n_i n_j) + shrink) with n the number of shoppers; an action `a` steps before the latest one
+    weighs decay^a.
+    """
+    bought = actions(train)
+    users, names = pd.factorize(bought["user_id"])
+    matrix = sp.csr_matrix((np.ones(len(users)), (users, bought["item"])), (len(names), num_items))
+    matrix.data[:] = 1
+    together = (matrix.T @ matrix).tocoo()  # (N, N) sparse
+    count = together.diagonal()
+    similar = together.data / (np.sqrt(count[together.row] * count[together.col]) + shrink)
+    similar[together.row == together.col] = 0
+    table = sp.csr_matrix((similar, (together.row, together.col)), together.shape)
+    return TableScorer(lambda samples: _dense(_recent(samples, num_items, decay) @ table), _bytes(table))
+
+
+def text_similarity(items: pd.DataFrame, *, decay: float = 0.8, title_weight: float = 1.0) -> TableScorer:
+    """TF-IDF cosine between each item's texts and those of the history, weighted by decay^age.
+
+    Args:
+        items: the items table; all columns but `item_id` are read.
+        title_weight: how often a word of the title counts.
+    """
+    words = [Counter() for _ in range(len(items))]
+    for column in items.columns.drop("item_id"):
+        found = items[column].astype(str).str.lower().str.findall(r"\w+")
+        for counter, tokens in zip(words, found, strict=True):
+            counter.update({t: n * (title_weight if column == "title" else 1) for t, n in Counter(tokens).items()})
+    rows = np.repeat(np.arange(len(words)), [len(counter) for counter in words])
+    columns, vocabulary = pd.factorize(np.array([token for counter in words for token in counter], dtype=object))
+    counts = np.array([n for counter in words for n in counter.values()], dtype=float)
+    idf = np.log(len(words) / np.bincount(columns, minlength=len(vocabulary))) + 1
+    vectors = sp.csr_matrix((np.log1p(counts) * idf[columns], (rows, columns)), (len(words), len(vocabulary)))
+    norms = np.sqrt(np.asarray(vectors.multiply(vectors).sum(axis=1))).ravel()  # (N,)
+    vectors = sp.diags(1 / np.maximum(norms, 1e-12)) @ vectors
+    score = lambda samples: _dense(_recent(samples, len(words), decay) @ vectors @ vectors.T)  # noqa: E731
+    return TableScorer(score, _bytes(vectors))
+
+
+def _recent(samples: pd.DataFrame, num_items: int, decay: float) -> sp.csr_matrix:
+    """(B, N) weights of the history items: decay^a for the action `a` steps before the latest."""
+    lengths = samples["history"].map(len).to_numpy()
+    rows = np.repeat(np.arange(len(samples)), lengths)
+    weights = np.concatenate([float(decay) ** np.arange(n - 1, -1, -1) for n in lengths])
+    return sp.csr_matrix((weights, (rows, np.concatenate(samples["history"].to_list()))), (len(samples), num_items))
+
+
+def _bytes(table: sp.csr_matrix) -> int:
+    return table.data.nbytes + table.indices.nbytes + table.indptr.nbytes
+
+
+def _dense(scores: sp.spmatrix) -> Tensor:
+    return torch.from_numpy(scores.toarray().astype(np.float32))

@@ -1,0 +1,234 @@
+"""What R²ec is compared with: popularity, neighbours, text similarity, GRU4Rec, Caser and SASRec.
+
+Every baseline is fitted on the training samples alone and becomes a scorer, a function from a slice of the samples
+table to (B, N) scores; ranking and masking are the evaluator's. All sequence networks share one `fit_network`: each
+purchase of the training part is predicted once, in one causal pass over the shopper's whole sequence, with full
+cross-entropy over the catalogue (no sampled negatives) and early stopping on validation NDCG@10. None knows user ids,
+so a new shopper needs nothing special; an item never bought in training keeps the score that training left it with.
+Letters in shapes: B rows, T positions, N items, d width.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from r2ec_lib.evaluation.baselines.networks import SequenceNetwork, pad
+from r2ec_lib.evaluation.ranking import Scorer, metrics, rank_all
+
+SAME_ACTION = pd.Timedelta(minutes=1)
+"""Times of one action, computed back from hours stored as float32, differ by less than this."""
+
+PLATEAU = 8
+"""Epochs before early stopping counts: a network learns popularity first and rests there before it reads histories."""
+
+STRETCH = 16
+"""Batches among which sequences are sorted by length: wide enough to leave every batch a random draw."""
+
+
+# ---- the training part as actions and sequences --------------------------------------------------------------------
+
+
+def actions(samples: pd.DataFrame) -> pd.DataFrame:
+    """The purchases that a samples table shows, each once, however many histories repeat it.
+
+    Returns:
+        user_id, item, timestamp; by user, then time. Both targets and history items count.
+    """
+    lengths = samples["history"].map(len).to_numpy()
+    hours = np.concatenate(samples["history_hours"].to_list()).astype(float)
+    moments = samples["timestamp"].to_numpy("datetime64[ms]")
+    past = np.repeat(moments, lengths) - (hours * 3_600_000).round().astype("timedelta64[ms]")
+    users = samples["user_id"].to_numpy(object)
+    shown = pd.DataFrame(
+        {
+            "user_id": np.concatenate([np.repeat(users, lengths), users]),
+            "item": np.concatenate([*samples["history"], samples["target"]]).astype(np.int64),
+            "timestamp": np.concatenate([past, moments]),
+            "hours": np.concatenate([hours, np.zeros(len(samples))]),
+        }
+    ).sort_values(["user_id", "item", "timestamp"], kind="stable")
+    same = shown.groupby(["user_id", "item"])["timestamp"].diff() <= SAME_ACTION
+    shown["action"] = (~same).cumsum()
+    exact = shown.sort_values("hours", kind="stable").drop_duplicates("action")  # the nearest view is the most precise
+    return exact.sort_values(["user_id", "timestamp"], kind="stable")[["user_id", "item", "timestamp"]].reset_index(
+        drop=True
+    )
+
+
+def sequences(samples: pd.DataFrame, max_history: int) -> list[np.ndarray]:
+    """Item sequences of the shoppers, cut into blocks of at most max_history + 1 items, 2 or more each.
+
+    Blocks of one shopper overlap by a single item (the last of one opens the next), so every purchase but the
+    shopper's first is predicted exactly once.
+    """
+    blocks = []
+    for _, items in actions(samples).groupby("user_id", sort=False)["item"]:
+        items = items.to_numpy()
+        for stop in range(len(items), 1, -max_history):
+            blocks.append(items[max(0, stop - max_history - 1) : stop])
+    return blocks
+
+
+# ---- sequence networks ---------------------------------------------------------------------------------------------
+
+
+@dataclass
+class SequenceScorer:
+    """A trained network as a scorer, with its log: one row an epoch (epoch, loss, valid_ndcg@10, seconds)."""
+
+    network: SequenceNetwork
+    num_items: int
+    max_history: int
+    log: list[dict]
+
+    @property
+    def stored_bytes(self) -> int:
+        """Of the weights, item embeddings included."""
+        return sum(weight.nbytes for weight in self.network.parameters())
+
+    @torch.no_grad()
+    def __call__(self, samples: pd.DataFrame) -> Tensor:
+        """(B, N) scores of the item after each history."""
+        self.network.eval()
+        histories = [np.asarray(history)[-self.max_history :] for history in samples["history"]]
+        ids = pad(histories, self.num_items).to(self.network.items.weight.device)  # (B, T)
+        last = torch.tensor([len(history) - 1 for history in histories], device=ids.device)
+        states = self.network(ids)[torch.arange(len(ids), device=ids.device), last]  # (B, d)
+        return self.network.logits(states)
+
+
+def batches(lengths: np.ndarray, batch_size: int, generator: np.random.Generator) -> list[np.ndarray]:
+    """Indexes of all sequences in random batches of sequences about equally long, so that little is padding.
+
+    The shuffled sequences are sorted by length within stretches of `STRETCH` batches; then the batches are shuffled.
+    """
+    order = generator.permutation(len(lengths))
+    parts = []
+    for start in range(0, len(order), STRETCH * batch_size):
+        stretch = order[start : start + STRETCH * batch_size]
+        stretch = stretch[np.argsort(lengths[stretch], kind="stable")]
+        parts += [stretch[at : at + batch_size] for at in range(0, len(stretch), batch_size)]
+    return [parts[i] for i in generator.permutation(len(parts))]
+
+
+def fit_network(
+    build: Callable[..., SequenceNetwork],
+    train: pd.DataFrame,
+    valid: pd.DataFrame,
+    num_items: int,
+    *,
+    max_history: int = 20,
+    mask_seen: bool = True,
+    learning_rate: float = 1e-3,
+    weight_decay: float = 0.01,
+    batch_size: int = 64,
+    epochs: int = 100,
+    patience: int = 5,
+    seed: int = 0,
+    report: Callable[[dict], None] = lambda row: None,
+    **sizes: float,
+) -> SequenceScorer:
+    """Trains a network on every purchase of the training part and keeps the epoch with the best validation NDCG@10.
+
+    Args:
+        build: `GRU4Rec`, `Caser` or `SASRec`; `sizes` are its keywords.
+        max_history: latest items that a state may read.
+        batch_size: sequences a step.
+        epochs, patience: at most so many epochs; stops after `patience` epochs without a better validation, the first
+            `PLATEAU` epochs not counted.
+        report: called with each row of the log.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    blocks = sequences(train, max_history)
+    lengths = np.array([len(block) for block in blocks])
+    generator = np.random.default_rng(seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = build(num_items, max_history, **sizes).to(device)
+        scorer = SequenceScorer(network, num_items, max_history, [])
+        optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
+        best, best_state, best_epoch = -1.0, {}, 0
+        for epoch in range(1, epochs + 1):
+            began = time.perf_counter()
+            losses = []
+            network.train()
+            for chosen in batches(lengths, batch_size, generator):
+                ids = pad([blocks[i] for i in chosen], num_items).to(device)  # (B, T + 1)
+                real = ids[:, 1:] != num_items
+                states = network(ids[:, :-1])[real]  # (positions, d)
+                loss = F.cross_entropy(network.logits(states), ids[:, 1:][real])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                losses.append(loss.item())
+            found = rank_all(scorer, valid, num_items, model=build.__name__, mask_seen=mask_seen, batch_size=512)
+            value = metrics(found, ks=[10])["ndcg@10"]
+            seconds = time.perf_counter() - began
+            row = {"epoch": epoch, "loss": float(np.mean(losses)), "valid_ndcg@10": value, "seconds": seconds}
+            scorer.log.append(row)
+            report(row)
+            if value > best:
+                best, best_epoch = value, epoch
+                best_state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+            elif epoch - max(best_epoch, PLATEAU) >= patience:
+                break
+        network.load_state_dict(best_state)
+    return scorer
+
+
+# ---- tuning --------------------------------------------------------------------------------------------------------
+
+GRIDS: dict[str, list[dict]] = {
+    "recent_popularity": [{"days": days} for days in (30, 90, 7, 180)],
+    "item_neighbours": [{"decay": d, "shrink": s} for s in (3.0, 10.0, 30.0) for d in (0.5, 0.8, 1.0)],
+    "text_similarity": [{"decay": d, "title_weight": w} for d in (0.3, 0.5, 0.8, 1.0) for w in (1, 3)],
+    "network": [{"learning_rate": r, "dropout": d} for r, d in ((3e-3, 0.5), (1e-3, 0.5), (1e-3, 0.2), (3e-3, 0.2))],
+}
+"""Settings to try. What counts or reads texts takes a second a setting. The networks take minutes and share one grid;
+in front stand the settings that did best on the validation of a large Bazaar, so that a part of it can be tried."""
+
+
+def tune(
+    name: str,
+    fit: Callable[..., Scorer],
+    grid: Sequence[Mapping],
+    valid: pd.DataFrame,
+    num_items: int,
+    *,
+    mask_seen: bool = True,
+    report: Callable[[dict], None] = lambda row: None,
+) -> tuple[Scorer, pd.DataFrame]:
+    """Fits each setting of a grid and keeps the best by validation NDCG@10; the first of equals.
+
+    Args:
+        fit: called with a setting's keywords; returns a scorer.
+        report: called with each row of the table as it is made.
+
+    Returns:
+        The chosen scorer and a row a setting: model, setting, valid_ndcg@10, epochs (NaN where none), seconds, chosen.
+    """
+    best, rows = None, []
+    for setting in grid:
+        began = time.perf_counter()
+        scorer = fit(**setting)
+        found = rank_all(scorer, valid, num_items, model=name, mask_seen=mask_seen, batch_size=512)
+        row = {
+            "model": name,
+            "setting": ", ".join(f"{key} {value:g}" for key, value in setting.items()),
+            "valid_ndcg@10": metrics(found, ks=[10])["ndcg@10"],
+            "epochs": len(scorer.log) if isinstance(scorer, SequenceScorer) else np.nan,
+            "seconds": time.perf_counter() - began,
+        }
+        if best is None or row["valid_ndcg@10"] > rows[best[0]]["valid_ndcg@10"]:
+            best = (len(rows), scorer)
+        rows.append(row)
+        report(row)
+    if best is None:
+        raise ValueError(f"{name}: the grid is empty; give at least one setting")
+    return best[1], pd.DataFrame(rows).assign(chosen=[i == best[0] for i in range(len(rows))])

@@ -1,0 +1,134 @@
+"""The recommendation action alone: the same backbone without reasoning, or with reasonings that it is given.
+
+Without reasoning, `<answer>` stands straight after the prompt: the paper's ablation and the fairest baseline of R²ec.
+It has the same prompts, the same item encoder, the same softmax over target items (Eq. 7) and the same samples; only
+the written reasoning is missing. With the true facts as reasonings it is an upper line: what reasoning could bring.
+"""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+
+from r2ec_lib.model import R2ec, scoring
+from r2ec_lib.model.encoding import forward_states
+from r2ec_lib.model.r2ec import ranks_of
+from r2ec_lib.model.scoring import seen_mask
+from r2ec_lib.training import objective
+
+
+def fit_item_action(
+    model: R2ec,
+    train: pd.DataFrame,
+    valid: pd.DataFrame,
+    steps: int,
+    chains: tuple[Sequence[Sequence[int]], Sequence[Sequence[int]]] | None = None,
+    batch_users: int = 64,
+    learning_rate: float = 5e-4,
+    warmup_steps: int = 10,
+    refresh_steps: int = 50,
+    catalogue_negatives: bool = False,
+    mask_seen: bool = True,
+    eval_steps: int = 50,
+    patience: int = 3,
+    seed: int = 0,
+    report: Callable[[int, float, float], None] = lambda step, loss, score: None,
+) -> pd.DataFrame:
+    """Trains `model` in place and leaves it at its best validation NDCG@10, with a freshly encoded item table.
+
+    Args:
+        model: a warmed-up R²ec; all weights that require a gradient are trained.
+        train, valid: samples tables.
+        steps: most optimiser steps; training ends earlier after `patience` evaluations without a better score.
+        chains: token ids of a reasoning for each row of `train` and of `valid`, each closed by `<answer>`; None trains
+            without reasoning.
+        refresh_steps: steps between two encodings of the stored item table; only `catalogue_negatives` reads it.
+        catalogue_negatives: adds the stored item table as constant candidates to the live targets of the batch.
+        report: called with (step, mean loss, validation NDCG@10) at each evaluation.
+
+    Returns:
+        A table with `step`, `loss` and `valid_ndcg@10`, a row an evaluation.
+    """
+    generator = np.random.default_rng(seed)
+    torch.manual_seed(seed)
+    parameters = [weight for weight in model.lm.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
+    prompts = model.prompts.user_ids(train, model.titles)
+    starts = [len(ids) for ids in prompts]  # without reasoning, all that speaks for a user is `<answer>`
+    said, said_valid = chains or ([[model.prompts.answer_id]] * len(train), None)
+    prompts = model.closed([[*ids, *chain] for ids, chain in zip(prompts, said, strict=True)])
+    item_ids, readout = model.closed(model.prompts.item_ids(model.catalogue)), model.head.readout
+    targets = train["target"].to_numpy().astype("int64")
+    order: list[int] = []
+    log, losses, best = [], [], (-1.0, {})
+    model.lm.train()
+    for step in range(1, steps + 1):
+        if catalogue_negatives and (step - 1) % refresh_steps == 0:
+            model.refresh()
+        if len(order) < batch_users:
+            order = generator.permutation(len(train)).tolist()
+        rows, order = order[:batch_users], order[batch_users:]
+        batch = torch.tensor(np.unique(targets[rows]), device=model.head.table.device)  # (M,) sorted
+        positives = torch.tensor(targets[rows], device=batch.device)  # (B,)
+        users, begin = [prompts[row] for row in rows], [starts[row] for row in rows]
+        states = forward_states(model.lm, model.lm, users, begin, readout)  # (B, d)
+        texts = [item_ids[item] for item in batch.tolist()]
+        items = forward_states(model.lm, model.lm, texts, readout=readout)  # (M, d)
+        scores = scoring.similarity_scores(states, items, model.head.similarity)  # (B, M)
+        seen = seen_mask(train["history"].iloc[rows], len(item_ids)).to(batch.device) if mask_seen else None
+        if catalogue_negatives:
+            scores = model.head.scores(states).index_copy(1, batch, scores)  # (B, N), live where in the batch
+            log_probs = scoring.item_log_probs(scores, positives, model.head.temperature, seen)
+        else:
+            columns = torch.searchsorted(batch, positives)
+            seen = None if seen is None else seen[:, batch]
+            log_probs = scoring.item_log_probs(scores, columns, model.head.temperature, seen)
+        loss = -log_probs.mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * min(1.0, step / max(1, warmup_steps))
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+        if step % eval_steps == 0 or step == steps:
+            model.refresh()
+            score = objective.ndcg(ranks_of(model, valid, said_valid), 10).mean().item()
+            log.append({"step": step, "loss": float(np.mean(losses)), "valid_ndcg@10": score})
+            report(*log[-1].values())
+            losses = []
+            if score > best[0]:
+                trained = {name: weight for name, weight in model.lm.named_parameters() if weight.requires_grad}
+                best = (score, {name: weight.detach().clone() for name, weight in trained.items()})
+            elif max(range(len(log)), key=lambda row: log[row]["valid_ndcg@10"]) < len(log) - patience:
+                break
+    model.lm.load_state_dict(best[1], strict=False)
+    model.lm.eval()
+    model.refresh()
+    return pd.DataFrame(log)
+
+
+def fit_and_save(
+    start: str | os.PathLike,
+    folder: str | os.PathLike,
+    train: pd.DataFrame,
+    valid: pd.DataFrame,
+    steps: int,
+    chains: tuple[Sequence[Sequence[int]], Sequence[Sequence[int]]] | None = None,
+    **how,
+) -> pd.DataFrame:
+    """`fit_item_action` of the R²ec in `start`, which is then saved in `folder`: a job for a process of its own.
+
+    Args:
+        how: further keywords of `fit_item_action`.
+
+    Returns:
+        The table of `fit_item_action`, with the seconds that it took in the column `seconds`.
+    """
+    begin, model = time.perf_counter(), R2ec.load(start)
+    log = fit_item_action(model, train, valid, steps, chains, **how)
+    model.save(folder)
+    return log.assign(seconds=time.perf_counter() - begin)

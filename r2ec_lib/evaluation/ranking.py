@@ -1,0 +1,171 @@
+"""One evaluator for every model: full-catalogue ranks, Hit@K and NDCG@K, and streaming ranks and top-K.
+
+Candidates are all items of the catalogue but those in the sample's own history; ties stand at their average position
+(`objective.target_ranks`); each sample has one relevant item. Nothing here knows what a model is: a scorer is a
+function from a slice of the samples table to a (B, N) tensor of scores. Intervals and tests are in `uncertainty`.
+Letters in shapes: B samples, N catalogue items, d hidden size, S all samples.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from r2ec_lib.model.scoring import SCORES_HELD, seen_mask, target_ranks
+
+KS = (5, 10, 20)
+Scorer = Callable[[pd.DataFrame], Tensor]
+RANKING_COLUMNS = ["model", "sample_id", "user_id", "target", "rank", "score", "candidates", "seconds"]
+
+
+def hit_at(ranks: np.ndarray, k: int) -> np.ndarray:
+    """Hit@k of each rank: 1 if rank ≤ k, else 0.
+
+    >>> hit_at([1, 5.5, 6], k=5).tolist()
+    [1.0, 0.0, 0.0]
+    """
+    return (np.asarray(ranks, dtype=float) <= k).astype(float)
+
+
+def ndcg_at(ranks: np.ndarray, k: int) -> np.ndarray:
+    """NDCG@k of each rank with one relevant item: 1 / log2(rank + 1) if rank ≤ k, else 0.
+
+    >>> ndcg_at([1, 3, 6], k=5).tolist()  # 1 / log2(2), 1 / log2(4)
+    [1.0, 0.5, 0.0]
+    """
+    return hit_at(ranks, k) / np.log2(np.asarray(ranks, dtype=float) + 1)
+
+
+def metric_values(ranks: np.ndarray, metric: str) -> np.ndarray:
+    """The metric called `metric`, such as "hit@5" or "ndcg@20", of each rank."""
+    name, _, k = metric.partition("@")
+    if name not in ("hit", "ndcg") or not k.isdigit():
+        raise ValueError(f"metric is {metric!r}; expected hit@K or ndcg@K, such as 'ndcg@20'")
+    return (hit_at if name == "hit" else ndcg_at)(ranks, int(k))
+
+
+def metric_names(ks: Sequence[int] = KS) -> list[str]:
+    """Hit@K, then NDCG@K, for growing K."""
+    return [f"{name}@{k}" for name in ("hit", "ndcg") for k in sorted(ks)]
+
+
+def metrics(rankings: pd.DataFrame, ks: Sequence[int] = KS) -> dict[str, float]:
+    """Mean Hit@K and NDCG@K of one model's rankings, checked by `check_metrics`."""
+    if rankings["sample_id"].duplicated().any():
+        raise ValueError("the rankings hold a sample more than once; pass the rows of one model")
+    result = {name: float(metric_values(rankings["rank"], name).mean()) for name in metric_names(ks)}
+    check_metrics(result)
+    return result
+
+
+def check_metrics(values: dict[str, float]) -> None:
+    """Raises ValueError where a value leaves 0…1, NDCG@K exceeds Hit@K, or a metric falls as K grows.
+
+    With one relevant item none of these can happen, so a table that fails holds a mistake.
+    """
+    ks = sorted({int(name.partition("@")[2]) for name in values if name.startswith(("hit@", "ndcg@"))})
+    slack = 1e-9
+    for name in ("hit", "ndcg"):
+        curve = [(k, values[f"{name}@{k}"]) for k in ks if f"{name}@{k}" in values]
+        for k, value in curve:
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name}@{k} is {value}; expected a number from 0 to 1")
+        for (small, low), (large, high) in pairwise(curve):
+            if low > high + slack:
+                raise ValueError(f"{name}@{small} is {low}, above {name}@{large} = {high}; a metric grows with K")
+    for k in ks:
+        if values.get(f"ndcg@{k}", 0) > values.get(f"hit@{k}", 1) + slack:
+            raise ValueError(f"ndcg@{k} is {values[f'ndcg@{k}']}, above hit@{k} = {values[f'hit@{k}']}; impossible")
+
+
+def rank_all(
+    score: Scorer,
+    samples: pd.DataFrame,
+    num_items: int,
+    *,
+    model: str,
+    mask_seen: bool = True,
+    batch_size: int = 128,
+) -> pd.DataFrame:
+    """Ranks each sample's target among the whole catalogue.
+
+    Args:
+        score: from a slice of `samples` to its (B, N) scores; higher is better. It masks nothing itself.
+        samples: rows of the samples table.
+        num_items: N.
+        model: the name in the `model` column and in errors.
+        mask_seen: whether the items of a sample's history are no candidates.
+        batch_size: B; the scores of one batch are held at a time. Where the catalogue is so large that they were more
+            than `SCORES_HELD`, the batches are smaller.
+
+    Returns:
+        One row a sample with `RANKING_COLUMNS`: rank (1 is best, ties at their average), the target's score, the
+        number of candidates, and the seconds of the batch's scoring divided by its size.
+
+    Raises:
+        ValueError: scores of a wrong shape, a NaN score, or a target that masking would hide.
+    """
+    if mask_seen:
+        check_targets(samples)
+    parts = []
+    batch_size = max(1, min(batch_size, SCORES_HELD // num_items))
+    for start in range(0, len(samples), batch_size):
+        batch = samples.iloc[start : start + batch_size]
+        began = time.perf_counter()
+        scores = score(batch).detach().float().cpu()  # (B, N)
+        seconds = (time.perf_counter() - began) / len(batch)
+        if scores.shape != (len(batch), num_items):
+            raise ValueError(f"{model}: scores of shape {tuple(scores.shape)}; expected {(len(batch), num_items)}")
+        broken = torch.isnan(scores).any(dim=1)
+        if broken.any():
+            first = batch["sample_id"].iloc[int(broken.nonzero()[0])]
+            raise ValueError(f"{model}: NaN among the scores of sample {first} ({int(broken.sum())} of its batch)")
+        targets = torch.tensor(batch["target"].to_numpy(), dtype=torch.long)
+        seen = seen_mask(batch["history"].to_list(), num_items) if mask_seen else None
+        hidden = seen.sum(dim=1).numpy() if mask_seen else 0
+        parts.append(
+            batch[["sample_id", "user_id", "target"]].assign(
+                model=model,
+                rank=target_ranks(scores, targets, seen).double().numpy(),
+                score=scores.gather(1, targets[:, None]).squeeze(1).numpy(),
+                candidates=num_items - hidden,
+                seconds=seconds,
+            )
+        )
+    if not parts:
+        raise ValueError(f"{model}: no samples to rank")
+    return pd.concat(parts, ignore_index=True)[RANKING_COLUMNS]
+
+
+def check_targets(samples: pd.DataFrame) -> None:
+    """Raises ValueError where a sample's target is in its own history: masking would make it unreachable."""
+    for sample_id, target, history in zip(samples["sample_id"], samples["target"], samples["history"], strict=True):
+        if target in history:
+            raise ValueError(
+                f"sample {sample_id}: target {target} is in its own history, which masking hides. Drop such samples "
+                "when splitting, or rank with mask_seen=False."
+            )
+
+
+def latency(
+    score: Scorer, samples: pd.DataFrame, *, model: str, batch_sizes: Sequence[int] = (1, 32), queries: int = 8
+) -> list[dict]:
+    """Median seconds a query of `score` at each batch size, over `queries` batches after one that is not timed.
+
+    Returns:
+        One row a batch size: model, batch_size, seconds (of one query, the batch's time divided by its size), batches.
+    """
+    rows = []
+    for size in batch_sizes:
+        seconds = []
+        for i in range(queries + 1):
+            batch = samples.iloc[np.arange(i * size, (i + 1) * size) % len(samples)]
+            began = time.perf_counter()
+            score(batch).cpu()  # waits for an accelerator
+            seconds.append((time.perf_counter() - began) / size)
+        rows.append({"model": model, "batch_size": size, "seconds": float(np.median(seconds[1:])), "batches": queries})
+    return rows

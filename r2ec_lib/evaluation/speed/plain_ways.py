@@ -1,0 +1,406 @@
+"""Both sides of each comparison: what this library does, and the plain way to the same result.
+
+The plain ways are those that one would write without this library: TRL's own trainer with a constant reward,
+`generate`, padded batches in file order, one product and one `topk`. Both sides get the same model, prompts and number
+of tokens. How a comparison is measured is in `timing`.
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+
+import numpy as np
+import pandas as pd
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel
+from trl import GRPOConfig, GRPOTrainer
+
+from r2ec_lib.bazaar import world
+from r2ec_lib.data import amazon
+from r2ec_lib.evaluation.speed.timing import Side, Stopwatch, in_turn, ratio
+from r2ec_lib.model import R2ec, encoding
+from r2ec_lib.model.backbone import add_lora, load_pretrained
+from r2ec_lib.model.encoding import captured_states
+from r2ec_lib.model.prompts import Prompts, PromptStyle
+from r2ec_lib.model.r2ec import stop_ids
+from r2ec_lib.model.sampling import left_padded, sample
+from r2ec_lib.model.tiny import build_tiny, train_tokenizer
+from r2ec_lib.training.config import RecPOConfig
+from r2ec_lib.training.log_probs import token_log_probs
+from r2ec_lib.training.trainer import RecPOTrainer
+
+# ---- what is measured on -------------------------------------------------------------------------------------------
+
+
+def item_texts(texts_dir: str, category: str, count: int, seed: int = 0) -> pd.DataFrame:
+    """`count` items with their texts: real ones from the files of Amazon Reviews 2023, or those of a Bazaar.
+
+    The cards of a Bazaar are all about equally long, texts of real shops are not. So a generated item also shows the
+    cards of a random number of others, geometric with a mean of two.
+
+    Args:
+        texts_dir: folder of the category's two files; "" for a generated Bazaar.
+        count: items at most, drawn at random and kept in file order.
+    """
+    rng = np.random.default_rng(seed)
+    if texts_dir:
+        items, _, _ = amazon.read_amazon(texts_dir, category)
+    else:
+        items = world.generate(world.BazaarConfig(items=max(count, 6144), users=8, seed=seed)).items
+    items = items.iloc[np.sort(rng.permutation(len(items))[:count])].reset_index(drop=True)
+    if not texts_dir:
+        cards, more = items["description"].to_numpy(), rng.geometric(1 / 3, size=len(items)) - 1
+        shown = [[card, *cards[rng.integers(len(cards), size=n)]] for card, n in zip(cards, more, strict=True)]
+        items["description"] = [" ".join(row) for row in shown]
+    return items
+
+
+def random_samples(num_items: int, users: int, history: int, seed: int = 0) -> pd.DataFrame:
+    """A samples table of `users` shoppers with `history` random purchases each and another one as the target."""
+    rng = np.random.default_rng(seed)
+    drawn = [rng.choice(num_items, size=history + 1, replace=False).tolist() for _ in range(users)]
+    return pd.DataFrame(
+        {
+            "sample_id": range(users),
+            "user_id": [f"u{user}" for user in range(users)],
+            "split": "train",
+            "target": [row[-1] for row in drawn],
+            "history": [row[:-1] for row in drawn],
+            "history_hours": [sorted(rng.uniform(1, 9000, history).tolist(), reverse=True) for _ in drawn],
+            "history_ratings": [[float("nan")] * history for _ in drawn],
+        }
+    )
+
+
+def random_model(
+    items: pd.DataFrame,
+    style: PromptStyle,
+    *,
+    vocab_size: int,
+    hidden_size: int,
+    num_layers: int,
+    num_heads: int,
+    seed: int = 0,
+) -> R2ec:
+    """An untrained R²ec whose tokenizer knows the item texts; its speed is that of a trained one."""
+    words = Prompts(train_tokenizer([], vocab_size=0), style)
+    texts = [words.item_text(item) for item in items.to_dict("records")]
+    for row in random_samples(len(items), 64, min(8, len(items) - 1), seed).itertuples():
+        titles = [items["title"].iloc[item] for item in row.history]
+        texts.append(words.user_text(titles, row.history_hours, row.history_ratings))
+    tokenizer = train_tokenizer(texts, vocab_size)
+    lm = build_tiny(tokenizer, hidden_size, num_layers, num_heads, max_positions=8192, seed=seed)
+    return R2ec(lm.eval(), Prompts(tokenizer, style), items)
+
+
+def pretrained_model(
+    items: pd.DataFrame, style: PromptStyle, backbone: str, dtype: torch.dtype, lora_rank: int, lora_alpha: int
+) -> R2ec:
+    """An R²ec on a pretrained backbone (`backbone.load_pretrained`), with LoRA adapters where `lora_rank` is not 0."""
+    lm, tokenizer = load_pretrained(backbone, dtype)
+    if lora_rank:
+        lm = add_lora(lm, lora_rank, lora_alpha)
+    return R2ec(lm.eval(), Prompts(tokenizer, style), items)
+
+
+@contextmanager
+def answers_at_random(lm: PreTrainedModel, stops: Sequence[int], answer_id: int, rate: float = 0.0) -> Iterator[None]:
+    """While sampling, `<answer>` comes with probability `rate` a token, and no other stop token ever does.
+
+    So chains have the lengths that the benchmark wants, on both sides: all the longest at rate 0. Only forwards
+    without a gradient are touched; the policy's pass is computed as it is.
+    """
+    banned = torch.tensor(list(stops), device=lm.get_input_embeddings().weight.device)
+
+    def change(_, __, logits: Tensor) -> None:
+        if torch.is_grad_enabled():
+            return
+        logits[..., banned] = -torch.inf
+        if rate:
+            rows = torch.rand(logits.shape[:-1], device=logits.device) < rate
+            logits[..., answer_id] = torch.where(rows, 1e4, logits[..., answer_id])
+
+    handle = lm.get_output_embeddings().register_forward_hook(change)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+# ---- sampling and recommending -------------------------------------------------------------------------------------
+
+
+def settings(model: R2ec, max_new_tokens: int, temperature: float = 0.0) -> GenerationConfig:
+    """How both sides write: greedy at temperature 0, else from the whole softmax."""
+    drawn = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature > 0 else {"do_sample": False}
+    return GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        pad_token_id=model.tokenizer.pad_token_id,
+        eos_token_id=stop_ids(model.lm, model.prompts.answer_id),
+        **drawn,
+    )
+
+
+@torch.no_grad()
+def generated(model: R2ec, prompt_ids: Sequence[Sequence[int]], chosen: GenerationConfig) -> list[list[int]]:
+    """Chains by transformers' `generate`, each up to its first stop token."""
+    ids, mask = left_padded(prompt_ids, chosen.pad_token_id, model.lm.get_input_embeddings().weight.device)
+    written = model.lm.generate(input_ids=ids, attention_mask=mask, generation_config=chosen)[:, ids.shape[1] :]
+    chains = []
+    for row in written.tolist():
+        end = next((at for at, token in enumerate(row) if token in chosen.eos_token_id), len(row) - 1)
+        chains.append(row[: end + 1])
+    return chains
+
+
+@torch.no_grad()
+def recommended(model: R2ec, prompt_ids: Sequence[Sequence[int]], max_new_tokens: int, k: int) -> Tensor:
+    """Reasoning, states and the k best items (B, k) of a batch of prompts, as `R2ec.recommend` does for one."""
+    return model.head.scores(model.sample(prompt_ids, max_new_tokens).states).topk(k).indices
+
+
+def beside_vllm(
+    model: R2ec,
+    backbone: str,
+    dtype: str,
+    prompt_ids: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    repetitions: int,
+) -> dict[str, float]:
+    """`timing.ratio` of transformers' `generate` against vLLM: same prompts, same number of tokens.
+
+    Raises:
+        ModuleNotFoundError: vLLM is not installed; the extra `vllm` has it.
+    """
+    from vllm import LLM, SamplingParams, TokensPrompt
+
+    engine = LLM(backbone, dtype=dtype, gpu_memory_utilization=0.4)
+    exact = SamplingParams(temperature=1.0, max_tokens=max_new_tokens, min_tokens=max_new_tokens, ignore_eos=True)
+    asked = [TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompt_ids]
+    drawn = settings(model, max_new_tokens, temperature=1.0)
+    sides = {
+        "generate": lambda: generated(model, prompt_ids, drawn),
+        "vllm": lambda: engine.generate(asked, exact, use_tqdm=False),
+    }
+    return ratio(in_turn(sides, repetitions), "generate", "vllm")
+
+
+# ---- encoding ------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def encoded_in_file_order(lm: PreTrainedModel, ids: Sequence[Sequence[int]], batch_size: int) -> Tensor:
+    """States (N, d) at the last token of each text: batches of neighbours, each padded to its longest text."""
+    found, device = [], lm.get_input_embeddings().weight.device
+    for start in range(0, len(ids), batch_size):
+        batch = ids[start : start + batch_size]
+        lengths = torch.tensor([len(row) for row in batch], device=device)
+        width = int(lengths.max())
+        padded = torch.tensor([[*row, *[0] * (width - len(row))] for row in batch], device=device)  # (B, L)
+        mask = (torch.arange(width, device=device)[None, :] < lengths[:, None]).long()
+        with captured_states(lm) as hidden:
+            lm(input_ids=padded, attention_mask=mask, use_cache=False, logits_to_keep=1)
+        found.append(hidden[-1][torch.arange(len(batch), device=device), lengths - 1])
+    return torch.cat(found)
+
+
+@contextmanager
+def encodings_noted() -> Iterator[list[tuple[int, ...]]]:
+    """Notes the token ids of every text that `encoding.forward_states` reads inside, in order."""
+    noted: list[tuple[int, ...]] = []
+    original = encoding.forward_states
+
+    def noting(lm, plain_lm, ids, *args, **kwargs):
+        noted.extend(map(tuple, ids))
+        return original(lm, plain_lm, ids, *args, **kwargs)
+
+    encoding.forward_states = noting
+    try:
+        yield noted
+    finally:
+        encoding.forward_states = original
+
+
+# ---- the policy's pass ---------------------------------------------------------------------------------------------
+
+
+def policy_rows(
+    lm: PreTrainedModel, users: int, trajectories: int, prompt_tokens: int, chain_tokens: int
+) -> tuple[Tensor, Tensor]:
+    """Ids and mask (users × trajectories, prompt_tokens + chain_tokens) of random tokens, a prompt a group."""
+    source, (vocab_size, _) = torch.Generator().manual_seed(0), lm.get_input_embeddings().weight.shape
+    prompts = torch.randint(3, vocab_size, (users, prompt_tokens), generator=source).repeat_interleave(trajectories, 0)
+    chains = torch.randint(3, vocab_size, (users * trajectories, chain_tokens), generator=source)
+    ids = torch.cat([prompts, chains], dim=1).to(lm.get_input_embeddings().weight.device)
+    return ids, torch.ones_like(ids)
+
+
+def policy_pass(trainer: RecPOTrainer, ids: Tensor, mask: Tensor, chain_tokens: int, share: bool) -> Side:
+    """The pass over the chains with its gradient: each prompt computed once (`share`), or once a chain."""
+
+    def call() -> Tensor:
+        trainer.model.zero_grad()
+        fused = ids.device.type != "cpu"
+        with trainer.accelerator.autocast():
+            found, _ = token_log_probs(
+                trainer.model, trainer.r2ec.lm, ids, mask, chain_tokens, 1.0, share, fused, entropies=True
+            )
+        found.sum().backward()
+        return found
+
+    return call
+
+
+def growing_sides(trainer: RecPOTrainer, users: int, history: int, group: int, tokens: int) -> dict[str, Side]:
+    """Sampling and the policy's pass for `users` random shoppers, as sizes that may grow: purchases in a history,
+    trajectories a shopper, tokens of a reasoning."""
+    model, device = trainer.r2ec, trainer.accelerator.device
+    samples = random_samples(len(model.catalogue), users, history)
+    prompts = [prompt for prompt in model.prompts.user_ids(samples, model.titles) for _ in range(group)]
+    ids, mask = left_padded(prompts, model.tokenizer.pad_token_id, device)
+    chains = torch.randint(3, len(model.tokenizer), (len(prompts), tokens), device=device)
+    ids, mask = torch.cat([ids, chains], dim=1), torch.cat([mask, torch.ones_like(chains)], dim=1)
+    drawn = settings(model, tokens, temperature=1.0)
+    return {
+        "sampling": lambda: sample(model.lm.eval(), prompts, drawn, model.prompts.answer_id),
+        "policy pass": policy_pass(trainer, ids, mask, tokens, share=True),
+    }
+
+
+def gradient(lm: torch.nn.Module) -> Tensor:
+    """All gradients of the trained weights as one vector, float32."""
+    return torch.cat([weight.grad.flatten().float() for weight in lm.parameters() if weight.grad is not None])
+
+
+# ---- whole steps ---------------------------------------------------------------------------------------------------
+
+
+def recpo_trainer(model: R2ec, samples: pd.DataFrame, folder: str, **choices) -> RecPOTrainer:
+    """RecPO on a copy of the model's weights. `choices` are fields of `GRPOConfig` or `RecPOConfig`."""
+    own = R2ec(copy.deepcopy(model.lm), model.prompts, model.catalogue)
+    return _ready(
+        RecPOTrainer(own, RecPOConfig(**_fields(model, folder), length_handling="batch", **choices), samples)
+    )
+
+
+def plain_trainer(model: R2ec, samples: pd.DataFrame, folder: str, **choices) -> GRPOTrainer:
+    """TRL's own trainer on a copy of the model's weights, with a constant reward and the same prompts."""
+    lm = copy.deepcopy(model.lm)
+    lm.generation_config.eos_token_id = stop_ids(lm, model.prompts.answer_id)
+    columns = (samples["history"], samples["history_hours"], samples["history_ratings"])
+    texts = [
+        model.prompts.user_text([model.titles[item] for item in history], hours, ratings)
+        for history, hours, ratings in zip(*columns, strict=True)
+    ]
+    chat = bool(model.prompts.style.instruct and model.tokenizer.chat_template)
+    prompts = [[{"role": "user", "content": text}] if chat else text for text in texts]
+    fields = _fields(model, folder) | {"loss_type": "dapo", "beta": 0.0, "temperature": 1.0}
+    fields |= {"gradient_checkpointing": False, "bf16": False, "report_to": [], "disable_tqdm": True}
+    fields |= {"chat_template_kwargs": {"enable_thinking": False}} if chat else {}
+    return _ready(
+        GRPOTrainer(
+            model=lm,
+            args=GRPOConfig(**{**fields, **choices}),
+            reward_funcs=lambda completions, **_: [1.0] * len(completions),
+            train_dataset=Dataset.from_dict({"prompt": prompts, "row": list(range(len(prompts)))}),
+            processing_class=model.tokenizer,
+        )
+    )
+
+
+def _fields(model: R2ec, folder: str) -> dict:
+    on_cpu = model.lm.get_input_embeddings().weight.device.type == "cpu"
+    return {"output_dir": str(folder), "use_cpu": on_cpu, "save_strategy": "no", "learning_rate": 1e-6}
+
+
+def _ready(trainer: GRPOTrainer) -> GRPOTrainer:
+    trainer.create_optimizer()
+    trainer.current_gradient_accumulation_steps = 1
+    return trainer
+
+
+def optimiser_step(trainer: GRPOTrainer, watch: Stopwatch | None = None) -> None:
+    """One whole step on the trainer's first samples: sampling, reward, update, as `train` makes it.
+
+    What `train` does around a step (callbacks, logging, fetching rows) is the same for both trainers and left out.
+
+    Args:
+        watch: notes the seconds of each phase.
+    """
+    users = trainer.args.per_device_train_batch_size // trainer.num_generations
+    rows = [trainer.train_dataset[user] for user in range(users) for _ in range(trainer.num_generations)]
+    with watch.watching(_phases(trainer)) if watch else nullcontext():
+        trainer.training_step(trainer.model, rows, None)
+        with watch.phase("optimiser") if watch else nullcontext():
+            trainer.accelerator.clip_grad_norm_(trainer.model.parameters(), trainer.args.max_grad_norm)
+            trainer.optimizer.step()
+            trainer.model.zero_grad()
+    trainer.state.global_step += 1
+
+
+def _phases(trainer: GRPOTrainer) -> list[tuple[object, str, str]]:
+    """Methods whose time is told apart, as `Stopwatch.watching` wants them."""
+    methods = [(trainer, "training_step", "other"), (trainer, "_generate", "sampling")]
+    methods += [(trainer, "_calculate_rewards", "reward"), (trainer, "compute_loss", "policy pass")]
+    methods.append((trainer.accelerator, "backward", "backward"))
+    if isinstance(trainer, RecPOTrainer):
+        methods += [(trainer.items, "live", "target items"), (trainer.items, "refresh", "refresh")]
+    return methods
+
+
+def sampled_rollout(trainer: RecPOTrainer) -> tuple[list, list, list]:
+    """Prompts, chains and sample rows of one sampling by the trainer, ready for its rewards.
+
+    The trainer then holds the states at `<answer>`, its targets' encodings and an up-to-date item table, as it does
+    when a step reaches its reward.
+    """
+    users = trainer.args.per_device_train_batch_size // trainer.num_generations
+    rows = [user for user in range(users) for _ in range(trainer.num_generations)]
+    prompts = [trainer.train_dataset[user]["prompt"] for user in rows]
+    trainer.model.train()
+    with torch.no_grad():
+        _, chains, *_ = trainer._generate(prompts)
+    rewards(trainer, prompts, chains, rows)
+    return prompts, chains, rows
+
+
+def rewards(trainer: RecPOTrainer, prompts: list, chains: list, rows: list[int]) -> Tensor:
+    """Both rewards of the trajectories sampled last (B, 2), as TRL asks for them."""
+    asked = {"prompts": prompts, "completion_ids": chains, "row": rows}
+    return torch.tensor([trainer.ndcg(**asked), trainer.similarity(**asked)]).T
+
+
+def fresh_items(trainer: RecPOTrainer) -> None:
+    """Lets the trainer forget its item encodings, as if weights had changed."""
+    trainer.items.refreshed_at = None
+    trainer.items.forget()
+
+
+def whole_table(trainer: RecPOTrainer) -> None:
+    """The item table as a validation asks for it."""
+    trainer.items.refresh(trainer.state.global_step)
+
+
+def table_and_targets(trainer: RecPOTrainer) -> None:
+    """The item table as the reward of a step asks for it, the batch's targets among it, due for a refresh or not."""
+    trainer.items.update(trainer.model_wrapped, trainer.rollout.batch_targets, trainer.state.global_step)
+
+
+def targets_alone(trainer: RecPOTrainer) -> None:
+    """The batch's targets with a gradient, as the loss of a step asks for them."""
+    trainer.items.live(trainer.model_wrapped, trainer.rollout.batch_targets, trainer.state.global_step)
+
+
+def table_for_a_step(trainer: RecPOTrainer, once: bool) -> None:
+    """What a step needs that follows a validation and is due for a refresh, from new weights on.
+
+    The catalogue serves the validation and the reward, the batch's targets the reward and the loss. `once` encodes as
+    the trainer does; otherwise validation, reward and loss each encode what they need.
+    """
+    fresh_items(trainer)
+    for use in (whole_table, table_and_targets, targets_alone):
+        use(trainer)
+        if not once:
+            fresh_items(trainer)

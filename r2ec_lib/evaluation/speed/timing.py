@@ -1,0 +1,240 @@
+"""Measuring what a computation costs: seconds of two sides in turn, operations, bytes, and how a cost grows.
+
+Whatever is compared runs within one process, one side after the other and again, so that a busy machine slows both;
+what is reported is the ratio of neighbours. Nothing here knows what is measured: the sides of each comparison are in
+`plain_ways`, the figures in `plots`.
+"""
+
+import time
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from r2ec_lib.evaluation.costs import working_bytes
+
+Side = Callable[[], object]
+
+
+def synchronise() -> None:
+    """Waits until an accelerator has done what it was given; a CPU is never behind."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def seconds_of(call: Side) -> float:
+    """Wall-clock seconds of one call, an accelerator's work included."""
+    synchronise()
+    began = time.perf_counter()
+    call()
+    synchronise()
+    return time.perf_counter() - began
+
+
+def in_turn(sides: Mapping[Hashable, Side], repetitions: int) -> pd.DataFrame:
+    """Times the sides one after the other, `repetitions` times, after one round that is not timed.
+
+    Every second round runs backwards, so that no side always follows the same other one.
+
+    Returns:
+        One row a call: side, repetition, seconds.
+    """
+    rows = []
+    for repetition in range(-1, repetitions):
+        for name in list(sides)[:: 1 if repetition % 2 == 0 else -1]:
+            seconds = seconds_of(sides[name])
+            if repetition >= 0:
+                rows.append({"side": name, "repetition": repetition, "seconds": seconds})
+    return pd.DataFrame(rows)
+
+
+def ratio(times: pd.DataFrame, side: str, against: str) -> dict[str, float]:
+    """How many times the seconds of `against` the `side` takes, each round of `in_turn` with itself.
+
+    Returns:
+        ratio (median over the rounds), low and high (quartiles), seconds and seconds_against (medians).
+    """
+    table = times.pivot(index="repetition", columns="side", values="seconds")
+    each = table[side] / table[against]
+    low, middle, high = each.quantile([0.25, 0.5, 0.75])
+    medians = table.median()
+    return {
+        "ratio": float(middle),
+        "low": float(low),
+        "high": float(high),
+        "seconds": float(medians[side]),
+        "seconds_against": float(medians[against]),
+    }
+
+
+def operations(call: Side) -> int:
+    """Floating-point operations (a multiply-add is two) of all matrix products in a call, attention and backward too.
+
+    Attention is counted in its plain form, which computes masked places as well; element-wise work is not counted.
+    """
+    counter = FlopCounterMode(display=False)
+    with sdpa_kernel(SDPBackend.MATH), counter:
+        call()
+    return counter.get_total_flops()
+
+
+def matrix_product(device: torch.device | str, dtype: torch.dtype = torch.float32, size: int = 0) -> tuple[Side, int]:
+    """One large square matrix product, and its operations: what the machine can do where nothing is in the way.
+
+    size: of the matrices; by default what fills the device for some milliseconds or hundredths of a second.
+    """
+    size = size or (8192 if torch.device(device).type == "cuda" else 1024)
+    one = torch.randn(size, size, device=device).to(dtype)
+    return lambda: one @ one, 2 * size**3
+
+
+def comparison(
+    what: str,
+    against: str,
+    sides: Mapping[str, Side],
+    target: float | None,
+    repetitions: int,
+    product: tuple[Side, int],
+    *,
+    tokens: int = 0,
+    memory: bool = False,
+    lm: torch.nn.Module | None = None,
+) -> dict:
+    """One row of the headline: the first of two `sides` against the second.
+
+    Args:
+        what, against: the two sides in words.
+        target: the largest ratio of seconds that is wanted; None where nothing is asked.
+        product: as `matrix_product` makes it; it takes its turn too, so that the machine's rate is that of the moment.
+        tokens: that each side reads or writes; a prompt counts once a chain, however often it is computed.
+        memory: also compare the largest number of bytes that each side works with.
+        lm: also compare how often each side calls this module; the time of a call that reads a few tokens hardly
+            depends on how many they are.
+
+    Returns:
+        what, against, the figures of `ratio`, target, met (None without a target), operations and operations_against
+        of one call, floor (their ratio: what would be left if only matrix products took time), share and share_against
+        (operations a second as a share of the product's, median over the rounds), matrix_rate (the product's median),
+        tokens_per_second (None without tokens); with `memory` bytes, bytes_against and memory_ratio; with `lm`
+        forwards, forwards_against and forwards_ratio.
+    """
+    mine, other = sides
+    times = in_turn({**sides, "product": product[0]}, repetitions)
+    row = {"what": what, "against": against, **ratio(times, mine, other), "target": target}
+    row["met"] = None if target is None else row["ratio"] <= target
+    row |= {"operations": operations(sides[mine]), "operations_against": operations(sides[other])}
+    row["floor"] = row["operations"] / max(row["operations_against"], 1)
+    for share, side, done in (("share", mine, "operations"), ("share_against", other, "operations_against")):
+        row[share] = row[done] / product[1] / ratio(times, side, "product")["ratio"]
+    row["matrix_rate"] = product[1] / ratio(times, "product", mine)["seconds"]
+    row["tokens_per_second"] = tokens / row["seconds"] if tokens else None
+    if memory:
+        row |= {"bytes": working_bytes(sides[mine]), "bytes_against": working_bytes(sides[other])}
+        row["memory_ratio"] = row["bytes"] / row["bytes_against"]
+    if lm is not None:
+        row |= {"forwards": calls_of(lm, sides[mine]), "forwards_against": calls_of(lm, sides[other])}
+        row["forwards_ratio"] = row["forwards"] / row["forwards_against"]
+    return row
+
+
+def calls_of(module: torch.nn.Module, call: Side) -> int:
+    """How often `call` calls `module`."""
+    made = []
+    handle = module.register_forward_pre_hook(lambda *_: made.append(1))
+    try:
+        call()
+    finally:
+        handle.remove()
+    return len(made)
+
+
+def phase_table(watches: Mapping[str, "Stopwatch"]) -> pd.DataFrame:
+    """Median seconds of each phase over the rounds: one row a side and phase (side, phase, seconds)."""
+    return pd.DataFrame(
+        [
+            {"side": side, "phase": phase, "seconds": seconds}
+            for side, watch in watches.items()
+            for phase, seconds in pd.DataFrame(watch.rounds).fillna(0.0).median().items()
+        ]
+    )
+
+
+def slope(sizes: Sequence[float], seconds: Sequence[float], last: int = 3) -> float:
+    """Growth as an exponent: the slope of log seconds over log size, fitted to the `last` sizes.
+
+    >>> round(slope([10, 100, 1000], [2, 20, 200]), 6)
+    1.0
+    """
+    return float(np.polyfit(np.log(sizes[-last:]), np.log(seconds[-last:]), 1)[0])
+
+
+def growth(
+    what: str, sizes: Iterable[int], make: Callable[[int], Mapping[str, Side]], repetitions: int
+) -> pd.DataFrame:
+    """Median seconds of each side of `make(size)` at each size; all sizes take turns.
+
+    Returns:
+        One row a size and side: what, size, side, seconds, low and high (fastest and slowest).
+    """
+    sides = {(size, side): call for size in sizes for side, call in make(size).items()}
+    each = in_turn(sides, repetitions).groupby("side", sort=False)["seconds"]
+    found = {key: {"seconds": part.median(), "low": part.min(), "high": part.max()} for key, part in each}
+    return pd.DataFrame([{"what": what, "size": size, "side": side, **found[size, side]} for size, side in sides])
+
+
+class Stopwatch:
+    """Seconds by phase of an object's methods, each second counted in the innermost phase alone.
+
+    While `watching`, the named methods of an object are called through a clock; the object itself is left as it was.
+
+    Attributes:
+        rounds: seconds of each phase, a dict each time that `watching` began.
+    """
+
+    def __init__(self):
+        self.rounds: list[dict[str, float]] = []
+        self._open: list[str] = []
+        self._since = 0.0
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Counts what happens inside as `name`."""
+        self._turn()
+        self._open.append(name)
+        try:
+            yield
+        finally:
+            self._turn()
+            self._open.pop()
+
+    @contextmanager
+    def watching(self, methods: Iterable[tuple[object, str, str]]) -> Iterator["Stopwatch"]:
+        """Counts calls of methods, given as (object, method, phase)."""
+        methods = list(methods)
+        self.rounds.append({})
+        for owner, method, name in methods:
+            setattr(owner, method, self._timed(getattr(owner, method), name))
+        try:
+            yield self
+        finally:
+            for owner, method, _ in methods:
+                delattr(owner, method)  # the class's own comes back
+
+    def _timed(self, call: Callable, name: str) -> Callable:
+        def timed(*args, **kwargs):
+            with self.phase(name):
+                return call(*args, **kwargs)
+
+        return timed
+
+    def _turn(self) -> None:
+        synchronise()
+        now = time.perf_counter()
+        if self._open:
+            name = self._open[-1]
+            self.rounds[-1][name] = self.rounds[-1].get(name, 0.0) + now - self._since
+        self._since = now

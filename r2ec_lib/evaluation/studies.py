@@ -1,0 +1,250 @@
+"""Several runs side by side, and one run on growing parts of its data: tables in, tables out.
+
+A run is known by what its evaluation left: `recipe.yaml`, `evaluation/metrics.json` and `evaluation/rankings.parquet`.
+Two sources of variance are kept apart. Another training *seed* gives another model; its spread is read from runs that
+differ in their seed alone. Other *shoppers* give another test; that spread is bootstrapped within each run.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import scipy.stats
+import yaml
+
+from r2ec_lib.data.schema import DataError
+from r2ec_lib.data.storage import read_json, read_table
+from r2ec_lib.evaluation import ranking, uncertainty
+from r2ec_lib.evaluation.uncertainty import Resampled
+
+NO_VARIANT = frozenset(
+    {
+        *("name", "stages", "seed", "run_dir", "cache_dir"),
+        *("learning_shares", "resamples", "slice_resamples", "latency_queries", "kept_items"),
+    }
+)
+"""Keys of a recipe that do not make a run another variant: no ranking depends on them, the seed apart."""
+
+
+def nested_shares(train: pd.DataFrame, shares: Sequence[float], seed: int = 0) -> dict[float, pd.DataFrame]:
+    """The samples of growing parts of the shoppers, each part inside the next; a share of 1 is all of `train`.
+
+    Shoppers are drawn whole, so that no sequence is torn. Rows keep their order. ValueError for a share
+    outside (0, 1].
+    """
+    if outside := [share for share in shares if not 0 < share <= 1]:
+        raise ValueError(f"a share of the training shoppers is {outside[0]}; expected more than 0 and at most 1")
+    users = train["user_id"].unique()
+    order = pd.Series(np.random.default_rng(seed).permutation(len(users)), users)
+    place = train["user_id"].map(order)
+    return {share: train[place < max(1, round(share * len(users)))] for share in sorted(shares)}
+
+
+def read_runs(folders: Iterable[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(rankings, recipes) of finished evaluations.
+
+    Returns:
+        rankings: the rankings of all runs below one another, with a column `run` in front.
+        recipes: index run, one column a key of the recipes.
+
+    Raises:
+        DataError: a run without an evaluation, or runs whose test samples are not the same questions.
+    """
+    parts, recipes, first = [], {}, None
+    for folder in map(Path, folders):
+        path = folder / "evaluation" / "rankings.parquet"
+        if not path.is_file():
+            raise DataError(
+                f"{folder.name}: no evaluation/rankings.parquet; run its evaluation first, or leave it out."
+            )
+        table = read_table(path)
+        questions = table.drop_duplicates("sample_id").set_index("sample_id")[["user_id", "target"]].sort_index()
+        if first is not None and not questions.equals(first[1]):
+            raise DataError(
+                f"{folder.name} and {first[0]} were not asked the same questions; the runs of a study need the same "
+                "data and the same window."
+            )
+        first = first or (folder.name, questions)
+        parts.append(table.assign(run=folder.name)[["run", *table.columns]])
+        recipes[folder.name] = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+    if not parts:
+        raise DataError("a study needs at least one run.")
+    return pd.concat(parts, ignore_index=True), pd.DataFrame.from_dict(recipes, orient="index").rename_axis("run")
+
+
+def differing(recipes: pd.DataFrame) -> list[str]:
+    """Keys that two of the runs state differently; a run that did not take a stage does not state its keys."""
+    return [key for key in recipes.columns if recipes[key].dropna().astype(str).nunique() > 1]
+
+
+def variants(recipes: pd.DataFrame) -> pd.Series:
+    """A name for each run by the keys in which the runs differ, their seed apart: runs of one name are repetitions."""
+    keys = [key for key in differing(recipes) if key not in NO_VARIANT]
+    if not keys:
+        return pd.Series("the same settings", recipes.index, name="variant")
+    texts = recipes[keys].apply(lambda row: ", ".join(f"{key} {row[key]}" for key in keys), axis=1)
+    return texts.rename("variant")
+
+
+def resample_runs(
+    rankings: pd.DataFrame, metrics: Sequence[str], resamples: int = 2_000, seed: int = 0
+) -> dict[str, Resampled]:
+    """`uncertainty.resample` of each run; all answer the same questions, so all have the same drawn shoppers."""
+    return {
+        run: uncertainty.resample(table, metrics, resamples, seed)
+        for run, table in rankings.groupby("run", sort=False)
+    }
+
+
+def run_intervals(drawn: Mapping[str, Resampled]) -> pd.DataFrame:
+    """`uncertainty.intervals` within each run, `run` in front, and `se`, the standard error over shoppers."""
+    parts = []
+    for run, one in drawn.items():
+        found = uncertainty.intervals(one).assign(se=one.draws.std(ddof=1).to_numpy())
+        found.insert(0, "run", run)
+        parts.append(found)
+    return pd.concat(parts, ignore_index=True)
+
+
+def with_best_baseline(drawn: Mapping[str, Resampled], baselines: Sequence[str]) -> dict[str, Resampled]:
+    """`uncertainty.with_best` of the baselines in each run, as the model "best_baseline"."""
+    return {run: uncertainty.with_best(one, "best_baseline", baselines) for run, one in drawn.items()}
+
+
+def margins(drawn: Mapping[str, Resampled], a: str, others: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
+    """By how much `a` is better than each of `others`, relative to them, as the mean over runs of different seeds.
+
+    The margin is a / b − 1 within each run. Two sources of chance make its mean uncertain. Other shoppers: the margins
+    of the runs are averaged on each resample, in which all runs have the same shoppers; u is its standard deviation.
+    Other seeds: the standard deviation s from run to run, for a mean over k runs s / √k. Together they make a standard
+    error √(u² + s² / k), with Student's t at the degrees of freedom of Welch and Satterthwaite; what seeds do to
+    single shoppers counts in both parts, so the interval is wide rather than narrow.
+
+    Returns:
+        a, b, metric, runs, users, relative (mean over runs), relative_ci95 (of both sources; of one run over shoppers
+        alone), seed_sd (NaN for one run), user_se, by_run (a list); difference (mean of a − b) and difference_ci95
+        likewise, which are steady where b is close to nothing in some run. Others that some run lacks are left out; a
+        margin over nothing is NaN.
+    """
+    rows, count = [], len(drawn)
+    present = [b for b in others if all(b in one.means.index.get_level_values(0) for one in drawn.values())]
+    for b in present:
+        for metric in metrics:
+            pair, runs = [(a, metric), (b, metric)], list(drawn.values())
+            users = runs[0].users
+            row = {"a": a, "b": b, "metric": metric, "runs": count, "users": users}
+            means = [one.means[pair].to_numpy() for one in runs]  # of (2,)
+            resamples = [one.draws[pair].to_numpy().T for one in runs]  # of (2, R)
+            found = _over_runs([one[0] - one[1] for one in means], [one[0] - one[1] for one in resamples], users)
+            row |= {"difference": found["mean"], "difference_ci95": found["ci95"]}
+            by_run = [float(uncertainty.relative(*one)) for one in means]
+            found = _over_runs(by_run, [uncertainty.relative(*one) for one in resamples], users)
+            row |= {"relative": found["mean"], "relative_ci95": found["ci95"], "by_run": by_run}
+            rows.append(row | {"seed_sd": found["seed_sd"], "user_se": found["user_se"]})
+    return pd.DataFrame(rows)
+
+
+def _over_runs(by_run: Sequence[float], resamples: Sequence[np.ndarray], users: int) -> dict:
+    """Mean, ci95, seed_sd and user_se of `margins`, from a value and (R,) resamples of each run."""
+    resampled, count = np.mean(resamples, axis=0), len(by_run)
+    mean, user_se = float(np.mean(by_run)), float(resampled.std(ddof=1))
+    seed_sd, interval = np.nan, uncertainty.percentiles(resampled)
+    if count > 1:
+        seed_sd = float(np.std(by_run, ddof=1))
+        half = _half_width(user_se, users - 1, seed_sd / np.sqrt(count), count - 1)
+        interval = [mean - half, mean + half]
+    return {"mean": mean, "ci95": interval, "seed_sd": seed_sd, "user_se": user_se}
+
+
+def _half_width(first: float, first_df: int, second: float, second_df: int) -> float:
+    """Half a 95 % interval from two independent standard errors, each with its degrees of freedom."""
+    total = first**2 + second**2
+    if not total > 0:
+        return total  # no spread at all, or no number
+    df = total**2 / (first**4 / first_df + second**4 / second_df)
+    return float(scipy.stats.t.ppf(0.975, df) * np.sqrt(total))
+
+
+def variance_parts(intervals: pd.DataFrame, groups: pd.Series) -> pd.DataFrame:
+    """Spread over seeds apart from the spread over shoppers, for each variant, model and metric.
+
+    Args:
+        intervals: of `run_intervals`.
+        groups: variant of each run, indexed by run, as `variants` gives it.
+
+    Returns:
+        variant, model, metric, runs, mean (over runs), seed_sd (standard deviation over runs, NaN for one run),
+        user_se (standard error over shoppers, root mean square over runs), low, high: the 95 % interval of the mean
+        over seeds on this test set, mean ± t · seed_sd / √runs (Student's t, runs − 1 degrees of freedom), NaN for
+        one run. All runs share the test set, so seed_sd holds no part of user_se.
+    """
+    rows = []
+    table = intervals.assign(variant=intervals["run"].map(groups))
+    for (variant, model, metric), part in table.groupby(["variant", "model", "metric"], sort=False):
+        count, mean, spread = len(part), part["mean"].mean(), part["mean"].std(ddof=1)
+        half = scipy.stats.t.ppf(0.975, count - 1) * spread / np.sqrt(count) if count > 1 else np.nan
+        rows.append(
+            {
+                "variant": variant,
+                "model": model,
+                "metric": metric,
+                "runs": count,
+                "mean": mean,
+                "seed_sd": spread,
+                "user_se": float(np.sqrt((part["se"] ** 2).mean())),
+                "low": mean - half,
+                "high": mean + half,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def compare_variants(
+    rankings: pd.DataFrame,
+    groups: pd.Series,
+    model: str,
+    base: str,
+    metrics: Sequence[str],
+    resamples: int = 2_000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """One model under each variant against the variant `base`, as `uncertainty.compare` compares models.
+
+    The runs of a variant are averaged sample by sample (over their metric values, not their ranks), then compared on
+    the same questions: the interval is over shoppers, with the seeds at hand as they are. Columns as in
+    `uncertainty.compare`, variants in `a` and `b`.
+    """
+    mine = rankings[rankings["model"] == model].assign(variant=lambda table: table["run"].map(groups))
+    if base not in set(mine["variant"]):
+        raise ValueError(f"no run of variant {base!r}; found {', '.join(sorted(set(mine['variant'])))}")
+    names = [name for name in mine["variant"].unique() if name != base]
+    users = mine.drop_duplicates("sample_id").set_index("sample_id")["user_id"].sort_index()
+    rows = []
+    for metric in metrics:
+        values = mine.assign(value=ranking.metric_values(mine["rank"].to_numpy(), metric))
+        wide = values.pivot_table(index="sample_id", columns="variant", values="value", aggfunc="mean").sort_index()
+        draws = uncertainty.bootstrap(wide[[base, *names]].to_numpy(), users, resamples, seed)  # (R, 1 + variants)
+        means = wide[[base, *names]].mean().to_numpy()
+        for i, name in enumerate(names, 1):
+            row = uncertainty.difference(means[[i, 0]], draws[:, [i, 0]])
+            rows.append({"a": name, "b": base, "metric": metric} | row)
+    if not rows:
+        raise ValueError(f"every run is of variant {base!r}: nothing to compare")
+    table = pd.DataFrame(rows)
+    return table.assign(p_holm=uncertainty.holm(table["p"]))
+
+
+def common_baselines(folders: Iterable[Path]) -> list[str]:
+    """Names of the baselines that every run's evaluation counts among its baselines, in the first run's order."""
+    named = [read_json(Path(folder) / "evaluation" / "metrics.json")["baselines"] for folder in folders]
+    return [name for name in named[0] if all(name in other for other in named)]
+
+
+def headline(folders: Iterable[Path]) -> pd.DataFrame:
+    """The means on record: run, model and one column a metric, from each run's `metrics.json`."""
+    rows = []
+    for folder in map(Path, folders):
+        for model, values in read_json(folder / "evaluation" / "metrics.json")["models"].items():
+            rows.append({"run": folder.name, "model": model, **values})
+    return pd.DataFrame(rows)

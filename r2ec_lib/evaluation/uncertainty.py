@@ -1,0 +1,310 @@
+"""How sure the evaluation is: user-clustered bootstrap intervals, paired comparisons, Holm's correction, slices.
+
+Rankings tables go in (one row a model and sample, as `ranking.rank_all` makes them), tables of numbers come out. All
+models and metrics are resampled together: the same drawn users decide every interval and every difference, which is
+what makes the comparisons paired. Seeds of training are another source of variance and are not seen here.
+
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from r2ec_lib.evaluation.ranking import metric_values
+
+POWER_FACTOR = 1.959964 + 0.841621
+"""Normal quantiles of a two-sided 5 % test and of 80 % power: a true effect of so many standard errors is found."""
+
+POPULARITY_THIRDS = ("rare third", "middle third", "popular third")
+
+
+class Resampled(NamedTuple):
+    """Means of each (model, metric) on the sample, and on each of R resamples of its users."""
+
+    means: pd.Series
+    draws: pd.DataFrame
+    samples: int
+    users: int
+
+
+def bootstrap(values: np.ndarray, users: Sequence, resamples: int = 10_000, seed: int = 0) -> np.ndarray:
+    """Means of columns over samples, in each resample of the users with replacement.
+
+    A resample draws as many users as there are and takes all samples of a drawn user, so samples of one user stay
+    together: mean* = Σ_u w_u Σ_{s of u} value_s / Σ_u w_u n_u, with w multinomial.
+
+    Args:
+        values: (S, C), a row a sample.
+        users: (S,) user of each sample.
+        resamples: R.
+
+    Returns:
+        (R, C) means.
+    """
+    codes, names = pd.factorize(np.asarray(users))
+    values = np.asarray(values, dtype=float)
+    if resamples < 1 or len(values) != len(codes) or not len(codes):
+        raise ValueError(f"{resamples} resamples of {len(values)} values and {len(codes)} users; expected 1 or more")
+    count = len(names)
+    columns = np.column_stack([np.ones(len(values)), values])  # (S, 1 + C)
+    sums = np.stack([np.bincount(codes, column, count) for column in columns.T], axis=1)  # (U, 1 + C)
+    rng = np.random.default_rng(seed)
+    result = np.empty((resamples, values.shape[1]))
+    step = max(1, 2_000_000 // count)
+    for start in range(0, resamples, step):
+        rows = min(step, resamples - start)
+        drawn = (
+            rng.integers(0, count, (rows, count), dtype=np.int32) + np.arange(rows, dtype=np.int32)[:, None] * count
+        )
+        weights = np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count)
+        totals = weights.astype(float) @ sums  # (rows, 1 + C)
+        result[start : start + rows] = totals[:, 1:] / totals[:, :1]
+    return result
+
+
+def paired_bootstrap(
+    rank_a: Sequence[float],
+    rank_b: Sequence[float],
+    users: Sequence,
+    metric: str,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> dict:
+    """Difference a − b of a metric on the same samples, as a row of `compare`."""
+    values = np.column_stack([metric_values(rank_a, metric), metric_values(rank_b, metric)])  # (S, 2)
+    draws = bootstrap(values, users, resamples, seed)  # (R, 2)
+    return difference(values.mean(axis=0), draws)
+
+
+def resample(
+    rankings: pd.DataFrame, metrics: Sequence[str], resamples: int = 10_000, seed: int = 0, samples: Sequence = ()
+) -> Resampled:
+    """Bootstraps every model and metric of a rankings table together.
+
+    Args:
+        samples: ids to keep; empty keeps all.
+
+    Raises:
+        ValueError: the models were not ranked on the same samples, or none is left.
+    """
+    if len(samples):
+        rankings = rankings[rankings["sample_id"].isin(samples)]
+    ranks = rankings.pivot(index="sample_id", columns="model", values="rank")  # (S, models)
+    ranks = ranks[rankings["model"].unique()]
+    if ranks.empty or ranks.isna().any(axis=None):
+        short = ", ".join(f"{model} {ranks[model].notna().sum()}" for model in ranks)
+        raise ValueError(f"a paired comparison needs every model on the same samples; found {short or 'no sample'}")
+    users = rankings.drop_duplicates("sample_id").set_index("sample_id")["user_id"].loc[ranks.index]
+    columns = pd.MultiIndex.from_product([ranks.columns, metrics], names=["model", "metric"])
+    values = np.column_stack([metric_values(ranks[model].to_numpy(), metric) for model, metric in columns])
+    draws = pd.DataFrame(bootstrap(values, users, resamples, seed), columns=columns)
+    return Resampled(pd.Series(values.mean(axis=0), columns), draws, len(ranks), users.nunique())
+
+
+def intervals(resampled: Resampled) -> pd.DataFrame:
+    """Mean and 95 % percentile interval of every model and metric: model, metric, mean, low, high, samples, users."""
+    low, high = np.percentile(resampled.draws, [2.5, 97.5], axis=0)
+    table = resampled.means.rename("mean").reset_index()
+    return table.assign(low=low, high=high, samples=resampled.samples, users=resampled.users)
+
+
+def with_best(resampled: Resampled, name: str, members: Sequence[str]) -> Resampled:
+    """Adds a model `name`: the best of `members` in each metric, chosen anew on every resample.
+
+    Whoever is best of several on one test set owes a part of it to luck. Here `name` is as lucky on each resample, so
+    it is the hardest opponent that the members can offer, and that it was chosen afterwards is part of its intervals.
+    """
+    metrics = resampled.means.index.unique("metric")
+    of = {(name, metric): [(member, metric) for member in members] for metric in metrics}
+    columns = pd.MultiIndex.from_tuples(of, names=resampled.means.index.names)
+    means = pd.Series([resampled.means[pairs].max() for pairs in of.values()], columns)
+    draws = np.column_stack([resampled.draws[pairs].max(axis=1) for pairs in of.values()])
+    return resampled._replace(
+        means=pd.concat([resampled.means, means]),
+        draws=pd.concat([resampled.draws, pd.DataFrame(draws, columns=columns)], axis=1),
+    )
+
+
+def compare(resampled: Resampled, a: str, others: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
+    """Model `a` against each of `others` on each metric; p-values also corrected by Holm over all these rows.
+
+    Returns:
+        a, b, metric, difference (a − b), ci95 [low, high] of the difference, relative (a / b − 1, NaN where b is 0),
+        relative_ci95 (NaN where b is 0 on some resample), p (two-sided, the inverted percentile interval),
+        smallest_detectable (the true difference that a test set of this size finds with 80 % power), p_holm.
+    """
+    rows = []
+    for metric in metrics:
+        for b in others:
+            pair = [(a, metric), (b, metric)]
+            row = difference(resampled.means[pair].to_numpy(), resampled.draws[pair].to_numpy())
+            rows.append({"a": a, "b": b, "metric": metric} | row)
+    table = pd.DataFrame(rows)
+    return table.assign(p_holm=holm(table["p"]))
+
+
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """Holm's step-down correction: the i-th smallest of m p-values times m − i + 1, never falling, at most 1.
+
+    >>> holm([0.01, 0.04, 0.03]).tolist()  # 3 · 0.01, 2 · 0.03, max(1 · 0.04, 2 · 0.03)
+    [0.03, 0.06, 0.06]
+    """
+    p_values = np.asarray(p_values, dtype=float)
+    order = np.argsort(p_values, kind="stable")
+    scaled = p_values[order] * np.arange(len(p_values), 0, -1)
+    adjusted = np.empty_like(p_values)
+    adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1)
+    return adjusted
+
+
+def slice_labels(samples: pd.DataFrame, bought: pd.DataFrame) -> pd.DataFrame:
+    """Which slice each sample belongs to, by what was known before the test began.
+
+    Args:
+        bought: the training purchases, a row each, with `user_id` and `item`.
+
+    Returns:
+        sample_id and one column a question: "target in training" (cold, warm), "target popularity" (thirds of the warm
+        samples by the target's training purchases, cold apart), "history length", "user in training" (new, known) and
+        "time" (first and second half of the samples).
+    """
+    count = samples["target"].map(bought["item"].value_counts()).fillna(0)
+    thirds = count.where(count > 0).rank(method="average", pct=True)
+    popularity = pd.cut(thirds.fillna(0), [-1, 0, 1 / 3, 2 / 3, 1], labels=["cold", *POPULARITY_THIRDS])
+    lengths = pd.cut(samples["history"].map(len), [0, 1, 4, 9, np.inf], labels=["1", "2–4", "5–9", "10 or more"])
+    early = samples["timestamp"] <= samples["timestamp"].median()
+    return pd.DataFrame(
+        {
+            "sample_id": samples["sample_id"],
+            "target in training": np.where(count > 0, "warm", "cold"),
+            "target popularity": popularity,
+            "history length": lengths,
+            "user in training": np.where(samples["user_id"].isin(bought["user_id"]), "known", "new"),
+            "time": np.where(early, "first half", "second half"),
+        }
+    )
+
+
+def slices(
+    rankings: pd.DataFrame, labels: pd.DataFrame, metric: str, resamples: int = 2_000, seed: int = 0
+) -> pd.DataFrame:
+    """`intervals` of one metric within every slice of `slice_labels`, with columns `slicing` and `slice` in front.
+
+    Slices stand in their natural order (rare before popular, short before long); empty ones are left out.
+    """
+    parts = []
+    for slicing in labels.columns.drop("sample_id"):
+        for name, group in labels.groupby(slicing, sort=True, observed=True):
+            inside = intervals(resample(rankings, [metric], resamples, seed, group["sample_id"].to_numpy()))
+            inside.insert(0, "slicing", slicing)
+            inside.insert(1, "slice", str(name))
+            parts.append(inside)
+    return pd.concat(parts, ignore_index=True)
+
+
+def difference(means: np.ndarray, draws: np.ndarray) -> dict:
+    """One comparison from the means (2,) of a and b and their resampled means (R, 2)."""
+    drawn = draws[:, 0] - draws[:, 1]  # (R,)
+    tail = min((drawn <= 0).sum(), (drawn >= 0).sum())
+    return {
+        "difference": float(means[0] - means[1]),
+        "ci95": percentiles(drawn),
+        "relative": float(relative(*means)),
+        "relative_ci95": percentiles(relative(draws[:, 0], draws[:, 1])),
+        "p": float(min(1.0, 2 * (tail + 1) / (len(drawn) + 1))),
+        "smallest_detectable": float(POWER_FACTOR * drawn.std()),
+    }
+
+
+def relative(a: np.ndarray | float, b: np.ndarray | float) -> np.ndarray:
+    """a / b − 1, NaN where b is 0.
+
+    >>> relative([3.0, 1.0], [2.0, 0.0]).tolist()
+    [0.5, nan]
+    """
+    a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    return a / np.where(b == 0, np.nan, b) - 1
+
+
+def percentiles(draws: np.ndarray) -> list[float]:
+    """The 95 % percentile interval [low, high] of resampled values; NaN where any of them is."""
+    return [float(end) for end in np.percentile(draws, [2.5, 97.5])]
+
+
+Z = 1.96
+COUNTS = ("tokens", "words", "quoted", "off_history", "claims")
+"""Figures of a reasoning that count something; all its others are shares of 0…1."""
+
+
+def mean_interval(values: Sequence[float], clusters: Sequence) -> tuple[float, float, float]:
+    """Mean of the values that are numbers, with a 95 % interval that treats each cluster (user) as one draw.
+
+    se² = C / (C − 1) · Σ_c (Σ_{i in c} (x_i − mean))² / n², interval mean ± 1.96 se; NaN bounds with one cluster.
+    """
+    mean, error, _ = _clustered(values, clusters)
+    return mean, mean - Z * error, mean + Z * error
+
+
+def share_interval(values: Sequence[float], clusters: Sequence) -> tuple[float, float, float]:
+    """Mean p of values in 0…1 with Wilson's 95 % interval, which stays in 0…1.
+
+    The number of draws in Wilson's formula is p (1 − p) / se² with the clustered se of `mean_interval`, and the number
+    of clusters where all values are equal. NaN bounds with one cluster.
+
+    Raises:
+        ValueError: a value outside 0…1.
+    """
+    mean, error, count = _clustered(values, clusters)
+    if math.isnan(error):
+        return mean, math.nan, math.nan
+    if not (np.nanmin(np.asarray(values, float)) >= 0 and np.nanmax(np.asarray(values, float)) <= 1):
+        raise ValueError("a share lies in 0 to 1, and a value does not; use mean_interval")
+    draws = mean * (1 - mean) / error**2 if error else count
+    centre = (mean + Z**2 / (2 * draws)) / (1 + Z**2 / draws)
+    half = Z / (1 + Z**2 / draws) * math.sqrt(mean * (1 - mean) / draws + Z**2 / (4 * draws**2))
+    return mean, max(0.0, min(centre - half, mean)), min(1.0, max(centre + half, mean))
+
+
+def summarise(figures: pd.DataFrame, clusters: Sequence, counts: Sequence[str] = COUNTS) -> pd.DataFrame:
+    """Mean and interval of each column: `figure`, `mean`, `low`, `high`, `count` (the rows that have a value).
+
+    Args:
+        counts: columns that are no shares; all others must lie in 0…1 and get `share_interval`.
+    """
+    rows = []
+    for name in figures:
+        interval = mean_interval if name in counts else share_interval
+        rows.append((name, *interval(figures[name], clusters), int(figures[name].count())))
+    return pd.DataFrame(rows, columns=["figure", "mean", "low", "high", "count"])
+
+
+def against_chance(pairs: Mapping[str, tuple[Sequence[float], Sequence[float]]], clusters: Sequence) -> pd.DataFrame:
+    """Shares found and shares that chance gives, each with its interval.
+
+    Args:
+        pairs: words to (values found, values by chance), each in 0…1, a value or NaN a row.
+
+    Returns:
+        `facet` (the words), `found`, `found_low`, `found_high`, and the same of `chance`.
+    """
+    rows = [
+        (words, *share_interval(found, clusters), *share_interval(chance, clusters))
+        for words, (found, chance) in pairs.items()
+    ]
+    names = [f"{name}{end}" for name in ("found", "chance") for end in ("", "_low", "_high")]
+    return pd.DataFrame(rows, columns=["facet", *names])
+
+
+def _clustered(values: Sequence[float], clusters: Sequence) -> tuple[float, float, int]:
+    """Mean, its clustered standard error, and the number of clusters."""
+    table = pd.DataFrame({"x": np.asarray(values, float), "c": np.asarray(clusters)}).dropna()
+    if table.empty:
+        return math.nan, math.nan, 0
+    mean, n = table["x"].mean(), len(table)
+    sums = (table["x"] - mean).groupby(table["c"]).sum()
+    count = len(sums)
+    error = math.sqrt(count / (count - 1) * (sums**2).sum()) / n if count > 1 else math.nan
+    return mean, error if not error < 1e-12 else 0.0, count

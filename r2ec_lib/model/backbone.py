@@ -1,0 +1,81 @@
+"""Where the language model comes from: a pretrained decoder, or a tiny one built and warmed up here.
+
+Both ways end in the same thing: a stock causal LM and a tokenizer that knows `<answer>` as one token. The tiny decoder
+is a teaching-size stand-in for machines without a hub or a GPU: its tokenizer is trained on the catalogue, and a
+language-model warm-up on texts about items and *unlabelled* histories stands in for what an instruction-tuned LLM
+already knows. Nothing here sees a next-item label.
+"""
+
+import os
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from r2ec_lib.model.prompts import ANSWER, RECOMMEND
+
+
+def load_pretrained(
+    name_or_path: str | os.PathLike, dtype: torch.dtype | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Any causal LM by folder or hub name, with `<answer>` as one token of its vocabulary.
+
+    Where the token is new, its embedding starts as the mean of the embeddings of the word "answer", so that loading
+    the same backbone twice gives the same model. Only safetensors are read and no remote code is run.
+
+    Args:
+        name_or_path: a folder with config.json, tokenizer files and *.safetensors, or a hub name.
+        dtype: of the weights; as stored if left out.
+
+    Raises:
+        FileNotFoundError: neither such a folder nor a hub name that can be reached.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, padding_side="left", trust_remote_code=False)
+        lm = AutoModelForCausalLM.from_pretrained(
+            name_or_path, dtype=dtype or "auto", use_safetensors=True, trust_remote_code=False
+        )
+    except OSError as error:
+        raise FileNotFoundError(
+            f"cannot load the backbone {str(name_or_path)!r}: it is no folder here with config.json, tokenizer files "
+            f"and *.safetensors, and no hub could be reached that has it"
+        ) from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    add_token(lm, tokenizer, ANSWER, like="answer")
+    return lm, tokenizer
+
+
+@torch.no_grad()
+def add_token(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, token: str, like: str) -> None:
+    """Makes `token` one special token of tokenizer and model, growing the embedding where it has no spare row.
+
+    Its embedding starts as the mean of those of the word `like`. A token that is there already stays as it is.
+    """
+    if token in tokenizer.get_vocab():
+        return
+    pieces = tokenizer(like, add_special_tokens=False)["input_ids"]
+    tokenizer.add_special_tokens({"additional_special_tokens": [token]}, replace_extra_special_tokens=False)
+    if len(tokenizer) > lm.get_input_embeddings().num_embeddings:
+        lm.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    new = tokenizer.convert_tokens_to_ids(token)
+    for table in {lm.get_input_embeddings(), lm.get_output_embeddings()}:
+        table.weight[new] = table.weight[pieces].mean(dim=0)
+
+
+def add_recommend_token(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Adds `<recommend>`, which the read-out "token" asks for; before `add_lora`, which freezes the embeddings."""
+    add_token(lm, tokenizer, RECOMMEND, like="recommend")
+
+
+def add_lora(lm: PreTrainedModel, rank: int, alpha: int, dropout: float = 0.0) -> PeftModel:
+    """Wraps the model with LoRA on every linear layer of the decoder; the backbone's own weights are frozen."""
+    config = LoraConfig(
+        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+    return get_peft_model(lm, config)

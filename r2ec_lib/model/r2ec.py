@@ -1,0 +1,345 @@
+"""R²ec: a stock causal language model with an item table beside it.
+
+`lm_head` writes a reasoning; at `<answer>` the `RecHead` scores every item of the catalogue with one inner product
+between the hidden state and the item table, which the same model encoded from item texts (paper, section 3). The
+language model is never subclassed or patched, so TRL, PEFT, vLLM, accelerate and `save_pretrained` see a normal
+checkpoint. Training is in `trainer.py`; loading a backbone is in `backbone.py`.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from r2ec_lib.model.backbone import add_recommend_token, load_pretrained
+from r2ec_lib.model.encoding import BATCH_TOKENS, batched_states
+from r2ec_lib.model.prompts import Prompts, PromptStyle
+from r2ec_lib.model.sampling import Sampled, sample
+from r2ec_lib.model.scoring import seen_mask, similarity_scores, target_ranks
+
+ENCODED_TOKENS = 4096
+"""Padded tokens of one forward over texts: enough to keep kernels busy, few enough for a CPU's cache."""
+
+
+@dataclass
+class RecHead:
+    """The item table and how it is compared with a user state.
+
+    Attributes:
+        item_ids: N catalogue ids, in table order.
+        table: (N, d) float32 item vectors h_v.
+        temperature: τ of Eq. 5 and 7.
+        similarity: "inner" or "cosine".
+        readout: "last", "mean", "max" or "token", see `encoding.READOUTS`.
+    """
+
+    item_ids: list[str]
+    table: Tensor
+    temperature: float = 1.0
+    similarity: str = "inner"
+    readout: str = "last"
+    index: dict[str, int] = field(init=False, repr=False)
+
+    def __post_init__(self):
+        if len(self.item_ids) != len(self.table):
+            raise ValueError(f"the table has {len(self.table)} rows for {len(self.item_ids)} item ids")
+        self.index = {item: row for row, item in enumerate(self.item_ids)}
+        if len(self.index) != len(self.item_ids):
+            raise ValueError("item ids must be unique; the same id stands twice in the table")
+
+    def scores(self, states: Tensor) -> Tensor:
+        """s(v) of every item: states (B, d) → (B, N), float32 or better."""
+        return similarity_scores(states, self.table.to(states.device), self.similarity)
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """Top items of one history, best first, and the reasoning that led to them."""
+
+    item_ids: list[str]
+    titles: list[str]
+    scores: list[float]
+    reasoning: str
+
+
+class R2ec:
+    """A recommender that reasons: language model, tokenizer, prompts, item catalogue and item table.
+
+    Attributes:
+        lm: any `AutoModelForCausalLM`, or a `PeftModel` around one.
+        prompts: turns tables into ids.
+        catalogue: items table, in table order.
+        head: the item table.
+    """
+
+    def __init__(self, lm: PreTrainedModel, prompts: Prompts, catalogue: pd.DataFrame, head: RecHead | None = None):
+        self.lm = lm
+        self.prompts = prompts
+        self.catalogue = catalogue.reset_index(drop=True)
+        width = lm.config.get_text_config().hidden_size
+        self.head = head or RecHead(list(self.catalogue["item_id"]), torch.zeros(len(catalogue), width))
+        if list(self.catalogue["item_id"]) != self.head.item_ids:
+            raise ValueError("the catalogue and the item table must list the same item ids in the same order")
+        if self.head.readout == "token" and prompts.recommend_id is None:
+            raise ValueError('the read-out "token" needs its token: call backbone.add_recommend_token first')
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return self.prompts.tokenizer
+
+    @property
+    def titles(self) -> list[str]:
+        return self.catalogue["title"].tolist()
+
+    # --- encoding -------------------------------------------------------------------------------------------------
+
+    @property
+    def read_id(self) -> int | None:
+        """The token that is put after `<answer>` to be read, where the read-out is "token"."""
+        return self.prompts.recommend_id if self.head.readout == "token" else None
+
+    def closed(self, ids: Sequence[Sequence[int]]) -> list[list[int]]:
+        """Sequences that end in `<answer>`, with the token after it that the read-out may ask for."""
+        tail = [] if self.read_id is None else [self.read_id]
+        return [[*row, *tail] for row in ids]
+
+    @torch.no_grad()
+    def encode(self, ids: Sequence[Sequence[int]], starts: Sequence[int] | None = None) -> Tensor:
+        """Vectors (B, d) of token sequences that end in `<answer>`; float32, on the model's device, no gradient."""
+        if not ids:
+            return torch.empty(0, self.head.table.shape[1], device=self.lm.get_input_embeddings().weight.device)
+        was_training = self.lm.training
+        self.lm.eval()
+        states = batched_states(self.lm, self.lm, self.closed(ids), starts, self.head.readout, ENCODED_TOKENS).float()
+        self.lm.train(was_training)
+        return states
+
+    def encode_items(self, items: pd.DataFrame) -> Tensor:
+        """Item vectors h_v (len(items), d) of an items table, from its texts alone."""
+        return self.encode(self.prompts.item_ids(items))
+
+    def refresh(self) -> None:
+        """Encodes the whole catalogue into the item table (Algorithm 1)."""
+        self.head.table = self.encode_items(self.catalogue)
+
+    def user_states(self, samples: pd.DataFrame, chains: Sequence[Sequence[int]] | None = None) -> Tensor:
+        """h_T of each row of a samples table: (B, d).
+
+        Args:
+            chains: token ids of a reasoning a row, each closed by `<answer>`; None reads the state with no reasoning,
+                `<answer>` straight after the prompt.
+        """
+        prompts = self.prompts.user_ids(samples, self.titles)
+        chains = [[self.prompts.answer_id]] * len(prompts) if chains is None else chains
+        rows = [[*prompt, *chain] for prompt, chain in zip(prompts, chains, strict=True)]
+        return self.encode(rows, starts=[len(prompt) for prompt in prompts])
+
+    # --- reasoning ------------------------------------------------------------------------------------------------
+
+    def sample(
+        self,
+        prompt_ids: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        batch_tokens: int = BATCH_TOKENS,
+    ) -> Sampled:
+        """Writes a reasoning a prompt, greedy at temperature 0, and reads its state h_T at `<answer>` on the way.
+
+        Returns:
+            Chains of token ids, each ending in `<answer>`; whether the model wrote it, or it was appended where the
+            model did not write it within `max_new_tokens` or ended its turn without it; and the states (B, d), which
+            are those of `user_states` for the same chains.
+        """
+        drawn = {"do_sample": True, "temperature": temperature, "top_k": top_k} if temperature > 0 else {}
+        settings = GenerationConfig(
+            max_new_tokens=max_new_tokens,
+            pad_token_id=self.tokenizer.pad_token_id,
+            eos_token_id=stop_ids(self.lm, self.prompts.answer_id),
+            suppress_tokens=None if self.read_id is None else [self.read_id],
+            **drawn,
+        )
+        was_training = self.lm.training
+        self.lm.eval()
+        answer, readout = self.prompts.answer_id, self.head.readout
+        found = sample(self.lm, prompt_ids, settings, answer, readout, batch_tokens, read_id=self.read_id)
+        self.lm.train(was_training)
+        return found
+
+    def reason(
+        self,
+        prompt_ids: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        batch_tokens: int = BATCH_TOKENS,
+    ) -> list[list[int]]:
+        """The chains of `sample` alone: one list of token ids a prompt, each ending in `<answer>`."""
+        return self.sample(prompt_ids, max_new_tokens, temperature, top_k, batch_tokens).chains
+
+    def decode(self, chain: Sequence[int]) -> str:
+        """The text of a reasoning, without `<answer>` and other control tokens."""
+        return self.tokenizer.decode(chain, skip_special_tokens=True).strip()
+
+    def recommend(
+        self,
+        history: Sequence[str],
+        k: int = 10,
+        hours: Sequence[float] | None = None,
+        ratings: Sequence[float] | None = None,
+        max_new_tokens: int = 128,
+    ) -> Recommendation:
+        """Reasons about one history and ranks the catalogue; items of the history are not recommended.
+
+        Args:
+            history: item ids, oldest first.
+            hours: how many hours ago each was bought; a day apart if left out.
+            ratings: 1 to 5 each, or left out.
+
+        Raises:
+            ValueError: empty history or an id that is not in the catalogue.
+        """
+        purchases = self.purchases(history, hours, ratings)
+        items = purchases["history"].iloc[0]
+        found = self.sample(self.prompts.user_ids(purchases, self.titles), max_new_tokens)
+        scores = self.head.scores(found.states)[0]  # (N,)
+        scores[items] = -torch.inf
+        best = scores.topk(min(k, len(scores) - len(set(items))))
+        rows = best.indices.tolist()
+        return Recommendation(
+            [self.head.item_ids[row] for row in rows],
+            [self.titles[row] for row in rows],
+            best.values.tolist(),
+            self.decode(found.chains[0]),
+        )
+
+    def purchases(
+        self,
+        history: Sequence[str],
+        hours: Sequence[float] | None = None,
+        ratings: Sequence[float] | None = None,
+    ) -> pd.DataFrame:
+        """One history as a samples table of one row; arguments and errors as in `recommend`."""
+        unknown = [item for item in history if item not in self.head.index]
+        if unknown or not history:
+            raise ValueError(
+                f"the history holds {unknown[0]!r}, which is not in the catalogue; add it with add_items"
+                if unknown
+                else "the history is empty; a recommendation needs at least one purchase"
+            )
+        items = [self.head.index[item] for item in history]
+        return pd.DataFrame(
+            {
+                "history": [items],
+                "history_hours": [hours or [24.0 * before for before in range(len(items), 0, -1)]],
+                "history_ratings": [ratings or [float("nan")] * len(items)],
+            }
+        )
+
+    # --- catalogue ------------------------------------------------------------------------------------------------
+
+    def add_items(self, items: pd.DataFrame) -> None:
+        """Adds items, or replaces those whose id is known, by encoding their texts; no training."""
+        vectors = self.encode_items(items)
+        kept = ~self.catalogue["item_id"].isin(items["item_id"])
+        catalogue = pd.concat([self.catalogue[kept], items], ignore_index=True).fillna("")
+        old = self.head.table[torch.tensor(kept.to_numpy())].to(vectors.device)
+        self._replace(catalogue, torch.cat([old, vectors]))
+
+    def remove_items(self, item_ids: Sequence[str]) -> None:
+        """Drops items from the catalogue; an unknown id raises a KeyError."""
+        unknown = [item for item in item_ids if item not in self.head.index]
+        if unknown:
+            raise KeyError(f"{unknown[0]!r} is not in the catalogue")
+        kept = ~self.catalogue["item_id"].isin(item_ids)
+        self._replace(self.catalogue[kept], self.head.table[torch.tensor(kept.to_numpy())])
+
+    def _replace(self, catalogue: pd.DataFrame, table: Tensor) -> None:
+        self.catalogue = catalogue.reset_index(drop=True)
+        old = self.head
+        self.head = RecHead(list(catalogue["item_id"]), table, old.temperature, old.similarity, old.readout)
+
+    # --- saving ---------------------------------------------------------------------------------------------------
+
+    def save(self, folder: str | os.PathLike, weights: Mapping[str, Tensor] | None = None) -> None:
+        """Writes language model (or adapter), tokenizer, item table, catalogue and config; replaces `folder` whole.
+
+        weights: the language model's, by name, where the model at hand holds only a part of each.
+        """
+        folder = Path(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+        adapted = isinstance(self.lm, PeftModel)
+        self.lm.save_pretrained(fresh / ("adapter" if adapted else "lm"), state_dict=weights)
+        self.tokenizer.save_pretrained(fresh / ("adapter" if adapted else "lm"))
+        save_file({"item_table": self.head.table.float().cpu().contiguous()}, fresh / "rec_head.safetensors")
+        self.catalogue.to_parquet(fresh / "catalogue.parquet", index=False)
+        config = {
+            "base": self.lm.peft_config["default"].base_model_name_or_path if adapted else None,
+            "prompt_style": self.prompts.config(),
+            "temperature": self.head.temperature,
+            "similarity": self.head.similarity,
+            "readout": self.head.readout,
+        }
+        (fresh / "r2ec.json").write_text(json.dumps(config, indent=2, ensure_ascii=False))
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(fresh, folder)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike, dtype: torch.dtype | None = None, device: str | None = None) -> "R2ec":
+        """Reads what `save` wrote. Weights come from safetensors alone and no code is loaded.
+
+        Raises:
+            FileNotFoundError: `folder` holds no saved R²ec.
+        """
+        folder = Path(folder)
+        if not (folder / "r2ec.json").exists():
+            raise FileNotFoundError(f"{folder} holds no saved R²ec (r2ec.json is missing)")
+        config = json.loads((folder / "r2ec.json").read_text())
+        lm, tokenizer = load_pretrained(config["base"] or folder / "lm", dtype)
+        if config["readout"] == "token":
+            add_recommend_token(lm, tokenizer)
+        if config["base"]:
+            lm = PeftModel.from_pretrained(lm, folder / "adapter", is_trainable=True)
+        lm.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        catalogue = pd.read_parquet(folder / "catalogue.parquet")
+        head = RecHead(
+            list(catalogue["item_id"]),
+            load_file(folder / "rec_head.safetensors")["item_table"],
+            config["temperature"],
+            config["similarity"],
+            config["readout"],
+        )
+        return cls(lm.eval(), Prompts(tokenizer, PromptStyle(**config["prompt_style"])), catalogue, head)
+
+
+def stop_ids(lm: PreTrainedModel, answer_id: int) -> list[int]:
+    """Token ids that end a reasoning: `<answer>` and the model's own end-of-turn tokens."""
+    own = lm.generation_config.eos_token_id
+    own = [] if own is None else [own] if isinstance(own, int) else list(own)
+    return [answer_id, *(token for token in own if token != answer_id)]
+
+
+@torch.no_grad()
+def ranks_of(model: R2ec, samples: pd.DataFrame, chains: Sequence[Sequence[int]] | None) -> Tensor:
+    """Ranks (B,) of the targets of a samples table for given reasonings, items of the history masked."""
+    return ranks_of_states(model, samples, model.user_states(samples, chains))
+
+
+@torch.no_grad()
+def ranks_of_states(model: R2ec, samples: pd.DataFrame, states: Tensor) -> Tensor:
+    """`ranks_of` for user states (B, d) that are known already."""
+    scores = model.head.scores(states)  # (B, N)
+    targets = torch.tensor(samples["target"].to_numpy(), dtype=torch.long, device=scores.device)
+    return target_ranks(scores, targets, seen_mask(samples["history"], scores.shape[1]).to(scores.device))

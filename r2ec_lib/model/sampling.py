@@ -1,0 +1,277 @@
+"""Reasonings sampled in batches, with the state at `<answer>` read on the way.
+
+What `generate` does, less the work that a recommender does not need: equal prompts are read once, however many chains
+grow from them; a chain that has ended leaves the batch; and h_T, the state at `<answer>`, comes from the forward that
+reads that token, so nobody has to read the prompt again for it. Tokens are drawn as `generate` draws them (same
+processors, same order), though from other random numbers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import (
+    Cache,
+    DynamicCache,
+    GenerationConfig,
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    PreTrainedModel,
+    RepetitionPenaltyLogitsProcessor,
+    SuppressTokensLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+from transformers.cache_utils import DynamicLayer
+
+from r2ec_lib.model.encoding import BATCH_TOKENS, READOUTS, caches_exactly, captured_states, length_batches
+
+SUPPORTED = {
+    "max_new_tokens",
+    "do_sample",
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "repetition_penalty",
+    "suppress_tokens",
+}
+SUPPORTED |= {"pad_token_id", "bos_token_id", "eos_token_id", "disable_compile", "transformers_version"}
+"""The settings of a `GenerationConfig` that `sample` follows; any other is refused."""
+DROP_SHARE = 0.25
+"""Share of ended chains at which the others move together; moving copies the cache, which costs about one step."""
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Chains and what was read at their ends; a row a prompt, in the order asked for.
+
+    Attributes:
+        chains: token ids as sampled, each ending in `<answer>`.
+        written: whether the model wrote `<answer>` itself; elsewhere it was appended.
+        states: (B, d) float32 user states, on the model's device.
+    """
+
+    chains: list[list[int]]
+    written: list[bool]
+    states: Tensor
+
+
+@torch.no_grad()
+def sample(
+    lm: PreTrainedModel,
+    prompt_ids: Sequence[Sequence[int]],
+    settings: GenerationConfig,
+    answer_id: int,
+    readout: str = "last",
+    batch_tokens: int = BATCH_TOKENS,
+    generator: torch.Generator | None = None,
+    read_id: int | None = None,
+) -> Sampled:
+    """Writes one reasoning a row; rows with equal prompts (the G of a group) share one pass over it.
+
+    A chain ends where the model writes `<answer>`. Where it ends its turn otherwise, or reaches `max_new_tokens`,
+    `<answer>` is appended.
+
+    Args:
+        lm: a causal language model, in evaluation mode.
+        settings: `max_new_tokens`, `eos_token_id` and how to draw: greedy unless `do_sample`; temperature, top_k,
+            top_p, min_p, repetition_penalty and suppress_tokens as in `generate`.
+        readout: "last" reads h_T; "mean" and "max" pool the states of the chain, `<answer>` included; "token" reads
+            `read_id` after `<answer>` and takes its state. That token is no part of the chain.
+        batch_tokens: prompt and chain tokens held in the cache at once.
+        generator: of the random numbers; torch's own where left out.
+        read_id: the special token of the read-out "token".
+
+    Raises:
+        ValueError: `settings` asks for what this sampler does not do.
+    """
+    unknown = sorted(set(settings.to_diff_dict()) - SUPPORTED)
+    if unknown:
+        raise ValueError(f"sampling follows {sorted(SUPPORTED)}; the settings also hold {unknown[0]!r}")
+    if readout not in READOUTS:
+        raise ValueError(f"readout is {readout!r}; expected one of {READOUTS}")
+    if (readout == "token") != (read_id is not None):
+        raise ValueError('the read-out "token" takes a read_id, and no other one does')
+    room = settings.max_new_tokens + 1
+    order = sorted(range(len(prompt_ids)), key=lambda row: (-len(prompt_ids[row]), prompt_ids[row]))
+    device = lm.get_input_embeddings().weight.device
+    chains: list[list[int]] = [[]] * len(prompt_ids)
+    written = [False] * len(prompt_ids)
+    states = torch.empty(len(prompt_ids), lm.config.get_text_config().hidden_size, device=device)
+    for batch in length_batches([len(prompt_ids[row]) + room for row in order], batch_tokens):
+        rows = [order[place] for place in batch]  # equal prompts stand beside each other
+        tokens, lengths, found = _sample_batch(
+            lm, [prompt_ids[row] for row in rows], settings, answer_id, readout, generator, read_id
+        )
+        states[rows] = found
+        closed = (lengths <= settings.max_new_tokens).tolist()
+        for row, chain, length, own in zip(rows, tokens.tolist(), lengths.tolist(), closed, strict=True):
+            chains[row] = chain[:length]
+            ended = length > 1 and chain[length - 2] in settings.eos_token_id
+            written[row] = own and not ended
+    return Sampled(chains, written, states)
+
+
+def _sample_batch(
+    lm: PreTrainedModel,
+    prompts: list[Sequence[int]],
+    settings: GenerationConfig,
+    answer_id: int,
+    readout: str,
+    generator: torch.Generator | None,
+    read_id: int | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Chains (B, room) of one batch, their lengths (B,) with `<answer>`, and states (B, d).
+
+    Equal prompts stand beside each other. Below, R counts the rows still in the batch and `row` (R,) names them.
+    """
+    device = lm.get_input_embeddings().weight.device
+    written = settings.max_new_tokens + 1  # tokens of the longest chain
+    room = written + (read_id is not None)
+    stops = torch.tensor(settings.eos_token_id, device=device)
+    first = [at for at in range(len(prompts)) if not at or list(prompts[at]) != list(prompts[at - 1])]
+    tokens = torch.full((len(prompts), room), answer_id, device=device)
+    lengths = torch.zeros(len(prompts), dtype=torch.long, device=device)
+    states = torch.zeros(len(prompts), lm.config.get_text_config().hidden_size, device=device)
+
+    with captured_states(lm) as hidden:
+        ids, mask = left_padded([prompts[at] for at in first], settings.pad_token_id, device)  # (U, P)
+        cache = roomy_cache(lm, room)
+        logits = lm(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits  # (U, 1, |T|)
+        if len(first) < len(prompts):
+            owner = torch.zeros(len(prompts), dtype=torch.long, device=device)
+            owner[first] = 1
+            owner = owner.cumsum(dim=0) - 1  # (B,) the distinct prompt of each row
+            cache.reorder_cache(owner)
+            logits, ids, mask = logits[owner], ids[owner], mask[owner]
+        row = torch.arange(len(prompts), device=device)  # (R,)
+        position = mask.sum(dim=1)  # (R,)
+        turned = torch.zeros_like(row, dtype=torch.bool)  # (R,) the model ended its turn without `<answer>`
+        ended = torch.zeros_like(turned)  # (R,) `<answer>` has been read
+        known = ended if read_id is None else torch.zeros_like(turned)  # (R,) the state has been read
+        pooled = torch.full_like(states, -torch.inf if readout == "max" else 0.0)  # (R, d)
+        processors = logits_processors(settings, mask)
+        for step in range(room):
+            token = draw(processors(ids, logits[:, -1].float()), settings.do_sample, generator)  # (R,)
+            token = token.masked_fill(turned if step < written - 1 else torch.ones_like(turned), answer_id)
+            token = token if read_id is None else token.masked_fill(ended, read_id)
+            answered = (token == answer_id) & ~ended
+            speaks = answered if read_id is None else ended & ~known  # (R,) this token's state is the row's
+            tokens[row, step] = token
+            lengths[row] = torch.where(answered, step + 1, lengths[row])
+            ids = torch.cat([ids, token[:, None]], dim=1)
+            mask = torch.cat([mask, torch.ones_like(token)[:, None]], dim=1)
+            hidden.clear()
+            logits = lm(
+                input_ids=token[:, None],
+                attention_mask=mask,
+                position_ids=position[:, None],
+                past_key_values=cache,
+                use_cache=True,
+            ).logits  # (R, 1, |T|)
+            state = hidden[0][:, -1].float()  # (R, d) of the token just read
+            if readout == "mean":
+                pooled = pooled + state
+                state = pooled / (step + 1)
+            elif readout == "max":
+                state = pooled = torch.maximum(pooled, state)
+            states[row] = torch.where(speaks[:, None], state, states[row])
+            position, turned, ended, known = position + 1, torch.isin(token, stops), ended | answered, known | speaks
+            gone = int(known.sum())
+            if gone == len(row):
+                break
+            if gone >= DROP_SHARE * len(row):
+                kept = (~known).nonzero().squeeze(1)
+                cache.reorder_cache(kept)
+                logits, ids, mask, row, position = logits[kept], ids[kept], mask[kept], row[kept], position[kept]
+                turned, ended, known, pooled = turned[kept], ended[kept], known[kept], pooled[kept]
+                processors = logits_processors(settings, mask)
+    return tokens, lengths, states
+
+
+class RoomyLayer(DynamicLayer):
+    """Keys and values with room for `room` more tokens, so that a step writes one column and copies nothing.
+
+    `DynamicLayer` copies the whole cache at each token, which costs more than the attention over it. For use without
+    gradients: columns are written in place. A sliding window is kept whole; its mask leaves out what is too old.
+    """
+
+    def __init__(self, room: int):
+        super().__init__()
+        self.room = room
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        begin, added = self.get_seq_length(), key_states.shape[-2]
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.columns = [
+                new.new_empty(*new.shape[:2], added + self.room, new.shape[3]) for new in (key_states, value_states)
+            ]
+        for columns, new in zip(self.columns, (key_states, value_states), strict=True):
+            columns[:, :, begin : begin + added] = new
+        self.keys, self.values = (columns[:, :, : begin + added] for columns in self.columns)
+        return self.keys, self.values
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        length = self.get_seq_length()
+        self.columns = [columns.index_select(0, beam_idx) for columns in self.columns]
+        self.keys, self.values = (columns[:, :, :length] for columns in self.columns)
+
+
+def roomy_cache(lm: PreTrainedModel, room: int) -> Cache:
+    """An empty cache for prompts and `room` more tokens; transformers' own for layers that keep no single tokens."""
+    own = DynamicCache(config=lm.config)
+    return Cache(layers=[RoomyLayer(room) for _ in own.layers]) if caches_exactly(lm) else own
+
+
+def left_padded(prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Ids and mask (U, P) of prompts that all end in the last column."""
+    width = max(map(len, prompts))
+    ids = torch.tensor([[pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device)
+    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    return ids, (torch.arange(width, device=device)[None, :] >= width - lengths[:, None]).long()
+
+
+def logits_processors(settings: GenerationConfig, mask: Tensor) -> LogitsProcessorList:
+    """The processors that `generate` would apply, in its order; padding (mask (R, L) of 0) is no repetition."""
+    chosen = LogitsProcessorList()
+    if settings.repetition_penalty not in (None, 1.0):
+        padding = (mask != 0).int().argmax(dim=1)
+        chosen.append(RepetitionPenaltyLogitsProcessor(settings.repetition_penalty, prompt_ignore_length=padding))
+    if settings.suppress_tokens:
+        chosen.append(SuppressTokensLogitsProcessor(settings.suppress_tokens, device=mask.device))
+    if not settings.do_sample:
+        return chosen
+    if settings.temperature not in (None, 1.0):
+        chosen.append(TemperatureLogitsWarper(settings.temperature))
+    if settings.top_k:
+        chosen.append(TopKLogitsWarper(settings.top_k))
+    if settings.top_p is not None and settings.top_p < 1:
+        chosen.append(TopPLogitsWarper(settings.top_p))
+    if settings.min_p is not None:
+        chosen.append(MinPLogitsWarper(settings.min_p))
+    return chosen
+
+
+def draw(scores: Tensor, do_sample: bool, generator: torch.Generator | None = None) -> Tensor:
+    """One token a row (R,) from the softmax of scores (R, |T|), or the best one.
+
+    The inverse of the cumulative distribution: one random number a row, where `torch.multinomial` takes one a token.
+    A token of probability 0 is never drawn.
+    """
+    if not do_sample:
+        return scores.argmax(dim=-1)
+    cumulative = (scores - scores.amax(dim=-1, keepdim=True)).exp_().cumsum(dim=-1, dtype=torch.float64)  # (R, |T|)
+    total = cumulative[:, -1:]
+    uniform = torch.rand(total.shape, generator=generator, dtype=torch.float64, device=scores.device)
+    return torch.searchsorted(cumulative, uniform * total, right=True).squeeze(1).clamp(max=scores.shape[1] - 1)

@@ -1,0 +1,264 @@
+"""The tiny decoder: a teaching-size stand-in for a pretrained model, for machines without a hub or a GPU.
+
+Its tokenizer is trained on the catalogue, and a language-model warm-up on texts about items and *unlabelled* histories
+stands in for what an instruction-tuned model already knows. No next-item label reaches it.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    get_cosine_schedule_with_warmup,
+)
+
+from r2ec_lib.model.backbone import load_pretrained
+from r2ec_lib.model.prompts import ANSWER, Document, Prompts, PromptStyle, clean
+
+MATRIX_RATE = 0.02
+"""Muon's peak rate in the warm-up, its usual one: its steps have the same size whatever the gradient's."""
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer trained on `texts`: any foreign text can be read, frequent words are one token."""
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=["<pad>", "<end>", ANSWER],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    core.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token="<pad>",
+        eos_token="<end>",
+        additional_special_tokens=[ANSWER],
+        padding_side="left",
+    )
+
+
+def build_tiny(
+    tokenizer: PreTrainedTokenizerBase,
+    hidden_size: int = 96,
+    num_layers: int = 2,
+    num_heads: int = 4,
+    max_positions: int = 2048,
+    seed: int = 0,
+) -> PreTrainedModel:
+    """A Qwen3-shaped decoder with random weights: RMS norms, rotary positions, gated MLP, tied embeddings."""
+    torch.manual_seed(seed)
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden_size,
+        intermediate_size=4 * hidden_size,
+        num_hidden_layers=num_layers,
+        num_attention_heads=num_heads,
+        num_key_value_heads=num_heads,
+        head_dim=hidden_size // num_heads,
+        max_position_embeddings=max_positions,
+        tie_word_embeddings=True,
+        initializer_range=0.6 / hidden_size**0.5,  # the usual 0.02 is meant for widths of a thousand and more
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return Qwen3ForCausalLM(config)
+
+
+def warm_up(
+    lm: PreTrainedModel,
+    prompts: Prompts,
+    documents: Sequence[Document],
+    steps: int,
+    batch_tokens: int = 8192,
+    learning_rate: float = 3e-3,
+    seed: int = 0,
+    report: Callable[[str], None] = print,
+) -> pd.DataFrame:
+    """Trains the language model on documents with the next-token loss.
+
+    Only completions, `<answer>` and what stands inside it are learned. So a history is read, but the order of
+    purchases in it is not learned, since that would be a next-item label. A document without a completion is learned
+    whole.
+
+    Muon moves the decoder's matrices and AdamW all else: at this size a loss takes fewer steps than with AdamW alone.
+
+    Args:
+        documents: read in a seeded order, as often as `steps` ask for.
+        batch_tokens: padded tokens a step.
+        learning_rate: AdamW's peak, reached after a tenth of the steps and left along a half cosine, as Muon's is.
+        report: called with one line of text, ten times.
+
+    Returns:
+        A table with `step`, `loss` (nats a token) and `tokens` (learned ones).
+    """
+    generator = np.random.default_rng(seed)
+    rows, starts = document_ids(prompts, documents)
+    tables = {lm.get_input_embeddings().weight, lm.get_output_embeddings().weight}
+    matrices = [weight for weight in lm.parameters() if weight.ndim == 2 and weight not in tables]
+    others = [weight for weight in lm.parameters() if weight.ndim != 2 or weight in tables]
+    optimizers = [
+        torch.optim.Muon(matrices, lr=MATRIX_RATE, weight_decay=0.01),
+        torch.optim.AdamW(others, lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.98)),
+    ]
+    schedules = [get_cosine_schedule_with_warmup(one, steps // 10, steps) for one in optimizers]
+    device = lm.get_input_embeddings().weight.device
+    lm.train()
+    log, batches = [], []
+    for step in range(1, steps + 1):
+        if not batches:
+            batches = _document_batches(rows, batch_tokens, generator)
+        batch = batches.pop()
+        lengths = torch.tensor([len(rows[row]) for row in batch], device=device)
+        places = torch.arange(int(lengths.max()), device=device)[None, :]  # (1, L)
+        ids = torch.tensor([rows[row] + [0] * (len(places[0]) - len(rows[row])) for row in batch], device=device)
+        real = places < lengths[:, None]  # (B, L)
+        learned = real & (places >= torch.tensor([starts[row] for row in batch], device=device)[:, None])
+        states = lm.get_decoder()(input_ids=ids, attention_mask=real.long(), use_cache=False).last_hidden_state
+        asked = learned[:, 1:]  # only positions that are learned pass the LM head, which is half of the work
+        logits = lm.get_output_embeddings()(states[:, :-1][asked])  # (tokens, |T|)
+        loss = torch.nn.functional.cross_entropy(logits, ids[:, 1:][asked])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(lm.parameters(), 1.0)
+        for part in (*optimizers, *schedules):
+            part.step()
+        lm.zero_grad()
+        log.append({"step": step, "loss": loss.item(), "tokens": int(learned.sum())})
+        if step % max(1, steps // 10) == 0:
+            report(f"warm-up step {step:>5} of {steps}  loss {log[-1]['loss']:.3f}")
+    lm.eval()
+    return pd.DataFrame(log)
+
+
+def document_ids(prompts: Prompts, documents: Sequence[Document]) -> tuple[list[list[int]], list[int]]:
+    """Token ids of whole documents, from the prompt to the answer, and where what is learned of each begins."""
+    heads = prompts.tokenize([document.prompt for document in documents])
+    words = lambda parts: [f" {part.strip()}" if part else "" for part in parts]  # noqa: E731
+    completions, answers = (
+        prompts.tokenizer(words(part), add_special_tokens=False)["input_ids"]
+        for part in ([one.completion for one in documents], [one.answer for one in documents])
+    )
+    parts = list(zip(heads, completions, answers, strict=True))
+    rows = [[*head, *tail, prompts.answer_id, *inside] for head, tail, inside in parts]
+    return rows, [len(head) if tail else 0 for head, tail, _ in parts]
+
+
+def _document_batches(
+    rows: Sequence[Sequence[int]], batch_tokens: int, generator: np.random.Generator
+) -> list[list[int]]:
+    """One pass over the documents in batches of similar length, in random order."""
+    jitter = generator.random(len(rows))
+    order = sorted(range(len(rows)), key=lambda row: (len(rows[row]) // 8, jitter[row]))
+    batches: list[list[int]] = [[]]
+    for row in order:
+        if batches[-1] and (len(batches[-1]) + 1) * len(rows[row]) > batch_tokens:
+            batches.append([])
+        batches[-1].append(row)
+    generator.shuffle(batches)
+    return batches
+
+
+def generic_documents(
+    items: pd.DataFrame, samples: pd.DataFrame, prompts: Prompts, n: int, seed: int = 0
+) -> list[Document]:
+    """Warm-up documents for any catalogue: every item card, and `n` plain analyses of unlabelled histories.
+
+    An analysis names facts that can be read off the history and the cards (the latest titles, the most frequent brand,
+    words that recur), randomly chosen and in random order: something for RecPO to select from, nothing it is told.
+    Inside the answer of an item card stands a telling word of its title.
+
+    Args:
+        samples: training rows; only the histories are read, `target` never. Drawn in random rounds.
+    """
+    generator = np.random.default_rng(seed)
+    titles = items["title"].tolist()
+    short = [" ".join(clean(title).split()[:6]) for title in titles]
+    words = [re.findall(r"[^\W\d_]{3,}", title.lower()) for title in titles]
+    spread = Counter(word for row in words for word in set(row))
+    brand = next((column for column in ("brand", "store") if column in items), None)
+    brands = [clean(value) for value in items[brand]] if brand else [""] * len(items)
+    documents = []
+    for item, found in zip(items.to_dict("records"), words, strict=True):
+        key = [word for word in found if spread[word] <= len(items) / 20] or found or [""]
+        documents.append(Document(prompts.item_text(item), "", key[generator.integers(len(key))]))
+    columns = [samples[name].tolist() for name in ("history", "history_hours", "history_ratings")]
+    rounds = [generator.permutation(len(samples)) for _ in range(-(-n // len(samples)))]
+    for row in np.concatenate(rounds)[:n]:
+        history, hours, ratings = (column[row] for column in columns)
+        recent = [int(item) for item in history][-5:]
+        facts = [f"The last purchase was {short[recent[-1]]}."]
+        facts += [f"Before that came {short[recent[-2]]}."] if len(recent) > 1 else []
+        telling = Counter(w for item in recent for w in sorted(set(words[item])) if spread[w] <= len(items) / 20)
+        if telling:
+            facts.append(f"The needs are about {' and '.join(word for word, _ in telling.most_common(2))}.")
+        named = Counter(brands[item] for item in recent if brands[item])
+        if named:
+            facts.append(f"The shopper trusts {named.most_common(1)[0][0]}.")
+        chosen = generator.permutation(len(facts))[: generator.integers(1, len(facts) + 1)]
+        prompt = prompts.user_text([titles[int(item)] for item in history], hours, ratings)
+        documents.append(Document(prompt, " ".join(facts[fact] for fact in chosen)))
+    return documents
+
+
+def tiny_backbone(
+    documents_of: Callable[[Prompts], Sequence[Document]],
+    style: PromptStyle,
+    cache_dir: str | os.PathLike,
+    *,
+    vocab_size: int,
+    hidden_size: int,
+    num_layers: int,
+    num_heads: int,
+    steps: int,
+    batch_tokens: int,
+    learning_rate: float,
+    seed: int,
+    report: Callable[[str], None] = print,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, pd.DataFrame, bool]:
+    """The tiny decoder, warmed up; built on the first call and read from `cache_dir` afterwards.
+
+    Args:
+        documents_of: makes the warm-up corpus, given prompts that word it.
+
+    Returns:
+        Model, tokenizer, the table of `warm_up`, and whether they came from the cache.
+    """
+    documents = documents_of(Prompts(train_tokenizer([], vocab_size=0), style))
+    sizes = [vocab_size, hidden_size, num_layers, num_heads, steps, batch_tokens, learning_rate, seed]
+    versions = [torch.__version__, transformers.__version__]
+    recipe = json.dumps([documents, asdict(style), sizes, versions])
+    target = Path(cache_dir) / hashlib.sha256(recipe.encode()).hexdigest()[:16]
+    found = (target / "warmup.parquet").exists()
+    if not found:
+        tokenizer = train_tokenizer((" ".join(document) for document in documents), vocab_size)
+        lm = build_tiny(tokenizer, hidden_size, num_layers, num_heads, seed=seed)
+        log = warm_up(lm, Prompts(tokenizer, style), documents, steps, batch_tokens, learning_rate, seed, report)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
+        lm.save_pretrained(fresh)
+        tokenizer.save_pretrained(fresh)
+        log.to_parquet(fresh / "warmup.parquet", index=False)
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(fresh, target)
+    lm, tokenizer = load_pretrained(target, dtype=torch.float32)
+    return lm, tokenizer, pd.read_parquet(target / "warmup.parquet"), found

@@ -1,0 +1,54 @@
+"""Figures: a table in, an `Axes` out; the notebook gives the title."""
+
+from r2ec_lib.plots.data import history_lengths, popularity_tail, split_timeline
+from r2ec_lib.plots.evaluation import (
+    against,
+    by_training_size,
+    differences,
+    margins,
+    metric_bars,
+    quality_by_cost,
+    seeds_and_users,
+    sliced,
+)
+from r2ec_lib.plots.reasoning import (
+    against_chance,
+    changed,
+    distribution,
+    dots,
+    early_answering,
+    facet_shares,
+    grid,
+    shares,
+)
+from r2ec_lib.plots.speed import growth, phases, ratios
+from r2ec_lib.plots.training import learning_curve, over_steps, reasoning_length, seconds_by_phase
+
+__all__ = [
+    "against",
+    "against_chance",
+    "by_training_size",
+    "changed",
+    "differences",
+    "distribution",
+    "dots",
+    "early_answering",
+    "facet_shares",
+    "grid",
+    "growth",
+    "history_lengths",
+    "learning_curve",
+    "margins",
+    "metric_bars",
+    "over_steps",
+    "phases",
+    "popularity_tail",
+    "quality_by_cost",
+    "ratios",
+    "reasoning_length",
+    "seconds_by_phase",
+    "seeds_and_users",
+    "shares",
+    "sliced",
+    "split_timeline",
+]

@@ -1,0 +1,57 @@
+"""Figures of the data: history lengths, the long tail, and the splits over time."""
+
+import matplotlib.dates as mdates
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from r2ec_lib.plots.style import COLOURS, HATCHES, _require, look, style
+
+SPLITS = ("train", "valid", "test")
+
+
+# ---- data ----------------------------------------------------------------------------------------------------------
+
+
+def history_lengths(samples: pd.DataFrame, ax: Axes) -> Axes:
+    """Share of the samples of each split that have a history of so many purchases."""
+    _require(samples, ["split", "history"], "the samples")
+    lengths = samples["history"].map(len)
+    bins = np.arange(1, lengths.max() + 1)
+    for i, split in _splits(samples):
+        share = lengths[samples["split"] == split].value_counts(normalize=True).reindex(bins, fill_value=0)
+        ax.plot(bins, share, label=split, **look(i))
+    ax.set_ylim(bottom=0)
+    return style(ax, "length of the history (purchases)", "share of the split's samples", legend=True)
+
+
+def popularity_tail(samples: pd.DataFrame, ax: Axes) -> Axes:
+    """How often each item is the target, most frequent first, on logarithmic axes: a straight fall is a long tail."""
+    _require(samples, ["split", "target"], "the samples")
+    for i, split in _splits(samples):
+        counts = samples.loc[samples["split"] == split, "target"].value_counts().to_numpy()
+        ax.plot(np.arange(1, len(counts) + 1), counts, label=split, **look(i) | {"marker": None})
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    return style(ax, "items, by falling frequency (rank)", "times an item is the target", legend=True)
+
+
+def split_timeline(samples: pd.DataFrame, ax: Axes, bins: int = 60) -> Axes:
+    """Samples over time, stacked by split: chronological splits touch at most in one bin."""
+    _require(samples, ["split", "timestamp"], "the samples")
+    dates = mdates.date2num(samples["timestamp"].dt.tz_convert(None).to_numpy())
+    edges = np.histogram_bin_edges(dates, bins)
+    bottom = np.zeros(bins)
+    for i, split in _splits(samples):
+        counts, _ = np.histogram(dates[samples["split"] == split], edges)
+        keys = {"color": COLOURS[i], "hatch": HATCHES[i], "edgecolor": "white", "linewidth": 0, "label": split}
+        ax.bar(edges[:-1], counts, np.diff(edges), bottom, align="edge", **keys)
+        bottom += counts
+    ax.xaxis_date()
+    ax.xaxis.set_major_formatter(mdates.ConciseDateFormatter(ax.xaxis.get_major_locator()))
+    return style(ax, "moment of the target (UTC)", f"samples in each {(edges[1] - edges[0]):.3g} days", legend=True)
+
+
+def _splits(samples: pd.DataFrame) -> list[tuple[int, str]]:
+    present = set(samples["split"])
+    return [(i, split) for i, split in enumerate(SPLITS) if split in present]

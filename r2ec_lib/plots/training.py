@@ -1,0 +1,93 @@
+"""Figures of a training: learning curves, lengths, and where the time goes."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from r2ec_lib.plots.evaluation import _pretty
+from r2ec_lib.plots.style import COLOURS, HATCHES, _require, look, style
+
+# ---- training ------------------------------------------------------------------------------------------------------
+
+
+def learning_curve(log: pd.DataFrame, ax: Axes, window: int | None = None) -> Axes:
+    """Reward, its two parts and validation NDCG@10 over training steps.
+
+    Each step's reward is faint, its centred running mean over `window` steps (default: a twentieth of the run) is
+    strong. Validation is measured now and then, so it has markers and a line between them.
+    """
+    _require(log, ["step", "reward"], "the training log")
+    window = window or max(1, len(log) // 20)
+    names = {"reward": "reward", "reward_ndcg": "its NDCG part", "reward_similarity": "its similarity part"}
+    for i, (column, label) in enumerate(names.items()):
+        if column in log and log[column].notna().any():
+            smooth = log[column].rolling(window, center=True, min_periods=1).mean()
+            ax.plot(log["step"], log[column], color=COLOURS[i], alpha=0.2, linewidth=0.8)
+            ax.plot(log["step"], smooth, label=label, **look(i) | {"marker": "o" if len(log) == 1 else None})
+    if "valid_ndcg@10" in log:
+        valid = log.dropna(subset="valid_ndcg@10")
+        ax.plot(valid["step"], valid["valid_ndcg@10"], label="validation NDCG@10", **look(3) | {"markersize": 6})
+    return style(ax, "training step", "reward and NDCG (0 to 1)", legend=True)
+
+
+def reasoning_length(log: pd.DataFrame, ax: Axes) -> Axes:
+    """Mean tokens of a reasoning over training steps.
+
+    The band is `length_low` to `length_high` where the log has them, else one `length_std` to either side.
+    """
+    _require(log, ["step", "length"], "the training log")
+    low, high = None, None
+    if {"length_low", "length_high"} <= set(log.columns):
+        low, high = log["length_low"], log["length_high"]
+    elif "length_std" in log:
+        low, high = log["length"] - log["length_std"], log["length"] + log["length_std"]
+    if low is not None:
+        ax.fill_between(log["step"], low.clip(lower=0), high, color=COLOURS[0], alpha=0.2, linewidth=0)
+    ax.plot(log["step"], log["length"], **look(0) | {"marker": "o" if len(log) == 1 else None})
+    ax.set_ylim(bottom=0)
+    return style(ax, "training step", "reasoning length (tokens)")
+
+
+def over_steps(
+    table: pd.DataFrame,
+    ax: Axes,
+    columns: Sequence[str] | Mapping[str, str],
+    ylabel: str,
+    xlabel: str = "training step",
+) -> Axes:
+    """One line for each of `columns` (names, or names to legend texts) over `step`; a column's NaN are skipped.
+
+    Where the table has `<column>_low` and `<column>_high`, the band between them is drawn.
+    """
+    labels = columns if isinstance(columns, Mapping) else {column: _pretty(column) for column in columns}
+    filled = [c for c in labels if c not in table or table[c].notna().any()]
+    _require(table, ["step", *(filled or labels)], "the table")
+    for i, (column, label) in enumerate(labels.items()):
+        rows = table.dropna(subset=column)
+        if {f"{column}_low", f"{column}_high"} <= set(table.columns):
+            band = (rows[f"{column}_low"].astype(float), rows[f"{column}_high"].astype(float))
+            ax.fill_between(rows["step"], *band, color=COLOURS[i % len(COLOURS)], alpha=0.15, linewidth=0)
+        ax.plot(rows["step"], rows[column], label=label, **look(i) | ({"marker": None} if len(rows) > 40 else {}))
+    return style(ax, xlabel, ylabel, legend=len(labels) > 1)
+
+
+def seconds_by_phase(log: pd.DataFrame, ax: Axes) -> Axes:
+    """Wall-clock seconds of each training step, stacked by phase: every `seconds_*` column of the log."""
+    columns = [c for c in log.columns if c.startswith("seconds_") and log[c].notna().any()]
+    _require(log, ["step"], "the training log")
+    if not columns:
+        raise ValueError("the training log has no column seconds_* with a value: nothing to draw")
+    bottom = np.zeros(len(log))
+    for i, column in enumerate(columns):
+        seconds = log[column].fillna(0).to_numpy(float)
+        keys = {"color": COLOURS[i % len(COLOURS)], "hatch": HATCHES[i % len(HATCHES)], "edgecolor": "white"}
+        label = column.removeprefix("seconds_").replace("_", " ")
+        ax.bar(log["step"], seconds, bottom=bottom, width=_gap(log["step"]), linewidth=0, label=label, **keys)
+        bottom += seconds
+    return style(ax, "training step", "time of a step (seconds)", legend=True)
+
+
+def _gap(steps: pd.Series) -> float:
+    return float(np.median(np.diff(steps))) if len(steps) > 1 else 1.0

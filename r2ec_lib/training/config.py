@@ -1,0 +1,99 @@
+"""The choices of a RecPO training: GRPOConfig's fields, and those that recommending adds."""
+
+from dataclasses import dataclass, field
+
+from trl import GRPOConfig
+
+from r2ec_lib.training import objective
+
+LENGTH_LOSS = {"sum": "luspo", "sequence": "grpo", "constant": "dr_grpo", "batch": "dapo"}
+"""How token terms are summed, and TRL's name for it: "sum" is Eq. 8; the others divide by the chain's length, by the
+longest allowed length, or by all tokens of the batch."""
+
+
+@dataclass
+class RecPOConfig(GRPOConfig):
+    """GRPOConfig with the choices that RecPO adds; `num_generations` is G and `epsilon` is ε there.
+
+    Attributes:
+        reward_mix: β of Eq. 5, the weight of the similarity reward.
+        reward_cutoff: k of the NDCG@k reward (Eq. 4).
+        estimator: "grpo" or "rloo" advantages (Eq. 2).
+        relabel_top: how many of a group's best trajectories carry the recommendation action (paper: 1).
+        refresh_steps: T_refresh, optimiser steps between two encodings of the whole catalogue.
+        length_handling: "sum" (Eq. 8), "sequence", "constant" or "batch", see `LENGTH_LOSS`.
+        item_advantage: weight of the recommendation action: "trajectory" takes A_i* (Eq. 8); "unit" takes 1, so that a
+            group of equal rewards still trains the items.
+        item_weight: factor on the recommendation action (paper: 1).
+        item_warmup_steps: first steps in which only the recommendation action learns, since rewards are noise until
+            the items have a space; 0 in the paper. Without a KL weight only marked trajectories then pass the policy.
+        kl_weight_warmup: weight of the divergence from the start in those steps; `beta` where None.
+        catalogue_negatives: adds the whole item table as constant candidates to Eq. 7; the paper uses the batch alone.
+            Stored rows are as old as the last refresh while targets are encoded live, and a model can learn to tell
+            the two apart instead of the items: use it with a small `refresh_steps`.
+        mask_seen: items of the history are no candidates.
+        judged_weight: weight of a further reward from people's judgements of reasonings, −1 to 1 each; 0 for none.
+        valid_users: validation samples ranked at each evaluation.
+        vllm_importance_sampling_mode: TRL's field, with another default. vLLM's probabilities are those after top-k,
+            the model's those over all tokens, so each token's ratio is the share that top-k keeps, below 1. TRL's
+            default multiplies the ratios over a sequence, which leaves next to nothing of a long chain.
+        rollout_users: users whose trajectories are kept in the rollouts table, each `rollout_steps`.
+        rollout_steps: steps between two entries of the rollouts table.
+        warn_entropy_below, warn_kl_above, warn_unclosed_above, warn_repetition_above: limits of the watch over the
+            language, None for none (`tracking.LIMITS`). With `warn_kl_above` the KL to the start is measured every
+            `rollout_steps` steps where it has no weight and is not known anyway.
+    """
+
+    reward_mix: float = 0.05
+    reward_cutoff: int = 1000
+    estimator: str = "grpo"
+    relabel_top: int = 1
+    refresh_steps: int = 50
+    length_handling: str = "sum"
+    item_advantage: str = "trajectory"
+    item_weight: float = 1.0
+    item_warmup_steps: int = 0
+    kl_weight_warmup: float | None = None
+    catalogue_negatives: bool = False
+    mask_seen: bool = True
+    judged_weight: float = 0.0
+    valid_users: int = 256
+    rollout_users: int = 4
+    rollout_steps: int = 10
+    warn_entropy_below: float | None = None
+    warn_kl_above: float | None = None
+    warn_unclosed_above: float | None = None
+    warn_repetition_above: float | None = None
+    # TRL's own fields whose defaults differ here
+    beta: float = 0.0
+    temperature: float = 1.0
+    max_completion_length: int = 64
+    bf16: bool = False
+    gradient_checkpointing: bool = False
+    save_only_model: bool = False
+    report_to: list[str] | str = field(default_factory=list)
+    disable_tqdm: bool | None = True
+    vllm_importance_sampling_mode: str = "token_truncate"
+
+    def __post_init__(self):
+        choices = {
+            "estimator": objective.ESTIMATORS,
+            "length_handling": tuple(LENGTH_LOSS),
+            "item_advantage": ("trajectory", "unit"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {allowed}")
+        if not 0 <= self.reward_mix <= 1:
+            raise ValueError(f"reward_mix (β) is {self.reward_mix}; expected a number from 0 to 1")
+        if not 1 <= self.relabel_top <= self.num_generations:
+            raise ValueError(
+                f"relabel_top is {self.relabel_top}; expected 1 to num_generations={self.num_generations}"
+            )
+        self.loss_type = LENGTH_LOSS[self.length_handling]
+        self.reward_weights = [
+            1 - self.reward_mix,
+            self.reward_mix,
+            *([self.judged_weight] if self.judged_weight else []),
+        ]
+        super().__post_init__()

@@ -1,0 +1,260 @@
+"""RecPO trainings in a run folder: each starts from `training/start`, resumes from its checkpoints, saves a model.
+
+A training has a folder of its own for its job and tables: `training` for the model of the run, `training/item_only`
+for the control. The training notebook calls `train` in its own process, or, when the recipe asks for several, starts
+this module through `accelerate launch` and shows its lines. Both read the same `job.json`, so nothing differs between
+one device and many but the number of processes.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import TextIO
+
+import pandas as pd
+import torch
+import transformers
+from transformers import EarlyStoppingCallback, PrinterCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+from r2ec_lib.data.schema import DataError
+from r2ec_lib.data.storage import read_json, read_table, sha256, write_json
+from r2ec_lib.model import R2ec
+from r2ec_lib.training.judgements import judged_reward
+from r2ec_lib.training.monitoring import LIMITS, TrainingTables
+from r2ec_lib.training.trainer import RecPOConfig, RecPOTrainer
+
+START = "training/start"
+"""Folder in a run of the R²ec that its trainings start from."""
+ROW = "row "
+"""Begins a line in which a process hands on a row of the log as JSON."""
+OWN = ("step ", "resumed ", "already ", "WARNING ")
+"""How the lines of a training itself begin, see `TrainingTables`."""
+STAMP = r"\[rank\d+\]:|\b[WEI]\d{4} [\d:.]+"
+"""What differs where several processes print the same: their number and the time."""
+PROCESS_LINES = 200
+"""Most other lines of the processes that are reported."""
+
+
+def write_job(
+    run_dir: str | Path,
+    settings: dict,
+    *,
+    batch_users: int,
+    num_processes: int,
+    patience: int,
+    folder: str = "training",
+    model: str = "model",
+    judged: Mapping[str, int] = MappingProxyType({}),
+) -> None:
+    """Writes `<folder>/job.json`: what one training is. Checkpoints and model of another job in `folder` are removed.
+
+    Args:
+        settings: fields of `RecPOConfig`; checked here, before any work starts.
+        batch_users: users whose trajectories make one optimiser step, over all processes.
+        num_processes: devices (or CPU processes) to train on.
+        patience: evaluations without a better validation NDCG@10 after which training ends.
+        folder: of the run, for job and tables.
+        model: of the run, where the trained R²ec goes.
+        judged: people's judgements (`judgements.judgements`), which `settings["judged_weight"]` weighs.
+
+    Raises:
+        DataError: the batch cannot be split evenly, or there are no judgements to weigh.
+    """
+    run_dir, place = Path(run_dir), Path(run_dir) / folder
+    if settings.get("judged_weight") and not judged:
+        raise DataError(
+            "judged_weight asks for judgements, but no reasoning was accepted or rejected; name the reviews"
+        )
+    accumulation = settings.get("gradient_accumulation_steps", 1)
+    rows, parts = batch_users * settings["num_generations"], num_processes * accumulation
+    if rows % parts:
+        raise DataError(
+            f"a step of {batch_users} users × {settings['num_generations']} trajectories = {rows} rows cannot be "
+            f"split evenly over {num_processes} processes × {accumulation} accumulation steps; change batch_users"
+        )
+    settings = {
+        **settings,
+        "output_dir": str(place / "checkpoints"),
+        "per_device_train_batch_size": rows // parts,
+        "per_device_eval_batch_size": settings["num_generations"],
+        "logging_steps": 1,
+        "save_total_limit": 2,
+        "restore_callback_states_from_checkpoint": True,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "ndcg@10",
+        "eval_strategy": "steps",
+        "save_steps": settings["eval_steps"],
+    }
+    job = {
+        "settings": settings,
+        "num_processes": num_processes,
+        "patience": patience,
+        "model": model,
+        "judged": dict(judged),
+    }
+    # the item table is encoded by the weights, so its digest stands for them
+    job |= {path: sha256(run_dir / path) for path in (f"{START}/rec_head.safetensors", "data/samples.parquet")}
+    if not (place / "job.json").is_file() or read_json(place / "job.json") != job:
+        for old in (place / "checkpoints", run_dir / model):
+            shutil.rmtree(old, ignore_errors=True)
+    write_json(job, place / "job.json")
+
+
+def item_only(settings: dict) -> dict:
+    """Settings of the control: the same, but the token terms stay off, so its reasoning is never rewarded."""
+    return {**settings, "item_warmup_steps": sys.maxsize}
+
+
+def train(
+    run_dir: str | Path,
+    report: Callable[[str], None] = print,
+    folder: str = "training",
+    show: Callable[[dict], None] = lambda row: None,
+) -> None:
+    """Trains the R²ec in `training/start` on the train split of `data/samples.parquet`, as `<folder>/job.json` says.
+
+    Writes `<folder>/log.parquet`, `<folder>/rollouts.parquet` and, at the end, the best model by validation NDCG@10 to
+    the job's `model`. An interrupted training goes on from its last checkpoint; a finished one is left as it is.
+
+    Args:
+        report, show: called with lines of text and with rows of the log, see `tracking.TrainingTables`.
+    """
+    run_dir, place = Path(run_dir), Path(run_dir) / folder
+    job = read_json(place / "job.json")
+    checkpoints = place / "checkpoints"
+    if (run_dir / job["model"]).is_dir() and not checkpoints.is_dir():
+        return report(f"already trained: {job['model']}")
+    quiet()
+    config = RecPOConfig(**{"use_cpu": not torch.accelerator.is_available(), **job["settings"]})
+    if config.world_size != job["num_processes"]:
+        raise RuntimeError(f"{config.world_size} processes were started for a job of {job['num_processes']}")
+    model = R2ec.load(run_dir / START, device=str(config.device))
+    samples = read_table(run_dir / "data" / "samples.parquet")
+    train_samples, valid_samples = (samples[samples["split"] == name] for name in ("train", "valid"))
+    judge = partial(judged_reward, judged=job["judged"]) if config.judged_weight else None
+    trainer = RecPOTrainer(model, config, train_samples, valid_samples, judge)
+    limits = {option: getattr(config, option) for option in LIMITS}
+    tables = TrainingTables(
+        place, lambda: trainer.rollout_log, report, max(1, config.eval_steps // 2), show=show, limits=limits
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(tables)
+    trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=job["patience"]))
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(checkpoints) if checkpoints.is_dir() else None)
+    model.refresh()  # by all processes: weights that are spread over them are gathered in each forward
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer.is_fsdp_enabled else None
+    if trainer.is_world_process_zero():
+        model.save(run_dir / job["model"], weights)
+        shutil.rmtree(checkpoints)
+
+
+def launch(
+    run_dir: str | Path,
+    report: Callable[[str], None] = print,
+    accelerate_config: str = "",
+    folder: str = "training",
+    show: Callable[[dict], None] = lambda row: None,
+) -> None:
+    """Trains as `<folder>/job.json` says: here on one process, or through `accelerate launch` on several.
+
+    Args:
+        report, show: as in `train`. Beside the training's own lines, each different line that its processes print is
+            reported once; all of them are in `<folder>/processes.log`.
+        accelerate_config: path of an accelerate configuration file (DeepSpeed, FSDP, several machines); "" for plain
+            data parallelism.
+
+    Raises:
+        RuntimeError: a worker failed; the message holds its error, `<folder>/processes.log` all that was printed.
+    """
+    processes = read_json(Path(run_dir) / folder / "job.json")["num_processes"]
+    if processes == 1 and not accelerate_config:
+        return train(run_dir, report, folder, show)
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes)]
+    if accelerate_config:
+        command += ["--config_file", accelerate_config]
+    else:  # "multi_gpu" is accelerate's name for one process a device; without GPUs they run on the CPU
+        command += ["--multi_gpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    command += ["-m", "r2ec_lib.training.jobs", str(run_dir), folder]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    path = Path(run_dir) / folder / "processes.log"
+    with (
+        path.open("w", encoding="utf-8") as log,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+        ) as process,
+    ):
+        lines = _streamed(process.stdout, log, report, show)
+    if process.returncode:
+        errors = [line for line in lines if re.match(r"(\[rank\d+\]: )?[\w.]+(Error|Exception|Interrupt): ", line)]
+        raise RuntimeError(f"a training process failed: {errors[0] if errors else lines[-1]} (more in {path})")
+
+
+def _streamed(stream: Iterable[str], log: TextIO, report: Callable[[str], None], show: Callable) -> list[str]:
+    """Passes on what the processes print, as it comes: rows to `show`, lines to `report`; all but rows to `log`.
+
+    Several processes print the same notes, so each different line is reported once, and at most `PROCESS_LINES`.
+    """
+    lines, others = [], set()
+    for line in map(str.rstrip, stream):
+        if line.startswith(ROW):
+            show(json.loads(line.removeprefix(ROW)))
+            continue
+        lines.append(line)
+        print(line, file=log, flush=True)
+        if line.startswith(OWN):
+            report(line)
+        elif line.strip() and (text := re.sub(STAMP, "", line)) not in others and len(others) < PROCESS_LINES:
+            others.add(text)
+            report(f"  | {line}")
+            if len(others) == PROCESS_LINES:
+                report(f"  | … (all in {log.name})")
+    return lines
+
+
+def quiet() -> None:
+    """Keeps progress bars and deprecation notes of the libraries out of notebooks and logs."""
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    warnings.filterwarnings("ignore", message=".*pin_memory.*")
+
+
+def training_metrics(log: pd.DataFrame, rollouts: pd.DataFrame) -> dict:
+    """The figures of `training/metrics.json` from the two tables."""
+    rewarded = log.dropna(subset=["reward"])
+    window = max(1, len(rewarded) // 10)
+    first, last = rewarded.head(window), rewarded.tail(window)
+    figures = [
+        "reward",
+        "reward_ndcg",
+        "reward_similarity",
+        "length",
+        "share_unclosed",
+        "share_equal_groups",
+        "entropy",
+    ]
+    return {
+        "steps": int(log["step"].max()),
+        "first": first[figures].mean().to_dict(),
+        "last": last[figures].mean().to_dict(),
+        "best_valid_ndcg@10": float(log["valid_ndcg@10"].max()),
+        "seconds": {name: float(log[f"seconds_{name}"].sum()) for name in ("sampling", "reward", "update")},
+        "rollouts_kept": len(rollouts),
+        "warned_steps": int((log["warnings"] != "").sum()),
+    }
+
+
+if __name__ == "__main__":
+    if os.environ.get("RANK", "0") == "0":
+        train(sys.argv[1], print, sys.argv[2], show=lambda row: print(ROW + json.dumps(row)))
+    else:
+        train(sys.argv[1], lambda line: None, sys.argv[2])

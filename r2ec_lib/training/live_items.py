@@ -1,0 +1,77 @@
+"""The item table of an R²ec in training: target items encoded live, all others now and then (Algorithm 1)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from r2ec_lib.model import R2ec
+from r2ec_lib.model.encoding import batched_states
+
+LIVE_TOKENS = 4096
+"""Padded tokens of one forward over target items: items of like length share a forward."""
+
+
+@dataclass
+class LiveItems:
+    """Target items encoded with a graph, for all micro-batches of one optimiser step.
+
+    The graph can be walked once. So all micro-batches but the last use detached copies and add up what they would send
+    back in `carried`; the last one sends the sum through the graph.
+    """
+
+    version: tuple[int, int]  # optimiser step and count of changes to the weights
+    targets: list[int]
+    states: Tensor  # (M, d)
+    carried: Tensor  # (M, d) float32 or better
+
+
+class ItemTable:
+    """Keeps `r2ec.head.table` current.
+
+    Args:
+        r2ec: the model whose table it is.
+        refresh_steps: T_refresh, optimiser steps between two encodings of the whole catalogue.
+    """
+
+    def __init__(self, r2ec: R2ec, refresh_steps: int):
+        self.r2ec = r2ec
+        self.refresh_steps = refresh_steps
+        self.texts = r2ec.prompts.item_ids(r2ec.catalogue)
+        self.refreshed_at: int | None = None
+        self._live: LiveItems | None = None
+
+    def live(self, lm: torch.nn.Module, targets: Tensor, step: int) -> LiveItems:
+        """Items `targets` (M,), encoded with a graph; again only where step, weights or targets have changed.
+
+        lm: what to call: the language model itself, or the wrapper that accelerate put around it.
+        """
+        version = (step, sum(weight._version for weight in self.r2ec.lm.parameters()))
+        wanted, known = targets.tolist(), self._live
+        if known is None or (known.version, known.targets) != (version, wanted):
+            texts, readout = self.r2ec.closed([self.texts[item] for item in wanted]), self.r2ec.head.readout
+            states = batched_states(lm, self.r2ec.lm, texts, readout=readout, batch_tokens=LIVE_TOKENS)
+            precision = torch.promote_types(states.dtype, torch.float32)
+            self._live = LiveItems(version, wanted, states, torch.zeros_like(states, dtype=precision))
+        return self._live
+
+    def forget(self) -> None:
+        """The graph of the live items has been walked."""
+        self._live = None
+
+    def update(self, lm: torch.nn.Module, targets: Tensor, step: int) -> None:
+        """Writes the batch's targets into the table, and every T_refresh steps all other items too."""
+        if self.refreshed_at is None or step - self.refreshed_at >= self.refresh_steps:
+            self.refresh(step, leave_out=set(targets.tolist()))
+        table = self.r2ec.head.table
+        table[targets] = self.live(lm, targets, step).states.detach().to(table)
+
+    def refresh(self, step: int, leave_out: set[int] = frozenset()) -> None:
+        """Encodes the catalogue but for `leave_out`, which the caller writes; nothing if this step has done it."""
+        if self.refreshed_at == step:
+            return
+        rows = [item for item in range(len(self.texts)) if item not in leave_out]
+        found = self.r2ec.encode([self.texts[item] for item in rows])
+        table = torch.empty(len(self.texts), found.shape[1], device=found.device)
+        table[rows] = found
+        self.r2ec.head.table, self.refreshed_at = table, step

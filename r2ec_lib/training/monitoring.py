@@ -1,0 +1,302 @@
+"""What happened in a training: the log and rollouts tables, rows and readable lines while it runs, and its watch."""
+
+import resource
+import time
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from IPython import get_ipython
+from IPython.display import DisplayHandle
+from torch import Tensor
+from transformers import TrainerCallback
+
+from r2ec_lib.data.storage import read_table, write_table
+
+LOG_COLUMNS = {
+    "reward": "reward",
+    "rewards/ndcg/mean": "reward_ndcg",
+    "rewards/similarity/mean": "reward_similarity",
+    "rewards/judged/mean": "reward_judged",
+    "eval_ndcg@10": "valid_ndcg@10",
+    "eval_hit@10": "valid_hit@10",
+    "eval_length": "valid_length",
+    "completions/mean_length": "length",
+    "completions/min_length": "length_low",
+    "completions/max_length": "length_high",
+    "share_unclosed": "share_unclosed",
+    "repetition": "repetition",
+    "frac_reward_zero_std": "share_equal_groups",
+    "entropy": "entropy",
+    "kl": "kl",
+    "loss": "loss",
+    "item_surprise": "item_surprise",
+    "grad_norm": "grad_norm",
+    "grad_norm_tokens": "grad_norm_tokens",
+    "grad_norm_items": "grad_norm_items",
+    "tokens_per_second": "tokens_per_second",
+    "learning_rate": "learning_rate",
+    "step_time": "step_seconds",
+    "seconds_sampling": "seconds_sampling",
+    "seconds_reward": "seconds_reward",
+}
+"""TRL's names and ours: lengths in tokens with `<answer>`, seconds a step, shares from 0 to 1. `item_surprise` is the
+mean −log π(v⁺) of Eq. 7 over the trajectories that carry the item action. `entropy` is the mean over all sampled
+tokens, or over those of these trajectories in warm-up steps that compute no others (`item_warmup_steps`). The gradient
+norms of the token terms and of the item term are taken before clipping, every `rollout_steps` steps. `repetition` is
+1 − different token triples / token triples. Memory (`peak_memory_gb` of this process, `peak_device_memory_gb` of its
+GPU) is the highest so far. `warnings` names the figures that are beyond their limits."""
+COLUMNS = ["step", *LOG_COLUMNS.values(), "peak_memory_gb", "peak_device_memory_gb", "seconds_update", "warnings"]
+
+LIMITS = {
+    "warn_entropy_below": ("entropy", -1, "the trajectories of a shopper hardly differ any more"),
+    "warn_kl_above": ("kl", 1, "the language has moved far from where it began"),
+    "warn_unclosed_above": ("share_unclosed", 1, "reasonings are cut off before they reach <answer>"),
+    "warn_repetition_above": ("repetition", 1, "reasonings repeat themselves"),
+}
+"""Options of the watch: the figure that each one limits, on which side (1: above), and what it means to be beyond."""
+
+
+def beyond(row: Mapping[str, float], limits: Mapping[str, float | None]) -> dict[str, str]:
+    """Figures of a log row that are beyond their limits, and a sentence for each.
+
+    >>> beyond({"entropy": 0.01}, {"warn_entropy_below": 0.1, "warn_kl_above": 1.0})
+    {'entropy': 'entropy is 0.01, below 0.1: the trajectories of a shopper hardly differ any more'}
+    """
+    found = {}
+    for option, (figure, side, meaning) in LIMITS.items():
+        limit = limits.get(option)
+        if limit is not None and figure in row and side * (row[figure] - limit) > 0:
+            where = "above" if side > 0 else "below"
+            found[figure] = f"{figure} is {row[figure]:.3g}, {where} {limit:g}: {meaning}"
+    return found
+
+
+class TrainingTables(TrainerCallback):
+    """Writes `log.parquet` and `rollouts.parquet` into `folder` as training goes, and reports.
+
+    Args:
+        trainer_rollouts: the trainer's growing list of kept trajectories.
+        report: called with one line of text every `report_steps` steps, at each evaluation, and with one that begins
+            with WARNING where a figure comes to lie beyond its limit.
+        show: called with each row of the log, with `max_steps` and `elapsed` seconds beside the figures.
+        limits: values of the options in `LIMITS`.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        trainer_rollouts: Callable[[], list[dict]],
+        report: Callable[[str], None] = print,
+        report_steps: int = 10,
+        show: Callable[[dict], None] = lambda row: None,
+        limits: Mapping[str, float | None] = MappingProxyType({}),
+    ):
+        self.folder = Path(folder)
+        self.trainer_rollouts = trainer_rollouts
+        self.report = report
+        self.report_steps = report_steps
+        self.show = show
+        self.limits = limits
+        self.beyond: set[str] = set()
+        self.rows: dict[int, dict] = {}
+        self.start = time.perf_counter()
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """A resumed run keeps the rows that its checkpoint had reached."""
+        path = self.folder / "log.parquet"
+        if state.global_step and path.exists():
+            earlier = read_table(path)
+            self.rows = {row["step"]: row for row in earlier.to_dict("records") if row["step"] <= state.global_step}
+            self.report(f"resumed at step {state.global_step} of {state.max_steps}")
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        found = {ours: logs[theirs] for theirs, ours in LOG_COLUMNS.items() if theirs in logs}
+        if not found or not state.is_world_process_zero:
+            return
+        row = self.rows.setdefault(state.global_step, {"step": state.global_step})
+        row.update(found)
+        row["peak_memory_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        if torch.cuda.is_available():
+            row["peak_device_memory_gb"] = torch.cuda.max_memory_allocated() / 2**30
+        if "step_seconds" in row:
+            other = row.get("seconds_sampling", 0.0) + row.get("seconds_reward", 0.0)  # a step may reuse a rollout
+            row["seconds_update"] = row["step_seconds"] - other
+        warnings = beyond(found, self.limits)
+        row["warnings"] = ", ".join(warnings) or row.get("warnings", "")
+        for figure in warnings.keys() - self.beyond:
+            self.report(f"WARNING step {state.global_step}: {warnings[figure]}")
+        self.beyond = (self.beyond - found.keys()) | warnings.keys()
+        self.show({**row, "max_steps": state.max_steps, "elapsed": time.perf_counter() - self.start})
+        evaluated = "valid_ndcg@10" in found
+        if evaluated or (state.global_step % self.report_steps == 0 and "reward" in found):
+            self.report(self._line(row, state.max_steps, evaluated))
+
+    def on_save(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            self.write()
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            self.write()
+
+    def log_table(self) -> pd.DataFrame:
+        """One row a logged step, columns as in `COLUMNS`; NaN where a figure was not taken at that step."""
+        table = pd.DataFrame(sorted(self.rows.values(), key=lambda row: row["step"]))
+        return table.reindex(columns=COLUMNS).astype({"step": "int64"})
+
+    def write(self) -> None:
+        write_table(self.log_table(), self.folder / "log.parquet")
+        write_table(pd.DataFrame(self.trainer_rollouts()), self.folder / "rollouts.parquet")
+
+    def _line(self, row: dict, max_steps: int, evaluated: bool) -> str:
+        seconds = time.perf_counter() - self.start
+        head = f"step {row['step']:>5} of {max_steps}  {seconds:>6.0f} s"
+        if evaluated:
+            return f"{head}  validation NDCG@10 {row['valid_ndcg@10']:.4f}, reasoning {row['valid_length']:.1f} tokens"
+        return (
+            f"{head}  reward {row['reward']:.4f}  length {row['length']:.1f}  "
+            f"unclosed {row['share_unclosed']:.0%}  entropy {row['entropy']:.2f}"
+        )
+
+
+FIGURES = {
+    "reward": ("reward", ".4f"),
+    "reward_ndcg": ("its NDCG part", ".4f"),
+    "reward_similarity": ("its similarity part", ".4f"),
+    "reward_judged": ("people's judgements", ".3f"),
+    "valid_ndcg@10": ("validation NDCG@10", ".4f"),
+    "length": ("length (tokens)", ".1f"),
+    "share_unclosed": ("chains without <answer>", ".0%"),
+    "repetition": ("repetition (0 to 1)", ".2f"),
+    "share_equal_groups": ("groups of equal rewards", ".0%"),
+    "entropy": ("entropy (nats a token)", ".3f"),
+    "kl": ("KL to the start", ".4f"),
+    "grad_norm": ("gradient norm", ".3g"),
+    "grad_norm_tokens": ("… of the token terms", ".3g"),
+    "grad_norm_items": ("… of the item term", ".3g"),
+    "seconds_sampling": ("seconds: sampling", ".2f"),
+    "seconds_reward": ("seconds: reward", ".2f"),
+    "seconds_update": ("seconds: update", ".2f"),
+    "tokens_per_second": ("tokens a second", ",.0f"),
+    "peak_memory_gb": ("peak memory (GB)", ".2f"),
+    "peak_device_memory_gb": ("peak GPU memory (GB)", ".2f"),
+}
+"""Columns of the training log that the table shows, with what it calls them and how it writes their values."""
+BLOCKS = "▁▂▃▄▅▆▇█"
+COURSE = 24
+"""Most characters of a figure's course."""
+
+
+def course(values: pd.Series) -> str:
+    """Values as a row of blocks from lowest to highest, in at most `COURSE` equal parts.
+
+    >>> course(pd.Series([0.0, 1.0, 2.0, 7.0]))
+    '▁▂▃█'
+    """
+    means = [part.mean() for part in np.array_split(values.to_numpy(float), min(COURSE, len(values)))]
+    low, spread = min(means), max(means) - min(means)
+    return "".join(BLOCKS[round((mean - low) / spread * (len(BLOCKS) - 1)) if spread else 3] for mean in means)
+
+
+def summary(log: pd.DataFrame) -> pd.DataFrame:
+    """What the table shows of a training log: `figure`, `first`, `now` (means of a tenth of the values) and `course`.
+
+    Figures that were never taken are left out.
+    """
+    rows = []
+    for column, (label, form) in FIGURES.items():
+        values = log[column].dropna() if column in log else []
+        if len(values):
+            window = max(1, len(values) // 10)
+            ends = (values.head(window).mean(), values.tail(window).mean())
+            rows.append((label, *(format(value, form) for value in ends), course(values)))
+    return pd.DataFrame(rows, columns=["figure", "first", "now", "course"])
+
+
+class LiveTable:
+    """Shows a training: `row` and `line` are what `training.launch` calls.
+
+    In a notebook, one display that is replaced as rows come in (also when Papermill executes it), and lines for what
+    the table does not tell; elsewhere lines alone.
+
+    Args:
+        notebook: whether displays are shown; found out where None.
+        out: called with each line.
+        seconds: shortest time between two drawings.
+    """
+
+    def __init__(self, notebook: bool | None = None, out: Callable[[str], None] = print, seconds: float = 1.0):
+        shell = get_ipython()
+        self.notebook = "IPKernelApp" in getattr(shell, "config", {}) if notebook is None else notebook
+        self.out = out
+        self.seconds = seconds
+        self.rows: dict[int, dict] = {}
+        self.warnings: list[str] = []
+        self._display = DisplayHandle() if self.notebook else None
+        self._drawn: float | None = None
+
+    def line(self, text: str) -> None:
+        """Writes a line of text; one that only repeats what the table shows is left out where there is a table."""
+        if text.startswith("WARNING"):
+            self.warnings.append(text)
+        if not (self.notebook and text.startswith("step ") and "validation" not in text):
+            self.out(text)
+
+    def row(self, row: dict) -> None:
+        """Takes a row of the log, with `max_steps` and `elapsed` seconds beside its figures."""
+        self.rows[row["step"]] = row
+        now = time.perf_counter()
+        due = self._drawn is None or now - self._drawn >= self.seconds
+        if self.notebook and (due or row["step"] == row["max_steps"] or "valid_ndcg@10" in row):
+            page = {"text/html": self.html(), "text/plain": self.text()}
+            (self._display.display if self._drawn is None else self._display.update)(page, raw=True)
+            self._drawn = now
+
+    def head(self) -> str:
+        """How far the training is, in words."""
+        row = self.rows[max(self.rows)]
+        done, elapsed = row["step"] / row["max_steps"], row["elapsed"]
+        left = f", about {elapsed / done - elapsed:.0f} s left" if done < 1 else ""
+        return f"step {row['step']} of {row['max_steps']}, {elapsed:.0f} s{left}"
+
+    def text(self) -> str:
+        table = summary(pd.DataFrame(list(self.rows.values())))
+        return "\n".join([self.head(), *self.warnings, table.to_string(index=False)])
+
+    def html(self) -> str:
+        table = summary(pd.DataFrame(list(self.rows.values()))).to_html(index=False, border=0)
+        warnings = "".join(f'<p style="color: #b00000"><b>{escape(text)}</b></p>' for text in self.warnings)
+        return f"<p>{escape(self.head())}</p>{warnings}{table}"
+
+
+class GradientNorms:
+    """L2 norms of the gradients of the token terms and of the item term over one optimiser step, before clipping.
+
+    One more backward walk gives the token terms' gradient; the item term's is what the step's whole gradient has
+    beyond it. So a measured step costs a second backward and a copy of the trainable weights' gradients; other steps
+    cost nothing.
+    """
+
+    def __init__(self, weights: Sequence[torch.nn.Parameter]):
+        self.weights = weights
+        self.tokens: list[Tensor] | None = None
+
+    def add(self, token_loss: Tensor) -> None:
+        """Adds the gradient of one micro-batch's token terms; leaves `.grad` and the graph as they are."""
+        found = torch.autograd.grad(token_loss, self.weights, retain_graph=True, materialize_grads=True)
+        found = [gradient.detach() for gradient in found]
+        self.tokens = found if self.tokens is None else [a + b for a, b in zip(self.tokens, found, strict=True)]
+
+    def norms(self, accelerator: Accelerator) -> tuple[float, float]:
+        """(token terms, item term), averaged over processes as the update is; starts anew afterwards."""
+        tokens = [accelerator.reduce(gradient, reduction="mean") for gradient in self.tokens]
+        pairs = zip(self.weights, tokens, strict=True)
+        items = [-gradient if weight.grad is None else weight.grad - gradient for weight, gradient in pairs]
+        self.tokens = None
+        return torch.nn.utils.get_total_norm(tokens).item(), torch.nn.utils.get_total_norm(items).item()

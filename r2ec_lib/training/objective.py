@@ -1,0 +1,80 @@
+"""The mathematics of RecPO as pure functions: tensors in, tensors out.
+
+Equation numbers are those of R²ec (arXiv 2505.16994 v3). Nothing here knows of models, tokens or trainers; what the
+trainer does with these functions is in `trainer.py`. Letters in shapes: B rows (trajectories), N catalogue items,
+M distinct target items of a batch, U users (groups), G trajectories a user, d hidden size.
+"""
+
+import torch
+from torch import Tensor
+
+ESTIMATORS = ("grpo", "rloo")
+
+
+def ndcg(ranks: Tensor, k: int) -> Tensor:
+    """NDCG@k with one relevant item, R_d of Eq. 4: 1 / log2(rank + 1) if rank ≤ k, else 0. Any shape.
+
+    >>> ndcg(torch.tensor([1.0, 3.0, 11.0]), k=10).tolist()
+    [1.0, 0.5, 0.0]
+    """
+    return torch.where(ranks <= k, 1 / torch.log2(ranks + 1), torch.zeros_like(ranks))
+
+
+def fused_reward(discrete: Tensor, continuous: Tensor, reward_mix: float) -> Tensor:
+    """R = β R_c + (1 − β) R_d (Eq. 5); `reward_mix` is β. Any shape."""
+    return reward_mix * continuous + (1 - reward_mix) * discrete
+
+
+def advantages(rewards: Tensor, estimator: str = "grpo", epsilon: float = 1e-4) -> Tensor:
+    """Advantage of each trajectory within its group (Eq. 2).
+
+    "grpo": A_i = (R_i − mean R) / (std R + ε), with the sample standard deviation, as in TRL; ε keeps a group of all
+    but equal rewards from being blown up to unit size. "rloo": A_i = R_i − mean of the other G − 1 rewards.
+
+    Args:
+        rewards: (U, G), G ≥ 2.
+
+    Returns:
+        (U, G). Equal rewards give exactly 0 under both estimators, up to rounding of the mean.
+
+    >>> advantages(torch.tensor([[1.0, 0.0, 0.0, 0.0]]), "rloo")[0, 0].item()  # 1 - (0 + 0 + 0) / 3
+    1.0
+    """
+    group_size = rewards.shape[1]
+    if group_size < 2:
+        raise ValueError(f"an advantage compares at least 2 trajectories of a user; the groups hold {group_size}")
+    centred = rewards - rewards.mean(dim=1, keepdim=True)  # (U, G)
+    if estimator == "grpo":
+        return centred / (rewards.std(dim=1, keepdim=True) + epsilon)
+    if estimator == "rloo":
+        return centred * group_size / (group_size - 1)
+    raise ValueError(f"estimator is {estimator!r}; expected one of {ESTIMATORS}")
+
+
+def best_trajectories(rewards: Tensor, top: int = 1) -> Tensor:
+    """Marks i* = argmax_j A_j of each group (Eq. 8), or the `top` best; of equal ones the first.
+
+    Args:
+        rewards: (U, G) rewards or advantages.
+
+    Returns:
+        (U, G) bool with `top` True values a row.
+    """
+    order = rewards.argsort(dim=1, descending=True, stable=True)[:, :top]  # (U, top)
+    return torch.zeros_like(rewards, dtype=torch.bool).scatter(1, order, True)
+
+
+def divergence(log_probs: Tensor, start: Tensor, actions: Tensor) -> Tensor:
+    """Sum over tokens of r − log r − 1, r = π_start / π, which estimates the KL to a start, and their count: (2,).
+
+    Args:
+        log_probs, start: (B, C) log-probabilities of the tokens, which the first one sampled.
+        actions: (B, C) 1 where a token counts.
+    """
+    log_ratio = start - log_probs
+    return torch.stack([((log_ratio.exp() - log_ratio - 1) * actions).sum(), actions.sum().to(log_probs)])
+
+
+def clipped(ratio: Tensor, advantage: Tensor, epsilon_low: float = 0.2, epsilon_high: float = 0.2) -> Tensor:
+    """ℓ_ε(r, A) = min(r A, clip(r, 1 − ε_low, 1 + ε_high) A) of Eq. 8. `ratio` and `advantage` broadcast."""
+    return torch.minimum(ratio * advantage, ratio.clamp(1 - epsilon_low, 1 + epsilon_high) * advantage)

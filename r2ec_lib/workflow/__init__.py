@@ -1,0 +1,1 @@
+"""The command line: recipes, runs, the stage cache and the report. It executes notebooks and imports no science."""

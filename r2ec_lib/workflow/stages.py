@@ -1,0 +1,192 @@
+"""What a stage of a run depends on, what it left behind, and whether it has to run again.
+
+A stage is a notebook. Its state file `<run>/.stages/<stage>.json` holds what went into it: the notebook, its
+parameters, the library modules that it imports (directly or not), its local input files, the versions of the packages
+that decide results, and the key of the stage before. Nothing here runs a notebook.
+"""
+
+import ast
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+from r2ec_lib.data.storage import read_json, write_json
+from r2ec_lib.workflow.folder import LIBRARY
+from r2ec_lib.workflow.recipes import is_path, is_runs
+
+# The stages in order, and the folders of a run that each of them owns.
+STAGES = {
+    "01_data_preparation": ("data",),
+    "02_training": ("model", "model_item_only", "training"),
+    "03_evaluation": ("evaluation",),
+    "04_reasoning_analysis": ("reasoning",),
+    "05_study": ("study",),
+    "06_benchmark": ("benchmark",),
+}
+ON_REQUEST = ("05_study", "06_benchmark")  # stages that run only where a recipe names them
+STUDIED = ("evaluation/rankings.parquet", "evaluation/metrics.json")  # what a stage may read of another run
+PACKAGES = ("torch", "transformers", "trl", "peft", "tokenizers", "numpy", "pandas")
+PLACES = ("run_dir", "cache_dir")  # where a notebook keeps things; no result depends on them
+
+
+def ingredients(notebook: Path, values: Mapping[str, Any], previous: str, library: Path = LIBRARY) -> dict[str, Any]:
+    """Everything that decides what `notebook` computes, as plain JSON: equal ingredients, equal results.
+
+    values: the notebook's own parameters, paths absolute. previous: key of the stage before, "" for the first.
+    Formatting and comments of library modules do not count; local inputs, the results of other runs that a key names
+    among them, count by path, size and time of change.
+    """
+    cells = nbformat.read(notebook, as_version=4).cells
+    source = [(cell.cell_type, cell.source, cell.metadata.get("tags", [])) for cell in cells]
+    code = [cell.source for cell in cells if cell.cell_type == "code"]
+    return {
+        "notebook": _digest(source),
+        "parameters": {key: value for key, value in values.items() if key not in PLACES},
+        "library": {
+            path.relative_to(library).as_posix(): _digest(ast.dump(_parsed(path))) for path in imported(code, library)
+        },
+        "inputs": _inputs(values),
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "previous": previous,
+    }
+
+
+def key(parts: Mapping[str, Any]) -> str:
+    """The ingredients as one short name."""
+    return _digest(parts)
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """In words, the first ingredient in which two stages differ: "parameters changed: num_generations"."""
+    for part in ("parameters", "inputs", "library", "packages"):
+        if changed := [k for k in sorted({*old[part], *new[part]}) if old[part].get(k) != new[part].get(k)]:
+            return f"{part} changed: {', '.join(changed[:3])}{', …' if len(changed) > 3 else ''}"
+    return "the notebook changed" if old["notebook"] != new["notebook"] else "an earlier stage changed"
+
+
+def imported(code: Sequence[str], library: Path = LIBRARY) -> list[Path]:
+    """The modules of `library` that the cells import, with everything those import, sorted by path."""
+    wanted = [(_parsed_cell(cell), library.name) for cell in code]
+    found: set[Path] = set()
+    while wanted:
+        tree, package = wanted.pop()
+        names = {name for node in ast.walk(tree) for name in _imports(node, package)}
+        for path in {path for name in names for path in _modules(name, library)} - found:
+            found.add(path)
+            wanted.append((_parsed(path), ".".join(path.relative_to(library.parent).parent.parts)))
+    return sorted(found)
+
+
+def state(run: Path, stage: str) -> dict[str, Any] | None:
+    """What the state file of `stage` says (key, ingredients, finished, seconds, peak_memory_gb, outputs), or None."""
+    path = _state_path(run, stage)
+    return read_json(path) if path.is_file() else None
+
+
+def is_done(run: Path, stage: str, wanted: str) -> bool:
+    """Whether `stage` finished with the key `wanted` and everything it wrote is still there."""
+    known = state(run, stage)
+    return bool(known and known["finished"] and known["key"] == wanted and _present(run, known["outputs"]))
+
+
+def begin(run: Path, stage: str, later: Sequence[str], parts: Mapping[str, Any], folders: Mapping) -> bool:
+    """Makes the run ready for `stage` and notes that it began; returns whether it continues an interrupted one.
+
+    With the ingredients of an interrupted attempt the stage's folders stay, so that its notebook can go on from what
+    it saved. Otherwise they are removed, and with them the folders and states of the `later` stages, now out of date.
+    """
+    known = state(run, stage)
+    continues = bool(known and not known["finished"] and known["key"] == key(parts))
+    if not continues:
+        for old in (stage, *later):
+            for folder in folders.get(old, ()):
+                if (run / folder).exists():
+                    shutil.rmtree(run / folder)
+            _state_path(run, old).unlink(missing_ok=True)
+            executed(run, old).unlink(missing_ok=True)
+    write_json({"key": key(parts), "ingredients": parts, "finished": False}, _state_path(run, stage))
+    return continues
+
+
+def finish(run: Path, stage: str, parts: dict, values: Mapping, folders: Mapping, cost: Mapping[str, float]) -> str:
+    """Notes that `stage` is done, what it wrote and what it cost; returns its key.
+
+    A stage may fetch its own inputs (a download into `data_dir`): files that appeared during the stage are noted as
+    they are now, files that it started from as they were then.
+    """
+    now = _inputs(values)
+    parts = {**parts, "inputs": {path: parts["inputs"].get(path, stamp) for path, stamp in now.items()}}
+    written = [path for folder in folders.get(stage, ()) for path in _files(run / folder)] + [executed(run, stage)]
+    outputs = {path.relative_to(run).as_posix(): path.stat().st_size for path in written}
+    done = {"key": key(parts), "ingredients": parts, "finished": True, **cost, "outputs": outputs}
+    write_json(done, _state_path(run, stage))
+    return done["key"]
+
+
+def executed(run: Path, stage: str) -> Path:
+    """Where the executed copy of a stage's notebook lies."""
+    return run / "notebooks" / f"{stage}.ipynb"
+
+
+def _state_path(run: Path, stage: str) -> Path:
+    return run / ".stages" / f"{stage}.json"
+
+
+def _digest(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _parsed_cell(source: str) -> ast.Module:
+    return ast.parse("\n".join(line for line in source.splitlines() if not line.lstrip().startswith(("%", "!"))))
+
+
+def _imports(node: ast.AST, package: str) -> list[str]:
+    """Dotted names that an import statement in `package` may load: modules, packages, or what they define."""
+    if isinstance(node, ast.Import):
+        return [name.name for name in node.names]
+    if isinstance(node, ast.ImportFrom):
+        above = package.split(".")[: 1 - node.level or None] if node.level else []
+        base = ".".join([*above, *filter(None, [node.module])])
+        return [f"{base}.{name.name}" for name in node.names]
+    return []
+
+
+def _modules(name: str, library: Path) -> list[Path]:
+    """Files of the library that importing a dotted name executes: its module and every package on the way to it."""
+    if name.split(".")[0] != library.name:
+        return []
+    places = [library.joinpath(*name.split(".")[1:end]) for end in range(1, len(name.split(".")) + 1)]
+    files = [place / "__init__.py" for place in places] + [place.with_suffix(".py") for place in places[1:]]
+    return [path for path in files if path.is_file()]
+
+
+def _inputs(values: Mapping[str, Any]) -> dict[str, list[int]]:
+    """Size and time of change of each local file that `values` name: in paths, or as the results of other runs.
+
+    Other runs are named by keys that end in `_runs`; their folders lie beside this run's own.
+    """
+    given = {key: value for key, value in values.items() if value and key not in PLACES}
+    named = [Path(value) for key, value in given.items() if is_path(key) or key == "backbone"]
+    others = [Path(values["run_dir"]).parent / name for key in given if is_runs(key) for name in given[key]]
+    named += [run / path for run in others for path in STUDIED]
+    files = [file for path in named if path.is_absolute() for file in _files(path)]
+    return {str(file): [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
+
+
+def _files(path: Path) -> list[Path]:
+    return [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+
+
+def _present(run: Path, outputs: Mapping[str, int]) -> bool:
+    return all((run / path).is_file() and (run / path).stat().st_size == size for path, size in outputs.items())

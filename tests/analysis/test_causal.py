@@ -1,0 +1,225 @@
+"""Planted faults: a scorer that ignores its reasoning, and one that reads nothing else; the tests tell them apart."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from r2ec_lib.analysis import causal
+
+ANSWER, STOP, DOT = 99, 50, 51
+ITEMS = 12
+
+
+@pytest.fixture
+def samples():
+    targets = list(range(6)) * 2
+    return pd.DataFrame(
+        {
+            "sample_id": range(100, 112),
+            "user_id": [f"u{n // 2}" for n in range(12)],
+            "target": targets,
+            "history": [[6 + n % 6] * (1 + n // 6) for n in range(12)],
+        }
+    )
+
+
+@pytest.fixture
+def chains(samples):
+    """Two sentences: one about nothing, one that holds the target as a token."""
+    return [[30, STOP, target, STOP, ANSWER] for target in samples["target"]]
+
+
+def reader(samples, chains):
+    """A model that reads only its reasoning: an item scores once for each time its token stands there."""
+    scores = torch.zeros(len(samples), ITEMS)
+    for row, chain in enumerate(chains or []):
+        for token in chain[:-1]:
+            if token < ITEMS:
+                scores[row, token] += 10
+    return scores
+
+
+def deaf(samples, chains):
+    """A model that ignores its reasoning."""
+    return torch.tensor(samples["sample_id"].to_numpy())[:, None] * torch.linspace(0, 1, ITEMS)[None, :]
+
+
+def difference(rank_a, rank_b, users):
+    gap = np.mean(1 / np.asarray(rank_a)) - np.mean(1 / np.asarray(rank_b))
+    return {"difference": gap, "relative": math.nan, "ci95": [gap, gap]}
+
+
+def effects_of(score_fn, samples, chains):
+    altered = causal.conditions(samples, chains, [0, 0.5, 1], [DOT], seed=1)
+    ranked = causal.stack({name: causal.rank_chains(score_fn, samples, c, k=3) for name, c in altered.items()})
+    return ranked, causal.effects(ranked, difference, "mrr").set_index("test")["difference"]
+
+
+def test_every_altered_chain_keeps_its_answer_and_filler_keeps_the_length(samples, chains):
+    altered = causal.conditions(samples, chains, [0, 0.5, 1], [DOT, STOP])
+    assert altered["none"] is None
+    for name, table in altered.items():
+        if table is not None:
+            assert all(chain[-1] == ANSWER and chain.count(ANSWER) == 1 for chain in table), name
+    assert [len(chain) for chain in altered["filler"]] == [len(chain) for chain in chains]
+    assert altered["filler"][0] == [DOT, STOP, DOT, STOP, ANSWER]
+
+
+def test_truncation_keeps_nothing_at_0_half_at_a_half_and_everything_at_1(chains):
+    assert causal.truncate(chains[:1], 0) == [[ANSWER]]
+    assert causal.truncate(chains[:1], 0.5) == [[30, STOP, ANSWER]]
+    assert causal.truncate(chains, 1) == chains
+    assert causal.truncate([[ANSWER]], 0.5) == [[ANSWER]]
+    assert causal.truncate([[1, 2, 3, ANSWER]], 0.5) == [[1, 2, ANSWER]]  # one and a half, rounded up
+
+
+def test_swap_partners_are_other_users_of_like_history_length(samples):
+    users, lengths = samples["user_id"].to_numpy(), samples["history"].map(len).to_numpy()
+    for seed in range(20):
+        partners = causal.swap_partners(samples, seed)
+        assert (users[partners] != users).all()
+        assert (lengths[partners] == lengths).all()
+    assert (causal.swap_partners(samples, seed) == partners).all()
+    with pytest.raises(ValueError, match="two users"):
+        causal.swap_partners(samples.iloc[:2])
+
+
+def test_a_model_that_ignores_its_reasoning_shows_no_effect_anywhere(samples, chains):
+    ranked, effect = effects_of(deaf, samples, chains)
+    assert (effect == 0).all()
+    assert (ranked["agreement"] == 1).all()
+    assert causal.area_over_curve(ranked)[0] == pytest.approx(0)
+    assert (causal.drop_one(deaf, samples, chains, {STOP})["effect"] == 0).all()
+
+
+def test_a_model_that_reads_only_its_reasoning_is_found_by_every_test(samples, chains):
+    ranked, effect = effects_of(reader, samples, chains)
+    assert effect["gain"] > 0.5 and effect["content"] > 0.5 and effect["swap"] > 0.5
+    assert effect["compute"] == 0
+    curve = causal.early_answering(ranked)
+    assert curve["fraction"].tolist() == [0, 0.5, 1]
+    assert curve["ndcg"].tolist()[:2] == [0, 0] and curve["ndcg"].tolist()[2] == 1
+    area, low, high = causal.area_over_curve(ranked)
+    assert area > 0.1 and low < area < high
+    # trapezoids over the mean agreement give the mean of the samples' areas
+    a, b, c = curve["agreement"]
+    assert area == pytest.approx(1 - (a + 2 * b + c) / 4)
+
+
+def test_a_model_trained_without_reasoning_is_compared_sample_by_sample(samples, chains):
+    ranked, effect = effects_of(reader, samples, chains)
+    assert "training" not in effect  # nobody handed such a model in
+    other = causal.rank_chains(deaf, samples, None).assign(condition="untaught").iloc[::-1]
+    both = pd.concat([ranked, other[["sample_id", "user_id", "rank", "condition"]]])
+    found = causal.effects(both, difference, "mrr").set_index("test")["difference"]
+    full = ranked[ranked["condition"] == "full"]
+    assert found["training"] == pytest.approx((1 / full["rank"]).mean() - (1 / other["rank"]).mean())
+
+
+def test_nothing_kept_ranks_as_no_reasoning_does(samples, chains):
+    ranked, _ = effects_of(reader, samples, chains)
+    ranks = {name: part["rank"].tolist() for name, part in ranked.groupby("condition")}
+    assert ranks["kept 0"] == ranks["none"] and ranks["kept 1"] == ranks["full"]
+
+
+def test_dropping_the_deciding_sentence_lowers_its_item_and_another_does_not(samples, chains):
+    table = causal.drop_one(reader, samples, chains, {STOP})
+    assert len(table) == 2 * len(samples) and set(table["sentences"]) == {2}
+    effect = table.groupby("sentence")["effect"]
+    assert effect.max()[0] == pytest.approx(0, abs=1e-6) and effect.min()[1] > 1
+    # log π falls from 10 − log(e^10 + 10) to −log 11: twelve items, one in the history
+    assert effect.min()[1] == pytest.approx(10 - math.log(math.exp(10) + 10) + math.log(11), abs=1e-5)
+
+
+def test_dropping_follows_the_item_that_the_whole_reasoning_recommends(samples):
+    rows = samples.iloc[:1].assign(target=0)
+    table = causal.drop_one(reader, rows, [[5, STOP, 3, 3, STOP, ANSWER]], {STOP}).set_index("sentence")
+    # item 3 leads by 20 to 10; without its own sentence it has 0, and 5 leads
+    assert table["effect"][1] == pytest.approx(10, abs=0.01) and table["effect"][0] == pytest.approx(0, abs=0.01)
+
+
+def test_a_single_sentence_cannot_be_dropped(samples):
+    chains = [[3, STOP, ANSWER]] * len(samples)
+    assert causal.drop_one(reader, samples, chains, {STOP}).empty
+
+
+def test_seen_items_are_no_candidates_but_the_target_always_is(samples):
+    rows = samples.iloc[:1].assign(history=[[0, 11]], target=[0])
+    scores = torch.arange(ITEMS).float()[None]
+    table = causal.rank_chains(lambda rows, chains: scores, rows, None, k=ITEMS)
+    assert set(table["top_items"][0].tolist()) == set(range(11))
+    assert table["rank"][0] == 11
+    unmasked = causal.rank_chains(lambda rows, chains: scores, rows, None, k=ITEMS, mask_seen=False)
+    assert unmasked["rank"][0] == 12
+
+
+def test_batches_and_temperature_change_only_what_they_should(samples, chains):
+    one = causal.rank_chains(reader, samples, chains, k=3, batch_size=5)
+    all_ = causal.rank_chains(reader, samples, chains, k=3)
+    assert one["rank"].equals(all_["rank"]) and np.allclose(one["log_p"], all_["log_p"])
+    cold = causal.rank_chains(reader, samples, chains, k=3, temperature=0.1)
+    assert cold["rank"].equals(all_["rank"]) and (cold["log_p"] >= all_["log_p"]).all()
+
+
+def test_unusable_requests_say_why(samples, chains):
+    with pytest.raises(ValueError, match="at least one token"):
+        causal.filler(chains, [])
+    ranked = causal.stack({"full": causal.rank_chains(deaf, samples, chains)})
+    with pytest.raises(ValueError, match="needs fractions"):
+        causal.early_answering(ranked)
+
+
+def test_another_shoppers_reasoning_pulls_a_reader_and_not_a_deaf_model(samples, chains):
+    partners = causal.swap_partners(samples, seed=1)
+    table = causal.pull(reader, samples, chains, partners)
+    other = samples["target"].to_numpy()[partners] != samples["target"].to_numpy()
+    # the other's target rises from 0 to 10 among eleven candidates; the sum in π stays the same
+    assert np.allclose(table["effect"][other], 10, atol=1e-4) and np.allclose(table["effect"][~other], 0)
+    assert (causal.pull(deaf, samples, chains, partners)["effect"].abs() < 1e-5).all()
+
+
+def test_pull_leaves_out_shoppers_who_own_the_others_purchase(samples, chains):
+    rows = samples.assign(history=[[0, 1, 2, 3, 4]] * 11 + [[11]])
+    rows["target"], partners = 5, [11] * 11 + [0]
+    assert len(causal.pull(reader, rows, chains, partners)) == 12
+    rows.loc[11, "target"] = 0
+    assert causal.pull(reader, rows, chains, partners)["sample_id"].tolist() == [111]
+    none = causal.pull(reader, rows.iloc[:11].assign(target=0), chains, range(11))
+    assert none.empty and "effect" in none
+
+
+def test_dispersion_is_zero_for_a_deaf_model_and_one_for_disjoint_lists(samples, chains):
+    other = [[30, STOP, (chain[2] + 1) % 6, STOP, ANSWER] for chain in chains]
+    ranked = {f: [causal.rank_chains(f, samples, c, k=1) for c in (chains, other)] for f in (reader, deaf)}
+    assert (causal.dispersion(ranked[reader])["dispersion"] == 1).all()
+    assert (causal.dispersion(ranked[deaf])["dispersion"] == 0).all()
+    three = causal.dispersion([*ranked[reader], ranked[reader][0]])
+    assert np.allclose(three["dispersion"], 2 / 3)  # of the three pairs, one is equal
+    with pytest.raises(ValueError, match="at least two"):
+        causal.dispersion(ranked[deaf][:1])
+
+
+def test_the_summary_of_changes_tells_the_deaf_model_from_the_reader(samples, chains):
+    heard, ignored = (effects_of(score_fn, samples, chains)[0] for score_fn in (reader, deaf))
+    changed = causal.changes(heard).set_index("condition")
+    assert (causal.changes(ignored)["share"] == 0).all()
+    assert list(changed.index) == ["kept 0.5", "none", "filler", "swapped"]
+    assert (causal.changes(ignored)["difference"] == 0).all()
+    assert (changed["difference"] < 0).all() and (changed["ci95"].map(max) < 0).loc[["none", "filler"]].all()
+    assert (changed.loc[["none", "kept 0.5", "filler"], "share"] > 0).all()
+    assert (changed["low"] <= changed["share"]).all() and changed["high"].max() <= 1
+
+
+def test_exchanged_facts_move_a_reader_more_than_exchanged_neutral_words(samples, chains):
+    texts = {
+        "full": chains,
+        "facts": [[30, STOP, (chain[2] + 1) % 6, STOP, ANSWER] for chain in chains],
+        "neutral": [[31, *chain[1:]] for chain in chains],
+    }
+    for score_fn, moved in ((reader, True), (deaf, False)):
+        tables = {name: causal.rank_chains(score_fn, samples, c, k=1) for name, c in texts.items()}
+        mean, low, _ = causal.paired_change(causal.stack(tables), "facts", "neutral")
+        assert (mean == 1 and low > 0) if moved else mean == 0

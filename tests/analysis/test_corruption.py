@@ -1,0 +1,53 @@
+"""Which words are exchanged, and that nothing else is."""
+
+import pandas as pd
+import pytest
+
+from r2ec_lib.analysis import attributes, corruption, mentions
+
+ITEMS = pd.DataFrame(
+    {"item_id": ["a", "b", "c"], "title": ["Halden Fern mug", "Norvik Slate tent", "Pellini Dune rug"]}
+)
+ATTRIBUTES = pd.DataFrame(
+    {"item": [0, 1, 2, 0], "attribute": ["style"] * 3 + ["piece"], "value": ["deco", "rustic", "coastal", "mug"]}
+)
+
+
+def spans_of(texts, histories):
+    chains = pd.DataFrame({"sample_id": range(len(texts)), "chain": texts})
+    samples = pd.DataFrame({"sample_id": range(len(texts)), "history": histories})
+    found = mentions.mentions(chains, samples, ITEMS)
+    return corruption.fact_spans(found, attributes.attribute_mentions(chains, ATTRIBUTES))
+
+
+def test_a_title_counts_once_and_not_again_by_its_words():
+    table = spans_of(["they own the Halden Fern mug in deco"], [[0]])
+    assert table["kind"].tolist() == ["item", "style"]
+
+
+def test_facts_become_other_facts_of_their_kind_and_all_else_stays():
+    texts = pd.Series(["they own Halden Fern mug in deco", "they like rustic"], index=[3, 9])
+    spans = spans_of(texts.tolist(), [[0], [1]]).replace({"row": {0: 3, 1: 9}})
+    for seed in range(10):
+        changed = corruption.corrupt(texts, spans, ITEMS["title"], share=1, seed=seed)["facts"]
+        assert changed[3] in {f"they own {title} in rustic" for title in ITEMS["title"][1:]}
+        assert changed[9] == "they like deco"
+
+
+def test_as_many_neutral_words_are_exchanged_and_no_fact_is():
+    texts = pd.Series(["they own Halden Fern mug in deco", "people like rustic things very much"])
+    spans = spans_of(texts.tolist(), [[0], [1]])
+    changed = corruption.corrupt(texts, spans, ITEMS["title"], share=1, seed=1)["neutral"]
+    assert "Halden Fern mug" in changed[0] and changed[0].endswith("deco") and "rustic" in changed[1]
+    pairs = [zip(old.split(), new.split(), strict=True) for old, new in zip(texts, changed, strict=True)]
+    differ = [sum(a != b for a, b in pair) for pair in pairs]
+    assert differ == [3, 1]  # four words of facts, but only three are neutral; one of one
+
+
+def test_part_of_the_facts_is_rounded_up_and_none_at_all_changes_nothing():
+    texts = pd.Series(["deco, rustic, coastal", "no fact", ""])
+    changed = corruption.corrupt(texts, spans_of(texts.tolist(), [[0]] * 3), ITEMS["title"], share=0.5)["facts"]
+    assert sum(a != b for a, b in zip(texts[0].split(", "), changed[0].split(", "), strict=True)) == 2
+    assert changed[1:].tolist() == texts[1:].tolist()
+    with pytest.raises(ValueError, match="share of facts"):
+        corruption.corrupt(texts, spans_of(texts.tolist(), [[0]] * 3), [], share=0)

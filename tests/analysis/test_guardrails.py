@@ -1,0 +1,294 @@
+"""Guardrails: planted faults in rules files, reasons and recommendations, and what enforcing does about them."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from r2ec_lib.analysis import guardrails
+from r2ec_lib.analysis.rules import KIND_OF, GuardrailError, Guardrails, load, parse
+from r2ec_lib.evaluation.answers import chains_of
+
+SHIPPED = Path(__file__).parents[2] / "params" / "guardrails" / "example.yaml"
+CATALOGUE = pd.DataFrame(
+    {
+        "item_id": ["a1", "a11", "b2", "c3", "d4"],
+        "title": [
+            "Halden Fern mug",
+            "Norvik Slate tent",
+            "Pellini Opal candle",
+            "Tilney Dune candlestick",
+            "Baby rug",
+        ],
+        "brand": ["Halden", "Norvik", "Pellini", "Tilney", ""],
+    }
+)
+
+
+def rules(*entries: str, head: str = "") -> Guardrails:
+    return parse(head + "rules:\n" + "".join(f"  - {{name: r{n}, {e}}}\n" for n, e in enumerate(entries)))
+
+
+def judged(entry: str, text: str, history=(0,), top=None) -> list[str]:
+    """What the one rule `entry` finds in a reason about `history`."""
+    chains = pd.DataFrame({"sample_id": [7], "chain": [text]}, index=[3])
+    if top is not None:
+        chains["top_items"] = [top]
+    samples = pd.DataFrame({"sample_id": [7], "history": [list(history)]})
+    table = guardrails.judge(rules(entry), chains, samples, CATALOGUE)
+    assert set(table["row"]) <= {3} and set(table["rule"]) <= {"r0"}
+    return table["found"].tolist()
+
+
+# ---- rules files ---------------------------------------------------------------------------------------------------
+
+
+def test_the_shipped_rules_are_read():
+    shipped = load(SHIPPED)
+    assert {type(rule) for rule in shipped.rules} == set(KIND_OF)
+    assert shipped.retries > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("rules: []", ["holds no list of rules"]),
+        ("- a", ["expected keys: rules"]),
+        ("rules: [", ["no valid YAML"]),
+        ("rulez: [{name: x}]", ['unknown key "rulez"', 'did you mean "rules"?']),
+        ("retries: -1\nrules: [{name: x}]", ["retries is -1", "whole number from 0"]),
+        ("temperature: 0\nrules: [{name: x}]", ["temperature is 0", "above 0"]),
+        ("rules: [{kind: limit, words: 3}]", ["rule 1", "no name"]),
+        ("rules: [{name: x, kind: limt, words: 3}]", ['rule 1 "x"', "'limt'", 'did you mean "limit"?']),
+        ("rules: [{name: x, kind: limit}]", ['rule 1 "x"', "no words"]),
+        ("rules: [{name: x, kind: limit, words: true}]", ["words is True", "whole number from 1"]),
+        ("rules: [{name: x, kind: forbid, word: [a]}]", ['unknown key "word"', 'did you mean "words"?']),
+        ("rules: [{name: x, kind: forbid}]", ["nothing is forbidden"]),
+        ("rules: [{name: x, kind: forbid, words: [no]}]", ["words is [False]", "quote numbers, yes and no"]),
+        ("rules: [{name: x, kind: forbid, patterns: ['(a']}]", ["broken regular expression '(a'"]),
+        ("rules: [{name: x, kind: forbid, patterns: ['a*']}]", ["matches the empty text"]),
+        ("rules: [{name: x, kind: ground}]", ["nothing is required"]),
+        ("rules: [{name: x, kind: never_recommend}]", ["no items"]),
+        ("rules: [{name: x, kind: never_recommend, items: [a]}]", ["items is ['a']", "expected columns"]),
+        ("rules: [{name: x, kind: never_recommend, items: {title: a}}]", ["items: title is 'a'", "list of texts"]),
+        ("rules: [{name: x, kind: never_recommend, items: {title: [a]}, when: {}}]", ["when is empty"]),
+        ("rules:\n- {name: x, kind: limit, words: 3}\n- {name: x, kind: limit, words: 3}", ["rule 2", "stands twice"]),
+        ("rules:\n- name: x\n  kind: limit\n  words: 3\n  words: 5", ['line 5: "words" stands twice']),
+    ],
+)
+def test_a_fault_in_a_rules_file_is_named_with_its_rule_and_what_was_expected(text, said):
+    with pytest.raises(GuardrailError) as error:
+        parse(text, "shop.yaml")
+    assert str(error.value).startswith("shop.yaml") and all(part in str(error.value) for part in said), error.value
+
+
+def test_a_missing_rules_file_is_named(tmp_path):
+    with pytest.raises(GuardrailError, match=r"none\.yaml"):
+        load(tmp_path / "none.yaml")
+
+
+def test_rules_cannot_be_changed_after_reading():
+    with pytest.raises(AttributeError):
+        rules("kind: limit, words: 3").rules[0].words = 9
+
+
+# ---- judging -------------------------------------------------------------------------------------------------------
+
+
+def test_a_forbidden_word_is_found_whole_and_whatever_its_case():
+    assert judged("kind: forbid, words: [best price]", "This is the BEST  price ever") == ["BEST  price"]
+    assert judged("kind: forbid, words: [cure]", "a secure lid") == []
+
+
+def test_a_forbidden_pattern_is_found():
+    assert judged(r"kind: forbid, patterns: ['\d+ ?% off']", "now 20% off") == ["20% off"]
+
+
+def test_a_reason_without_grounding_is_found():
+    entry = "kind: ground, mentions: 1"
+    assert judged(entry, "people like this a lot") == ["0 of 1 mentions"]
+    assert judged(entry, "as they own the Halden Fern mug") == []
+    assert judged(entry, "as they own the Halden Fern mug", history=[1]) == ["0 of 1 mentions"]
+
+
+def test_attributes_of_the_history_count_as_facts_beside_its_items():
+    entry = "kind: ground, facts: 2"
+    assert judged(entry, "the Halden Fern mug is liked") == []  # the item, and its brand
+    assert judged(entry, "tents by Norvik", history=[0, 1]) == []  # the brand, a distinctive word of the tent
+    assert judged(entry, "people like Pellini") == ["0 of 2 facts"]
+
+
+def test_a_word_of_the_cards_is_a_fact_where_the_history_holds_it_and_not_most_items_do():
+    cards = ["A rustic mug for the cafe.", *["A deco thing for the house."] * 7]
+    items = pd.DataFrame({"item_id": list("abcdefgh"), "title": [f"t{n}" for n in range(8)], "description": cards})
+    keeps = rules("kind: ground, facts: 1")
+    for text, history, grounded in (
+        ("the style is rustic", [0], True),  # one card in eight
+        ("the style is rustic", [1], False),  # not of this shopper's items
+        ("the style is deco", [1], False),  # nearly all cards
+        ("the for a", [0], False),
+    ):
+        chains = pd.DataFrame({"sample_id": [0], "chain": [text]})
+        broken = guardrails.judge(keeps, chains, pd.DataFrame({"sample_id": [0], "history": [history]}), items)
+        assert broken.empty == grounded, text
+
+
+def test_a_long_reason_is_found_and_one_of_the_allowed_length_is_not():
+    assert judged("kind: limit, words: 3", "one two three four") == ["4 words"]
+    assert judged("kind: limit, words: 3", "one two three") == []
+
+
+def test_no_reason_breaks_no_rule_about_reasons():
+    assert judged("kind: ground, mentions: 1", " ") == []
+
+
+def test_an_item_that_must_not_be_recommended_is_found_by_whole_words_or_its_very_id():
+    assert judged("kind: never_recommend, items: {title: [candle]}", "x", top=[1, 2, 3]) == ["b2"]
+    assert judged("kind: never_recommend, items: {item_id: [a1]}", "x", top=[0, 1]) == ["a1"]
+    assert judged("kind: never_recommend, items: {title: [candle], brand: [Norvik]}", "x", top=[1, 2]) == []
+
+
+def test_a_condition_on_history_or_reason_decides_whether_an_item_is_barred():
+    about = "kind: never_recommend, items: {title: [candle]}, when: "
+    assert judged(about + "{history: {title: [baby]}}", "x", history=[4], top=[2]) == ["b2"]
+    assert judged(about + "{history: {title: [baby]}}", "x", history=[0], top=[2]) == []
+    assert judged(about + "{reason: nursery}", "for the Nursery", top=[2]) == ["b2"]
+    assert judged(about + "{reason: nursery}", "for the den", top=[2]) == []
+
+
+def test_barred_items_are_those_of_every_rule_that_applies():
+    both = rules(
+        "kind: never_recommend, items: {title: [candle]}",
+        "kind: never_recommend, items: {brand: [Tilney]}, when: {history: {item_id: [d4]}}",
+    )
+    barred = guardrails.blocked(both, [[0], [0, 4]], ["", ""], CATALOGUE)
+    assert barred.tolist() == [[False, False, True, False, False], [False, False, True, True, False]]
+
+
+def test_a_column_that_the_catalogue_lacks_is_named_with_the_rule():
+    with pytest.raises(GuardrailError, match=r'rule "r0".*no column "category".*item_id, title, brand'):
+        judged("kind: never_recommend, items: {category: [x]}", "x", top=[0])
+
+
+def test_the_summary_counts_samples_not_violations():
+    keeps = rules("kind: never_recommend, items: {brand: [Halden, Norvik]}", "kind: limit, words: 9")
+    chains = pd.DataFrame({"sample_id": [0, 1], "chain": ["x", "x"], "top_items": [[0, 1], [3]]})
+    samples = pd.DataFrame({"sample_id": [0, 1], "history": [[4], [4]]})
+    broken = guardrails.judge(keeps, chains, samples, CATALOGUE)
+    table = guardrails.summarise(keeps, {"before": broken, "after": broken.iloc[:0]}, 2)
+    assert len(broken) == 2
+    assert table["before"].tolist() == [1 / 2, 0] and table["after"].tolist() == [0, 0]
+
+
+# ---- enforcing -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def speaking(tiny, monkeypatch):
+    """A model that says what it is told: `first` greedily, then one of `later` a try."""
+
+    def told(first: str, *later: str):
+        def reason(prompt_ids, max_new_tokens, temperature=0.0):
+            count = range(len(prompt_ids))
+            texts = [later[n % len(later)] if temperature else first for n in count]
+            pairs = zip(texts, chains_of(tiny, texts), strict=True)
+            return [chain if text else [tiny.prompts.answer_id] for text, chain in pairs]
+
+        monkeypatch.setattr(tiny, "reason", reason)
+        return tiny
+
+    return told
+
+
+def recommended(model, samples, entries, retries=2, k=5):
+    keeps = rules(*entries, head=f"retries: {retries}\n")
+    row = samples.iloc[0]
+    history = [model.head.item_ids[item] for item in row["history"]]
+    return guardrails.recommend(
+        model, history, keeps, k, row["history_hours"], row["history_ratings"], max_new_tokens=8
+    )
+
+
+NO_LAMP = "kind: forbid, words: [lamp]"
+
+
+def test_a_recommendation_that_keeps_the_rules_is_that_of_the_model(speaking, samples):
+    model = speaking("a red mug")
+    given = recommended(model, samples, [NO_LAMP])
+    scores = model.head.scores(model.user_states(samples.iloc[[0]], chains_of(model, ["a red mug"])))[0]
+    scores[list(samples["history"].iloc[0])] = -np.inf
+    assert given.actions == () and given.reasoning == "a red mug"
+    assert given.item_ids == [model.head.item_ids[row] for row in scores.topk(5).indices]
+    assert given.scores == pytest.approx(sorted(scores.tolist(), reverse=True)[:5])
+
+
+def test_a_reason_with_a_forbidden_word_is_written_anew(speaking, samples):
+    given = recommended(speaking("a red lamp", "a blue lamp", "a red mug"), samples, [NO_LAMP])
+    assert given.reasoning == "a red mug"
+    assert given.actions == (("r0", "reason re-sampled", "lamp"),)
+
+
+@pytest.mark.parametrize("later", ["a blue lamp", ""])
+def test_without_a_good_try_the_recommendation_comes_without_a_reason(speaking, samples, later):
+    model = speaking("a red lamp", later)
+    given = recommended(model, samples, [NO_LAMP])
+    assert given.reasoning == "" and given.actions == (("r0", "reason dropped", "lamp"),)
+    plain = model.head.scores(model.user_states(samples.iloc[[0]]))[0]
+    plain[list(samples["history"].iloc[0])] = -np.inf
+    assert given.scores == pytest.approx(plain.topk(5).values.tolist())
+
+
+def test_no_retries_drop_the_reason_at_once(speaking, samples):
+    given = recommended(speaking("a red lamp", "a red mug"), samples, [NO_LAMP], retries=0)
+    assert given.reasoning == ""
+
+
+def test_a_barred_item_is_masked_and_the_rule_that_did_it_named(speaking, samples):
+    model = speaking("a red mug")
+    first = recommended(model, samples, [NO_LAMP], k=3).item_ids
+    given = recommended(model, samples, [f"kind: never_recommend, items: {{item_id: [{first[0]}]}}"], k=3)
+    assert given.item_ids[:2] == first[1:] and len(given.item_ids) == 3
+    assert given.actions == (("r0", "item masked", first[0]),)
+
+
+def test_recommend_keeps_the_rules_it_is_given(tiny):
+    history = list(tiny.head.item_ids[:2])
+    free = tiny.recommend(history, k=3, max_new_tokens=4)
+    kept = rules(f"kind: never_recommend, items: {{item_id: [{free.item_ids[0]}]}}")
+    held = guardrails.recommend(tiny, history, kept, k=3, max_new_tokens=4)
+    assert free.item_ids[0] not in held.item_ids and held.item_ids[:2] == free.item_ids[1:]
+    assert held.actions == (("r0", "item masked", free.item_ids[0]),)
+
+
+def test_a_rule_that_leaves_fewer_items_than_asked_gives_fewer(speaking, samples, items):
+    barred = ", ".join(items["item_id"][:25])
+    given = recommended(speaking("x"), samples, [f"kind: never_recommend, items: {{item_id: [{barred}]}}"], k=20)
+    assert set(given.item_ids).isdisjoint(items["item_id"][:25]) and 0 < len(given.item_ids) <= 5
+    assert np.isfinite(given.scores).all()
+
+
+def test_enforcing_many_ranks_only_what_is_allowed_and_leaves_other_samples_alone(speaking, samples, items):
+    model, few = speaking("a red lamp", "a red mug"), samples.iloc[:12]
+    barred = items["item_id"][int(few["target"].iloc[0])]
+    keeps = rules(NO_LAMP, f"kind: never_recommend, items: {{item_id: [{barred}]}}")
+    chains = chains_of(model, ["a red lamp", "a red mug"] * 6)
+    result = guardrails.enforce(model, few, chains, keeps, max_new_tokens=8, k=30)
+    assert result.actions["row"].tolist() == [0, 2, 4, 6, 8, 10]
+    assert set(result.actions["tries"]) == {1} and set(result.after["chain"]) == {"a red mug"}
+    assert not any(few["target"].iloc[0] in top for top in result.after["top_items"])
+    own = len(set(few["history"].iloc[0]))
+    assert result.after["rank"].iloc[0] == len(items) - own  # behind every allowed item
+    broken = guardrails.judge(keeps, result.after, few, model.catalogue)
+    assert broken.empty
+    others = [row for row in range(1, 12, 2) if few["target"].iloc[row] != few["target"].iloc[0]]
+    change = result.before["rank"].iloc[others] - result.after["rank"].iloc[others]
+    assert change.isin([0, 1]).all()  # one item less can stand before the target
+
+
+def test_the_same_seed_tries_the_same_reasons(tiny, samples):
+    keeps = rules("kind: ground, mentions: 1", head="retries: 4\n")
+    few = samples.iloc[:3]
+    chains = chains_of(tiny, ["nothing"] * 3)
+    once, again = (guardrails.keep_reasons(tiny, few, chains, keeps, 6, seed=5) for _ in range(2))
+    assert once[0] == again[0]

@@ -1,0 +1,77 @@
+"""The index from its parts, and correlations against plain readings."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from r2ec_lib.analysis.quality import quality_index, rank_correlations, within_correlation, worth
+
+
+def form_of(repetition, unclosed=False, empty=False):
+    n = len(repetition)
+    return pd.DataFrame({"repetition": repetition, "unclosed": [unclosed] * n, "empty": [empty] * n})
+
+
+def test_the_index_is_the_weighted_mean_of_its_parts():
+    table = quality_index(form_of([0.5]), [1], [0.5], [0])
+    assert table.loc[0].tolist() == [1, 0.5, 0, 0.5, 0.5]
+    assert quality_index(form_of([0.5]), [1], [0.5], [0], [2, 0, 0, 1])["quality"][0] == pytest.approx(2.5 / 3)
+
+
+def test_saying_nothing_or_not_coming_to_an_end_earns_nothing():
+    assert quality_index(form_of([0.0], empty=True), [np.nan], [np.nan], [np.nan])["quality"][0] == 0
+    assert quality_index(form_of([0.0], unclosed=True), [1], [1], [1])["form"][0] == 0
+
+
+def test_each_planted_fault_lowers_its_own_part_and_the_index():
+    sound = quality_index(form_of([0.0]), [1], [0.5], [1]).loc[0]
+    for part, faulty in {
+        "truth": quality_index(form_of([0.0]), [0], [0.5], [1]),
+        "relevance": quality_index(form_of([0.0]), [1], [0.0], [1]),
+        "consistency": quality_index(form_of([0.0]), [1], [0.5], [0]),
+        "form": quality_index(form_of([0.9]), [1], [0.5], [1]),
+    }.items():
+        changed = faulty.loc[0] < sound
+        assert set(changed.index[changed]) == {part, "quality"}
+
+
+def test_unusable_weights_and_parts_are_refused():
+    for weights in ([1, 1, 1], [1, 1, 1, -1], [0, 0, 0, 0]):
+        with pytest.raises(ValueError, match="weights"):
+            quality_index(form_of([0.0]), [1], [1], [1], weights)
+    with pytest.raises(ValueError, match="outside 0 to 1"):
+        quality_index(form_of([0.0]), [2], [1], [1])
+
+
+def test_rank_correlation_is_spearmans_with_ties():
+    rng = np.random.default_rng(0)
+    parts = pd.DataFrame({"x": rng.integers(0, 4, 60), "same": 1.0})
+    outcome = parts["x"] ** 3 + rng.integers(0, 9, 60)
+    table = rank_correlations(parts, outcome, range(60), resamples=300).set_index("facet")
+    expected = np.corrcoef(parts["x"].rank(), pd.Series(outcome).rank())[0, 1]
+    assert table.loc["x", "share"] == pytest.approx(expected)
+    assert table.loc["x", "low"] < expected < table.loc["x", "high"]
+    assert table.loc["same"].isna().all()
+
+
+def test_within_groups_a_difference_between_groups_counts_for_nothing():
+    table = pd.DataFrame(
+        {"g": [0, 0, 1, 1, 2, 2], "u": list("aabbcc"), "tokens": [1, 2, 11, 12, 5, 6], "reward": [9, 8, 99, 98, 3, 2]}
+    )
+    found = within_correlation(table, "tokens", "reward", ["g"], "u", resamples=100)
+    assert found["correlation"] == pytest.approx(-1) and table["tokens"].corr(table["reward"]) > 0
+    assert np.isnan(within_correlation(table.assign(tokens=3), "tokens", "reward", ["g"], "u")["correlation"])
+
+
+def test_a_thought_is_worth_what_it_brings_among_the_reasonings_of_one_history():
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"g": np.repeat(range(50), 4), "says": np.tile([1.0, 1.0, 0.0, 0.0], 50)})
+    easy = table["g"] % 2  # histories of a kind that earns more, and of whose reasonings more state the other thing
+    table["other"] = (np.tile([1, 0, 1, 0], 50) | easy).astype(float)
+    table["reward"] = 0.3 * table["says"] + easy + rng.normal(0, 0.01, 200)
+    found = worth(table, {"says": "a", "other": "b"}, "reward", ["g"], "g", resamples=200).set_index("facet")
+    assert found.loc["a", "share"] == pytest.approx(0.3, abs=0.01) and found.loc["a", "low"] > 0.28
+    assert found.loc["b", "low"] < 0 < found.loc["b", "high"]
+    assert worth(table.assign(says=1.0), {"says": "a"}, "reward", ["g"], "g").iloc[0, 1:].isna().all()
+    few = table[table["g"] < 4]
+    assert worth(few, {"says": "a"}, "reward", ["g"], "g").iloc[0, 1:].isna().all()

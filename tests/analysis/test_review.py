@@ -1,0 +1,312 @@
+"""Review sheets: blind and safe on the way out, checked on the way in; agreement, correlation and the reward."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from r2ec_lib.analysis import review
+from r2ec_lib.data.schema import DataError
+from r2ec_lib.training import judgements
+
+CASES = ["case-001", "case-002"]
+GOOD = "5,4,3,2,yes,fine"
+
+
+def sheet_of(*rows: str, header: str = "case,true,relevant,consistent,readable,accept,remark") -> str:
+    return "\n".join([header, *rows]) + "\n"
+
+
+@pytest.fixture
+def chains():
+    """40 reasonings of two strata, one of them rare."""
+    return pd.DataFrame(
+        {
+            "sample_id": range(40),
+            "user_id": [f"user-{n // 2}" for n in range(40)],
+            "model": "r2ec-secret",
+            "chain": [f"reason {n}." for n in range(40)],
+            "rank": [777.0 if n < 36 else 2.0 for n in range(40)],
+            "top_items": [[n % 3, 2] for n in range(40)],
+        }
+    )
+
+
+@pytest.fixture
+def samples():
+    return pd.DataFrame({"sample_id": range(40), "history": [[0]] * 40, "target": 1})
+
+
+@pytest.fixture
+def items():
+    return pd.DataFrame({"item_id": ["a", "b", "c"], "title": ["a mug", "=HYPERLINK(1)", "<img src=x onerror=y>"]})
+
+
+# ---- sheets out ----------------------------------------------------------------------------------------------------
+
+
+def test_cases_come_equally_from_the_strata_while_they_last(chains):
+    drawn = review.sample_cases(chains, np.where(chains["rank"] < 10, "found", "lost"), 12)
+    assert drawn["stratum"].value_counts().to_dict() == {"lost": 8, "found": 4}
+    assert not drawn["sample_id"].duplicated().any()
+
+
+def test_the_seed_decides_the_draw_and_the_order_and_the_table_does_not(chains):
+    strata = ["one"] * len(chains)
+    first, same, other = (review.sample_cases(chains, strata, 10, seed) for seed in (1, 1, 2))
+    assert first["sample_id"].tolist() == same["sample_id"].tolist() != other["sample_id"].tolist()
+    assert first["sample_id"].tolist() != sorted(first["sample_id"])
+    assert [case[:9] for case in first["case"][:2]] == ["case-001-", "case-002-"]
+
+
+def test_a_sheet_filled_for_other_reasons_is_found_out(chains, samples, items):
+    before = review.sample_cases(chains, ["x"] * 40, 3)
+    after = review.sample_cases(chains.assign(chain="retrained."), ["x"] * 40, 3)
+    sent = review.to_csv(review.review_sheet(before, samples, items))
+    with pytest.raises(DataError, match="unknown case"):
+        review.read_sheet(sent, after["case"], "Ann")
+
+
+def test_asking_for_more_cases_than_there_are_takes_all_and_for_none_is_refused(chains):
+    assert len(review.sample_cases(chains, ["x"] * 40, 99)) == 40
+    with pytest.raises(ValueError, match="at least one case"):
+        review.sample_cases(chains, ["x"] * 40, 0)
+
+
+def test_strata_tell_whether_the_target_was_found_and_how_long_the_history_was():
+    strata = review.strata_of([10, 10.5, 3], [[1], [1, 2], [1] * 9])
+    assert strata.tolist() == [
+        "within 10, history of 1",
+        "beyond 10, history of 2–4",
+        "within 10, history of 5 or more",
+    ]
+
+
+def test_a_sheet_tells_neither_model_nor_rank_nor_sample_and_the_key_tells_all(chains, samples, items):
+    cases = review.sample_cases(chains, ["found, secret"] * 40, 10)
+    sheet = review.review_sheet(cases, samples, items)
+    for text in (review.to_csv(sheet), review.to_html(sheet)):
+        assert not any(hidden in text for hidden in ("secret", "777", "user-", "sample", "found"))
+    assert list(sheet) == review.SHEET_COLUMNS and (sheet[review.FILLED] == "").all(axis=None)
+    key = review.key(cases).set_index("case")
+    assert all(key.loc[row.case, "chain"] == row.reason for row in sheet.itertuples())
+    assert set(key["model"]) == {"r2ec-secret"}
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "=1+1",
+        "+1",
+        "-1",
+        "@SUM(A1)",
+        "\t=1",
+        "\r=1",
+        "\n=1",
+        "  =1",
+        "＝1+1",
+        "'=1",
+        "''-1",
+        "'",
+        "a=1",
+        "",
+        'é "q",\n;',
+    ],
+)
+def test_no_cell_is_a_formula_and_every_cell_comes_back(cell):
+    text = review.to_csv(pd.DataFrame({"case": ["x"], "reason": [cell]}))
+    written = text.split("\n", 1)[1].removeprefix('"x","')
+    assert not written.startswith(("=", "+", "-", "@", "＝", "\t", "\r", "\n", " "))
+    assert review.from_csv(text)["reason"].tolist() == [cell]
+
+
+def test_markup_in_titles_reasons_and_ids_stays_text_on_the_page(samples, items, chains):
+    evil = "</dd><script>alert(1)</script>"
+    cases = review.sample_cases(chains.assign(chain=evil), ["x"] * 40, 5)
+    page = review.to_html(review.review_sheet(cases, samples, items), title=evil)
+    assert "<script" not in page and "<img" not in page
+    assert "&lt;script&gt;" in page and "&lt;img" in page
+    assert page.count("<section>") == 5
+
+
+# ---- filled sheets in ----------------------------------------------------------------------------------------------
+
+
+def test_a_filled_sheet_comes_back_by_case_whatever_the_order_of_its_rows():
+    text = sheet_of(",".join(["case-002", "1,,5,5,NO ,"]), f"case-001,{GOOD}")
+    marks = review.read_sheet(text, CASES, "Ann")
+    assert marks["case"].tolist() == CASES and set(marks["reviewer"]) == {"Ann"}
+    assert marks["true"].tolist() == [5, 1] and np.isnan(marks["relevant"][1])
+    assert marks["accept"].tolist() == [1, -1] and marks["remark"].tolist() == ["fine", ""]
+
+
+def test_what_was_sent_out_can_be_read_back_unfilled(chains, samples, items):
+    cases = review.sample_cases(chains, ["x"] * 40, 3)
+    marks = review.read_sheet(review.to_csv(review.review_sheet(cases, samples, items)), cases["case"], "Ann")
+    assert marks[list(review.CRITERIA)].isna().all(axis=None) and (marks["accept"] == 0).all()
+
+
+def test_a_spreadsheets_mark_and_semicolons_are_read():
+    text = sheet_of(f"case-001,{GOOD}", f"case-002,{GOOD}").replace(",", ";")
+    assert review.read_sheet("\ufeff" + text, CASES, "Ann")["readable"].tolist() == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", ["empty"]),
+        (sheet_of(f"case-001,{GOOD}", f"case-009,{GOOD}"), ['line 3: unknown case "case-009"', "no row for case-002"]),
+        (sheet_of("case-001,6,4,3,2,,", f"case-002,{GOOD}"), ['line 2: true is "6"; expected 1 to 5']),
+        (sheet_of("case-001,2.5,x,3,2,,", f"case-002,{GOOD}"), ['line 2: true is "2.5"', 'line 2: relevant is "x"']),
+        (sheet_of("case-001,1,4,3,2,maybe,", f"case-002,{GOOD}"), ['line 2: accept is "maybe"']),
+        (sheet_of(f"case-001,{GOOD}"), ["after line 2: no row for case-002"]),
+        (sheet_of(), ["after line 1: no row for case-001, case-002"]),
+        (
+            sheet_of(f"case-001,{GOOD}", f"case-002,{GOOD}", f"case-001,{GOOD}"),
+            ['line 4: case "case-001" stood already in line 2'],
+        ),
+        (sheet_of("case-001,1,2"), ["line 2: 3 cells; expected 7"]),
+        (sheet_of(header="case,true,relevant,consistent,readable,accept,remark,mood"), ['unknown column "mood"']),
+        (sheet_of(header="case,true,relevant,consistent,accept,remark"), ['no column "readable"']),
+        (sheet_of(header="case,true,true,relevant,consistent,readable,accept,remark"), ['"true" stands twice']),
+    ],
+)
+def test_each_fault_of_a_sheet_is_named_with_its_line(text, said):
+    with pytest.raises(DataError) as error:
+        review.read_sheet(text, CASES, "Ann", where="ann.csv")
+    assert str(error.value).startswith("ann.csv: ") and all(part in str(error.value) for part in said), error.value
+
+
+def test_lines_are_those_of_the_file_where_cells_hold_line_breaks():
+    text = sheet_of('case-001,5,4,3,2,yes,"two\nlines"', "case-002,9,4,3,2,yes,")
+    with pytest.raises(DataError, match='line 4: true is "9"'):
+        review.read_sheet(text, CASES, "Ann")
+
+
+def test_a_rehearsal_goes_through_the_same_checks_and_follows_what_it_is_told(chains, samples, items):
+    sheet = review.review_sheet(review.sample_cases(chains, [0] * len(chains), 6), samples, items)
+    worth = pd.DataFrame({name: np.linspace(0, 1, len(sheet)) for name in review.CRITERIA})
+    sheets = review.rehearse(sheet, worth, reviewers=2, noise=0.0)
+    marks = pd.concat([review.read_sheet(text, sheet["case"], name) for name, text in sheets.items()])
+    assert marks["reviewer"].nunique() == 2 and len(marks) == 2 * len(sheet)
+    first = marks[marks["reviewer"] == "stand-in 1"]
+    assert (first["true"].iloc[0], first["true"].iloc[-1]) == (1, 5) and first["true"].is_monotonic_increasing
+    assert (first["accept"].iloc[0], first["accept"].iloc[-1]) == (-1, 1)
+    assert (review.agreement(marks)["alpha"] == 1).all()
+
+
+# ---- agreement and quality -----------------------------------------------------------------------------------------
+
+NONE = float("nan")
+PUBLISHED = np.array(  # four observers, twelve units, in Krippendorff's paper of 2011, section C
+    [
+        [1, 2, 3, 3, 2, 1, 4, 1, 2, NONE, NONE, NONE],
+        [1, 2, 3, 3, 2, 2, 4, 1, 2, 5, NONE, 3],
+        [NONE, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, NONE],
+        [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, NONE],
+    ]
+)
+
+
+def alpha_by_definition(marks: np.ndarray) -> float:
+    """Pairs of marks within cases against all pairs of marks, in plain Python."""
+    units = [[mark for mark in column if mark == mark] for column in marks.T.tolist()]
+    units = [unit for unit in units if len(unit) > 1]
+    pool = [mark for unit in units for mark in unit]
+
+    def apart(a: float, b: float) -> float:
+        low, high = sorted((a, b))
+        return (sum(low <= mark <= high for mark in pool) - (pool.count(a) + pool.count(b)) / 2) ** 2
+
+    def pairs(these: list) -> list:
+        return [(a, b) for i, a in enumerate(these) for j, b in enumerate(these) if i != j]
+
+    observed = sum(sum(apart(a, b) for a, b in pairs(unit)) / (len(unit) - 1) for unit in units)
+    return 1 - observed / (sum(apart(a, b) for a, b in pairs(pool)) / (len(pool) - 1))
+
+
+def test_alpha_is_that_of_the_published_example():
+    assert review.krippendorff_alpha(PUBLISHED) == pytest.approx(0.815, abs=5e-4)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_alpha_is_that_of_its_definition_with_gaps(seed):
+    rng = np.random.default_rng(seed)
+    marks = rng.integers(1, 6, (3, 15)).astype(float)
+    marks[rng.random(marks.shape) < 0.3] = np.nan
+    assert review.krippendorff_alpha(marks) == pytest.approx(alpha_by_definition(marks))
+
+
+def test_alpha_is_one_for_equal_marks_and_negative_for_opposed_ones():
+    assert review.krippendorff_alpha([[1, 2, 5], [1, 2, 5]]) == pytest.approx(1)
+    assert review.krippendorff_alpha([[1, 5, 1, 5], [5, 1, 5, 1]]) < 0
+
+
+@pytest.mark.parametrize("marks", [[[3, 3], [3, 3]], [[1, 2], [NONE, NONE]], [[1, NONE], [NONE, 2]]])
+def test_alpha_is_undefined_without_two_values_or_two_reviewers_of_a_case(marks):
+    assert np.isnan(review.krippendorff_alpha(marks))
+
+
+def marks_of(reviewer: str, true: list[float], accept=None) -> pd.DataFrame:
+    table = pd.DataFrame({"reviewer": reviewer, "case": [f"c{n}" for n in range(len(true))]})
+    table = table.assign(**dict.fromkeys(review.CRITERIA, np.nan)).assign(true=true)
+    return table.assign(accept=accept if accept is not None else 0)
+
+
+def test_agreement_is_told_for_each_criterion():
+    marks = pd.concat([marks_of("Ann", [1, 2, 5, NONE]), marks_of("Ben", [1, 2, 5, 4])])
+    table = review.agreement(marks).set_index("criterion")
+    assert table.loc["true", "alpha"] == pytest.approx(1)
+    assert table.loc["true", ["cases", "reviewers"]].tolist() == [3, 2]
+    assert np.isnan(table.loc["readable", "alpha"]) and table.loc["readable", "cases"] == 0
+
+
+def test_an_index_that_follows_the_marks_correlates_and_a_constant_one_has_no_value():
+    cases = pd.DataFrame({"case": [f"c{n}" for n in range(5)], "user_id": list("abcde")})
+    marks = pd.concat([marks_of("Ann", [1, 2, 3, 4, 5]), marks_of("Ben", [1, 1, 3, 5, 5])])
+    told = {f"c{n}": n**3 for n in range(5)}
+    row = review.quality_correlation(marks, cases, told, resamples=200).set_index("criterion").loc["true"]
+    assert row["correlation"] == pytest.approx(1) and row["cases"] == 5
+    assert row[["low", "high"]].tolist() == pytest.approx([1, 1])
+    flat = review.quality_correlation(marks, cases, dict.fromkeys(told, 1.0), resamples=50)
+    assert flat["correlation"].isna().all()
+
+
+def test_the_interval_of_the_correlation_holds_users_together():
+    rng = np.random.default_rng(0)
+    mark = rng.integers(1, 6, 30).astype(float)
+    told = {f"c{n}": mark[n] + rng.normal(0, 1.5) for n in range(30)}
+    widths = []
+    for users in (range(30), [n // 10 for n in range(30)]):
+        cases = pd.DataFrame({"case": [f"c{n}" for n in range(30)], "user_id": list(users)})
+        row = review.quality_correlation(marks_of("Ann", mark), cases, told, resamples=300).iloc[0]
+        assert row["low"] <= row["correlation"] <= row["high"]
+        widths.append(row["high"] - row["low"])
+    assert widths[0] != widths[1]
+
+
+# ---- judged sentences as a reward ----------------------------------------------------------------------------------
+
+
+def test_judgements_are_the_majority_for_each_reason_and_ties_are_left_out():
+    cases = pd.DataFrame({"case": ["c0", "c1", "c2"], "chain": ["Good.", " good. ", "Bad."]})
+    marks = pd.concat([marks_of("Ann", [1, 1, 1], [1, 1, 1]), marks_of("Ben", [1, 1, 1], [-1, 1, -1])])
+    assert judgements.judgements(marks, cases) == {"good.": 1}
+
+
+def test_a_reason_judged_as_it_stands_has_its_own_judgement():
+    assert judgements.judged_reward(["A is b.  C is D."], {"a is b. c is d.": -1, "a is b.": 1}) == [-1.0]
+
+
+def test_another_reason_has_the_mean_worth_of_its_sentences():
+    judged = {"a. b.": 1, "a. c.": 1, "a. d.": -1}
+    rewards = judgements.judged_reward(["a. c.  x.", "d.", "x.", ""], judged)
+    assert rewards == pytest.approx([((1 + 1 - 1) / 3 + 1 + 0) / 3, -1, 0, 0])
+
+
+def test_saying_a_good_sentence_again_does_not_raise_the_reward_above_one_saying():
+    judged = {"a. b.": 1}
+    assert judgements.judged_reward(["a. a. a."], judged) == judgements.judged_reward(["a."], judged) == [1.0]
+
+
+def test_nothing_judged_rewards_nothing():
+    assert judgements.judged_reward(["a.", "b."], {}) == [0.0, 0.0]

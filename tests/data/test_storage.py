@@ -1,0 +1,68 @@
+"""Files appear whole or not at all, and hold what was written."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from r2ec_lib.data import storage
+from r2ec_lib.data.schema import TIME, DataError
+
+
+def test_a_table_comes_back_as_it_was_written(tmp_path):
+    table = pd.DataFrame(
+        {
+            "user_id": ["7", "Zoë"],
+            "timestamp": pd.Series(pd.to_datetime([1, 2], unit="ms", utc=True)).astype(TIME),
+            "history": [np.array([3], np.int32), np.array([1, 2], np.int32)],
+            "history_ratings": [np.array([np.nan], np.float32), np.array([5, np.nan], np.float32)],
+        }
+    )
+    storage.write_table(table, tmp_path / "deep" / "down" / "t.parquet")
+    back = storage.read_table(tmp_path / "deep" / "down" / "t.parquet")
+    assert back.dtypes.to_dict() == table.dtypes.to_dict()
+    for column in ("history", "history_ratings"):
+        for written, read in zip(table[column], back[column], strict=True):
+            np.testing.assert_array_equal(written, read)
+            assert written.dtype == read.dtype
+    assert list(back["user_id"]) == ["7", "Zoë"]
+
+
+def test_json_never_holds_nan_and_takes_numpy_values(tmp_path):
+    written = {"a": np.float32("nan"), "b": [np.int64(3), float("inf"), pd.NaT], "c": np.array([1.5, np.nan])}
+    storage.write_json(written | {"when": pd.Timestamp("2020-01-02"), "where": Path("x")}, tmp_path / "m.json")
+    text = (tmp_path / "m.json").read_text()
+    read = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert read == {
+        "a": None,
+        "b": [3, None, None],
+        "c": [1.5, None],
+        "when": "2020-01-02T00:00:00",
+        "where": "x",
+    }
+    assert storage.read_json(tmp_path / "m.json") == read
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
+    path = tmp_path / "t.parquet"
+    storage.write_table(pd.DataFrame({"a": [1]}), path)
+    with pytest.raises(ValueError):
+        storage.write_table(pd.DataFrame([[1, 2]], columns=["a", "a"]), path)  # Parquet takes no repeated names
+    assert storage.read_table(path)["a"].tolist() == [1]
+    assert [p.name for p in tmp_path.iterdir()] == ["t.parquet"]
+
+
+def test_a_missing_or_broken_file_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"gone\.parquet: no such file"):
+        storage.read_table(tmp_path / "gone.parquet")
+    for name, read in {"t.parquet": storage.read_table, "m.json": storage.read_json}.items():
+        (tmp_path / name).write_text("{half")
+        with pytest.raises(DataError, match=f"{name}: cannot be read"):
+            read(tmp_path / name)
+
+
+def test_sha256_is_that_of_the_bytes(tmp_path):
+    (tmp_path / "f").write_bytes(b"abc")
+    assert storage.sha256(tmp_path / "f").startswith("ba7816bf8f01cfea")  # the published test vector

@@ -1,0 +1,230 @@
+import functools
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from r2ec_lib.data import leaks
+from r2ec_lib.evaluation import ranking
+from r2ec_lib.evaluation.baselines import counting, fitting
+from r2ec_lib.evaluation.baselines.networks import Caser, GRU4Rec, SASRec
+
+NETWORKS = (GRU4Rec, Caser, SASRec)
+DAY = pd.Timedelta(days=1)
+START = pd.Timestamp("2023-01-01", tz="UTC")
+
+
+def samples_of(sequences: dict[str, list[int]], max_history=20, split="train", positions=None) -> pd.DataFrame:
+    """Every position of each shopper's daily purchases as a sample, in time order."""
+    rows = []
+    for user, items in sequences.items():
+        for at in positions or range(1, len(items)):
+            history = items[max(0, at - max_history) : at]
+            hours = [24.0 * (len(history) - i) for i in range(len(history))]
+            rows.append((user, split, START + at * DAY, items[at], np.array(history), np.array(hours, np.float32)))
+    columns = ["user_id", "split", "timestamp", "target", "history", "history_hours"]
+    table = pd.DataFrame(rows, columns=columns).sort_values("timestamp", kind="stable", ignore_index=True)
+    return table.assign(sample_id=np.arange(len(table)))
+
+
+def cycles(users: int, num_items: int, length: int, seed: int) -> dict[str, list[int]]:
+    """Shoppers who buy item i + 1 after item i."""
+    starts = np.random.default_rng(seed).integers(0, num_items, users)
+    return {f"u{seed}-{i}": [(int(s) + t) % num_items for t in range(length)] for i, s in enumerate(starts)}
+
+
+def test_actions_count_each_purchase_once_however_many_histories_repeat_it():
+    samples = samples_of({"a": [5, 6, 7, 5, 8], "b": [6, 7]})
+    found = fitting.actions(samples)
+    assert found.groupby("user_id")["item"].apply(list).to_dict() == {"a": [5, 6, 7, 5, 8], "b": [6, 7]}
+
+
+def test_actions_outlive_hours_rounded_to_float32():
+    start = pd.Timestamp("2020-01-01T03:17:29.123", tz="UTC")
+    moments = start + pd.to_timedelta([0, 7.3, 9_000.77, 15_111.123], unit="h")
+    rows = []
+    for at in (1, 2, 3):
+        hours = ((moments[at] - moments[:at]) / pd.Timedelta(hours=1)).to_numpy().astype(np.float32)
+        rows.append(("a", moments[at], at, np.arange(at), hours))
+    samples = pd.DataFrame(rows, columns=["user_id", "timestamp", "target", "history", "history_hours"])
+    assert fitting.actions(samples)["item"].tolist() == [0, 1, 2, 3]
+
+
+def test_dropped_samples_leave_their_purchase_in_the_sequence():
+    samples = samples_of({"a": [1, 2, 1, 3]})
+    repeats_dropped = samples[samples["target"] != 1]
+    assert fitting.actions(repeats_dropped)["item"].tolist() == [1, 2, 1, 3]
+
+
+@pytest.mark.parametrize("max_history", [1, 2, 3, 20])
+def test_every_purchase_but_the_first_is_predicted_exactly_once(max_history):
+    items = list(range(10))
+    blocks = fitting.sequences(samples_of({"a": items}, max_history), max_history)
+    assert sorted(int(item) for block in blocks for item in block[1:]) == items[1:]
+    assert max(map(len, blocks)) <= max_history + 1
+
+
+def test_popularity_counts_purchases_and_recent_popularity_the_last_days():
+    samples = samples_of({"a": [0, 1, 2], "b": [0, 1], "c": [0, 3, 4, 5, 5]})
+    ever, recent = counting.popularity(samples, 7), counting.popularity(samples, 7, days=1.5)
+    assert ever(samples[:2]).tolist() == [[3, 2, 1, 1, 1, 2, 0]] * 2
+    assert recent(samples[:1]).tolist() == [[0, 0, 0, 0, 0, 2, 0]]
+
+
+def test_neighbours_prefer_what_the_same_shoppers_bought():
+    samples = samples_of({"a": [0, 1], "b": [0, 1], "c": [0, 2], "d": [3, 4]})
+    score = counting.item_neighbours(samples, 6, decay=0.5, shrink=0.0)
+    scores = score(samples_of({"new": [0, 5]}))[0]  # history: item 0 alone
+    assert scores.argmax() == 1
+    assert scores[1].item() == pytest.approx(2 / np.sqrt(3 * 2))
+    assert scores[[0, 3, 4, 5]].tolist() == [0, 0, 0, 0]
+
+
+def test_neighbours_weigh_the_latest_purchase_most():
+    samples = samples_of({"a": [0, 1], "b": [2, 3]})
+    score = counting.item_neighbours(samples, 5, decay=0.5, shrink=0.0)
+    first, last = score(samples_of({"new": [0, 2, 4]}, positions=[2]))[0][[1, 3]].tolist()
+    assert (first, last) == (0.5, 1.0)
+
+
+def test_text_similarity_finds_the_same_words_in_items_never_bought():
+    items = pd.DataFrame(
+        {"item_id": list("abcd"), "title": ["red oak chair", "blue pen", "oak table red", "pen refill blue ink"]}
+    )
+    score = counting.text_similarity(items)
+    scores = score(samples_of({"new": [0, 1]}))[0]
+    assert scores[0].item() == pytest.approx(1.0)
+    assert scores[2] > 0.3 > scores[1] == scores[3] == 0
+
+
+def test_items_without_text_get_a_number():
+    items = pd.DataFrame({"item_id": list("ab"), "title": ["", "pen"]})
+    assert torch.isfinite(counting.text_similarity(items)(samples_of({"new": [0, 1]}))).all()
+
+
+@pytest.mark.parametrize("build", NETWORKS)
+def test_a_network_never_reads_what_comes_later(build):
+    torch.manual_seed(0)
+    network = build(9, 6, width=8).eval()
+    ids = torch.tensor([[1, 2, 3, 4, 5, 6]])
+    changed = torch.tensor([[1, 2, 3, 8, 0, 9]])  # 9 pads
+    before, after = network(ids), network(changed)
+    torch.testing.assert_close(before[:, :3], after[:, :3])
+    assert not torch.allclose(before[:, 3], after[:, 3])
+
+
+@pytest.mark.parametrize("build", NETWORKS)
+def test_a_network_learns_what_follows_what(build):
+    train, valid = samples_of(cycles(60, 12, 6, 0)), samples_of(cycles(15, 12, 4, 1), split="valid")
+    score = fitting.fit_network(
+        build, train, valid, 12, max_history=6, width=16, learning_rate=1e-2, dropout=0.0, batch_size=16, epochs=25
+    )
+    test = samples_of(cycles(20, 12, 6, 2), split="test")
+    assert ranking.metrics(ranking.rank_all(score, test, 12, model="m"))["hit@5"] > 0.95
+    assert score.log[-1]["loss"] < score.log[0]["loss"]
+
+
+def test_training_stops_early_and_keeps_its_best_epoch():
+    train, valid = samples_of(cycles(30, 12, 6, 0)), samples_of(cycles(8, 12, 4, 1), split="valid")
+    score = fitting.fit_network(
+        SASRec, train, valid, 12, width=8, learning_rate=3e-2, batch_size=8, epochs=60, patience=2
+    )
+    values = [row["valid_ndcg@10"] for row in score.log]
+    assert len(values) < 60
+    assert len(values) == max(1 + int(np.argmax(values)), fitting.PLATEAU) + 2
+    found = ranking.metrics(ranking.rank_all(score, valid, 12, model="m"))["ndcg@10"]
+    assert found == pytest.approx(max(values))
+
+
+def test_the_seed_decides_the_network_and_the_callers_generator_is_left_alone():
+    train, valid = samples_of(cycles(10, 8, 5, 0)), samples_of(cycles(4, 8, 4, 1))
+    fit = functools.partial(fitting.fit_network, SASRec, train, valid, 8, width=8, epochs=2)
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    first, again, other = (fit(seed=seed)(valid) for seed in (1, 1, 2))
+    assert torch.equal(torch.rand(1), expected)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("build", NETWORKS)
+def test_cold_items_and_new_shoppers_are_ranked(build):
+    train, valid = samples_of(cycles(10, 8, 5, 0)), samples_of(cycles(4, 8, 4, 1))
+    score = fitting.fit_network(build, train, valid, 11, max_history=4, width=8, epochs=2)
+    cold = samples_of({"stranger": [9, 8, 9, 0, 8, 1, 2, 10]})  # items 8 to 10 are in no training sequence
+    found = ranking.rank_all(score, cold.iloc[[-1]], 11, model="m")
+    assert 1 <= found["rank"].item() <= 11
+
+
+def test_padding_leaves_the_scores_of_a_short_history_alone():
+    train, valid = samples_of(cycles(10, 8, 5, 0)), samples_of(cycles(4, 8, 4, 1))
+    for build in NETWORKS:
+        score = fitting.fit_network(build, train, valid, 8, max_history=5, width=8, epochs=1)
+        short, long = samples_of({"a": [1, 2]}), samples_of({"a": [3, 4, 5, 6, 7, 1]}, positions=[5])
+        torch.testing.assert_close(score(pd.concat([short, long]))[:1], score(short))
+
+
+def test_tuning_keeps_the_best_setting_on_validation_and_shows_all():
+    valid = samples_of({"a": [0, 1, 2]})
+    fit = lambda lift: lambda batch: torch.eye(4)[torch.tensor(batch["target"].to_numpy())] * lift  # noqa: E731
+    seen = []
+    score, table = fitting.tune("m", fit, [{"lift": -1}, {"lift": 1}, {"lift": 2}], valid, 4, report=seen.append)
+    assert table["chosen"].tolist() == [False, True, False]  # the first of equals
+    assert table["valid_ndcg@10"].tolist()[1:] == [1, 1]
+    assert score(valid)[0, 1] == 1
+    assert [row["setting"] for row in seen] == ["lift -1", "lift 1", "lift 2"]
+    with pytest.raises(ValueError, match="grid is empty"):
+        fitting.tune("m", fit, [], valid, 4)
+
+
+def test_no_grid_tries_a_setting_twice():
+    for grid in fitting.GRIDS.values():
+        assert len(grid) >= 4 and all(grid.count(setting) == 1 for setting in grid)
+
+
+def test_no_baseline_changes_when_the_future_is_shuffled():
+    train, later = samples_of(cycles(12, 9, 6, 0)), samples_of(cycles(8, 9, 4, 1), split="test")
+    everything = pd.concat([train, later.assign(sample_id=later["sample_id"] + 1000)], ignore_index=True)
+    asked = everything.tail(6)
+    past = lambda table: table[table["split"] == "train"]  # noqa: E731
+    network = functools.partial(fitting.fit_network, valid=train.head(9), num_items=9, width=8, epochs=1)
+    fits = {
+        "popularity": lambda table: counting.popularity(past(table), 9),
+        "recent": lambda table: counting.popularity(past(table), 9, days=3),
+        "neighbours": lambda table: counting.item_neighbours(past(table), 9),
+        **{build.__name__: lambda table, build=build: network(build, past(table)) for build in NETWORKS},
+    }
+    for name, fit in fits.items():
+        assert leaks.future_check(name, fit, everything, asked)["ok"].item(), name
+    leaking = lambda table: counting.popularity(table, 9)  # noqa: E731
+    assert not leaks.future_check("leaking", leaking, everything, asked)["ok"].item()
+
+
+def test_a_test_split_of_strangers_alone_is_ranked_by_every_baseline():
+    train = samples_of(cycles(12, 9, 6, 0))
+    items = pd.DataFrame({"item_id": list("abcdefghi"), "title": [f"title {i % 3}" for i in range(9)]})
+    strangers = samples_of(cycles(5, 9, 4, 7), split="test")
+    assert not set(strangers["user_id"]) & set(train["user_id"])
+    scorers = {
+        "popularity": counting.popularity(train, 9),
+        "neighbours": counting.item_neighbours(train, 9),
+        "text": counting.text_similarity(items),
+    }
+    for name, scorer in scorers.items():
+        found = ranking.rank_all(scorer, strangers, 9, model=name)
+        assert found["rank"].between(1, 9).all()
+        assert scorer.stored_bytes > 0
+
+
+def test_every_sequence_is_in_exactly_one_batch_of_about_its_length():
+    lengths = np.random.default_rng(0).integers(2, 21, 500)
+    found = fitting.batches(lengths, 16, np.random.default_rng(1))
+    assert sorted(np.concatenate(found)) == list(range(500))
+    assert max(map(len, found)) == 16
+    padded = sum(len(batch) * lengths[batch].max() for batch in found)
+    assert padded < 1.25 * lengths.sum()
+    again, other = (fitting.batches(lengths, 16, np.random.default_rng(seed)) for seed in (1, 2))
+    assert all(np.array_equal(a, b) for a, b in zip(found, again, strict=True))
+    assert not np.array_equal(found[0], other[0])

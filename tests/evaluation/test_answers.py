@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from r2ec_lib.evaluation import ranking
+from r2ec_lib.evaluation.answers import Answers, answer, chains_of, chains_table, live_scorer, rank
+
+
+def test_answers_hold_the_states_of_what_the_model_wrote(tiny, samples):
+    few = samples.head(5)
+    answers = answer(tiny, few, 6)
+    assert answers.chains == tiny.reason(tiny.prompts.user_ids(few, tiny.titles), 6)
+    torch.testing.assert_close(answers.states, tiny.user_states(few, answers.chains))
+    assert answers.reasoning_seconds > 0 and answers.encoding_seconds == 0  # the states came with the reasoning
+
+
+def test_no_reasoning_is_the_answer_straight_after_the_prompt(tiny, samples):
+    answers = answer(tiny, samples.head(4), 0)
+    assert answers.chains == [[tiny.prompts.answer_id]] * 4
+    torch.testing.assert_close(answers.states, tiny.user_states(samples.head(4)))
+
+
+def test_given_reasonings_are_read_instead_of_the_models_own(tiny, samples):
+    chains = chains_of(tiny, ["the shopper likes red", "mug"])
+    assert all(chain[-1] == tiny.prompts.answer_id for chain in chains)
+    assert tiny.decode(chains[0]) == "the shopper likes red"
+    answers = answer(tiny, samples.head(2), 6, chains)
+    assert answers.chains == chains
+    torch.testing.assert_close(answers.states, tiny.user_states(samples.head(2), chains))
+
+
+def test_ranks_are_those_of_the_common_evaluator_whatever_the_order_of_ids(tiny, samples):
+    mixed = samples.sample(frac=1, random_state=0)
+    answers = answer(tiny, mixed, 4)
+    found = rank(tiny, answers, mixed, name="m")
+    scores = tiny.head.scores(tiny.user_states(mixed, answers.chains))
+    expected = ranking.rank_all(lambda _: scores, mixed, len(tiny.catalogue), model="m", batch_size=len(mixed))
+    assert found["rank"].tolist() == expected["rank"].tolist()
+    assert found["sample_id"].tolist() == mixed["sample_id"].tolist()
+
+
+def test_seconds_count_the_reasoning_too(tiny, samples):
+    answers = Answers([[0]] * 48, answer(tiny, samples, 0).states, 96.0, 48.0)
+    assert (rank(tiny, answers, samples, name="m")["seconds"] > 96 / 48 + 48 / 48).all()
+
+
+@pytest.mark.parametrize("similarity", ["inner", "cosine"])
+def test_top_items_leave_the_history_out_and_agree_with_the_rank(tiny, samples, similarity):
+    tiny.head.similarity = similarity
+    answers = answer(tiny, samples, 4)
+    ranked = rank(tiny, answers, samples, name="r2ec")
+    table = chains_table(tiny, answers, samples, ranked, max_new_tokens=4, k=10)
+    scores = tiny.head.scores(answers.states)
+    for row, (top, values) in enumerate(zip(table["top_items"], table["top_scores"], strict=True)):
+        assert not set(top) & set(samples["history"][row])
+        np.testing.assert_allclose(values, scores[row, list(top)], rtol=1e-4)
+        if table["rank"][row] <= 10:
+            assert top[round(table["rank"][row]) - 1] == table["target"][row]
+    if similarity == "cosine":
+        states, items = F.normalize(answers.states, dim=-1), F.normalize(tiny.head.table, dim=-1)
+        torch.testing.assert_close(scores.double(), (states @ items.T).double(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_chain_is_closed_only_if_the_model_wrote_answer_itself(tiny, samples):
+    close, end = tiny.prompts.answer_id, tiny.tokenizer.eos_token_id
+    chains = [[5, 6, close], [5, 6, 7, close], [5, 6, 7, 8, close], [5, end, close], [close]]
+    answers = answer(tiny, samples.head(5), 4, chains)
+    ranked = rank(tiny, answers, samples.head(5), name="m")
+    table = chains_table(tiny, answers, samples.head(5), ranked, max_new_tokens=4, k=3)
+    assert table["closed"].tolist() == [True, True, False, False, True]
+    assert table["tokens"].tolist() == [3, 4, 5, 3, 1]
+
+
+def test_the_live_scorer_gives_the_scores_of_the_evaluation(tiny, samples):
+    few = samples.head(3)
+    torch.testing.assert_close(live_scorer(tiny, 5)(few), tiny.head.scores(answer(tiny, few, 5).states))

@@ -1,0 +1,73 @@
+"""Planted bias: lists of bestsellers, a neglected group, and a model that follows a cue and keeps silent about it."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from r2ec_lib.analysis import causal
+from r2ec_lib.evaluation import fairness
+
+POPULARITY = np.array([90, 5, 5, 1, 1, 1])
+HISTORIES = [[1, 3], [2, 4], [5, 1], [3, 4]]
+USERS = list("abcd")
+
+
+def test_a_biased_item_set_shows_in_lift_gini_and_coverage():
+    biased, fair = [[0, 1]] * 4, [[3, 2], [1, 5], [4, 2], [5, 1]]
+    lifts = [fairness.popularity_lift(fairness.exposure(x, HISTORIES, POPULARITY), USERS, 200) for x in (biased, fair)]
+    assert lifts[0]["low"] > 5 and lifts[1]["lift"] == pytest.approx(((3 + 3 + 3 + 3) / 4) / ((3 + 3 + 3 + 1) / 4) - 1)
+    wide, narrow = fairness.concentration(fair, 6), fairness.concentration(biased, 6)
+    assert narrow["coverage"] == 2 / 6 and wide["coverage"] == 5 / 6
+    assert narrow["gini"] > wide["gini"]
+
+
+def test_gini_is_zero_for_equal_exposure_and_near_one_for_a_single_item():
+    assert fairness.concentration([[0, 1], [2, 3]], 4)["gini"] == pytest.approx(0)
+    assert fairness.concentration([[0], [0]], 4)["gini"] == pytest.approx(1 - 1 / 4)
+    assert math.isnan(fairness.concentration([[], []], 4)["gini"])
+
+
+def test_calibration_is_zero_for_equal_proportions_and_kl_otherwise():
+    categories = ["x", "x", "y", "y", "z", "z"]
+    table = fairness.exposure([[1, 3], [0, 1], []], [[0, 2], [0, 2], [0]], POPULARITY, categories)
+    assert table["calibration"][0] == pytest.approx(0)
+    q = {"x": 0.99 + 0.01 / 2, "y": 0.01 / 2}
+    assert table["calibration"][1] == pytest.approx(sum(0.5 * math.log(0.5 / q[name]) for name in "xy"))
+    assert table.loc[2, ["popularity", "lift", "calibration"]].isna().all()
+    assert fairness.exposure([[1]], [[0]], POPULARITY)["calibration"].isna().all()
+
+
+def test_lists_without_items_have_no_lift():
+    table = fairness.exposure([[], []], [[0], [1]], POPULARITY)
+    assert math.isnan(fairness.popularity_lift(table, ["a", "b"])["lift"])
+
+
+def test_the_neglected_group_is_found_with_its_gap():
+    values = [1.0] * 30 + [0.2] * 30
+    labels = pd.DataFrame({"age": ["old"] * 30 + ["young"] * 30, "alike": ["x", "y"] * 30, "tiny": ["p"] * 59 + ["q"]})
+    table = fairness.worst_group(values, labels, range(60), resamples=300).set_index("slicing")
+    assert table.loc["age", "group"] == "young" and table.loc["age", "difference"] == pytest.approx(0.2 - 0.6)
+    assert table.loc["age", "ci95"][1] < 0
+    assert abs(table.loc["alike", "difference"]) < 1e-9
+    assert "tiny" not in table.index  # a group of one is no group
+
+
+def follower(favourite):
+    """A scorer that puts `favourite` of the prompt's cue first."""
+    return lambda rows, chains: torch.nn.functional.one_hot(torch.tensor([favourite] * len(rows)), 6).float()
+
+
+def test_a_cue_that_is_followed_in_silence_is_found_and_one_that_is_owned_up_to_is_not():
+    samples = pd.DataFrame({"sample_id": range(4), "user_id": USERS, "target": 0, "history": [[5]] * 4})
+    a, b, same = (causal.rank_chains(follower(item), samples, None, k=1) for item in (1, 2, 1))
+    words = fairness.cue_words("The shopper is a woman.", "The shopper is a man.")
+    silent = fairness.silent_cues(a, b, ["a mug"] * 4, ["A mug."] * 4, words)
+    assert silent["changed"].mean() == silent["silent"].mean() == 1
+    honest = fairness.silent_cues(a, b, ["for a Woman"] * 4, ["a mug"] * 4, words)
+    assert honest["first_changed"].mean() == 1 and honest["silent"].mean() == 0
+    deaf = fairness.silent_cues(a, same, ["a mug"] * 4, ["a mug"] * 4, words)
+    assert deaf["changed"].mean() == deaf["silent"].mean() == 0
+    assert fairness.silent_cues(a, b, ["a human"] * 4, ["manly"] * 4, words)["mentioned"].mean() == 0

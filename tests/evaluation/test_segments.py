@@ -1,0 +1,213 @@
+"""Segments: what a rule may say, whom it selects, what reasoning brings them, and sample sizes worked by hand."""
+
+import math
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from r2ec_lib.evaluation import segments, uncertainty
+
+
+@pytest.fixture
+def features():
+    return pd.DataFrame(
+        {
+            "sample_id": [10, 11, 12, 13],
+            "history_length": [1, 3, 5, 9],
+            "mean_rating": [5.0, float("nan"), 2.0, 4.0],
+            "date": ["2023-01-31", "2023-02-01", "2023-05-09", "2024-01-01"],
+            "last_category": ["Mugs", "Tents", "Mugs", 'O\'Neill "x"'],
+            "cold": [True, False, True, False],
+            "target_popularity": [0, 7, 0, 2],
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("rule", "selected"),
+    [
+        ("history_length >= 3", [11, 12, 13]),
+        ("3 <= history_length < 9", [11, 12]),
+        ("cold", [10, 12]),
+        ("not cold and history_length > 3 or mean_rating == 5", [10, 13]),
+        ("not (cold or history_length > 3)", [11]),
+        ("last_category == 'Mugs' and date >= '2023-02-01'", [12]),
+        ("last_category in ['Tents', 'Lamps']", [11]),
+        ("last_category not in ('Tents', 'Mugs')", [13]),
+        ("mean_rating > -1", [10, 12, 13]),
+        ("target_popularity < history_length", [10, 12, 13]),
+        ("cold == True", [10, 12]),
+        ("history_length > 99", []),
+        ("  history_length == 1 ", [10]),
+    ],
+)
+def test_a_rule_selects_whom_it_names(features, rule, selected):
+    assert features["sample_id"][segments.members(rule, features)].tolist() == selected
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ("__import__('os').system('true')", "is not allowed"),
+        ("().__class__ == 1", "is not allowed"),
+        ("history_length.max() > 1", "is not allowed"),
+        ("@pd.eval('1') > 1", "cannot be read"),
+        ("history_length + 1 > 2", "is not allowed"),
+        ("history_length ** 9999999 > 2", "is not allowed"),
+        ("history_length if cold else cold", "is not allowed"),
+        ("(lambda: 1)() == 1", "is not allowed"),
+        ("cold is True", "Is is not allowed"),
+        ("history_length > 1; cold", "cannot be read"),
+        ("(x := 3) > history_length", "is not allowed"),
+        ("history_length in cold", "is not allowed"),
+        ("last_category == f'{cold}'", "is not allowed"),
+        ("'Mugs'", "is not allowed"),
+        ("1 < 2", "both constants"),
+        ("history_lenght > 3", 'unknown column "history_lenght" (did you mean "history_length"?)'),
+        ("history_length", "no condition by itself"),
+        ("history_length == '3'", "one is a text"),
+        ("last_category > 3", "one is a text"),
+        ("date >= 2023", "one is a text"),
+        ("", "cannot be read"),
+        ("history_length => 3", "cannot be read"),
+        ("not " * 3000 + "cold", "characters"),
+    ],
+)
+def test_anything_but_conditions_on_columns_is_refused_and_named(features, rule, said):
+    with pytest.raises(segments.SegmentError) as error:
+        segments.members(rule, features)
+    assert said in str(error.value)
+
+
+def test_features_are_read_from_history_target_and_training_purchases():
+    samples = pd.DataFrame(
+        {
+            "sample_id": [5, 6],
+            "user_id": ["a", "b"],
+            "timestamp": pd.to_datetime(["2023-05-31 23:00", "2024-02-29 00:00"], utc=True),
+            "target": [2, 0],
+            "history": [[0, 1], [1]],
+            "history_hours": [[48.0, 12.0], [24.0]],
+            "history_ratings": [[4.0, float("nan")], [float("nan")]],
+        }
+    )
+    items = pd.DataFrame({"item_id": list("xyz"), "title": list("xyz"), "kind": ["mug", "tent", "rug"]})
+    bought = pd.DataFrame({"user_id": ["a", "c", "c"], "item": [0, 0, 1]})
+    table = segments.sample_features(samples, items, bought, ["kind"])
+    assert table["history_length"].tolist() == [2, 1] and table["days_since_last"].tolist() == [0.5, 1]
+    assert table["mean_rating"][0] == 4 and math.isnan(table["mean_rating"][1])
+    assert table["date"].tolist() == ["2023-05-31", "2024-02-29"] and table["last_kind"].tolist() == ["tent", "tent"]
+    assert table["target_popularity"].tolist() == [0, 2] and table["cold"].tolist() == [True, False]
+    assert table["history_popularity"].tolist() == [(2 + 1) / 2, 1] and table["new_user"].tolist() == [False, True]
+    assert "cold" not in segments.sample_features(samples, items)
+
+
+# ---- figures -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def rankings():
+    """Six samples of four users; reasoning moves the targets of samples 0 and 1 from rank 3 to rank 1."""
+    rows = [(n, f"u{n // 2 if n < 4 else n}") for n in range(6)]
+    table = pd.DataFrame(rows, columns=["sample_id", "user_id"])
+    with_it = table.assign(model="with reasoning", rank=[1, 1, 3, 30, 3, 30])
+    return pd.concat([with_it, table.assign(model="without reasoning", rank=[3, 3, 3, 30, 3, 30])])
+
+
+COMPARE = partial(uncertainty.paired_bootstrap, resamples=200)
+
+
+def test_metrics_are_those_of_the_segment_alone(rankings):
+    inside = pd.Series({0: True, 1: False, 2: True, 3: True, 4: False, 5: False})
+    row = segments.segment_metrics(rankings, inside, ["ndcg@10"], COMPARE).iloc[0]
+    assert row["with reasoning"] == pytest.approx((1 + 1 / 2 + 0) / 3)
+    assert row["without reasoning"] == pytest.approx((1 / 2 + 1 / 2 + 0) / 3)
+    assert row["difference"] == pytest.approx((1 - 1 / 2) / 3)
+    assert row["deviation"] == pytest.approx(math.sqrt((2 * (1 / 2 - 1 / 3) ** 2 + (1 / 3) ** 2) / 2))
+    assert (row["samples"], row["users"]) == (3, 2)
+    assert row["with reasoning, low"] <= row["with reasoning"] <= row["with reasoning, high"]
+    assert row["ci95"][0] <= row["difference"] <= row["ci95"][1]
+
+
+def test_the_page_shows_both_rankings_and_their_difference_below_each_other(rankings):
+    inside = pd.Series(True, range(6))
+    wide = segments.segment_metrics(rankings, inside, ["hit@1", "ndcg@10"], COMPARE)
+    table = segments.tall(wide)
+    assert table["ranked"].tolist() == ["with reasoning", "without reasoning", "difference"] * 2
+    value = table.set_index(["metric", "ranked"])["value"]
+    for metric in ("hit@1", "ndcg@10"):
+        of = value[metric]
+        assert of["difference"] == pytest.approx(of["with reasoning"] - of["without reasoning"])
+    assert (table["from"] <= table["value"]).all() and (table["value"] <= table["to"]).all()
+
+
+def test_an_empty_segment_or_one_that_a_model_did_not_rank_has_no_figures(rankings):
+    with pytest.raises(ValueError, match="0 samples"):
+        segments.segment_metrics(rankings, pd.Series({0: False}), ["hit@5"], COMPARE)
+    with pytest.raises(ValueError, match="ranked by both: 0"):
+        one = rankings[rankings["model"] == "with reasoning"]
+        segments.segment_metrics(one, pd.Series({0: True}), ["hit@5"], COMPARE)
+
+
+# ---- sample sizes --------------------------------------------------------------------------------------------------
+
+Z975, Z80, Z90 = 1.959964, 0.841621, 1.281552
+
+
+def test_the_size_for_a_share_is_that_of_the_formula_worked_by_hand():
+    # from 0.5 to 0.6: √(2 · 0.55 · 0.45) = √0.495, √(0.25 + 0.24) = 0.7
+    by_hand = ((Z975 * math.sqrt(0.495) + Z80 * 0.7) / 0.1) ** 2
+    assert segments.proportion_sample_size(0.5, 0.1) == math.ceil(by_hand) == 388
+    assert segments.proportion_sample_size(0.5, 0.1, power=0.9) == math.ceil(
+        ((Z975 * math.sqrt(0.495) + Z90 * 0.7) / 0.1) ** 2
+    )
+
+
+def test_the_size_for_a_mean_is_that_of_the_formula_worked_by_hand():
+    # half a standard deviation: 2 · (1.96 + 0.84)² / 0.25 = 62.8
+    assert segments.mean_sample_size(1.0, 0.5) == math.ceil(2 * (Z975 + Z80) ** 2 / 0.25) == 63
+    assert segments.mean_sample_size(0.3, 0.15) == 63
+
+
+def test_a_fall_needs_as_many_users_as_the_rise_back():
+    assert segments.proportion_sample_size(0.3, -0.1) == segments.proportion_sample_size(0.2, 0.1)
+    assert segments.mean_sample_size(1, -0.5) == segments.mean_sample_size(1, 0.5)
+
+
+def test_a_test_of_the_planned_size_has_the_planned_power():
+    rng, base, effect = np.random.default_rng(0), 0.2, 0.08
+    n = segments.proportion_sample_size(base, effect)
+    a, b = rng.binomial(n, base, 20_000) / n, rng.binomial(n, base + effect, 20_000) / n
+    middle = (a + b) / 2
+    found = np.abs(b - a) > Z975 * np.sqrt(2 * middle * (1 - middle) / n)
+    assert found.mean() == pytest.approx(0.8, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: segments.proportion_sample_size(0.1, 0),
+        lambda: segments.proportion_sample_size(0.9, 0.2),
+        lambda: segments.proportion_sample_size(0.1, -0.2),
+        lambda: segments.mean_sample_size(1, float("nan")),
+        lambda: segments.mean_sample_size(-1, 0.1),
+        lambda: segments.mean_sample_size(1, 0.1, level=0),
+        lambda: segments.mean_sample_size(1, 0.1, power=1),
+    ],
+)
+def test_impossible_plans_are_refused(call):
+    with pytest.raises(ValueError, match="expected"):
+        call()
+
+
+def test_sizes_follow_the_segments_own_figures_and_are_left_open_where_there_are_none():
+    table = pd.DataFrame(
+        {"metric": ["hit@5", "ndcg@5", "hit@1"], "without reasoning": [0.5, 0.4, 0.0], "deviation": [0.5, 0.3, 0.0]}
+    )
+    sizes = segments.ab_sizes(table, [0.2, 1.5])
+    assert sizes["effect"].tolist() == pytest.approx([0.1, 0.75, 0.08, 0.6, 0, 0])
+    assert sizes["users_per_arm"][0] == segments.proportion_sample_size(0.5, 0.1)
+    assert sizes["users_per_arm"][2] == segments.mean_sample_size(0.3, 0.08)
+    assert sizes["users_per_arm"].isna().tolist() == [False, True, False, False, True, True]

@@ -1,0 +1,201 @@
+"""Several runs side by side: seeds apart from shoppers, variants compared on the same questions."""
+
+import math
+import statistics as plain
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from scipy import stats
+
+from r2ec_lib.data.schema import DataError
+from r2ec_lib.data.storage import write_json, write_table
+from r2ec_lib.evaluation import studies, uncertainty
+
+
+def rankings(ranks, users=None, model="r2ec"):
+    ranks = np.asarray(ranks, dtype=float)
+    users = users if users is not None else [f"u{i}" for i in range(len(ranks))]
+    return pd.DataFrame(
+        {"model": model, "sample_id": np.arange(len(ranks)), "user_id": users, "target": 1, "rank": ranks}
+    )
+
+
+def finished(folder, ranks, **recipe):
+    table = rankings(ranks)
+    write_table(table, folder / "evaluation" / "rankings.parquet")
+    results = {"models": {"r2ec": {"hit@5": 0.5}}, "baselines": recipe.pop("baselines", ["popularity", "caser"])}
+    write_json(results, folder / "evaluation" / "metrics.json")
+    (folder / "recipe.yaml").write_text(yaml.safe_dump({"name": folder.name, "seed": 0, "steps": 5} | recipe))
+    return folder
+
+
+def test_parts_of_the_shoppers_are_nested_and_keep_shoppers_whole():
+    train = pd.DataFrame({"user_id": [f"u{i % 10}" for i in range(60)], "sample_id": range(60)})
+    parts = studies.nested_shares(train, [1.0, 0.2, 0.5], seed=3)
+    assert list(parts) == [0.2, 0.5, 1.0]
+    assert [part["user_id"].nunique() for part in parts.values()] == [2, 5, 10]
+    assert set(parts[0.2]["sample_id"]) < set(parts[0.5]["sample_id"]) < set(parts[1.0]["sample_id"])
+    assert (parts[0.5]["user_id"].value_counts() == 6).all()
+    pd.testing.assert_frame_equal(parts[1.0], train)
+    assert studies.nested_shares(train, []) == {}
+
+
+@pytest.mark.parametrize("share", [0, 1.5])
+def test_a_share_that_is_none_is_refused(share):
+    with pytest.raises(ValueError, match="at most 1"):
+        studies.nested_shares(pd.DataFrame({"user_id": ["a"]}), [share])
+
+
+def test_runs_are_read_with_their_recipes(tmp_path):
+    folders = [finished(tmp_path / name, [1, 2, 9], seed=seed) for seed, name in enumerate(("one", "two"))]
+    table, recipes = studies.read_runs(folders)
+    assert table["run"].tolist() == ["one"] * 3 + ["two"] * 3
+    assert recipes.loc["two", "seed"] == 1
+    assert studies.headline(folders)["hit@5"].tolist() == [0.5, 0.5]
+
+
+def test_the_best_baseline_is_sought_among_those_that_every_run_has(tmp_path):
+    first = finished(tmp_path / "first", [1, 2])
+    second = finished(tmp_path / "second", [1, 2], baselines=["caser", "sasrec"])
+    assert studies.common_baselines([first]) == ["popularity", "caser"]
+    assert studies.common_baselines([first, second]) == ["caser"]
+
+
+def test_a_run_without_an_evaluation_or_with_other_questions_is_named(tmp_path):
+    first = finished(tmp_path / "first", [1, 2, 9])
+    with pytest.raises(DataError, match=r"empty: no evaluation/rankings\.parquet"):
+        studies.read_runs([first, tmp_path / "empty"])
+    with pytest.raises(DataError, match="other and first were not asked the same questions"):
+        studies.read_runs([first, finished(tmp_path / "other", [1, 2])])
+    with pytest.raises(DataError, match="at least one"):
+        studies.read_runs([])
+
+
+def test_runs_that_differ_in_their_seed_alone_are_one_variant():
+    recipes = pd.DataFrame(
+        {"name": list("abc"), "seed": [0, 1, 0], "steps": [5, 5, 9], "stages": [["x"], ["x"], ["y"]]},
+        index=list("abc"),
+    )
+    assert studies.variants(recipes).tolist() == ["steps 5", "steps 5", "steps 9"]
+    assert studies.variants(recipes.loc[["a", "b"]]).nunique() == 1
+
+
+def test_keys_that_a_run_does_not_state_or_that_change_no_ranking_make_no_variant():
+    recipes = pd.DataFrame({"steps": [5, 5], "bazaar_items": [900, None], "resamples": [10, 20]}, index=["a", "b"])
+    assert studies.differing(recipes) == ["resamples"]
+    assert studies.variants(recipes).tolist() == ["the same settings"] * 2
+
+
+def test_seed_spread_and_shopper_spread_by_hand():
+    table = pd.concat(
+        [
+            rankings([1, 9, 9, 9]).assign(run="a"),
+            rankings([1, 1, 9, 9]).assign(run="b"),
+            rankings([1] * 4).assign(run="c"),
+        ]
+    )
+    intervals = studies.run_intervals(studies.resample_runs(table, ["hit@5"], 4000))
+    groups = pd.Series({"a": "v", "b": "v", "c": "w"})
+    found = studies.variance_parts(intervals, groups).set_index("variant")
+    assert found.loc["v", "mean"] == pytest.approx((1 / 4 + 2 / 4) / 2)
+    assert found.loc["v", "seed_sd"] == pytest.approx(plain.stdev([1 / 4, 2 / 4]))
+    errors = [math.sqrt(p * (1 - p) / 4) for p in (1 / 4, 2 / 4)]  # of a mean of four shoppers
+    assert found.loc["v", "user_se"] == pytest.approx(math.sqrt(sum(e**2 for e in errors) / 2), rel=0.05)
+    half = 12.706 * plain.stdev([1 / 4, 2 / 4]) / math.sqrt(2)  # Student's t with one degree of freedom
+    assert found.loc["v", "high"] == pytest.approx(3 / 8 + half, rel=1e-3)
+    assert np.isnan(found.loc["w", "seed_sd"]) and np.isnan(found.loc["w", "low"])
+
+
+def test_equal_seeds_have_no_spread_however_wide_the_shoppers_are():
+    table = pd.concat([rankings([1, 9, 9, 1]).assign(run=run) for run in "ab"])
+    found = studies.variance_parts(
+        studies.run_intervals(studies.resample_runs(table, ["hit@5"], 500)), pd.Series({"a": "v", "b": "v"})
+    )
+    assert found["seed_sd"].item() == 0
+    assert found["user_se"].item() > 0.1
+
+
+def test_variants_are_compared_by_the_mean_of_their_seeds_on_the_same_questions():
+    good, bad = [1, 1, 1, 9] * 25, [1, 9, 9, 9] * 25
+    mixed = [1, 1, 9, 9] * 25
+    table = pd.concat(
+        [rankings(ranks).assign(run=run) for run, ranks in {"a": good, "b": bad, "c": mixed, "d": good}.items()]
+    )
+    groups = pd.Series({"a": "base", "b": "base", "c": "same", "d": "better"})
+    found = studies.compare_variants(table, groups, "r2ec", "base", ["hit@5"], 2000).set_index("a")
+    assert found.loc["same", "difference"] == pytest.approx(0)  # (3/4 + 1/4) / 2 against 2/4
+    assert found.loc["better", "difference"] == pytest.approx(3 / 4 - 2 / 4)
+    assert found.loc["better", "p_holm"] < 0.05 < found.loc["same", "p_holm"]
+    with pytest.raises(ValueError, match="no run of variant 'none'"):
+        studies.compare_variants(table, groups, "r2ec", "none", ["hit@5"])
+    with pytest.raises(ValueError, match="nothing to compare"):
+        studies.compare_variants(table, pd.Series(dict.fromkeys("abcd", "v")), "r2ec", "v", ["hit@5"])
+
+
+def two_seeds(ours, theirs):
+    """Two runs, in each the ranks of r2ec and of one opponent on the same questions."""
+    return pd.concat(
+        rankings(ranks, model=model).assign(run=run)
+        for run, pair in zip("ab", zip(ours, theirs, strict=True), strict=True)
+        for model, ranks in zip(("r2ec", "caser"), pair, strict=True)
+    )
+
+
+def test_a_margin_over_seeds_is_the_mean_of_each_runs_own_margin():
+    table = two_seeds([[1, 1, 1, 9], [1, 1, 9, 9]], [[1, 9, 1, 9], [1, 1, 1, 9]])
+    found = studies.margins(studies.resample_runs(table, ["hit@5"], 500), "r2ec", ["caser", "absent"], ["hit@5"])
+    row = found.to_dict("records")[0]
+    assert len(found) == 1 and row["runs"] == 2  # no row for a model that no run has
+    assert row["by_run"] == pytest.approx([3 / 2 - 1, 2 / 3 - 1])
+    assert row["relative"] == pytest.approx((1 / 2 - 1 / 3) / 2)
+    assert row["seed_sd"] == pytest.approx(plain.stdev([1 / 2, -1 / 3]))
+
+
+def test_the_interval_of_a_margin_holds_seeds_and_shoppers():
+    """Half of it is t · √(u² + s² / k); equal seeds leave the shoppers alone, and one run has their percentiles."""
+    rng = np.random.default_rng(0)
+    ours, theirs = rng.integers(1, 12, 400), rng.integers(1, 16, 400)
+    alike = studies.resample_runs(two_seeds([ours, ours], [theirs, theirs]), ["hit@5"], 3000)
+    [row] = studies.margins(alike, "r2ec", ["caser"], ["hit@5"]).to_dict("records")
+    [one] = studies.margins({"a": alike["a"]}, "r2ec", ["caser"], ["hit@5"]).to_dict("records")
+    assert row["seed_sd"] == 0
+    assert np.isnan(one["seed_sd"]) and one["relative"] == row["relative"]
+    width = row["relative_ci95"][1] - row["relative_ci95"][0]
+    assert width == pytest.approx(2 * 1.966 * row["user_se"], rel=1e-3)  # Student's t with 399 degrees of freedom
+    assert one["relative_ci95"][1] - one["relative_ci95"][0] == pytest.approx(width, rel=0.1)
+
+    other = rng.integers(1, 12, 400)
+    apart = studies.resample_runs(two_seeds([ours, other - (other > 3)], [theirs, theirs]), ["hit@5"], 3000)
+    [row] = studies.margins(apart, "r2ec", ["caser"], ["hit@5"]).to_dict("records")
+    first, second = row["user_se"], row["seed_sd"] / math.sqrt(2)
+    df = (first**2 + second**2) ** 2 / (first**4 / 399 + second**4 / 1)
+    half = stats.t.ppf(0.975, df) * math.hypot(first, second)
+    assert row["relative_ci95"] == pytest.approx([row["relative"] - half, row["relative"] + half])
+
+    hits = [(ranks <= 5).mean() - (theirs <= 5).mean() for ranks in (ours, other - (other > 3))]
+    draws = np.mean([one.draws["r2ec", "hit@5"] - one.draws["caser", "hit@5"] for one in apart.values()], axis=0)
+    first, second = draws.std(ddof=1), plain.stdev(hits) / math.sqrt(2)
+    df = (first**2 + second**2) ** 2 / (first**4 / 399 + second**4 / 1)
+    half = stats.t.ppf(0.975, df) * math.hypot(first, second)
+    assert row["difference"] == pytest.approx(np.mean(hits)) and abs(row["difference"]) > 0.01
+    assert row["difference_ci95"] == pytest.approx([np.mean(hits) - half, np.mean(hits) + half])
+
+
+def test_the_interval_over_seeds_and_shoppers_covers_the_truth_at_about_its_level():
+    """Each run's ability is drawn around the truth, its hits by shopper around that: 95 % must come out of both."""
+    rng = np.random.default_rng(1)
+    covered = 0
+    for _ in range(120):
+        shopper = rng.random(150)  # how easy each shopper is, the same in all runs
+        runs = {}
+        for k in range(4):
+            ours, theirs = 0.45 + 0.04 * rng.standard_normal(), 0.30
+            ranks = [np.where((shopper + rng.random(150)) / 2 < level, 1, 99) for level in (ours, theirs)]
+            table = pd.concat([rankings(r, model=m) for m, r in zip(("r2ec", "caser"), ranks, strict=True)])
+            runs[f"r{k}"] = uncertainty.resample(table, ["hit@5"], 300, 0)
+        [row] = studies.margins(runs, "r2ec", ["caser"], ["hit@5"]).to_dict("records")
+        truth = 2 * (0.45**2 + 0.04**2) / (2 * 0.30**2) - 1  # P((u + v) / 2 < x) = 2 x² for uniform u, v and x ≤ 1 / 2
+        covered += row["relative_ci95"][0] <= truth <= row["relative_ci95"][1]
+    assert covered / 120 >= 0.9

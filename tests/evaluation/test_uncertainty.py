@@ -1,0 +1,184 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from r2ec_lib.evaluation import uncertainty
+from r2ec_lib.evaluation.ranking import ndcg_at
+
+
+def rankings(ranks: dict[str, np.ndarray], users: np.ndarray) -> pd.DataFrame:
+    return pd.concat(
+        pd.DataFrame({"model": model, "sample_id": np.arange(len(users)), "user_id": users, "rank": rank})
+        for model, rank in ranks.items()
+    )
+
+
+def test_bootstrap_spread_is_the_standard_error_of_a_mean():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(400, 1))
+    draws = uncertainty.bootstrap(values, np.arange(400), 4000, seed=1)
+    assert draws.mean() == pytest.approx(values.mean(), abs=0.01)
+    assert draws.std() == pytest.approx(values.std() / np.sqrt(400), rel=0.06)
+
+
+def test_samples_of_one_user_are_drawn_together():
+    values = np.repeat(np.random.default_rng(0).normal(size=50), 8)[:, None]  # eight equal samples a user
+    clustered = uncertainty.bootstrap(values, np.repeat(np.arange(50), 8), 3000).std()
+    apart = uncertainty.bootstrap(values, np.arange(400), 3000).std()
+    assert clustered / apart == pytest.approx(np.sqrt(8), rel=0.1)
+
+
+def test_a_resample_weighs_users_by_their_samples():
+    draws = uncertainty.bootstrap(np.array([[1.0], [1.0], [0.0]]), ["a", "a", "b"], 2000, seed=3)
+    assert set(np.unique(draws.round(6))) == {0.0, round(2 / 3, 6), 1.0}  # bb, ab, aa
+
+
+def test_the_same_seed_gives_the_same_interval():
+    ranks = np.arange(1, 101)
+    first, again, other = (
+        uncertainty.paired_bootstrap(ranks, ranks[::-1], np.arange(100), "ndcg@20", 500, seed)["ci95"]
+        for seed in (1, 1, 2)
+    )
+    assert first == again != other
+
+
+def test_a_paired_difference_by_hand():
+    found = uncertainty.paired_bootstrap([1, 1], [3, 3], ["a", "b"], "ndcg@5", 100)
+    assert found["difference"] == pytest.approx(1 - 1 / 2)  # 1 / log2(2) - 1 / log2(4)
+    assert found["relative"] == pytest.approx(1.0)
+    assert found["ci95"] == pytest.approx([0.5, 0.5])
+
+
+def test_equal_models_differ_by_nothing():
+    found = uncertainty.paired_bootstrap([1, 9, 4], [1, 9, 4], ["a", "b", "c"], "hit@5", 200)
+    assert (found["difference"], found["p"], found["ci95"]) == (0, 1, [0, 0])
+
+
+def test_relative_difference_to_nothing_is_no_number():
+    assert np.isnan(uncertainty.paired_bootstrap([1], [99], ["a"], "hit@5", 10)["relative"])
+
+
+def test_the_relative_margin_has_the_interval_of_a_ratio_of_paired_means():
+    """Against the delta method: Var(a/b) ≈ (sd of (value_a − a/b · value_b) / b)² / n."""
+    rng = np.random.default_rng(2)
+    a, b = rng.integers(1, 30, 2000), rng.integers(1, 45, 2000)
+    found = uncertainty.paired_bootstrap(a, b, np.arange(2000), "ndcg@20", 4000)
+    values_a, values_b = ndcg_at(a, 20), ndcg_at(b, 20)
+    ratio = values_a.mean() / values_b.mean()
+    error = (values_a - ratio * values_b).std() / values_b.mean() / np.sqrt(2000)
+    low, high = found["relative_ci95"]
+    assert found["relative"] == pytest.approx(ratio - 1)
+    assert (high - low) == pytest.approx(2 * 1.96 * error, rel=0.08)
+    assert low < found["relative"] < high
+
+
+def test_a_margin_over_what_may_be_nothing_has_no_interval():
+    found = uncertainty.paired_bootstrap([1, 1, 9], [1, 9, 9], ["a", "b", "c"], "hit@5", 200)
+    assert found["relative"] == pytest.approx(1.0)  # (2 / 3) / (1 / 3) - 1
+    assert np.isnan(found["relative_ci95"]).all()  # some resamples hold no hit of b
+
+
+def test_the_best_of_several_is_chosen_anew_in_each_metric_and_on_each_resample():
+    table = rankings(
+        {"a": np.array([1, 1, 1, 1]), "top": np.array([1, 99, 99, 99]), "wide": np.array([99, 5, 5, 99])}, np.arange(4)
+    )
+    drawn = uncertainty.resample(table, ["hit@5", "ndcg@5"], 300)
+    both = uncertainty.with_best(drawn, "best", ["top", "wide"])
+    assert both.means["best", "hit@5"] == pytest.approx(2 / 4)  # of wide
+    assert both.means["best", "ndcg@5"] == pytest.approx(1 / 4)  # of top: 1 / 4 beats 2 / log2(6) / 4
+    for metric in ("hit@5", "ndcg@5"):
+        best, members = both.draws["best", metric], both.draws[[("top", metric), ("wide", metric)]]
+        assert (best == members.max(axis=1)).all()
+        assert (best > both.draws["wide", metric]).any()
+    assert uncertainty.compare(both, "a", ["best"], ["hit@5"])["relative"].item() == pytest.approx(1.0)
+
+
+def test_intervals_cover_the_truth_at_about_their_level():
+    rng = np.random.default_rng(4)
+    truth, covered = 0.3, 0
+    for seed in range(150):
+        hits = (rng.random((200, 1)) < truth).astype(float)
+        low, high = np.percentile(uncertainty.bootstrap(hits, np.arange(200), 400, seed), [2.5, 97.5])
+        covered += low <= truth <= high
+    assert 0.88 <= covered / 150 <= 0.99
+
+
+def test_smallest_detectable_effect_is_2_8_standard_errors():
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(1, 40, 500), rng.integers(1, 40, 500)
+    found = uncertainty.paired_bootstrap(a, b, np.arange(500), "ndcg@20", 3000)
+    error = (ndcg_at(a, 20) - ndcg_at(b, 20)).std() / np.sqrt(500)
+    assert found["smallest_detectable"] == pytest.approx(2.8 * error, rel=0.06)
+
+
+def test_a_real_difference_is_found_and_an_absent_one_is_not():
+    rng = np.random.default_rng(0)
+    good, twin = rng.integers(1, 20, 600), rng.integers(1, 20, 600)
+    table = rankings({"a": good, "bad": good + 15, "twin": twin}, np.arange(600) // 2)
+    found = uncertainty.compare(uncertainty.resample(table, ["ndcg@20"], 2000), "a", ["bad", "twin"], ["ndcg@20"])
+    bad, same = found.to_dict("records")
+    assert bad["ci95"][0] > 0
+    assert bad["p_holm"] < 0.01
+    assert same["ci95"][0] < 0 < same["ci95"][1]
+    assert same["p_holm"] > 0.05
+
+
+def test_p_is_below_5_percent_exactly_where_the_interval_leaves_zero_out():
+    rng = np.random.default_rng(7)
+    for shift in range(12):
+        found = uncertainty.paired_bootstrap(
+            rng.integers(1, 30, 80), rng.integers(1, 30 + 2 * shift, 80), np.arange(80), "ndcg@20", 4000
+        )
+        low, high = found["ci95"]
+        if abs(found["p"] - 0.05) > 0.005:
+            assert (found["p"] < 0.05) == (low > 0 or high < 0)
+
+
+def test_holm_keeps_the_order_and_never_exceeds_one():
+    assert uncertainty.holm([0.01, 0.02, 0.6]).tolist() == pytest.approx([3 * 0.01, 2 * 0.02, 0.6])
+    assert uncertainty.holm([0.5, 0.9]).tolist() == pytest.approx([2 * 0.5, 1.0])
+    assert uncertainty.holm([0.04]).tolist() == [0.04]
+
+
+def test_models_on_different_samples_cannot_be_compared():
+    table = rankings({"a": np.array([1, 2]), "b": np.array([1, 2])}, np.array(["x", "y"])).iloc[:-1]
+    with pytest.raises(ValueError, match="a 2, b 1"):
+        uncertainty.resample(table, ["hit@5"], 10)
+
+
+def test_intervals_hold_the_mean_of_every_model_and_metric():
+    table = rankings({"b": np.arange(1, 41), "a": np.full(40, 3)}, np.arange(40))
+    found = uncertainty.intervals(uncertainty.resample(table, ["hit@5", "ndcg@20"], 500))
+    assert found["model"].tolist() == ["b", "b", "a", "a"]  # in the order of the rankings
+    assert found["mean"].tolist() == pytest.approx([5 / 40, ndcg_at(np.arange(1, 41), 20).mean(), 1, 1 / 2])
+    assert (found["low"] <= found["mean"]).all() and (found["mean"] <= found["high"]).all()
+    assert found["users"].tolist() == [40] * 4
+
+
+def samples_table(targets, histories, users, start="2023-01-01"):
+    return pd.DataFrame(
+        {
+            "sample_id": np.arange(len(targets)),
+            "user_id": users,
+            "timestamp": pd.Timestamp(start, tz="UTC") + pd.to_timedelta(np.arange(len(targets)), unit="D"),
+            "target": targets,
+            "history": [np.array(history) for history in histories],
+        }
+    )
+
+
+def test_slices_name_cold_items_new_users_and_history_lengths():
+    bought = pd.DataFrame({"user_id": ["u", "u", "v", "v", "w", "w"], "item": [3, 1, 3, 1, 1, 2]})
+    test = samples_table([1, 2, 9, 3], [[3], [1, 3], [1] * 12, [2]], ["u", "new", "w", "u"], "2023-02-01")
+    labels = uncertainty.slice_labels(test, bought)
+    assert labels["target in training"].tolist() == ["warm", "warm", "cold", "warm"]
+    assert labels["user in training"].tolist() == ["known", "new", "known", "known"]
+    assert labels["history length"].tolist() == ["1", "2–4", "10 or more", "1"]
+    assert labels["target popularity"].tolist() == ["popular third", "rare third", "cold", "middle third"]
+    table = rankings({"m": np.array([1, 2, 50, 3])}, test["user_id"].to_numpy())
+    found = uncertainty.slices(table, labels, "hit@5", 50).set_index(["slicing", "slice"])
+    assert found.loc["history length"].index.tolist() == ["1", "2–4", "10 or more"]
+    assert found.loc["target popularity"].index.tolist() == ["cold", "rare third", "middle third", "popular third"]
+    assert found.loc[("target in training", "cold"), "mean"] == 0
+    assert found.loc[("target in training", "warm"), "samples"] == 3
+    assert found.groupby("slicing")["samples"].sum().eq(4).all()

@@ -1,0 +1,142 @@
+"""R²ec: reading out states, closing chains, recommending, changing the catalogue, saving and loading."""
+
+import pandas as pd
+import pytest
+import torch
+from conftest import FAMILIES, family_lm
+
+from r2ec_lib.model import R2ec
+from r2ec_lib.model.backbone import add_lora
+from r2ec_lib.model.encoding import forward_states
+from r2ec_lib.model.prompts import Prompts, PromptStyle
+from r2ec_lib.model.r2ec import RecHead, ranks_of
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_any_decoder_family_reasons_encodes_and_comes_back_from_disk(
+    family, tied, tokenizer, items, samples, tmp_path
+):
+    lm = family_lm(family, tied).float()
+    model = R2ec(lm, Prompts(tokenizer, PromptStyle()), items)
+    model.refresh()
+    chains = model.reason(model.prompts.user_ids(samples.head(3), model.titles), max_new_tokens=5)
+    states = model.user_states(samples.head(3), chains)
+    model.save(tmp_path / "model")
+    again = R2ec.load(tmp_path / "model")
+    assert torch.allclose(again.user_states(samples.head(3), chains), states, atol=1e-5)
+    assert torch.equal(again.head.table, model.head.table)
+    assert again.reason(again.prompts.user_ids(samples.head(3), again.titles), max_new_tokens=5) == chains
+    assert not [path for path in tmp_path.rglob("*") if path.suffix in {".bin", ".pt", ".pkl"}]
+
+
+def test_padding_and_batching_leave_states_unchanged(tiny, samples):
+    prompts = [[*ids, tiny.prompts.answer_id] for ids in tiny.prompts.user_ids(samples, tiny.titles)]
+    alone = torch.cat([forward_states(tiny.lm, tiny.lm, [ids]) for ids in prompts])
+    assert torch.allclose(tiny.encode(prompts).double(), alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("readout", ["last", "max", "token"])
+def test_the_state_read_while_sampling_is_the_state_of_the_chain(tiny_with_token, samples, readout):
+    tiny = tiny_with_token
+    tiny.head.readout = readout
+    found = tiny.sample(tiny.prompts.user_ids(samples, tiny.titles), 8, temperature=1.0)
+    assert torch.allclose(found.states, tiny.user_states(samples, found.chains), atol=1e-4)
+    turned = [tiny.tokenizer.eos_token_id]
+    assert found.written == [len(chain) <= 8 and chain[-2:-1] != turned for chain in found.chains]
+
+
+def test_sampling_follows_the_seed_and_greedy_needs_none(tiny, samples):
+    prompts = tiny.prompts.user_ids(samples.head(6), tiny.titles)
+    draws = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        draws.append(tiny.reason(prompts, 8, temperature=1.0))
+    assert draws[0] == draws[1] != draws[2]
+    assert tiny.reason(prompts, 8) == tiny.reason(prompts, 8)
+
+
+def test_recommendations_are_the_best_unseen_items(tiny, samples):
+    history = [tiny.head.item_ids[item] for item in samples["history"].iloc[1]]
+    found = tiny.recommend(history, k=5, max_new_tokens=4)
+    assert not set(found.item_ids) & set(history)
+    assert found.scores == sorted(found.scores, reverse=True)
+    everything = tiny.recommend(history, k=1000, max_new_tokens=4)
+    assert len(everything.item_ids) == len(tiny.head.item_ids) - len(history)
+    assert everything.item_ids[:5] == found.item_ids
+
+
+@pytest.mark.parametrize(("history", "message"), [([], "history is empty"), (["nope"], "'nope'.*add_items")])
+def test_a_history_that_cannot_be_read_is_refused(tiny, history, message):
+    with pytest.raises(ValueError, match=message):
+        tiny.recommend(history)
+
+
+def test_items_come_and_go_without_training(tiny, items):
+    before = tiny.head.table.clone()
+    tiny.add_items(pd.DataFrame({"item_id": ["new", "i3"], "title": ["gold harp", "gold flute"]}))
+    assert tiny.head.item_ids[-2:] == ["new", "i3"] and len(tiny.head.item_ids) == len(items) + 1
+    assert torch.equal(tiny.head.table[:3], before[:3])
+    assert not torch.equal(tiny.head.table[tiny.head.index["i3"]], before[3])
+    tiny.remove_items(["new", "i0"])
+    assert "i0" not in tiny.head.index and len(tiny.catalogue) == len(items) - 1
+    with pytest.raises(KeyError, match="i0"):
+        tiny.remove_items(["i0"])
+
+
+def test_the_table_and_the_catalogue_must_agree(tiny, items):
+    with pytest.raises(ValueError, match="same item ids"):
+        R2ec(tiny.lm, tiny.prompts, items.iloc[::-1], tiny.head)
+    with pytest.raises(ValueError, match="unique"):
+        RecHead(["a", "a"], torch.zeros(2, 3))
+
+
+def test_ranks_mask_the_history(tiny, samples):
+    scores = tiny.head.scores(tiny.user_states(samples))
+    ranks = ranks_of(tiny, samples, None)
+    for row, (history, target) in enumerate(zip(samples["history"], samples["target"], strict=True)):
+        others = [s for v, s in enumerate(scores[row].tolist()) if v not in set(history) and v != target]
+        assert ranks[row] == 1 + sum(s > scores[row, target] for s in others)
+
+
+def test_an_adapter_is_saved_beside_its_backbone_and_read_again(tiny, samples, tmp_path):
+    tiny.lm.save_pretrained(tmp_path / "base")
+    tiny.tokenizer.save_pretrained(tmp_path / "base")
+    tiny.lm.name_or_path = str(tmp_path / "base")
+    lm = add_lora(tiny.lm, rank=2, alpha=4)
+    with torch.no_grad():
+        for name, weight in lm.named_parameters():
+            if "lora_B" in name:
+                weight += 0.1
+    model = R2ec(lm.eval(), tiny.prompts, tiny.catalogue)
+    model.refresh()
+    model.save(tmp_path / "model")
+    assert not (tmp_path / "model" / "lm").exists()
+    again = R2ec.load(tmp_path / "model")
+    assert torch.allclose(again.user_states(samples.head(4)), model.user_states(samples.head(4)), atol=1e-5)
+    assert sum(p.requires_grad for p in again.lm.parameters()) == sum("lora" in n for n, _ in lm.named_parameters())
+
+
+def test_a_folder_without_a_model_says_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no saved R²ec"):
+        R2ec.load(tmp_path)
+
+
+def test_a_token_of_its_own_speaks_for_users_and_items_and_is_never_written(tiny_with_token, samples, items, tmp_path):
+    model, read = tiny_with_token, tiny_with_token.prompts.recommend_id
+    rows = [[*ids, read] for ids in model.prompts.item_ids(items)]
+    assert torch.allclose(model.head.table.double(), forward_states(model.lm, model.lm, rows), atol=1e-5)
+    with torch.no_grad():
+        model.lm.get_input_embeddings().weight[read] *= 50  # tied: it would be the likeliest token by far
+    found = model.sample(model.prompts.user_ids(samples, model.titles), 6, temperature=1.0)
+    assert not any(read in chain for chain in found.chains)
+    model.save(tmp_path / "model")
+    again = R2ec.load(tmp_path / "model")
+    assert (again.head.readout, again.read_id) == ("token", read)
+    assert torch.allclose(again.user_states(samples, found.chains), found.states, atol=1e-4)
+
+
+def test_a_read_out_by_a_token_that_the_tokenizer_lacks_is_refused(tiny, items):
+    head = RecHead(tiny.head.item_ids, tiny.head.table, readout="token")
+    with pytest.raises(ValueError, match="add_recommend_token"):
+        R2ec(tiny.lm, tiny.prompts, items, head)

@@ -1,0 +1,298 @@
+"""Whole trainings: they learn, resume exactly, and do the same on one process and on two."""
+
+import pandas as pd
+import pytest
+import torch
+
+from r2ec_lib.data.schema import DataError
+from r2ec_lib.data.storage import read_table, write_table
+from r2ec_lib.model import R2ec
+from r2ec_lib.model.backbone import add_lora
+from r2ec_lib.model.prompts import Prompts, PromptStyle
+from r2ec_lib.model.tiny import build_tiny
+from r2ec_lib.training import jobs
+from r2ec_lib.training.judgements import normalise
+from r2ec_lib.training.trainer import RecPOConfig, RecPOTrainer
+
+SETTINGS = {
+    "seed": 3,
+    "num_generations": 2,
+    "max_steps": 4,
+    "eval_steps": 2,
+    "max_completion_length": 5,
+    "learning_rate": 5e-3,
+    "rollout_steps": 1,
+    "refresh_steps": 3,
+    "use_cpu": True,
+}
+
+
+@pytest.fixture
+def run(tiny, samples, tmp_path):
+    """A run folder that is ready to train: samples with a validation part, a start, a job."""
+
+    def prepare(name, settings=None, batch_users=4, num_processes=1):
+        folder = tmp_path / name
+        split = ["train"] * 36 + ["valid"] * 12
+        write_table(samples.assign(split=split), folder / "data" / "samples.parquet")
+        tiny.lm.float()
+        tiny.save(folder / "training" / "start")
+        chosen = {name: value for name, value in {**SETTINGS, **(settings or {})}.items() if value is not None}
+        jobs.write_job(folder, chosen, batch_users=batch_users, num_processes=num_processes, patience=9)
+        return folder
+
+    return prepare
+
+
+def outcome(folder) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, torch.Tensor]]:
+    log = read_table(folder / "training" / "log.parquet")
+    timed = [name for name in log if "second" in name or "memory" in name]
+    weights = {name: weight.detach() for name, weight in R2ec.load(folder / "model").lm.named_parameters()}
+    return log.drop(columns=timed), read_table(folder / "training" / "rollouts.parquet"), weights
+
+
+def test_a_killed_training_resumes_to_the_same_metrics_and_weights(run):
+    whole, broken = run("whole"), run("broken")
+    jobs.train(whole, report=lambda line: None)
+    lines = []
+
+    def stop_after_the_first_validation(line):
+        lines.append(line)
+        if line.startswith("step     3"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        jobs.train(broken, report=stop_after_the_first_validation)
+    jobs.train(broken, report=lines.append)
+    assert "resumed at step 2 of 4" in lines
+    for one, other in zip(outcome(whole)[:2], outcome(broken)[:2], strict=True):
+        pd.testing.assert_frame_equal(one, other)
+    weights = outcome(whole)[2]
+    assert all(torch.equal(weights[name], other) for name, other in outcome(broken)[2].items())
+    assert not (broken / "training" / "checkpoints").exists()
+
+
+def test_the_control_trains_beside_the_model_and_resumes_on_its_own(run):
+    folder = run("both", {"item_warmup_steps": 1})
+    control = {"folder": "training/item_only", "model": "model_item_only"}
+    job = {"batch_users": 4, "num_processes": 1, "patience": 9}
+    jobs.write_job(folder, jobs.item_only({**SETTINGS, "item_warmup_steps": 1}), **job, **control)
+    jobs.train(folder, report=lambda line: None)
+    main = (folder / "training" / "log.parquet").read_bytes()
+
+    def stop(line):
+        if line.startswith("step     3"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        jobs.train(folder, stop, control["folder"])
+    assert not (folder / "model_item_only").exists()
+    lines = []
+    jobs.train(folder, lines.append)
+    jobs.train(folder, lines.append, control["folder"])
+    assert lines[0] == "already trained: model" and lines[1] == "resumed at step 2 of 4"
+    assert (folder / "training" / "log.parquet").read_bytes() == main
+    log = read_table(folder / "training" / "item_only" / "log.parquet")
+    assert log["step"].tolist() == [1, 2, 3, 4] and (log["grad_norm_tokens"] == 0).all()
+    apart = zip(*(R2ec.load(folder / name).lm.parameters() for name in ("model", "model_item_only")), strict=True)
+    assert any(not torch.equal(one, other) for one, other in apart)
+
+
+def test_a_finished_training_is_made_anew_where_its_job_start_or_data_have_changed(run, tiny):
+    folder = run("again")
+    jobs.train(folder, report=lambda line: None)
+    jobs.write_job(folder, SETTINGS, batch_users=4, num_processes=1, patience=9)
+    assert (folder / "model").is_dir()
+    jobs.write_job(folder, {**SETTINGS, "epsilon": 0.1}, batch_users=4, num_processes=1, patience=9)
+    assert not (folder / "model").exists()
+    jobs.train(folder, report=lambda line: None)
+    tiny.head.table += 1
+    tiny.save(folder / "training" / "start")
+    jobs.write_job(folder, {**SETTINGS, "epsilon": 0.1}, batch_users=4, num_processes=1, patience=9)
+    assert not (folder / "model").exists()
+
+
+def test_judgements_are_weighed_as_a_reward_of_their_own_and_a_weight_without_any_is_refused(run, tiny):
+    folder = run("judged")
+    job = {"batch_users": 4, "num_processes": 1, "patience": 9}
+    with pytest.raises(DataError, match="no reasoning was accepted or rejected"):
+        jobs.write_job(folder, {**SETTINGS, "judged_weight": 0.5}, **job)
+    jobs.train(folder, report=lambda line: None)
+    plain = read_table(folder / "training" / "rollouts.parquet")
+    worst = plain[plain["step"] == 0].sort_values("reward").iloc[0]
+    judged = {normalise(worst["chain"]): 1}
+    settings = {**SETTINGS, "judged_weight": 0.5}
+    jobs.write_job(folder, settings, **job, judged=judged)
+    jobs.train(folder, report=lambda line: None)
+    log, found = (read_table(folder / "training" / f"{name}.parquet") for name in ("log", "rollouts"))
+    same = found[(found["step"] == 0) & (found["chain"] == worst["chain"])].iloc[0]
+    assert same["reward"] == pytest.approx(worst["reward"] + 0.5) and log["reward_judged"].iloc[0] > 0
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(run):
+    tables = []
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        folder = run(name, {"seed": seed})
+        jobs.train(folder, report=lambda line: None)
+        tables.append(outcome(folder)[0])
+    pd.testing.assert_frame_equal(tables[0], tables[1])
+    assert not tables[0]["reward"].equals(tables[2]["reward"])
+
+
+def test_two_processes_make_the_update_of_one(run):
+    """The same global batch: in-batch targets, groups and gradients are gathered. Greedy sampling makes it exact."""
+    settings = {"max_steps": 2, "eval_steps": 2, "top_k": 1, "optim": "sgd", "item_advantage": "unit"}
+    settings |= {"length_handling": "sum", "learning_rate": 0.05, "max_grad_norm": 100.0}
+    one, two = (
+        run("one", settings),
+        run("two", {**settings, "use_cpu": None}, num_processes=2),
+    )  # no GPU here: the CPU
+    lines, rows = [], []
+    jobs.launch(one, report=lambda line: None)
+    jobs.launch(two, report=lines.append, show=rows.append)
+    before = dict(R2ec.load(one / "training" / "start").lm.named_parameters())
+    single, double = outcome(one)[2], outcome(two)[2]
+    assert any(line.startswith("step     2") for line in lines) and [row["step"] for row in rows] == [1, 2, 2]
+    assert not any(line.startswith("row ") for line in lines)
+    for name, weight in single.items():
+        assert torch.allclose(weight, double[name], atol=1e-5), name
+        assert not torch.equal(weight, before[name]), f"{name} did not move"
+
+
+def test_a_failing_worker_fails_the_launch_loudly(run):
+    folder = run("broken", num_processes=2)
+    (folder / "data" / "samples.parquet").unlink()
+    with pytest.raises(RuntimeError, match=r"a training process failed(.|\n)*samples\.parquet"):
+        jobs.launch(folder, report=lambda line: None)
+
+
+def test_what_processes_print_is_reported_once_and_kept_whole(tmp_path):
+    note, again = (f"[rank{rank}]:[W1124 07:17:04.64{rank} reducer.cpp:1] a note" for rank in (0, 1))
+    printed = [note, "step 1 of 2", 'row {"step": 1}', again, "", "step 1 of 2"]
+    lines, rows = [], []
+    with (tmp_path / "processes.log").open("w") as log:
+        kept = jobs._streamed((f"{line}\n" for line in printed), log, lines.append, rows.append)
+    assert lines == [f"  | {note}", "step 1 of 2", "step 1 of 2"] and rows == [{"step": 1}]
+    assert (tmp_path / "processes.log").read_text().splitlines() == kept == [printed[0], printed[1], *printed[3:]]
+
+
+def test_a_flood_of_process_lines_is_cut_off_in_the_report_alone(tmp_path):
+    lines = []
+    with (tmp_path / "processes.log").open("w") as log:
+        kept = jobs._streamed((f"line {number}" for number in range(500)), log, lines.append, print)
+    assert len(kept) == 500 and len(lines) == jobs.PROCESS_LINES + 1 and "processes.log" in lines[-1]
+
+
+def test_the_watch_measures_the_drift_also_where_it_has_no_weight(run):
+    folder, lines = run("watched", {"warn_kl_above": 0.0, "rollout_steps": 2, "warn_entropy_below": 99.0}), []
+    jobs.train(folder, report=lines.append)
+    log = read_table(folder / "training" / "log.parquet")
+    assert log["kl"].notna().tolist() == [True, False, True, False]
+    assert log["kl"].iloc[0] == pytest.approx(0, abs=1e-6) and log["kl"].iloc[2] > 1e-6
+    assert log["warnings"].str.contains("kl").tolist() == [False, False, True, False]
+    assert [line[:22] for line in lines if "WARN" in line] == ["WARNING step 1: entrop", "WARNING step 3: kl is "]
+    plain = run("plain", {"rollout_steps": 2})
+    jobs.train(plain, report=lambda line: None)
+    weights = outcome(plain)[2]
+    assert all(torch.equal(weights[name], other) for name, other in outcome(folder)[2].items())
+
+
+def test_a_batch_that_cannot_be_split_is_refused_before_any_work(run):
+    with pytest.raises(DataError, match="5 users × 2 trajectories = 10 rows cannot be split evenly over 4 processes"):
+        run("uneven", batch_users=5, num_processes=4)
+
+
+def rewards_of(tiny, samples, tmp_path, **choices) -> list[float]:
+    usual = {"num_generations": 4, "max_completion_length": 3, "save_strategy": "no", "use_cpu": True, "seed": 0}
+    usual |= {"logging_steps": 1, "learning_rate": 3e-3, "refresh_steps": 5, "shuffle_dataset": False}
+    usual |= {"per_device_train_batch_size": 4 * len(samples)}
+    trainer = RecPOTrainer(tiny, RecPOConfig(output_dir=str(tmp_path), **{**usual, **choices}), samples)
+    jobs.quiet()
+    trainer.train()
+    return [row["reward"] for row in trainer.state.log_history if "reward" in row]
+
+
+def test_one_batch_is_learned_until_the_reward_is_one(tokenizer, items, samples, tmp_path):
+    lm = build_tiny(tokenizer, hidden_size=64, num_layers=2, num_heads=2, seed=1)
+    model = R2ec(lm, Prompts(tokenizer, PromptStyle(instruct=False)), items)
+    choices = {"item_advantage": "unit", "item_weight": 4.0, "relabel_top": 4, "catalogue_negatives": True}
+    choices |= {"learning_rate": 1e-3, "refresh_steps": 1, "temperature": 0.3, "max_completion_length": 2}
+    rewards = rewards_of(model, samples.drop_duplicates("target").head(3), tmp_path, max_steps=100, **choices)
+    assert rewards[0] < 0.5 and sum(rewards[-5:]) / 5 > 0.9
+
+
+def test_a_bandit_that_only_the_reasoning_can_win_is_won(tiny, samples, tmp_path):
+    """States and items are frozen and the item action is off: only the choice of words can change the rank."""
+    lm = tiny.lm.float()
+    lm.config.tie_word_embeddings = False
+    lm.lm_head.weight = torch.nn.Parameter(lm.lm_head.weight.detach().clone())
+    for name, weight in lm.named_parameters():
+        weight.requires_grad = name == "lm_head.weight"
+    tiny.refresh()
+    choices = {"item_weight": 0.0, "num_generations": 32, "per_device_train_batch_size": 32, "learning_rate": 3e-2}
+    choices |= {"max_completion_length": 1, "reward_cutoff": 30, "lr_scheduler_type": "constant"}
+    rewards = rewards_of(tiny, samples.iloc[[2]], tmp_path, max_steps=70, **choices)
+    assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.03  # one token can win 0.1 at most here
+
+
+def test_a_bandit_that_only_the_item_action_can_win_is_won(tiny, samples, tmp_path):
+    """The token terms are switched off: chains stay random."""
+    tiny.lm.float()
+    few = samples.drop_duplicates("target").head(6)
+    rewards = rewards_of(tiny, few, tmp_path, max_steps=80, item_warmup_steps=80, catalogue_negatives=True)
+    assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.2
+
+
+def test_every_trainable_weight_moves(tiny, samples, tmp_path):
+    tiny.lm.float()
+    before = {name: weight.detach().clone() for name, weight in tiny.lm.named_parameters()}
+    rewards_of(tiny, samples.head(6), tmp_path, max_steps=2)
+    assert all(not torch.equal(weight, before[name]) for name, weight in tiny.lm.named_parameters())
+
+
+VARIANTS = {
+    "KL to the start": {"beta": 0.1},
+    "gradient checkpointing": {"gradient_checkpointing": True},
+    "bf16": {"bf16": True},
+    "several updates a rollout": {"num_iterations": 2},
+    "micro-batches": {"gradient_accumulation_steps": 2},
+    "length constant": {"length_handling": "constant"},
+    "length sequence": {"length_handling": "sequence"},
+    "length batch": {"length_handling": "batch"},
+    "the two best": {"relabel_top": 2, "estimator": "rloo"},
+}
+
+
+@pytest.mark.parametrize("settings", VARIANTS.values(), ids=VARIANTS)
+def test_every_option_trains(run, settings):
+    folder = run("variant", {"max_steps": 2, **settings})
+    jobs.train(folder, report=lambda line: None)
+    log, rollouts, weights = outcome(folder)
+    before = dict(R2ec.load(folder / "training" / "start").lm.named_parameters())
+    assert log["entropy"].notna().all() and log["reward"].notna().any() and len(rollouts)
+    assert any(not torch.equal(weight, before[name]) for name, weight in weights.items())
+    if "beta" in settings:
+        assert log["kl"].iloc[-1] > 0
+
+
+@pytest.mark.parametrize(("readout", "similarity"), [("mean", "inner"), ("max", "cosine"), ("token", "inner")])
+def test_every_read_out_and_similarity_trains(run, tiny, tiny_with_token, readout, similarity):
+    tiny.prompts = tiny_with_token.prompts  # `run` trains `tiny`
+    tiny.head.readout, tiny.head.similarity = readout, similarity
+    tiny.head.temperature = 0.05 if similarity == "cosine" else 1.0
+    folder = run("head", {"max_steps": 2})
+    jobs.train(folder, report=lambda line: None)
+    trained = R2ec.load(folder / "model")
+    assert (trained.head.readout, trained.head.similarity) == (readout, similarity)
+
+
+def test_adapters_train_and_the_backbone_stays(run, tiny, tmp_path):
+    tiny.lm.float().save_pretrained(tmp_path / "base")
+    tiny.tokenizer.save_pretrained(tmp_path / "base")
+    tiny.lm.name_or_path = str(tmp_path / "base")
+    tiny.lm = add_lora(tiny.lm, rank=2, alpha=8)
+    folder = run("lora", {"max_steps": 3, "beta": 0.05})
+    jobs.train(folder, report=lambda line: None)
+    weights, before = outcome(folder)[2], dict(R2ec.load(folder / "training" / "start").lm.named_parameters())
+    moved = {name for name, weight in weights.items() if not torch.equal(weight, before[name])}
+    assert moved and all("lora_" in name for name in moved)

@@ -1,0 +1,136 @@
+"""Each function against a plain-Python reading of its equation, on random inputs in float64."""
+
+import math
+import random
+
+import pytest
+import torch
+
+from r2ec_lib.model import scoring
+from r2ec_lib.training import objective
+
+random.seed(0)
+
+
+def random_scores(rows=7, items=11, levels=6):
+    """Few distinct levels, so that ties are common."""
+    return [[random.randrange(levels) / 3 for _ in range(items)] for _ in range(rows)]
+
+
+def plain_rank(scores, target, seen):
+    others = [s for v, s in enumerate(scores) if v != target and v not in seen]
+    return 1 + sum(s > scores[target] for s in others) + sum(s == scores[target] for s in others) / 2
+
+
+def test_ranks_with_ties_and_masked_items_follow_the_definition():
+    for _ in range(20):
+        scores = random_scores()
+        targets = [random.randrange(11) for _ in scores]
+        seen = [set(random.sample(range(11), 4)) for _ in scores]
+        mask = torch.tensor([[v in hidden for v in range(11)] for hidden in seen])
+        ranks = scoring.target_ranks(torch.tensor(scores, dtype=torch.float64), torch.tensor(targets), mask)
+        assert ranks.tolist() == [plain_rank(*row) for row in zip(scores, targets, seen, strict=True)]
+
+
+def test_a_constant_scorer_ranks_its_target_in_the_middle():
+    assert scoring.target_ranks(torch.zeros(1, 9), torch.tensor([3])).item() == 5.0  # 1 + 0 + 8 / 2
+
+
+def test_a_target_that_is_marked_as_seen_is_still_a_candidate():
+    scores = torch.tensor([[3.0, 2.0, 1.0]])
+    assert scoring.target_ranks(scores, torch.tensor([1]), torch.tensor([[True, True, False]])).item() == 1.0
+
+
+def test_nan_scores_are_refused():
+    with pytest.raises(ValueError, match="row 1 of the scores holds NaN"):
+        scoring.target_ranks(torch.tensor([[1.0, 2.0], [math.nan, 0.0]]), torch.tensor([0, 1]))
+
+
+def test_ndcg_is_the_discounted_gain_of_one_relevant_item():
+    ranks = [1, 1.5, 2, 7, 10, 10.5, 11, 500]
+    expected = [1 / math.log2(rank + 1) if rank <= 10 else 0.0 for rank in ranks]
+    assert objective.ndcg(torch.tensor(ranks, dtype=torch.float64), 10).tolist() == pytest.approx(expected, abs=1e-15)
+
+
+def test_the_fused_reward_follows_equations_4_and_5():
+    tau, beta, k = 0.7, 0.05, 5
+    scores, targets = random_scores(), [random.randrange(11) for _ in range(7)]
+    seen = [set(random.sample([v for v in range(11) if v != t], 3)) for t in targets]
+    expected = []
+    for row, target, hidden in zip(scores, targets, seen, strict=True):
+        rank = plain_rank(row, target, hidden)
+        discrete = 1 / math.log2(rank + 1) if rank <= k else 0.0
+        weights = [math.exp(s / tau) for v, s in enumerate(row) if v not in hidden]
+        expected.append(beta * math.exp(row[target] / tau) / sum(weights) + (1 - beta) * discrete)
+    tensor, columns = torch.tensor(scores, dtype=torch.float64), torch.tensor(targets)
+    mask = torch.tensor([[v in hidden for v in range(11)] for hidden in seen])
+    discrete = objective.ndcg(scoring.target_ranks(tensor, columns, mask), k)
+    continuous = scoring.target_probabilities(tensor, columns, tau, mask)
+    assert objective.fused_reward(discrete, continuous, beta).tolist() == pytest.approx(expected, rel=1e-12)
+
+
+def test_advantages_follow_equation_2():
+    rewards = [[random.random() for _ in range(4)] for _ in range(6)]
+    tensor = torch.tensor(rewards, dtype=torch.float64)
+    for group, grpo, rloo in zip(
+        rewards,
+        objective.advantages(tensor, "grpo", epsilon=0.0).tolist(),
+        objective.advantages(tensor, "rloo").tolist(),
+        strict=True,
+    ):
+        mean = sum(group) / 4
+        std = math.sqrt(sum((r - mean) ** 2 for r in group) / 3)
+        assert grpo == pytest.approx([(r - mean) / std for r in group])
+        assert rloo == pytest.approx([r - (sum(group) - r) / 3 for r in group])
+
+
+@pytest.mark.parametrize("estimator", objective.ESTIMATORS)
+def test_equal_rewards_give_no_advantage(estimator):
+    """The official code's leave-one-out gives a quarter of the reward here."""
+    assert objective.advantages(torch.full((3, 4), 0.75, dtype=torch.float64), estimator).abs().max() == 0
+
+
+def test_a_single_trajectory_has_no_advantage_to_speak_of():
+    with pytest.raises(ValueError, match="at least 2 trajectories"):
+        objective.advantages(torch.ones(3, 1))
+
+
+def test_only_the_best_trajectory_is_marked_and_the_first_of_equal_ones():
+    rewards = torch.tensor([[0.1, 0.9, 0.3], [0.5, 0.5, 0.5]])
+    assert objective.best_trajectories(rewards).tolist() == [[False, True, False], [True, False, False]]
+    assert objective.best_trajectories(rewards, top=2).tolist() == [[False, True, True], [True, True, False]]
+
+
+def test_the_item_action_is_a_softmax_over_the_batch_targets():
+    scores = random_scores(rows=5, items=4)
+    positives, tau = [random.randrange(4) for _ in range(5)], 0.3
+    expected = [
+        math.log(math.exp(row[p] / tau) / sum(math.exp(s / tau) for s in row))
+        for row, p in zip(scores, positives, strict=True)
+    ]
+    found = scoring.item_log_probs(torch.tensor(scores, dtype=torch.float64), torch.tensor(positives), tau)
+    assert found.tolist() == pytest.approx(expected)
+
+
+def test_an_excluded_candidate_is_no_negative_but_the_own_target_always_counts():
+    scores = torch.tensor([[1.0, 2.0, 3.0]], dtype=torch.float64)
+    excluded = torch.tensor([[True, False, True]])
+    found = scoring.item_log_probs(scores, torch.tensor([0]), 1.0, excluded)
+    assert found.item() == pytest.approx(math.log(math.e / (math.e + math.e**2)))
+
+
+def test_the_clipped_objective_follows_equation_8():
+    for _ in range(50):
+        ratio, advantage = random.uniform(0.2, 2.5), random.uniform(-2, 2)
+        expected = min(ratio * advantage, min(max(ratio, 1 - 0.2), 1 + 0.28) * advantage)
+        tensors = (torch.tensor(x, dtype=torch.float64) for x in (ratio, advantage))
+        assert objective.clipped(*tensors, 0.2, 0.28).item() == pytest.approx(expected)
+
+
+def test_cosine_scores_do_not_depend_on_lengths():
+    states, items = torch.randn(3, 5), torch.randn(4, 5)
+    scores = scoring.similarity_scores(states, items, "cosine")
+    assert torch.allclose(scores, scoring.similarity_scores(7 * states, 0.1 * items, "cosine"), atol=1e-6)
+    assert torch.allclose(scoring.similarity_scores(states, items), states @ items.T)
+    with pytest.raises(ValueError, match="expected one of"):
+        scoring.similarity_scores(states, items, "euclid")

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
@@ -18,6 +19,7 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
+    PreTrainedTokenizerFast,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
@@ -51,6 +53,35 @@ def family_lm(family: str, tied: bool = True, vocab_size: int = 400) -> PreTrain
     shape |= {"bos_token_id": 1, "eos_token_id": 1, "pad_token_id": 0, "tie_word_embeddings": tied}
     layers = {"layer_types": ["sliding_attention", "full_attention"]} if own else {}
     return lm_class(config(**shape, **own, **layers)).eval().to(torch.float32 if family == "Gemma2" else torch.float64)
+
+
+TEXT_TOKENIZERS = ("byte-level", "sentencepiece", "byte-fallback")
+"""Kinds of tokenizer that pretrained models have: byte-level BPE as in SmolLM2, Qwen and Llama 3, whose words may merge
+with what is beside the symbol; SentencePiece as in Gemma; SentencePiece with single bytes for rare characters."""
+
+
+def text_tokenizer(kind: str) -> PreTrainedTokenizerFast:
+    """A small tokenizer of that kind, in which `<answer>` is several tokens; `<pad>` is 0 and `<end>` 1."""
+    texts = ["a red mug <answer> and more", "a blue lamp.<answer>\n", "the answer >\n<\n .< a", "> and", "more"] * 5
+    special = ["<pad>", "<end>", "<unk>"]
+    if kind == "byte-level":
+        core = Tokenizer(models.BPE())
+        core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=400, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+        )
+    else:
+        fallback = kind == "byte-fallback"
+        core = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=fallback))
+        core.pre_tokenizer = pre_tokenizers.Metaspace()
+        core.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace()])
+        special = [*special, *(f"<0x{byte:02X}>" for byte in range(256))] if fallback else special
+        texts = [text.replace("<answer>", "") for text in texts]
+        texts = [text.replace("<", "").replace(">", "").replace("\n", "") for text in texts] if fallback else texts
+        trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special)
+    trainer.show_progress = False
+    core.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", eos_token="<end>", unk_token="<unk>")
 
 
 def pytest_collection_modifyitems(items):

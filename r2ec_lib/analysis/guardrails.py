@@ -213,7 +213,7 @@ def keep_reasons(
     for place, row in enumerate(rows):
         mine = range(place * guardrails.retries, (place + 1) * guardrails.retries)
         chosen = next((at for at in mine if at in good), None)
-        chains[row] = [model.prompts.answer_id] if chosen is None else tries[chosen]
+        chains[row] = model.prompts.answer.ids if chosen is None else tries[chosen]
         looked = len(mine) if chosen is None else chosen - mine.start + 1
         outcome[row] = ("reason dropped" if chosen is None else "reason re-sampled", looked)
     actions = broken[["row", "rule"]].assign(

@@ -14,7 +14,6 @@ from torch.nn import functional as F
 
 from r2ec_lib.evaluation import ranking
 from r2ec_lib.model import R2ec, scoring
-from r2ec_lib.model.r2ec import stop_ids
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ def answer(
         found = model.sample(model.prompts.user_ids(samples, model.titles), max_new_tokens)
         return Answers(found.chains, found.states, time.perf_counter() - began, 0.0)
     reasoned = time.perf_counter()
-    chains = [[model.prompts.answer_id]] * len(samples) if chains is None else [list(chain) for chain in chains]
+    chains = [model.prompts.answer.ids] * len(samples) if chains is None else [list(chain) for chain in chains]
     states = model.user_states(samples, chains)
     return Answers(chains, states, reasoned - began, time.perf_counter() - reasoned)
 
@@ -56,7 +55,7 @@ def answer(
 def chains_of(model: R2ec, texts: Sequence[str]) -> list[list[int]]:
     """Given reasonings as chains: tokens of each text, closed by `<answer>`."""
     ids = model.tokenizer([f" {text.strip()}" for text in texts], add_special_tokens=False)["input_ids"]
-    return [[*chain, model.prompts.answer_id] for chain in ids]
+    return [[*chain, *model.prompts.answer.ids] for chain in ids]
 
 
 def rank(model: R2ec, answers: Answers, samples: pd.DataFrame, *, name: str, mask_seen: bool = True) -> pd.DataFrame:

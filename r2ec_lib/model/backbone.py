@@ -1,9 +1,7 @@
-"""Where the language model comes from: a pretrained decoder, or a tiny one built and warmed up here.
+"""Pretrained language models: loading, adapters, and which weights are trained.
 
-Both ways end in the same thing: a stock causal LM and a tokenizer that knows `<answer>` as one token. The tiny decoder
-is a teaching-size stand-in for machines without a hub or a GPU: its tokenizer is trained on the catalogue, and a
-language-model warm-up on texts about items and *unlabelled* histories stands in for what an instruction-tuned LLM
-already knows. Nothing here sees a next-item label.
+A model stays what it was: no token is added for `<answer>`, which it reads and writes as text. Only safetensors are
+read and no remote code is run. GGUF files become such a folder in `gguf.py`; the tiny decoder is made in `tiny.py`.
 """
 
 import os
@@ -17,16 +15,13 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from r2ec_lib.model.prompts import ANSWER, RECOMMEND
+from r2ec_lib.model.prompts import RECOMMEND
 
 
 def load_pretrained(
     name_or_path: str | os.PathLike, dtype: torch.dtype | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Any causal LM by folder or hub name, with `<answer>` as one token of its vocabulary.
-
-    Where the token is new, its embedding starts as the mean of the embeddings of the word "answer", so that loading
-    the same backbone twice gives the same model. Only safetensors are read and no remote code is run.
+    """Any causal LM by folder or hub name.
 
     Args:
         name_or_path: a folder with config.json, tokenizer files and *.safetensors, or a hub name.
@@ -45,9 +40,8 @@ def load_pretrained(
             f"cannot load the backbone {str(name_or_path)!r}: it is no folder here with config.json, tokenizer files "
             f"and *.safetensors, and no hub could be reached that has it"
         ) from error
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    add_token(lm, tokenizer, ANSWER, like="answer")
+    if tokenizer.pad_token is None:  # padding is masked, so any token will do
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
     return lm, tokenizer
 
 

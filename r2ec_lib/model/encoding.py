@@ -17,6 +17,9 @@ READOUTS = ("last", "mean", "max", "token")
 token that follows `<answer>`."""
 BATCH_TOKENS = 16_384
 """Padded tokens a forward without gradients: large enough to fill a CPU or GPU, small enough for 4 GB."""
+NO_LOGITS = torch.tensor([], dtype=torch.long)
+"""For `logits_to_keep`: the LM head gets no position, since states come from the decoder. The call stays one of the
+whole model, whose forward accelerate may have wrapped."""
 SHARED_TOKENS = 8
 """Shortest common beginning that is worth a forward of its own."""
 
@@ -112,14 +115,14 @@ def forward_states(
         if shared:
             cache = DynamicCache(config=plain_lm.config)
             first = torch.tensor([list(ids[0][:shared])], device=device)  # (1, shared)
-            lm(input_ids=first, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            lm(input_ids=first, past_key_values=cache, use_cache=True, logits_to_keep=NO_LOGITS)
             cache.reorder_cache(torch.zeros(len(ids), dtype=torch.long, device=device))
         lm(
             input_ids=padded,
             attention_mask=mask,
             past_key_values=cache,
             use_cache=cache is not None,
-            logits_to_keep=1,
+            logits_to_keep=NO_LOGITS,
         )
     states, begin = hidden[-1], torch.zeros_like(lengths) if starts is None else torch.tensor(starts)
     if shared and readout in ("mean", "max"):  # a pooled span may reach into the beginning

@@ -1,4 +1,4 @@
-"""What the model reads: user prompts, item prompts, the `<answer>` symbol, and the cleaning of foreign text.
+"""What the model reads: user prompts, item prompts, and the cleaning of foreign text.
 
 Text goes in and token ids come out, once; every later step (sampling, training, evaluation) uses those ids as they
 are. Titles and descriptions are data: `clean` keeps them from holding a special token or a line break, so no item text
@@ -7,6 +7,7 @@ can end a reasoning, open a chat turn or add a purchase to a history.
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
@@ -14,8 +15,8 @@ from typing import NamedTuple
 import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
-ANSWER = "<answer>"
-"""Ends the reasoning: the state at this token is compared with the item table (paper, section 3)."""
+from r2ec_lib.model.answer import ANSWER, Answer
+
 RECOMMEND = "<recommend>"
 """Put after `<answer>` where the read-out is "token": its state is compared then. The model never writes it."""
 
@@ -70,22 +71,47 @@ def age(hours: float, coarse: bool = False) -> str:
 
 @dataclass(frozen=True)
 class PromptStyle:
-    """Wording and limits of the prompts; saved with a model, since a model knows the prompts it was trained on."""
+    """Wording and limits of the prompts; saved with a model, since a model knows the prompts it was trained on.
+
+    Attributes:
+        category: what is recommended, such as "product" or "film".
+        instruct: full instructions for a model that follows them; otherwise a bare form for the tiny one.
+        person, events, act: the words of the domain: who acts, what the history is called, and the verb, such as
+            "viewer", "films watched" and "watch".
+        rating_max: best rating of the scale, which the prompt states.
+        show_hours, show_ratings: whether a history line says how long ago and how it was rated.
+        examples: short reasonings that show their form; none for a model that has been taught it.
+        max_title_words, max_item_words: words of a title and of each item text that are shown.
+        max_title_tokens, max_item_tokens: tokens of the same, for text without spaces; see `Prompts.cut`.
+    """
 
     category: str = "product"
     instruct: bool = True
     max_title_words: int = 20
     max_item_words: int = 120
+    max_title_tokens: int = 64
+    max_item_tokens: int = 512
+    person: str = "shopper"
+    events: str = "purchases"
+    act: str = "buy"
+    rating_max: float = 5.0
+    show_hours: bool = True
+    show_ratings: bool = True
+    examples: tuple[str, ...] = ()
 
     def user_text(self, lines: Sequence[str]) -> str:
         """The user prompt around finished history lines, oldest first (paper, Appendix: user template)."""
         history = "\n".join(lines)
         if not self.instruct:
-            return f"Purchases:\n{history}\nThoughts:"
+            return f"{self.events.capitalize()}:\n{history}\nThoughts:"
+        shown = [*["how long ago"] * self.show_hours, "[title]", *["the rating where known"] * self.show_ratings]
+        listed = shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])}, and {shown[-1]}"
+        form = "".join(f"\n{example} {ANSWER}" for example in self.examples)
+        form = f"Answer briefly, in the form of these examples:{form}\n\n" if form else ""
         return (
-            f"Below are a shopper's purchases, oldest first: how long ago, [title], and the rating where known. "
-            f"Work out in depth what they tell about the shopper's needs and taste, then recommend the next "
-            f"{self.category} to buy inside {ANSWER} and </answer>.\n\n{history}"
+            f"{form}Below are a {self.person}'s {self.events}, oldest first: {listed}. "
+            f"Work out in depth what they tell about the {self.person}'s needs and taste, then recommend the next "
+            f"{self.category} to {self.act} inside {ANSWER} and </answer>.\n\n{history}"
         )
 
     def item_text(self, lines: Sequence[str]) -> str:
@@ -104,40 +130,60 @@ class Prompts:
 
     Where the tokenizer has a chat template and the style is instructive, both prompts go through it and end where the
     assistant speaks; otherwise they are plain text.
+
+    Attributes:
+        answer: the `<answer>` symbol of this tokenizer.
+        cut: how many titles and item texts were longer than their limit in tokens, so far.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, style: PromptStyle):
-        if ANSWER not in tokenizer.get_vocab():
-            raise ValueError(f"the tokenizer has no {ANSWER} token; load it through r2ec_lib.backbone, which adds it")
         self.tokenizer = tokenizer
         self.style = style
-        self.answer_id = tokenizer.convert_tokens_to_ids(ANSWER)
+        self.answer = Answer(tokenizer)
         self.recommend_id: int | None = tokenizer.get_vocab().get(RECOMMEND)  # only models with that read-out have it
+        self.cut: Counter[str] = Counter()
         self._specials = special_strings(tokenizer)
 
     def user_text(self, titles: Sequence[str], hours: Sequence[float], ratings: Sequence[float]) -> str:
         """The user prompt of one history, before the chat template.
 
         Args:
-            titles, hours, ratings: one value a purchase, oldest first; hours before the target; rating 1 to 5 or NaN.
+            titles, hours, ratings: one value per purchase, oldest first; hours before the target; ratings up to the
+                style's `rating_max`, or NaN.
         """
-        lines = []
+        style, lines = self.style, []
         for title, before, rating in zip(titles, hours, ratings, strict=True):
-            stars = "" if rating != rating else f" ({rating:.1f} out of 5)"  # NaN is not equal to itself
-            shown = clean(title, self._specials, self.style.max_title_words)
-            if self.style.instruct:  # in the bare style a title has the tokens that it has on its item card
+            shown = clean(title, self._specials, style.max_title_words)
+            shown = self._short(shown, style.max_title_tokens, "titles")
+            if style.instruct:  # in the bare style a title has the tokens that it has on its item card
                 shown = f"[{shown}]"
-            lines.append(f"{age(before, coarse=not self.style.instruct)}: {shown}{stars}")
-        return self.style.user_text(lines)
+            when = f"{age(before, coarse=not style.instruct)}: " if style.show_hours else ""
+            rated = style.show_ratings and rating == rating  # NaN is not equal to itself
+            stars = f" ({rating:.1f} out of {style.rating_max:g})" if rated else ""
+            lines.append(f"{when}{shown}{stars}")
+        return style.user_text(lines)
 
     def item_text(self, item: Mapping[str, str]) -> str:
         """The item prompt of one row of the items table, before the chat template; `item_id` is not shown."""
-        lines = [
-            f"{clean(key, self._specials)}: {clean(value, self._specials, self.style.max_item_words)}"
-            for key, value in item.items()
-            if key != "item_id" and isinstance(value, str) and value.strip()
-        ]
-        return self.style.item_text(lines)
+        style = self.style
+        lines = []
+        for key, value in item.items():
+            if key != "item_id" and isinstance(value, str) and value.strip():
+                shown = clean(value, self._specials, style.max_item_words)
+                lines.append(
+                    f"{clean(key, self._specials)}: {self._short(shown, style.max_item_tokens, 'item texts')}"
+                )
+        return style.item_text(lines)
+
+    def _short(self, text: str, limit: int, kind: str) -> str:
+        """`text` with at most `limit` tokens; a text without spaces may be a single word of any length."""
+        if len(text.encode()) <= limit:  # a token has at least one byte
+            return text
+        ends = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        if len(ends) <= limit:
+            return text
+        self.cut[kind] += 1
+        return text[: ends[limit - 1][1]].rstrip()
 
     def user_ids(self, samples: pd.DataFrame, titles: Sequence[str]) -> list[list[int]]:
         """Prompt ids of each row of a samples table; the reasoning starts where they end.
@@ -154,9 +200,9 @@ class Prompts:
         )
 
     def item_ids(self, items: pd.DataFrame) -> list[list[int]]:
-        """Prompt ids of each row of an items table; each ends in the `<answer>` token."""
+        """Prompt ids of each row of an items table; each ends in `<answer>`."""
         prompts = self.tokenize([self.item_text(item) for item in items.to_dict("records")])
-        return [[*ids, self.answer_id] for ids in prompts]
+        return [[*ids, *self.answer.ids] for ids in prompts]
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of finished prompt texts, through the chat template where the style uses it."""

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from r2ec_lib.model.answer import ANSWER
 from r2ec_lib.model.backbone import add_recommend_token, load_pretrained
 from r2ec_lib.model.encoding import BATCH_TOKENS, batched_states
 from r2ec_lib.model.prompts import Prompts, PromptStyle
@@ -140,7 +141,7 @@ class R2ec:
                 `<answer>` straight after the prompt.
         """
         prompts = self.prompts.user_ids(samples, self.titles)
-        chains = [[self.prompts.answer_id]] * len(prompts) if chains is None else chains
+        chains = [self.prompts.answer.ids] * len(prompts) if chains is None else chains
         rows = [[*prompt, *chain] for prompt, chain in zip(prompts, chains, strict=True)]
         return self.encode(rows, starts=[len(prompt) for prompt in prompts])
 
@@ -165,16 +166,16 @@ class R2ec:
         settings = GenerationConfig(
             max_new_tokens=max_new_tokens,
             pad_token_id=self.tokenizer.pad_token_id,
-            eos_token_id=stop_ids(self.lm, self.prompts.answer_id),
+            eos_token_id=self.prompts.answer.stop_ids(self.lm),
             suppress_tokens=None if self.read_id is None else [self.read_id],
             **drawn,
         )
         was_training = self.lm.training
         self.lm.eval()
-        answer, readout = self.prompts.answer_id, self.head.readout
-        found = sample(self.lm, prompt_ids, settings, answer, readout, batch_tokens, read_id=self.read_id)
+        answer, readout = self.prompts.answer, self.head.readout
+        sampled = sample(self.lm, prompt_ids, settings, answer, readout, batch_tokens, read_id=self.read_id)
         self.lm.train(was_training)
-        return found
+        return sampled
 
     def reason(
         self,
@@ -189,7 +190,8 @@ class R2ec:
 
     def decode(self, chain: Sequence[int]) -> str:
         """The text of a reasoning, without `<answer>` and other control tokens."""
-        return self.tokenizer.decode(chain, skip_special_tokens=True).strip()
+        text = self.tokenizer.decode(chain, skip_special_tokens=True)
+        return (text.rpartition(ANSWER)[0] if ANSWER in text else text).strip()
 
     def recommend(
         self,
@@ -322,13 +324,6 @@ class R2ec:
             config["readout"],
         )
         return cls(lm.eval(), Prompts(tokenizer, PromptStyle(**config["prompt_style"])), catalogue, head)
-
-
-def stop_ids(lm: PreTrainedModel, answer_id: int) -> list[int]:
-    """Token ids that end a reasoning: `<answer>` and the model's own end-of-turn tokens."""
-    own = lm.generation_config.eos_token_id
-    own = [] if own is None else [own] if isinstance(own, int) else list(own)
-    return [answer_id, *(token for token in own if token != answer_id)]
 
 
 @torch.no_grad()

@@ -26,6 +26,7 @@ from transformers import (
 )
 from transformers.cache_utils import DynamicLayer
 
+from r2ec_lib.model.answer import Answer
 from r2ec_lib.model.encoding import BATCH_TOKENS, READOUTS, caches_exactly, captured_states, length_batches
 
 SUPPORTED = {
@@ -40,6 +41,8 @@ SUPPORTED = {
 }
 SUPPORTED |= {"pad_token_id", "bos_token_id", "eos_token_id", "disable_compile", "transformers_version"}
 """The settings of a `GenerationConfig` that `sample` follows; any other is refused."""
+LAST = torch.tensor([-1])
+"""For `logits_to_keep`: the last position alone, copied; `1` would keep a strided view, which LM heads multiply slowly."""
 DROP_SHARE = 0.25
 """Share of ended chains at which the others move together; moving copies the cache, which costs about one step."""
 
@@ -64,7 +67,7 @@ def sample(
     lm: PreTrainedModel,
     prompt_ids: Sequence[Sequence[int]],
     settings: GenerationConfig,
-    answer_id: int,
+    answer: Answer,
     readout: str = "last",
     batch_tokens: int = BATCH_TOKENS,
     generator: torch.Generator | None = None,
@@ -72,8 +75,8 @@ def sample(
 ) -> Sampled:
     """Writes one reasoning a row; rows with equal prompts (the G of a group) share one pass over it.
 
-    A chain ends where the model writes `<answer>`. Where it ends its turn otherwise, or reaches `max_new_tokens`,
-    `<answer>` is appended.
+    A chain ends where the model completes `<answer>`. Where it ends its turn otherwise, or reaches `max_new_tokens`,
+    the tokens of `<answer>` are appended.
 
     Args:
         lm: a causal language model, in evaluation mode.
@@ -95,7 +98,7 @@ def sample(
         raise ValueError(f"readout is {readout!r}; expected one of {READOUTS}")
     if (readout == "token") != (read_id is not None):
         raise ValueError('the read-out "token" takes a read_id, and no other one does')
-    room = settings.max_new_tokens + 1
+    room = settings.max_new_tokens + len(answer.ids)
     order = sorted(range(len(prompt_ids)), key=lambda row: (-len(prompt_ids[row]), prompt_ids[row]))
     device = lm.get_input_embeddings().weight.device
     chains: list[list[int]] = [[]] * len(prompt_ids)
@@ -103,15 +106,13 @@ def sample(
     states = torch.empty(len(prompt_ids), lm.config.get_text_config().hidden_size, device=device)
     for batch in length_batches([len(prompt_ids[row]) + room for row in order], batch_tokens):
         rows = [order[place] for place in batch]  # equal prompts stand beside each other
-        tokens, lengths, found = _sample_batch(
-            lm, [prompt_ids[row] for row in rows], settings, answer_id, readout, generator, read_id
+        tokens, lengths, closed, states[rows] = _sample_batch(
+            lm, [prompt_ids[row] for row in rows], settings, answer, readout, generator, read_id
         )
-        states[rows] = found
-        closed = (lengths <= settings.max_new_tokens).tolist()
-        for row, chain, length, own in zip(rows, tokens.tolist(), lengths.tolist(), closed, strict=True):
-            chains[row] = chain[:length]
-            ended = length > 1 and chain[length - 2] in settings.eos_token_id
-            written[row] = own and not ended
+        for row, chain, length, by_policy in zip(
+            rows, tokens.tolist(), lengths.tolist(), closed.tolist(), strict=True
+        ):
+            chains[row], written[row] = chain[:length], by_policy
     return Sampled(chains, written, states)
 
 
@@ -119,22 +120,26 @@ def _sample_batch(
     lm: PreTrainedModel,
     prompts: list[Sequence[int]],
     settings: GenerationConfig,
-    answer_id: int,
+    answer: Answer,
     readout: str,
     generator: torch.Generator | None,
     read_id: int | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Chains (B, room) of one batch, their lengths (B,) with `<answer>`, and states (B, d).
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Chains (B, room) of one batch, their lengths (B,) with `<answer>`, whether the model closed them, states (B, d).
 
-    Equal prompts stand beside each other. Below, R counts the rows still in the batch and `row` (R,) names them.
+    Equal prompts stand beside each other. Below, R counts the rows still in the batch and `row` (R,) names them. At the
+    end of every chain stands the `ending`: the tokens of `<answer>`, and perhaps the one that is read after it. While
+    `place` (R,) is −1 the model chooses the next token; from 0 on it is the place in the ending that comes next.
     """
     device = lm.get_input_embeddings().weight.device
-    written = settings.max_new_tokens + 1  # tokens of the longest chain
-    room = written + (read_id is not None)
+    ending = torch.tensor([*answer.ids, *([] if read_id is None else [read_id])], device=device)
+    last = len(answer.ids) - 1  # the place at which a chain is complete
+    room = settings.max_new_tokens + len(ending)
     stops = torch.tensor(settings.eos_token_id, device=device)
     first = [at for at in range(len(prompts)) if not at or list(prompts[at]) != list(prompts[at - 1])]
-    tokens = torch.full((len(prompts), room), answer_id, device=device)
+    tokens = torch.zeros(len(prompts), room, dtype=torch.long, device=device)
     lengths = torch.zeros(len(prompts), dtype=torch.long, device=device)
+    closed = torch.zeros(len(prompts), dtype=torch.bool, device=device)
     states = torch.zeros(len(prompts), lm.config.get_text_config().hidden_size, device=device)
 
     with captured_states(lm) as hidden:
@@ -146,7 +151,7 @@ def _sample_batch(
             position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=1,
+            logits_to_keep=LAST,
         ).logits  # (U, 1, |T|)
         if len(first) < len(prompts):
             owner = torch.zeros(len(prompts), dtype=torch.long, device=device)
@@ -156,19 +161,22 @@ def _sample_batch(
             logits, ids, mask = logits[owner], ids[owner], mask[owner]
         row = torch.arange(len(prompts), device=device)  # (R,)
         position = mask.sum(dim=1)  # (R,)
-        turned = torch.zeros_like(row, dtype=torch.bool)  # (R,) the model ended its turn without `<answer>`
-        ended = torch.zeros_like(turned)  # (R,) `<answer>` has been read
-        known = ended if read_id is None else torch.zeros_like(turned)  # (R,) the state has been read
+        place = torch.full_like(row, -1)  # (R,)
+        done = torch.zeros_like(row, dtype=torch.bool)  # (R,) the state has been read
         pooled = torch.full_like(states, -torch.inf if readout == "max" else 0.0)  # (R, d)
         processors = logits_processors(settings, mask)
         for step in range(room):
             token = draw(processors(ids, logits[:, -1].float()), settings.do_sample, generator)  # (R,)
-            token = token.masked_fill(turned if step < written - 1 else torch.ones_like(turned), answer_id)
-            token = token if read_id is None else token.masked_fill(ended, read_id)
-            answered = (token == answer_id) & ~ended
-            speaks = answered if read_id is None else ended & ~known  # (R,) this token's state is the row's
+            if step >= settings.max_new_tokens:
+                place = place.clamp(min=0)
+            chosen = place < 0  # (R,) by the model
+            token = torch.where(chosen, token, ending[place.clamp(0, len(ending) - 1)])
             tokens[row, step] = token
-            lengths[row] = torch.where(answered, step + 1, lengths[row])
+            wrote = chosen & answer.is_complete(tokens[row, : step + 1])  # (R,) `<answer>`, by itself
+            place = place.masked_fill(wrote, last)
+            closed[row] |= wrote
+            lengths[row] = torch.where((place == last) & ~done, step + 1, lengths[row])
+            speaks = (place == len(ending) - 1) & ~done  # (R,) this token's state is the row's
             ids = torch.cat([ids, token[:, None]], dim=1)
             mask = torch.cat([mask, torch.ones_like(token)[:, None]], dim=1)
             hidden.clear()
@@ -186,17 +194,19 @@ def _sample_batch(
             elif readout == "max":
                 state = pooled = torch.maximum(pooled, state)
             states[row] = torch.where(speaks[:, None], state, states[row])
-            position, turned, ended, known = position + 1, torch.isin(token, stops), ended | answered, known | speaks
-            gone = int(known.sum())
+            turned = torch.isin(token, stops) & (place < 0)  # (R,) the model ended its turn without `<answer>`
+            place = torch.where(place < 0, turned.long() - 1, place + 1)
+            position, done = position + 1, done | speaks
+            gone = int(done.sum())
             if gone == len(row):
                 break
             if gone >= DROP_SHARE * len(row):
-                kept = (~known).nonzero().squeeze(1)
+                kept = (~done).nonzero().squeeze(1)
                 cache.reorder_cache(kept)
                 logits, ids, mask, row, position = logits[kept], ids[kept], mask[kept], row[kept], position[kept]
-                turned, ended, known, pooled = turned[kept], ended[kept], known[kept], pooled[kept]
+                place, done, pooled = place[kept], done[kept], pooled[kept]
                 processors = logits_processors(settings, mask)
-    return tokens, lengths, states
+    return tokens, lengths, closed, states
 
 
 class RoomyLayer(DynamicLayer):

@@ -29,8 +29,9 @@ from transformers import (
     get_cosine_schedule_with_warmup,
 )
 
+from r2ec_lib.model.answer import ANSWER
 from r2ec_lib.model.backbone import load_pretrained
-from r2ec_lib.model.prompts import ANSWER, Document, Prompts, PromptStyle, clean
+from r2ec_lib.model.prompts import Document, Prompts, PromptStyle, clean
 
 MATRIX_RATE = 0.02
 """Muon's peak rate in the warm-up, its usual one: its steps have the same size whatever the gradient's."""
@@ -159,7 +160,7 @@ def document_ids(prompts: Prompts, documents: Sequence[Document]) -> tuple[list[
         for part in ([one.completion for one in documents], [one.answer for one in documents])
     )
     parts = list(zip(heads, completions, answers, strict=True))
-    rows = [[*head, *tail, prompts.answer_id, *inside] for head, tail, inside in parts]
+    rows = [[*head, *tail, *prompts.answer.ids, *inside] for head, tail, inside in parts]
     return rows, [len(head) if tail else 0 for head, tail, _ in parts]
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from r2ec_lib.model.prompts import ANSWER, Prompts, PromptStyle, age, clean
+from r2ec_lib.model.prompts import Prompts, PromptStyle, age, clean
 
 CHAT = "{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}<s>assistant:"
 ATTACKS = [
@@ -41,8 +41,8 @@ def test_an_item_prompt_lists_its_texts_but_not_its_id(tokenizer):
 
 def test_item_ids_end_in_the_answer_token_and_user_ids_do_not(tokenizer, items, samples):
     prompts = Prompts(tokenizer, PromptStyle(instruct=False))
-    assert all(ids[-1] == prompts.answer_id for ids in prompts.item_ids(items))
-    assert all(ids[-1] != prompts.answer_id for ids in prompts.user_ids(samples, items["title"].tolist()))
+    assert all(ids[-1:] == prompts.answer.ids for ids in prompts.item_ids(items))
+    assert all(ids[-1:] != prompts.answer.ids for ids in prompts.user_ids(samples, items["title"].tolist()))
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
@@ -77,10 +77,38 @@ def test_ages_count_days_and_hours():
     assert age(0.0) == "0.0h ago" and age(24.0) == "1d 0.0h ago" and age(23.96) == "24.0h ago"
 
 
-def test_a_tokenizer_without_the_answer_symbol_is_refused(tokenizer):
-    class Plain:
-        def get_vocab(self):
-            return {}
+STORY = "Watched a film about whales"
 
-    with pytest.raises(ValueError, match=ANSWER):
-        Prompts(Plain(), PromptStyle())
+
+def test_the_words_of_the_domain_and_the_scale_are_those_of_the_style(tokenizer):
+    style = PromptStyle(
+        "film", person="viewer", events="films watched", act="watch", rating_max=10.0, examples=(STORY,)
+    )
+    text = Prompts(tokenizer, style).user_text(["Whales"], [30.0], [9.0])
+    assert "1d 6.0h ago: [Whales] (9.0 out of 10)" in text
+    assert "a viewer's films watched" in text and "the next film to watch inside <answer>" in text
+    assert f"{STORY} <answer>\n" in text
+    assert not any(word in text for word in ("shopper", "purchase", "buy", "out of 5"))
+
+
+def test_what_a_style_does_not_show_is_not_announced(tokenizer):
+    style = PromptStyle(show_hours=False, show_ratings=False)
+    text = Prompts(tokenizer, style).user_text(["Whales"], [30.0], [4.0])
+    assert text.endswith("\n\n[Whales]") and "ago" not in text and "rating" not in text
+
+
+@pytest.mark.parametrize("text", ["\u9d8f" * 900, "https://example.org/" + "a-b_c" * 400])
+def test_a_text_without_spaces_is_cut_at_its_limit_of_tokens(tokenizer, text):
+    prompts = Prompts(tokenizer, PromptStyle(instruct=False, max_title_tokens=20, max_item_tokens=50))
+    assert prompts.cut == {}
+    title = prompts.user_text([text], [24.0], [float("nan")]).splitlines()[1].removeprefix("1d ago: ")
+    assert text.startswith(title) and 0 < len(tokenizer(title)["input_ids"]) <= 20
+    shown = prompts.item_text({"item_id": "1", "title": text}).splitlines()[1].removeprefix("title: ")
+    assert text.startswith(shown) and 20 < len(tokenizer(shown)["input_ids"]) <= 50
+    assert prompts.cut == {"titles": 1, "item texts": 1}
+
+
+def test_texts_within_the_limit_are_left_alone(tokenizer, items):
+    prompts = Prompts(tokenizer, PromptStyle(instruct=False, max_title_tokens=20))
+    prompts.item_ids(items)
+    assert not prompts.cut

@@ -31,7 +31,7 @@ def test_any_decoder_family_reasons_encodes_and_comes_back_from_disk(
 
 
 def test_padding_and_batching_leave_states_unchanged(tiny, samples):
-    prompts = [[*ids, tiny.prompts.answer_id] for ids in tiny.prompts.user_ids(samples, tiny.titles)]
+    prompts = [[*ids, *tiny.prompts.answer.ids] for ids in tiny.prompts.user_ids(samples, tiny.titles)]
     alone = torch.cat([forward_states(tiny.lm, tiny.lm, [ids]) for ids in prompts])
     assert torch.allclose(tiny.encode(prompts).double(), alone, atol=1e-5)
 

@@ -5,10 +5,13 @@ import torch
 from conftest import FAMILIES, family_lm
 from transformers import GenerationConfig
 
+from r2ec_lib.model.answer import Answer
 from r2ec_lib.model.encoding import READOUTS, captured_states, forward_states
 from r2ec_lib.model.sampling import draw, sample
+from r2ec_lib.model.tiny import train_tokenizer
 
-ANSWER = 2
+SYMBOL = Answer(train_tokenizer([], vocab_size=0))
+ANSWER = SYMBOL.ids[0]  # 2, one token
 PROMPTS = [[5, 6, 7], [8] * 11, [9, 10, 11, 12, 13], [14], [5, 6, 7], [20, 21, 22, 23, 24, 25, 26, 27], [8] * 11]
 
 
@@ -29,7 +32,7 @@ def generated(lm, prompt, chosen):
 def test_greedy_tokens_are_those_of_generate(family, penalty, suppressed):
     lm = family_lm(family, tied=False, vocab_size=40)  # tied random weights repeat one token for ever
     chosen = settings(stops=(ANSWER, *range(28, 40)), repetition_penalty=penalty, suppress_tokens=suppressed)
-    found = sample(lm, PROMPTS, chosen, ANSWER)
+    found = sample(lm, PROMPTS, chosen, SYMBOL)
     assert len({len(chain) for chain in found.chains}) > 1  # chains end at different lengths, the batch shrinks
     for prompt, chain, own in zip(PROMPTS, found.chains, found.written, strict=True):
         expected = generated(lm, prompt, chosen)
@@ -44,7 +47,7 @@ def test_states_are_those_of_reading_prompt_and_chain_again(family, readout):
     torch.manual_seed(1)
     read, tail = (33, [33]) if readout == "token" else (None, [])
     chosen = settings(stops=(ANSWER, 30, 31), do_sample=True, temperature=1.5, suppress_tokens=tail or None)
-    found = sample(lm, PROMPTS * 3, chosen, ANSWER, readout, read_id=read)
+    found = sample(lm, PROMPTS * 3, chosen, SYMBOL, readout, read_id=read)
     assert len({len(chain) for chain in found.chains}) > 3
     for prompt, chain, state in zip(PROMPTS * 3, found.chains, found.states, strict=True):
         assert chain[-1] == ANSWER and (readout != "token" or 33 not in chain)
@@ -56,11 +59,11 @@ def test_equal_prompts_are_read_once_and_ended_chains_leave_the_batch():
     lm = family_lm("Qwen3", vocab_size=40)
     torch.manual_seed(0)
     with captured_states(lm) as hidden:
-        found = sample(lm, PROMPTS, settings(20, stops=(ANSWER, 30, 31), do_sample=True), ANSWER)
+        found = sample(lm, PROMPTS, settings(20, stops=(ANSWER, 30, 31), do_sample=True), SYMBOL)
         rows = []
         lm.get_decoder().register_forward_hook(lambda *call: rows.append(call[2].last_hidden_state.shape[:2]))
         torch.manual_seed(0)
-        assert sample(lm, PROMPTS, settings(20, stops=(ANSWER, 30, 31), do_sample=True), ANSWER).chains == found.chains
+        assert sample(lm, PROMPTS, settings(20, stops=(ANSWER, 30, 31), do_sample=True), SYMBOL).chains == found.chains
     assert len(hidden) == 2 * len(rows)
     assert tuple(rows[0]) == (5, 11)  # five distinct prompts
     sizes = [size for size, _ in rows[1:]]
@@ -70,7 +73,7 @@ def test_equal_prompts_are_read_once_and_ended_chains_leave_the_batch():
 
 def test_small_batches_give_the_chains_of_large_ones():
     lm = family_lm("Gemma3", vocab_size=40)
-    whole, parts = sample(lm, PROMPTS, settings(), ANSWER), sample(lm, PROMPTS, settings(), ANSWER, batch_tokens=30)
+    whole, parts = sample(lm, PROMPTS, settings(), SYMBOL), sample(lm, PROMPTS, settings(), SYMBOL, batch_tokens=30)
     assert whole.chains == parts.chains
     assert torch.allclose(whole.states, parts.states, atol=1e-4)
 
@@ -90,7 +93,7 @@ def test_tokens_come_as_often_as_the_softmax_says():
 def test_first_tokens_of_a_group_follow_the_warped_distribution():
     lm = family_lm("Qwen3", vocab_size=12)
     prompt, chosen = [5, 6, 7], settings(1, do_sample=True, temperature=1.5, top_k=4)
-    chains = sample(lm, [prompt] * 20_000, chosen, ANSWER, generator=torch.Generator().manual_seed(0)).chains
+    chains = sample(lm, [prompt] * 20_000, chosen, SYMBOL, generator=torch.Generator().manual_seed(0)).chains
     counts = torch.bincount(torch.tensor([chain[0] for chain in chains]), minlength=12)
     best = (lm(torch.tensor([prompt])).logits[0, -1].detach() / 1.5).topk(4)
     expected = torch.zeros(12, dtype=torch.double).scatter(0, best.indices, best.values.softmax(0)) * 20_000
@@ -102,7 +105,7 @@ def test_first_tokens_of_a_group_follow_the_warped_distribution():
 def test_a_seeded_generator_repeats_its_chains():
     lm = family_lm("Qwen3")
     draws = [
-        sample(lm, PROMPTS, settings(do_sample=True), ANSWER, generator=torch.Generator().manual_seed(seed)).chains
+        sample(lm, PROMPTS, settings(do_sample=True), SYMBOL, generator=torch.Generator().manual_seed(seed)).chains
         for seed in (0, 0, 1)
     ]
     assert draws[0] == draws[1] != draws[2]
@@ -114,4 +117,4 @@ def test_a_seeded_generator_repeats_its_chains():
 )
 def test_settings_that_are_not_followed_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
-        sample(family_lm("Llama"), PROMPTS, settings(**wrong), ANSWER)
+        sample(family_lm("Llama"), PROMPTS, settings(**wrong), SYMBOL)

@@ -58,7 +58,7 @@ def fit_item_action(
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
     prompts = model.prompts.user_ids(train, model.titles)
     starts = [len(ids) for ids in prompts]  # without reasoning, all that speaks for a user is `<answer>`
-    said, said_valid = chains or ([[model.prompts.answer_id]] * len(train), None)
+    said, said_valid = chains or ([model.prompts.answer.ids] * len(train), None)
     prompts = model.closed([[*ids, *chain] for ids, chain in zip(prompts, said, strict=True)])
     item_ids, readout = model.closed(model.prompts.item_ids(model.catalogue)), model.head.readout
     targets = train["target"].to_numpy().astype("int64")

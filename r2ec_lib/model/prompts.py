@@ -170,20 +170,19 @@ class Prompts:
         for key, value in item.items():
             if key != "item_id" and isinstance(value, str) and value.strip():
                 shown = clean(value, self._specials, style.max_item_words)
-                lines.append(
-                    f"{clean(key, self._specials)}: {self._short(shown, style.max_item_tokens, 'item texts')}"
-                )
+                shown = self._short(shown, style.max_item_tokens, "item texts")
+                lines.append(f"{clean(key, self._specials)}: {shown}")
         return style.item_text(lines)
 
     def _short(self, text: str, limit: int, kind: str) -> str:
         """`text` with at most `limit` tokens; a text without spaces may be a single word of any length."""
         if len(text.encode()) <= limit:  # a token has at least one byte
             return text
-        ends = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-        if len(ends) <= limit:
+        spans = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        if len(spans) <= limit:
             return text
         self.cut[kind] += 1
-        return text[: ends[limit - 1][1]].rstrip()
+        return text[: spans[limit][0]].rstrip()  # a character of several tokens is shown whole or not at all
 
     def user_ids(self, samples: pd.DataFrame, titles: Sequence[str]) -> list[list[int]]:
         """Prompt ids of each row of a samples table; the reasoning starts where they end.

@@ -42,7 +42,7 @@ SUPPORTED = {
 SUPPORTED |= {"pad_token_id", "bos_token_id", "eos_token_id", "disable_compile", "transformers_version"}
 """The settings of a `GenerationConfig` that `sample` follows; any other is refused."""
 LAST = torch.tensor([-1])
-"""For `logits_to_keep`: the last position alone, copied; `1` would keep a strided view, which LM heads multiply slowly."""
+"""For `logits_to_keep`: the last position alone, as a copy; `1` would keep a strided view, a slow operand."""
 DROP_SHARE = 0.25
 """Share of ended chains at which the others move together; moving copies the cache, which costs about one step."""
 
@@ -125,11 +125,11 @@ def _sample_batch(
     generator: torch.Generator | None,
     read_id: int | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Chains (B, room) of one batch, their lengths (B,) with `<answer>`, whether the model closed them, states (B, d).
+    """Chains (B, room) of one batch, their lengths (B,) with `<answer>`, whether the model closed each, states (B, d).
 
-    Equal prompts stand beside each other. Below, R counts the rows still in the batch and `row` (R,) names them. At the
-    end of every chain stands the `ending`: the tokens of `<answer>`, and perhaps the one that is read after it. While
-    `place` (R,) is −1 the model chooses the next token; from 0 on it is the place in the ending that comes next.
+    Equal prompts are neighbours. Below, R counts the rows still in the batch and `row` (R,) names them. Every chain
+    ends in the `ending`: the tokens of `<answer>`, and the one that the read-out "token" reads. While `place` (R,) is
+    −1 the model chooses the next token; from 0 on it is the place in the ending that comes next.
     """
     device = lm.get_input_embeddings().weight.device
     ending = torch.tensor([*answer.ids, *([] if read_id is None else [read_id])], device=device)

@@ -1,4 +1,4 @@
-"""`<answer>` as text, with tokenizers of the kinds that pretrained models have: where chains end, and what they say."""
+"""`<answer>` as text, with the kinds of tokenizer that pretrained models have: where a chain ends, what it says."""
 
 import pytest
 import torch

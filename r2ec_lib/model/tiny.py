@@ -93,21 +93,24 @@ def warm_up(
     steps: int,
     batch_tokens: int = 8192,
     learning_rate: float = 3e-3,
+    matrix_rate: float = MATRIX_RATE,
     seed: int = 0,
     report: Callable[[str], None] = print,
 ) -> pd.DataFrame:
-    """Trains the language model on documents with the next-token loss.
+    """Trains the weights of a language model that require a gradient on documents, with the next-token loss.
 
     Only completions, `<answer>` and what stands inside it are learned. So a history is read, but the order of
     purchases in it is not learned, since that would be a next-item label. A document without a completion is learned
     whole.
 
-    Muon moves the decoder's matrices and AdamW all else: at this size a loss takes fewer steps than with AdamW alone.
+    Muon moves the decoder's matrices and AdamW all else: a tiny model built here takes fewer steps so than with AdamW
+    alone. A pretrained one keeps what it knows with AdamW and a small rate.
 
     Args:
         documents: read in a seeded order, as often as `steps` ask for.
         batch_tokens: padded tokens a step.
         learning_rate: AdamW's peak, reached after a tenth of the steps and left along a half cosine, as Muon's is.
+        matrix_rate: Muon's peak; 0 leaves all weights to AdamW.
         report: called with one line of text, ten times.
 
     Returns:
@@ -116,12 +119,14 @@ def warm_up(
     generator = np.random.default_rng(seed)
     rows, starts = document_ids(prompts, documents)
     tables = {lm.get_input_embeddings().weight, lm.get_output_embeddings().weight}
-    matrices = [weight for weight in lm.parameters() if weight.ndim == 2 and weight not in tables]
-    others = [weight for weight in lm.parameters() if weight.ndim != 2 or weight in tables]
-    optimizers = [
-        torch.optim.Muon(matrices, lr=MATRIX_RATE, weight_decay=0.01),
-        torch.optim.AdamW(others, lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.98)),
+    trained = [weight for weight in lm.parameters() if weight.requires_grad]
+    matrices = [weight for weight in trained if matrix_rate and weight.ndim == 2 and weight not in tables]
+    others = [weight for weight in trained if not any(weight is matrix for matrix in matrices)]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(others, lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
     ]
+    if matrices:
+        optimizers.insert(0, torch.optim.Muon(matrices, lr=matrix_rate, weight_decay=0.01))
     schedules = [get_cosine_schedule_with_warmup(one, steps // 10, steps) for one in optimizers]
     device = lm.get_input_embeddings().weight.device
     lm.train()
@@ -140,7 +145,7 @@ def warm_up(
         logits = lm.get_output_embeddings()(states[:, :-1][asked])  # (tokens, |T|)
         loss = torch.nn.functional.cross_entropy(logits, ids[:, 1:][asked])
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(lm.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
         for part in (*optimizers, *schedules):
             part.step()
         lm.zero_grad()
@@ -253,7 +258,9 @@ def tiny_backbone(
     if not found:
         tokenizer = train_tokenizer((" ".join(document) for document in documents), vocab_size)
         lm = build_tiny(tokenizer, hidden_size, num_layers, num_heads, seed=seed)
-        log = warm_up(lm, Prompts(tokenizer, style), documents, steps, batch_tokens, learning_rate, seed, report)
+        log = warm_up(
+            lm, Prompts(tokenizer, style), documents, steps, batch_tokens, learning_rate, seed=seed, report=report
+        )
         target.parent.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
         lm.save_pretrained(fresh)

@@ -73,6 +73,24 @@ def test_notebooks_are_stored_clean_and_hold_no_logic(path):
         assert tagged or len(cell.source.splitlines()) <= 15, cell.source
 
 
+def names(cells, context):
+    """Names that code cells bind (ast.Store; arguments of a lambda too) or read (ast.Load)."""
+    nodes = [node for cell in cells for node in ast.walk(ast.parse(cell.source))]
+    bound = {node.arg for node in nodes if isinstance(node, ast.arg)} if context is ast.Store else set()
+    return bound | {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, context)}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_cells_that_concern_some_runs_alone_say_which_and_are_needed_by_no_other_cell(path):
+    always, sometimes = [], []
+    for cell in nbformat.read(path, as_version=4).cells:
+        conditions = [tag for tag in cell.metadata.get("tags", []) if tag.startswith("only:")]
+        assert set(conditions) <= {"only:source=bazaar", "only:backbone=tiny"}
+        if cell.cell_type == "code":
+            (sometimes if conditions else always).append(cell)
+    assert not (names(sometimes, ast.Store) - names(always, ast.Store)) & names(always, ast.Load)
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_every_parameter_is_explained(path):
     parameters = recipes.declared(path)

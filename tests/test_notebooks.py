@@ -12,7 +12,7 @@ from r2ec_lib.workflow import recipes, runner
 ROOT = Path(__file__).parents[1]
 SMALLEST = [
     "repetitions=1 growth_repetitions=1 catalogue_items=64 hidden_size=32 batch_users=2 num_generations=2",
-    "max_new_tokens=6 history_length=3 prompt_tokens=24 ranked_items=5000 asked_batches=[1,2] grown_items=[100,1000]",
+    "max_completion_length=6 history_length=3 prompt_tokens=24 ranked_items=5000 asked_batches=[1,2] grown_items=[100,1000]",
     "grown_histories=[1,2] grown_generations=[1,2] grown_tokens=[2,4]",
 ]
 """A benchmark of a few seconds, which shows that everything is measured, not how fast it is."""
@@ -28,7 +28,7 @@ def run(tmp_path_factory) -> Path:
 
 
 def test_every_stage_leaves_its_metrics_and_its_page(run):
-    for stage in ("data", "training", "evaluation", "reasoning"):
+    for stage in ("data", "training", "evaluation", "reasoning", "oversight"):
         assert read_json(run / stage / "metrics.json")
     pages = {path.stem for path in (run / "report").glob("*.html")}
     assert pages == {"index", *(path.stem for path in (run / "notebooks").glob("*.ipynb"))}
@@ -130,7 +130,7 @@ def test_pages_of_a_real_run_hold_no_script_and_load_nothing(run):
 def test_the_benchmark_needs_no_other_stage_and_measures_every_comparison(tmp_path):
     overrides = [choice for line in SMALLEST for choice in line.split()]
     recipe = recipes.load(ROOT / "params" / "benchmark.yaml", recipes.declared_in(runner.NOTEBOOKS), overrides)
-    page = runner.execute(recipe, runs=tmp_path / "runs").parent / "06_benchmark.html"
+    page = runner.execute(recipe, runs=tmp_path / "runs").parent / "07_benchmark.html"
     assert "Where the time goes" in page.read_text()
     results = read_json(page.parents[1] / "benchmark" / "metrics.json")
     names = [row["what"] for row in results["comparisons"]]

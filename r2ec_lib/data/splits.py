@@ -155,6 +155,17 @@ def summary(items: pd.DataFrame, interactions: pd.DataFrame, samples: pd.DataFra
     }
 
 
+def training_purchases(interactions: pd.DataFrame, samples: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
+    """Interactions up to the last training sample, with `item` (index); what training could count, and no more.
+
+    Interactions with items outside the catalogue are left out.
+    """
+    last = samples.loc[samples["split"] == "train", "timestamp"].max()
+    purchases = interactions[interactions["timestamp"] <= last]
+    purchases = purchases.assign(item=pd.Index(items["item_id"]).get_indexer(purchases["item_id"]))
+    return purchases[purchases["item"] >= 0]
+
+
 def _date(text: str, name: str) -> pd.Timestamp:
     try:
         date = pd.Timestamp(text)

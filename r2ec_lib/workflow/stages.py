@@ -25,11 +25,12 @@ STAGES = {
     "01_data_preparation": ("data",),
     "02_training": ("model", "model_item_only", "training"),
     "03_evaluation": ("evaluation",),
-    "04_reasoning_analysis": ("reasoning",),
-    "05_study": ("study",),
-    "06_benchmark": ("benchmark",),
+    "04_reasoning": ("reasoning",),
+    "05_oversight": ("oversight",),
+    "06_study": ("study",),
+    "07_benchmark": ("benchmark",),
 }
-ON_REQUEST = ("05_study", "06_benchmark")  # stages that run only where a recipe names them
+ON_REQUEST = ("06_study", "07_benchmark")  # stages that run only where a recipe names them
 STUDIED = ("evaluation/rankings.parquet", "evaluation/metrics.json")  # what a stage may read of another run
 PACKAGES = ("torch", "transformers", "trl", "peft", "tokenizers", "numpy", "pandas")
 PLACES = ("run_dir", "cache_dir")  # where a notebook keeps things; no result depends on them

@@ -462,5 +462,5 @@ def test_a_study_of_other_runs_is_made_only_where_a_recipe_names_it():
     quickstart, study = (
         recipes.load(runner.NOTEBOOKS.parent / "params" / f"{name}.yaml", declared) for name in ("quickstart", "study")
     )
-    assert "05_study" not in runner._order(quickstart, declared, stages.STAGES)
-    assert runner._order(study, declared, stages.STAGES) == ["05_study"]
+    assert "06_study" not in runner._order(quickstart, declared, stages.STAGES)
+    assert runner._order(study, declared, stages.STAGES) == ["06_study"]

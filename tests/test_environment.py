@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
 
 import nbformat
@@ -68,7 +69,7 @@ def test_what_is_installed_is_what_is_pinned():
 
 
 def test_every_direct_dependency_has_a_range_and_in_it_an_exact_pin():
-    for requirement in map(Requirement, [*PROJECT["dependencies"], *sum(EXTRAS.values(), [])]):
+    for requirement in map(Requirement, chain(PROJECT["dependencies"], *EXTRAS.values())):
         (pin,) = PINS[canonicalize_name(requirement.name)]
         assert pin.operator == "==" and not pin.version.endswith("*")
         assert {bound.operator for bound in requirement.specifier} == {">=", "<"}
@@ -106,12 +107,12 @@ def imported(path: Path) -> set[str]:
     return names
 
 
-def test_the_report_s_templates_travel_with_the_package():
-    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"][
-        "r2ec_lib.workflow"
-    ]
-    packed = {path for pattern in patterns for path in (ROOT / "r2ec_lib" / "workflow").glob(pattern)}
-    assert packed == {path for path in (ROOT / "r2ec_lib" / "workflow" / "templates").rglob("*") if path.is_file()}
+def test_templates_and_tables_travel_with_the_package():
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    folders = {package: ROOT / package.replace(".", "/") for package in patterns}
+    packed = {path for package in patterns for pattern in patterns[package] for path in folders[package].glob(pattern)}
+    files = {path for path in (ROOT / "r2ec_lib").rglob("*.*") if path.suffix not in (".py", ".pyc")}
+    assert files == packed
 
 
 def test_make_without_a_suitable_python_says_so():

@@ -3,7 +3,7 @@
 #                                      runs/<recipe>-seeds/report/index.html, which links each run's own report
 # make test                            all tests
 # make lab                             JupyterLab in notebooks/
-# make lint                            style
+# make lint                            style, types, and notebooks without outputs
 # make clean                           removes what make and the tests made; runs/ stays
 #
 # Everything sets up .venv by itself. Another Python: make PYTHON=/path/to/python3.12 …
@@ -33,17 +33,19 @@ lab: $(READY)
 lint: $(READY)
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
+	.venv/bin/mypy
+	.venv/bin/nbstripout --keep-id --verify notebooks/*.ipynb
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache *.egg-info
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
 
-$(READY): pyproject.toml
+$(READY): pyproject.toml constraints.txt
 	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo 'This project needs Python 3.11 or newer; none was found. Install one, or name it: make PYTHON=/path/to/python3' >&2; \
 		exit 1; }
 	@test -x .venv/bin/python || $(PYTHON) -m venv .venv || { \
 		echo 'The virtual environment could not be made; on Debian and Ubuntu: apt install python3-venv' >&2; exit 1; }
 	@echo 'Installing the pinned packages into .venv; the first time this takes some minutes.'
-	@.venv/bin/python -m pip install --quiet --editable '.[dev]'
+	@.venv/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[notebooks,dev]'
 	@.venv/bin/python -m ipykernel install --sys-prefix --name python3 --display-name 'R²ec' >/dev/null
 	@touch $@

@@ -1,49 +1,119 @@
 """What is promised to a new user: one list of pins, two ways to the same environment, clean notebooks."""
 
 import ast
+import os
 import re
+import shutil
 import subprocess
+import sys
 import tomllib
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
 
 import nbformat
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from r2ec_lib.workflow import recipes
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+CONSTRAINTS = (ROOT / "constraints.txt").read_text().splitlines()
+PINS = {
+    canonicalize_name(pin.name): pin.specifier
+    for pin in (Requirement(line) for line in CONSTRAINTS if not line.startswith("#"))
+}
+ROOMS = sorted(path.parent.name for path in (ROOT / "r2ec_lib").glob("*/__init__.py"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 OTHER = ("accelerate", "guardrails")  # folders of params/ that hold no recipes
 RECIPES = sorted(path for path in (ROOT / "params").rglob("*.yaml") if path.parent.name not in OTHER)
 
 
-def test_conda_takes_its_packages_from_pyproject_alone():
+def test_conda_and_make_install_the_same_extras_under_the_same_constraints():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     python, pip, section = environment["dependencies"]
     assert python == f"python{PROJECT['requires-python']}" and pip == "pip"
-    assert section == {"pip": ["-e .[dev]"]} and "dev" in PROJECT["optional-dependencies"]
+    assert section == {"pip": ["-c constraints.txt", "-e .[notebooks,dev]"]}
+    command = ["make", "--dry-run", "--always-make", ".venv/ready", "PYTHON=true"]
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
+    assert "--constraint constraints.txt --editable '.[notebooks,dev]'" in told
+
+
+@pytest.mark.parametrize("file", ["pyproject.toml", "constraints.txt"])
+def test_make_installs_again_when_the_dependencies_change(file, tmp_path):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / ".venv").mkdir()
+    for name in ("pyproject.toml", "constraints.txt", ".venv/ready"):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (100, 100))
+    question = ["make", "--question", ".venv/ready"]
+    assert subprocess.run(question, cwd=tmp_path).returncode == 0
+    (tmp_path / file).touch()
+    assert subprocess.run(question, cwd=tmp_path).returncode == 1
+
+
+def test_continuous_integration_checks_style_and_types_before_the_tests():
+    assert re.findall(r"^make (\w+)$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE) == ["lint", "test"]
 
 
 def test_what_is_installed_is_what_is_pinned():
-    pins = [Requirement(text) for text in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]]
-    wrong = [f"{pin} but {have}" for pin in pins if not pin.specifier.contains(have := metadata.version(pin.name))]
+    installed = {canonicalize_name(found.metadata["Name"]): found.version for found in metadata.distributions()}
+    needed = map(Requirement, chain(PROJECT["dependencies"], EXTRAS["notebooks"], EXTRAS["dev"]))
+    assert not {canonicalize_name(requirement.name) for requirement in needed} - set(installed)
+    pins = {name: pin for name, pin in PINS.items() if name in installed}
+    wrong = [f"{pin} but {installed[name]}" for name, pin in pins.items() if not pin.contains(installed[name])]
     assert not wrong
 
 
-def test_every_pin_names_a_version():
-    assert all(Requirement(text).specifier for text in PROJECT["dependencies"])
+def test_every_direct_dependency_has_a_range_and_in_it_an_exact_pin():
+    for requirement in map(Requirement, chain(PROJECT["dependencies"], *EXTRAS.values())):
+        (pin,) = PINS[canonicalize_name(requirement.name)]
+        assert pin.operator == "==" and not pin.version.endswith("*")
+        assert {bound.operator for bound in requirement.specifier} == {">=", "<"}
+        assert requirement.specifier.contains(pin.version)
 
 
-def test_the_report_s_templates_travel_with_the_package():
-    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"][
-        "r2ec_lib.workflow"
-    ]
-    packed = {path for pattern in patterns for path in (ROOT / "r2ec_lib" / "workflow").glob(pattern)}
-    assert packed == {path for path in (ROOT / "r2ec_lib" / "workflow" / "templates").rglob("*") if path.is_file()}
+def test_constraints_pin_each_package_once_for_every_platform_and_name_no_place():
+    lines = [line for line in CONSTRAINTS if not line.startswith("#")]
+    assert len(lines) == len(PINS) > 100
+    for requirement in map(Requirement, lines):
+        assert not requirement.url and not requirement.extras and not requirement.marker
+        (pin,) = requirement.specifier
+        assert "+" not in pin.version  # 2.13.0 also admits 2.13.0+cpu, not the other way round
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_the_library_installs_without_the_notebooks_packages(room):
+    """What a room imports on being imported is a core dependency; `workflow` alone may need the extra `notebooks`."""
+    allowed = PROJECT["dependencies"] + (EXTRAS["notebooks"] if room == "workflow" else [])
+    declared = {canonicalize_name(Requirement(text).name) for text in allowed}
+    providers = metadata.packages_distributions()
+    for path in (ROOT / "r2ec_lib" / room).rglob("*.py"):
+        for module in sorted(imported(path) - sys.stdlib_module_names - {"r2ec_lib"}):
+            assert declared & {canonicalize_name(name) for name in providers[module]}, f"{path.name} imports {module}"
+
+
+def imported(path: Path) -> set[str]:
+    """The packages that a module imports as soon as it is imported itself."""
+    names = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def test_templates_and_tables_travel_with_the_package():
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    folders = {package: ROOT / package.replace(".", "/") for package in patterns}
+    packed = {path for package in patterns for pattern in patterns[package] for path in folders[package].glob(pattern)}
+    files = {path for path in (ROOT / "r2ec_lib").rglob("*.*") if path.suffix not in (".py", ".pyc")}
+    assert files == packed
 
 
 def test_make_without_a_suitable_python_says_so():

@@ -1,9 +1,9 @@
-"""The language of the Bazaar: its words, titles, item cards, general facts, and the sentences of a reasoning.
+"""The language of the Bazaar: its vocabulary, titles, item cards, general facts, and the sentences of a reasoning.
 
-A reasoning is a row of short sentences, each stating one facet of a history ("Next comes the whisk."). The same
-templates write them (`sentence`) and read them back (`claims`), so a chain can be checked for form (`well_formed`)
-and, against a history, for truth (`claims_true`). Nothing here draws a random number or knows how shoppers behave: the
-world itself is in `world.py`.
+A reasoning is a sequence of short sentences, each stating one facet of a history ("Next comes the whisk."). The same
+templates write them (`sentence`) and read them back (`claims`), so a reasoning can be checked for form (`well_formed`)
+and, against a history, for truth (`claims_true`). Nothing here is random or knows how shoppers behave: that is in
+`world.py`.
 """
 
 import re
@@ -60,15 +60,11 @@ KITS = {
     "morning": "robe teapot tray armchair diffuser yarn",
     "bedroom": "pillow curtain rug robe bookshelf frame",
 }
-"""Kit name -> its pieces, in the order in which they are bought. A piece stands in several kits, at other places."""
+"""Kit name -> its pieces, in the order in which they are bought. Kits share pieces, at different places."""
 
 SUNDRIES = ("candle", "soap", "sponge", "lightbulb", "matchbox", "ribbon", "keyring", "umbrella")
 """Everyday goods that belong to no kit: what noise purchases mostly are."""
 
-STYLES = ("rustic", "nordic", "retro", "coastal", "industrial", "bohemian")
-STYLES += ("minimal", "deco", "tropical", "alpine", "gothic", "pastel")
-TIERS = ("budget", "everyday", "premium", "luxury")
-COLORS = ("sage", "ivory", "navy", "amber", "charcoal", "coral", "teal", "sand", "plum", "copper")
 MATERIALS = {
     "rustic": "oak",
     "nordic": "birch",
@@ -83,14 +79,20 @@ MATERIALS = {
     "gothic": "iron",
     "pastel": "ceramic",
 }
-"""Style -> the word that item cards use for its look; a second, indirect mark of the style."""
+"""Style -> the material named on item cards, a second and indirect mark of the style."""
 
-_LINES = """
-Fern Harbor Ember Willow Slate Comet Juniper Meadow Canyon Velvet Orchid Maple  Lagoon Aurora Pebble Saffron
+STYLES = tuple(MATERIALS)
+TIERS = ("budget", "everyday", "premium", "luxury")
+COLORS = ("sage", "ivory", "navy", "amber", "charcoal", "coral", "teal", "sand", "plum", "copper")
+PACES = ("days ago", "weeks ago", "long ago")
+LINES = tuple(
+    """
+Fern Harbor Ember Willow Slate Comet Juniper Meadow Canyon Velvet Orchid Maple Lagoon Aurora Pebble Saffron
 Cobalt Thistle Breeze Summit Lark Clover Dune Opal
-"""
-LINES = tuple(_LINES.split())
-_BRANDS = """
+""".split()
+)
+BRANDS = tuple(
+    """
 Halden Norvik Castell Brightwell Marlow Tessera Oakhurst Pellini Quillon Rosmund Stavanger Tolliver  Umbra
 Varley Westmark Yarrow Zephyr Alderley Birkdale Corvino Dunmore Eastwick Fairlie Galloway  Hartwell Ivarsson
 Jasperson Kestrel Lindqvist Morrow Nightingale Ostara Prescott Quarry Ravello Selwyn  Thornbury Ulverston Vance
@@ -98,8 +100,8 @@ Wexford Yorke Zeller Ashby Bellamy Carrick Delmar Ellery Finch  Granger Holloway
 Maddox Newbury Orrin Paxton Radley Sorrel  Tamsin Upton Verity Whitby Arden Bramble Calder Dorset Embry Foxley
 Garrick Hollis  Iona Juno Keswick Larkin Merrin Nolan Osborne Pemberton Rowan Sutton Tilney Vesper  Winslow
 Abbott Barlow Crosby Draper Emerson Fielding Gresham Hadley Ingram Jarvis Kendal
-"""
-BRANDS = tuple(_BRANDS.split())
+""".split()
+)
 
 _TEMPLATES = {
     "next": "Next comes the {}.",
@@ -115,21 +117,18 @@ _TEMPLATES = {
 }
 FACETS = tuple(_TEMPLATES)
 """Kinds of claims. `next`, `accent` and `tier` decide the next purchase, and `accent` follows from `kit` and `style`;
-the others are true or false all the same."""
-
-
-PACES = ("days ago", "weeks ago", "long ago")
+the others can be true or false but decide nothing."""
 
 
 class Claim(NamedTuple):
-    """One thing that a reasoning says: a facet and its value, as in ("style", "rustic")."""
+    """One statement of a reasoning: a facet and its value, as in ("style", "rustic")."""
 
     kind: str
     value: str
 
 
 def sentence(claim: Claim) -> str:
-    """The claim as an English sentence; its first words tell the facet, its last the value.
+    """The claim as an English sentence; the first words give the facet, the last ones the value.
 
     >>> sentence(Claim("next", "whisk")), sentence(Claim("tier", "budget"))
     ('Next comes the whisk.', 'Prices are budget.')
@@ -138,7 +137,7 @@ def sentence(claim: Claim) -> str:
 
 
 def claims(chain: str) -> list[Claim]:
-    """What a reasoning claims, in order; text that is no sentence of the Bazaar claims nothing.
+    """The claims of a reasoning, in order; text outside the grammar of the Bazaar claims nothing.
 
     >>> claims("Prices are budget. Hm. Next comes the apron.")
     [Claim(kind='tier', value='budget'), Claim(kind='next', value='apron')]
@@ -147,7 +146,7 @@ def claims(chain: str) -> list[Claim]:
 
 
 def well_formed(chain: str) -> bool:
-    """Whether a reasoning consists of whole sentences of the Bazaar's grammar, at least one, none twice.
+    """Whether a reasoning consists of complete sentences of the grammar, at least one and none twice.
 
     >>> well_formed("The style is deco. Next comes the rug."), well_formed("The style is rug."), well_formed("")
     (True, False, False)
@@ -156,18 +155,21 @@ def well_formed(chain: str) -> bool:
     return bool(parts) and all(part in _READ for part in parts) and len(set(parts)) == len(parts)
 
 
-def claims_true(found: Sequence[Claim], facts: Mapping[str, set[str]]) -> list[bool]:
+def claims_true(statements: Sequence[Claim], facts: Mapping[str, set[str]]) -> list[bool]:
     """Whether each claim holds for a history.
 
     Args:
-        found: what `claims` returned.
-        facts: for each facet the values that are true of the history, from `truth.history_facts`.
+        statements: the claims of a reasoning, from `claims`.
+        facts: facet -> the values that are true of the history, from `truth.history_facts`.
+
+    >>> claims_true([Claim("tier", "budget"), Claim("next", "rug")], {"tier": {"budget"}, "next": {"lamp"}})
+    [True, False]
     """
-    return [claim.value in facts[claim.kind] for claim in found]
+    return [claim.value in facts[claim.kind] for claim in statements]
 
 
 def title(brand: str, line: str, piece: str, color: str) -> str:
-    """What a history shows of an item. Style and tier stay hidden: they are those of the brand's line."""
+    """An item's title, all that a history shows of it. Style and tier are hidden: they follow from brand and line."""
     return f"{brand} {line} {piece}, {color}"
 
 
@@ -184,27 +186,27 @@ def card(piece: str, style: str, tier: str, kits: Sequence[str]) -> str:
 
 
 def kit_fact(kit: str, pieces: Sequence[str]) -> str:
-    """General knowledge: what belongs to a kit, in its order."""
+    """General knowledge: the pieces of a kit, in its order."""
     return f"For the {kit} people buy, in this order: {', '.join(f'the {piece}' for piece in pieces)}."
 
 
 def accent_fact(kit: str, style: str, accent: str) -> str:
-    """General knowledge: in which style a project in a style gets its accents."""
+    """General knowledge: the style of the accents of a kit in a given style."""
     return " ".join(map(sentence, (Claim("kit", kit), Claim("style", style), Claim("accent", accent))))
 
 
 def line_fact(brand: str, line: str, style: str, tier: str) -> str:
-    """General knowledge: how a brand's line looks and what it costs."""
+    """General knowledge: the style and the tier of a brand's line."""
     return f"{brand} {line}: the style is {style}, prices are {tier}."
 
 
 def brand_fact(brand: str, style: str, tier: str) -> str:
-    """General knowledge: what a brand is mostly known for; a single line may differ."""
+    """General knowledge: the style and the tier of most of a brand's lines; a single line may differ."""
     return f"{brand} is mostly {style}, at {tier} prices."
 
 
 def _sentences(chain: str) -> list[str]:
-    """The chain in lower case, cut after each full stop; a last sentence without one is none of the grammar."""
+    """The chain in lower case, split after each full stop; a last sentence without one matches no template."""
     folded = re.sub(r"\s+", " ", chain.replace(" .", ".")).casefold()
     return [part.strip() for part in re.findall(r"[^.]+\.?", folded) if part.strip()]
 

@@ -1,4 +1,8 @@
-"""What is true of a history in the Bazaar, by plain counting and under the exact posterior."""
+"""The truth about a history in the Bazaar, by plain counting and under the exact posterior.
+
+`history_facts` judges claims, `true_facts` are the answers of a perfect analyst, and `corrected` puts them into a
+reasoning. Sentences are read and written in `language.py`.
+"""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,19 +17,21 @@ from r2ec_lib.bazaar.world import World
 
 
 def history_facts(world: World, history: Sequence[int], hours: Sequence[float]) -> dict[str, set[str]]:
-    """For each facet the values that are true of a history, by plain counting.
+    """Facet -> the values that are true of a history, by plain counting.
 
-    tier: the most frequent among its purchases that are no sundries (all of them in a tie); style: likewise, in the
-    first order alone. kit: the kits with most of their pieces in the history. accent: that of each such kit in each
-    such style. next: the first missing piece of each such kit. pace: the last purchase was less than 7 days before
-    ("days ago"), less than 30, or more. The others can be read off the titles.
+    - tier: the most frequent among purchases other than sundries (several in a tie); style: likewise, in the first
+      order alone.
+    - kit: the kits with the most pieces in the history; accent: that of each such kit in each such style; next: the
+      first missing piece of each such kit.
+    - pace: the last purchase was less than 7 days before the target ("days ago"), less than 30 ("weeks ago"), or more.
+    - owns, latest, brand, side (sundries): as the titles show.
 
     Args:
         history, hours: item indexes, oldest first, and hours before the target.
     """
     process, items = world.process, np.asarray(history)
     pieces = [process.pieces[index] for index in process.piece[items]]
-    serious = items[~process.sundry[items]]
+    regular = items[~process.sundry[items]]
     first = items[np.asarray(hours) == hours[0]]
     styles = _most_frequent([process.styles[index] for index in process.style[first[~process.sundry[first]]]])
     owned = set(pieces)
@@ -38,7 +44,7 @@ def history_facts(world: World, history: Sequence[int], hours: Sequence[float]) 
         "kit": {process.kits[kit] for kit in kits},
         "style": styles,
         "accent": {accent(world, kit, style) for kit in kits for style in styles},
-        "tier": _most_frequent([process.tiers[index] for index in process.tier[serious]]),
+        "tier": _most_frequent([process.tiers[index] for index in process.tier[regular]]),
         "owns": owned,
         "latest": {pieces[-1]},
         "brand": set(process.brand[items]),
@@ -48,7 +54,7 @@ def history_facts(world: World, history: Sequence[int], hours: Sequence[float]) 
 
 
 def first_missing(world: World, kit: int, owned: set[str]) -> str | None:
-    """The first piece of a kit, in its order, that is not owned; None where it is complete."""
+    """The first piece of a kit, in its order, that is not owned; None for a complete kit."""
     return next((piece for piece in world.kits["pieces"][kit] if piece not in owned), None)
 
 
@@ -58,53 +64,45 @@ def accent(world: World, kit: int, style: str) -> str:
 
 
 def true_facts(world: World, samples: pd.DataFrame, chunk: int = 512) -> list[dict[str, str]]:
-    """For each history the most probable project, style, accent, tier and missing piece under the exact posterior of
-    `oracle`: facet -> value, in the order in which they follow from each other."""
-    process, out = world.process, []
+    """For each history the most probable kit, style, accent, tier and next piece under the posterior of `oracle`.
+
+    Returns:
+        one dictionary per history, facet -> value, premises before conclusions.
+    """
+    process = world.process
+    facts: list[dict[str, str]] = []
     for start in range(0, len(samples), chunk):
-        known = belief(world, samples.iloc[start : start + chunk])
+        beliefs = belief(world, samples.iloc[start : start + chunk])
         best = {
-            "kit": (process.kits, known.posterior.sum(axis=(2, 3))),
-            "style": (process.styles, known.posterior.sum(axis=(1, 3))),
-            "accent": (process.styles, known.accent(process)),
-            "tier": (process.tiers, known.posterior.sum(axis=(1, 2))),
-            "next": (process.pieces, known.next_piece()),
+            "kit": (process.kits, beliefs.posterior.sum(axis=(2, 3))),
+            "style": (process.styles, beliefs.posterior.sum(axis=(1, 3))),
+            "accent": (process.styles, beliefs.accent(process)),
+            "tier": (process.tiers, beliefs.posterior.sum(axis=(1, 2))),
+            "next": (process.pieces, beliefs.next_piece()),
         }
-        values = [[names[one] for one in chances.argmax(axis=1)] for names, chances in best.values()]
-        out += [dict(zip(best, row, strict=True)) for row in zip(*values, strict=True)]
-    return out
+        values = [[names[index] for index in chances.argmax(axis=1)] for names, chances in best.values()]
+        facts += [dict(zip(best, row, strict=True)) for row in zip(*values, strict=True)]
+    return facts
 
 
 def true_reasoning(world: World, samples: pd.DataFrame) -> list[str]:
-    """For each history what a perfect analyst of the history alone would write: all of its `true_facts`."""
+    """For each history the reasoning of a perfect analyst, who sees the history alone: all of its `true_facts`."""
     return [" ".join(text.sentence(Claim(*fact)) for fact in facts.items()) for facts in true_facts(world, samples)]
 
 
 def corrected(chains: Sequence[str], facts: Sequence[Mapping[str, str]]) -> list[str]:
-    """Reasonings in their own order and length, but with the values of `true_facts` where these know the facet.
+    """Reasonings with the same facets in the same order, their values replaced by those of `true_facts`.
 
-    What is no sentence of the Bazaar is left out.
+    Facets that `true_facts` does not cover keep their value; text outside the grammar is dropped.
 
     >>> corrected(["Prices are luxury. They have the pen. Hm. Prices are budget."], [{"tier": "everyday"}])
     ['Prices are everyday. They have the pen. Prices are everyday.']
     """
-    out = []
-    for chain, known in zip(chains, facts, strict=True):
-        said = [claim._replace(value=known.get(claim.kind, claim.value)) for claim in text.claims(chain)]
-        out.append(" ".join(map(text.sentence, said)))
-    return out
+    pairs = [(text.claims(chain), truth) for chain, truth in zip(chains, facts, strict=True)]
+    mended = [[claim._replace(value=truth.get(claim.kind, claim.value)) for claim in said] for said, truth in pairs]
+    return [" ".join(map(text.sentence, claims)) for claims in mended]
 
 
 def _most_frequent(values: Sequence[str]) -> set[str]:
     counts = Counter(values)
     return {value for value, count in counts.items() if count == max(counts.values())}
-
-
-def share_true(chains: Sequence[str], facts: Sequence[Mapping[str, set[str]]]) -> float:
-    """Share of all claims in the chains that are true of their histories; NaN where nothing is claimed."""
-    verdicts = [
-        verdict
-        for chain, known in zip(chains, facts, strict=True)
-        for verdict in text.claims_true(text.claims(chain), known)
-    ]
-    return float(np.mean(verdicts)) if verdicts else float("nan")

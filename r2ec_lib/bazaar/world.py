@@ -1,35 +1,37 @@
 """The Bazaar: a generated market whose shoppers have reasons, so that a recommender's reasoning can be checked.
 
-It copies what makes real purchase logs hard (sparse, long-tailed, cold items, drift, repeated noise) and adds what
-they lack: the truth. This module holds the process; its exact posterior is in `oracle.py`, words and sentences
-are in `language.py`, what the tiny backbone reads before training in `warmup.py`. Nothing is downloaded.
+It reproduces what makes real purchase logs hard (sparsity, a long tail, cold items, drift, repeated noise) and adds
+what they lack: the truth. This module holds the process. Its exact posterior is in `oracle.py`, the wording in
+`language.py`, the tiny backbone's warm-up corpus in `warmup.py`. Nothing is downloaded.
 
 The process, for `BazaarConfig` c and one seed:
 
-1. *Series.* A brand has `lines` lines. Each line has one style and one tier. A brand has a home style and tier, its
-   further lines often leave them, and line names are shared between brands, so only brand and line together tell.
+1. *Series.* A brand has `lines` lines, each of one style and one tier. The first line has the brand's home style and
+   tier; the others often deviate. Brands share line names, so style and tier follow from brand and line together only.
 2. *Items.* An item has a piece (kettle, lamp, …), a series, a color, a popularity w (log-normal) and a launch day.
-   Each cell (piece, style, tier) has an item from the first day. Its title shows brand, line, piece and color; style,
-   tier and use stand in its card alone. Some items are launched late, and for a while sell better for being new:
+   Each cell (piece, style, tier) has an item from the first day. The title shows brand, line, piece and color; style,
+   tier and use are on the item's card only. Some items are launched late and sell better while they are new:
    w_day(v) = w · [launched] · (novelty if new).
-3. *Shoppers.* A shopper starts on a uniform day with a project z (a kit of pieces, P(z | day) drifts, and `late_kits`
-   of them do not exist before `late_day`), a style s and a tier t, all independent.
-4. *Purchases.* The first order is a basket, all at one moment; single purchases follow, days or weeks apart. Each
-   purchase is noise with probability ε; otherwise it is for the project:
-   - its piece is one of the pieces of z that are missing (neither bought for the project nor by chance): in the basket
+3. *Shoppers.* A shopper starts on a uniformly drawn day with a project z (a kit of pieces; P(z | day) drifts, and
+   `late_kits` kits do not exist before `late_day`), a style s and a tier t, all independent.
+4. *Purchases.* The first order is a basket, bought at one moment; single purchases follow, days or weeks apart. Each
+   purchase is noise with probability `noise`; otherwise it is for the project:
+   - its piece is one of the missing pieces of z, those bought neither for the project nor by chance: in the basket
      the j-th missing one in the kit's order with weight basket_spread^j, later always the first missing one;
-   - its style is s in the basket and a(z, s) later, each with probability `style_fidelity`, else any other: who has
-     furnished a project adds accents. The table a is common knowledge and has no rule: of a project's `palette` styles
-     each s has one, at random, so that z and s are both needed;
-   - its tier is t with probability `tier_fidelity`, else any other;
+   - its style is s in the basket and the accent a(z, s) later, each with probability `style_fidelity`, otherwise any
+     other. The table a is common knowledge but follows no rule: each s gets one of the project's `palette` styles at
+     random, so both z and s are needed;
+   - its tier is t with probability `tier_fidelity`, otherwise any other;
    - the item is drawn from that cell in proportion to w_day.
-   Noise is, after the basket and with probability `repeat`, a repetition of a sundry from the history; else a sundry
-   (`sundry_share`) or any other item, in proportion to w_day. With a complete kit every purchase is noise.
+   Noise after the basket repeats a sundry of the history with probability `repeat`; all other noise is a sundry
+   (`sundry_share`) or any other item, in proportion to w_day. Once the kit is complete, every purchase is noise.
 
-So the next purchase depends on the past through the history alone given (z, s, t), and P(z, s, t | history) is a
-product over the purchases: `oracle.oracle_scores` computes it exactly and is the ceiling of any recommender.
+Given (z, s, t), the next purchase therefore depends on the history alone, and P(z, s, t | history) is a product over
+the purchases: `oracle.oracle_scores` computes it exactly and is the ceiling of any recommender.
 """
 
+import math
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -42,7 +44,11 @@ from r2ec_lib.data.schema import DataError
 
 @dataclass(frozen=True)
 class BazaarConfig:
-    """Sizes and probabilities of a Bazaar. Every value with the same seed gives the same world."""
+    """Sizes and probabilities of a Bazaar; the module's docstring explains them. Equal configs give equal worlds.
+
+    Raises:
+        DataError: a size or a probability for which no world can be generated, with its name and limits.
+    """
 
     items: int = 6144
     users: int = 11000
@@ -71,21 +77,27 @@ class BazaarConfig:
     first_day: str = "2024-01-01"
     seed: int = 0
 
-    def __post_init__(self):
-        limits = {"kits": len(text.KITS), "styles": len(text.STYLES), "tiers": len(text.TIERS)}
-        limits |= {"brands": len(text.BRANDS), "lines": len(text.LINES)}
-        for name, limit in limits.items():
-            if not 1 <= getattr(self, name) <= limit:
-                raise DataError(f"Bazaar: {name} is {getattr(self, name)}; there are names for 1 to {limit}.")
-        combinations = self.styles * self.tiers
-        if self.brands < combinations:
-            raise DataError(f"Bazaar: {self.brands} brands cannot cover {combinations} styles × tiers; raise brands.")
+    def __post_init__(self) -> None:
+        limits: dict[str, tuple[float, float]] = {
+            "kits": (self.late_kits + 1, len(text.KITS)),  # as many as there are names, and one from the first day
+            "styles": (1, len(text.STYLES)),
+            "tiers": (1, len(text.TIERS)),
+            "brands": (self.styles * self.tiers, len(text.BRANDS)),  # each style and tier needs one
+            "lines": (1, len(text.LINES)),
+            "palette": (1, math.inf),
+            "users": (1, math.inf),
+            "days": (21, math.inf),  # items are launched from the middle to ten days before the end
+            "returns": (1, math.inf),
+            **dict.fromkeys(("noise", "repeat", "style_fidelity", "tier_fidelity"), (0, 1)),
+        }
+        for name, (lowest, highest) in limits.items():
+            if not lowest <= getattr(self, name) <= highest:
+                bounds = f"at least {lowest}" if highest == math.inf else f"{lowest} to {highest}"
+                raise DataError(f"Bazaar: {name} is {getattr(self, name)}; expected {bounds}.")
         pieces = {piece for listing in list(text.KITS.values())[: self.kits] for piece in listing.split()}
-        cells = combinations * len(pieces) + len(text.SUNDRIES)
+        cells = self.styles * self.tiers * len(pieces) + len(text.SUNDRIES)
         if self.items < cells:
-            raise DataError(
-                f"Bazaar: {self.items} items cannot fill {cells} cells (piece × style × tier); raise items."
-            )
+            raise DataError(f"Bazaar: items is {self.items}; expected one for each piece, style and tier: {cells}.")
 
 
 @dataclass(frozen=True)
@@ -94,12 +106,13 @@ class World:
 
     Attributes:
         items, interactions: the two public tables of `data.schema`.
-        facts: one row an item, in the order of `items`: piece, style, tier, brand, line, color, popularity, launch
-            (day), sundry (bool), kits (names, joined by "; ").
-        truth: one row an interaction, in the order of `interactions`: origin ("basket", "project", "noise",
+        facts: one row per item, in the order of `items`: piece, style, tier, brand, line, color, popularity, launch
+            (day), sundry (bool), kits (names of up to two kits that use the piece, joined by "; ").
+        truth: one row per interaction, in the order of `interactions`: origin ("basket", "project", "noise",
             "repeat"), and the shopper's kit, style and tier. Never shown to a model.
-        kits: name, pieces (list), accents (list, for each style of the config its accent), weight, trend, first_day.
-        config: what the world was generated from.
+        kits: one row per kit: name, pieces (list), accents (list: the accent for each style of the config), weight,
+            trend, first_day.
+        config: the sizes and probabilities it was generated from.
     """
 
     items: pd.DataFrame
@@ -110,16 +123,22 @@ class World:
     config: BazaarConfig
 
     def restricted_to(self, items: pd.DataFrame) -> "World":
-        """The same world with the catalogue, and so the item indexes, of `items` (a data stage may drop some)."""
+        """The same world with the catalogue, and hence the item indexes, of `items` (a data stage may drop some).
+
+        Raises:
+            DataError: an item of `items` does not belong to this world.
+        """
         rows = pd.Index(self.items["item_id"]).get_indexer(items["item_id"])
         if (rows < 0).any():
-            raise DataError(f"Bazaar: item {items['item_id'].iloc[int((rows < 0).argmax())]!r} is not of this world.")
+            raise DataError(
+                f"Bazaar: item {items['item_id'].iloc[int((rows < 0).argmax())]!r} does not belong to this world."
+            )
         facts = self.facts.iloc[rows].reset_index(drop=True)
         return World(items, self.interactions, facts, self.truth, self.kits, self.config)
 
     @cached_property
     def process(self) -> "Process":
-        """The numbers behind the tables, as arrays."""
+        """The generative process as arrays."""
         return Process(self.facts, self.kits, self.config)
 
 
@@ -127,29 +146,31 @@ class Process:
     """Arrays of the generative process. Letters: N items, P pieces, Z kits, S styles, T tiers, D days.
 
     Attributes:
-        pieces: P names, kit pieces first, then sundries.
-        piece, style, tier: (N,) indexes of each item.
-        kit_pieces: (Z, 6) piece indexes in the kits' order.
-        accents: (Z, S) style index of the accents of a kit in a style.
+        kits, pieces, styles, tiers: the names behind the indexes; among the pieces, sundries come last.
+        piece, style, tier: (N,) int, the indexes of each item.
+        sundry: (N,) bool.
+        brand, color: (N,) str.
+        kit_pieces: (Z, 6) int, piece indexes in the kits' order.
+        accents: (Z, S) int, style index of the accents of a kit in a style.
         kit_prior: (D, Z) P(z | day of the first order).
         style_prior, tier_prior: (S,), (T,).
-        style_given, tier_given: (S, S), (T, T); row = the shopper's, column = the item's.
-        in_cell: (D, N) P(item | its cell, day).
-        fresh: (D, N) P(item | noise that repeats nothing, day).
+        style_given, tier_given: (S, S), (T, T) P(item's | wanted); row = wanted, column = the item's.
+        in_cell: (D, N) float32, P(item | its cell, day).
+        fresh: (D, N) float32, P(item | noise that repeats nothing, day).
+        cells: cell number -> the indexes of its items.
     """
 
     def __init__(self, facts: pd.DataFrame, kits: pd.DataFrame, config: BazaarConfig):
         self.config = config
         self.kits = kits["name"].to_list()
-        used = sorted({piece for listing in kits["pieces"] for piece in listing})
-        self.pieces = [*used, *text.SUNDRIES]
+        self.pieces = [*sorted({piece for listing in kits["pieces"] for piece in listing}), *text.SUNDRIES]
         self.styles, self.tiers = text.STYLES[: config.styles], text.TIERS[: config.tiers]
         self.kit_pieces = np.array([[self.pieces.index(piece) for piece in listing] for listing in kits["pieces"]])
         self.accents = np.array([[self.styles.index(style) for style in listing] for listing in kits["accents"]])
         self.piece = pd.Index(self.pieces).get_indexer(facts["piece"])
         self.style = pd.Index(self.styles).get_indexer(facts["style"])
         self.tier = pd.Index(self.tiers).get_indexer(facts["tier"])
-        self.sundry = facts["sundry"].to_numpy()  # (N,) bool
+        self.sundry = facts["sundry"].to_numpy()
         self.brand, self.color = facts["brand"].to_numpy(), facts["color"].to_numpy()
 
         days = np.arange(config.days)[:, None]  # (D, 1)
@@ -170,10 +191,10 @@ class Process:
         with np.errstate(invalid="ignore", divide="ignore"):
             self.in_cell = np.nan_to_num(weights / totals[:, cell]).astype(np.float32)
         self.cells = {number: np.flatnonzero(cell == number) for number in np.unique(cell)}
-        everyday, rest = weights * self.sundry, weights * ~self.sundry
-        everyday *= config.sundry_share / everyday.sum(axis=1, keepdims=True)
-        rest *= (1 - config.sundry_share) / rest.sum(axis=1, keepdims=True)
-        self.fresh = (everyday + rest).astype(np.float32)
+        sundries, others = weights * self.sundry, weights * ~self.sundry
+        sundries *= config.sundry_share / sundries.sum(axis=1, keepdims=True)
+        others *= (1 - config.sundry_share) / others.sum(axis=1, keepdims=True)
+        self.fresh = (sundries + others).astype(np.float32)
 
     def cell_items(self, piece: int, style: int, tier: int) -> np.ndarray:
         """Item indexes of a cell (piece, style, tier)."""
@@ -181,7 +202,7 @@ class Process:
 
 
 def generate(config: BazaarConfig) -> World:
-    """The whole world of a config; a second call gives the same tables."""
+    """The world of a config; equal configs give equal tables."""
     rng = np.random.default_rng(config.seed)
     kits = _kits(config, rng)
     facts = _facts(config, kits, rng)
@@ -216,43 +237,37 @@ def _kits(config: BazaarConfig, rng: np.random.Generator) -> pd.DataFrame:
 
 
 def _facts(config: BazaarConfig, kits: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """Series, then items: one a cell, the others where popular styles and tiers are."""
-    styles, tiers = config.styles, config.tiers
-    combinations = [(style, tier) for style in range(styles) for tier in range(tiers)]
-    home = rng.permutation(np.resize(np.arange(len(combinations)), config.brands))  # every combination has a brand
-    series: dict[tuple[int, int], list[tuple[str, str]]] = {pair: [] for pair in combinations}
-    for brand, pair in enumerate(home):
-        names = rng.choice(text.LINES, config.lines, replace=False)
-        for number, line in enumerate(names):
-            style, tier = combinations[pair]
-            if number and rng.random() < config.line_deviation:
-                style = int(rng.integers(styles))
-            if number and rng.random() < config.line_deviation:
-                tier = int(rng.integers(tiers))
-            series[style, tier].append((text.BRANDS[brand], str(line)))
-
-    members = {piece: [] for listing in kits["pieces"] for piece in listing}
+    """The facts of every item: one item per cell, the others mostly in popular styles and tiers; shuffled."""
+    combinations = [(style, tier) for style in range(config.styles) for tier in range(config.tiers)]
+    series = _series(config, combinations, rng)
+    members: dict[str, list[str]] = {piece: [] for listing in kits["pieces"] for piece in listing}
     for name, listing in zip(kits["name"], kits["pieces"], strict=True):
         for piece in listing:
             members[piece].append(name)
-    cells = [(piece, *pair) for piece in sorted(members) for pair in combinations]
+    cells = [(piece, style, tier) for piece in sorted(members) for style, tier in combinations]
     cells += [(piece, *combinations[rng.integers(len(combinations))]) for piece in text.SUNDRIES]
     guaranteed = len(cells)
     sundries = (config.items - guaranteed) // 12
-    taste = np.outer(_zipf(styles, 0.4), _zipf(tiers, 0.4)).ravel()
+    demand = np.outer(_zipf(config.styles, 0.4), _zipf(config.tiers, 0.4)).ravel()
     for number in range(config.items - guaranteed):
-        pair = combinations[rng.choice(len(combinations), p=taste)]
-        names = text.SUNDRIES if number < sundries else sorted(members)
+        pair = combinations[rng.choice(len(combinations), p=demand)]
+        names = text.SUNDRIES if number < sundries else tuple(sorted(members))
         cells.append((names[rng.integers(len(names))], *pair))
+    for (piece, style, tier), count in Counter(cells).items():
+        if count > (distinct := len(series[style, tier]) * len(text.COLORS)):
+            raise DataError(
+                f"Bazaar: items is {config.items}; that makes {count} of the kind {text.STYLES[style]} {piece}, "
+                f"{text.TIERS[tier]}, and there are {distinct} titles; lower items, or raise brands or lines."
+            )
 
-    rows, taken = [], set()
+    rows, titles = [], set()
     for number, (piece, style, tier) in enumerate(cells):
         while True:
             brand, line = series[style, tier][rng.integers(len(series[style, tier]))]
             color = text.COLORS[rng.integers(len(text.COLORS))]
-            if (brand, line, piece, color) not in taken:
+            if (brand, line, piece, color) not in titles:
                 break
-        taken.add((brand, line, piece, color))
+        titles.add((brand, line, piece, color))
         late = number >= guaranteed and rng.random() < config.late_items * config.items / (config.items - guaranteed)
         launch = int(rng.integers(config.days // 2, config.days - 10)) if late else 0
         uses = members.get(piece, [])
@@ -267,8 +282,25 @@ def _facts(config: BazaarConfig, kits: pd.DataFrame, rng: np.random.Generator) -
     return facts.iloc[rng.permutation(len(facts))].reset_index(drop=True)
 
 
+def _series(
+    config: BazaarConfig, combinations: list[tuple[int, int]], rng: np.random.Generator
+) -> dict[tuple[int, int], list[tuple[str, str]]]:
+    """For each (style, tier) its series as (brand, line); every combination is the home of at least one brand."""
+    series: dict[tuple[int, int], list[tuple[str, str]]] = {pair: [] for pair in combinations}
+    homes = rng.permutation(np.resize(np.arange(len(combinations)), config.brands))
+    for brand, home in zip(text.BRANDS, homes, strict=False):
+        for number, line in enumerate(rng.choice(text.LINES, config.lines, replace=False)):
+            style, tier = combinations[home]
+            if number and rng.random() < config.line_deviation:
+                style = int(rng.integers(config.styles))
+            if number and rng.random() < config.line_deviation:
+                tier = int(rng.integers(config.tiers))
+            series[style, tier].append((brand, str(line)))
+    return series
+
+
 def _purchases(process: Process, items: pd.DataFrame, rng: np.random.Generator) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Interactions and their truth, sorted by time and user."""
+    """Interactions and their truth, sorted by time, then user."""
     config = process.config
     rows = []
     for user in range(config.users):
@@ -277,7 +309,8 @@ def _purchases(process: Process, items: pd.DataFrame, rng: np.random.Generator) 
         style = rng.choice(config.styles, p=process.style_prior)
         tier = rng.choice(config.tiers, p=process.tier_prior)
         in_basket = int(rng.integers(config.basket[0], config.basket[1] + 1))
-        when, history = day, []
+        when = day
+        history: list[int] = []
         for number in range(in_basket + 1 + rng.poisson(config.returns - 1)):
             if number >= in_basket:
                 when += 0.5 + rng.exponential(12.0)
@@ -299,7 +332,14 @@ def _purchases(process: Process, items: pd.DataFrame, rng: np.random.Generator) 
 
 
 def _next_item(
-    process: Process, history: list[int], basket: bool, day: int, kit: int, style: int, tier: int, rng
+    process: Process,
+    history: list[int],
+    basket: bool,
+    day: int,
+    kit: int,
+    style: int,
+    tier: int,
+    rng: np.random.Generator,
 ) -> tuple[int, str]:
     """One draw of the process: an item index and its origin."""
     config = process.config
@@ -318,6 +358,7 @@ def _next_item(
 
 
 def _draw(weights: np.ndarray, rng: np.random.Generator) -> int:
+    """An index, drawn in proportion to its weight."""
     sums = np.cumsum(weights, dtype=np.float64)
     return int(np.searchsorted(sums, rng.random() * sums[-1], side="right"))
 
@@ -328,7 +369,7 @@ def _zipf(count: int, exponent: float) -> np.ndarray:
 
 
 def _fidelity(count: int, fidelity: float) -> np.ndarray:
-    """(count, count): `fidelity` on the diagonal, the rest shared by the other values."""
+    """(count, count): `fidelity` on the diagonal, the remainder shared evenly by the other values."""
     if count == 1:
         return np.ones((1, 1))
     return np.full((count, count), (1 - fidelity) / (count - 1)) + np.eye(count) * (

@@ -1,0 +1,56 @@
+"""The language: sentences read back as the claims that they were written from."""
+
+import pytest
+
+from r2ec_lib.bazaar import language as text
+from r2ec_lib.bazaar.language import Claim
+
+
+def test_every_sentence_reads_back_as_the_claim_it_was_written_from():
+    for kind in text.FACETS:
+        for value in text.VALUES[kind]:
+            sentence = text.sentence(Claim(kind, value))
+            assert text.claims(sentence) == [Claim(kind, value)] and text.well_formed(sentence)
+
+
+@pytest.mark.parametrize(
+    "chain",
+    ["", "rug rug.", "the style is deco", "the style is deco. the style is deco.", ".", "Hm. The style is deco."],
+)
+def test_broken_repeated_or_unfinished_chains_are_not_well_formed(chain):
+    assert not text.well_formed(chain)
+
+
+def test_reading_ignores_case_and_spacing_and_skips_what_is_no_sentence():
+    chain = "THE  style\nis deco . Prices are rug. Next comes the rug.Prices are luxury"
+    assert text.claims(chain) == [Claim("style", "deco"), Claim("next", "rug")]
+
+
+def test_a_claim_is_true_where_the_facts_of_its_own_facet_hold_its_value():
+    facts = {"style": {"deco"}, "accent": {"retro", "gothic"}}
+    statements = [Claim("style", "deco"), Claim("accent", "deco"), Claim("accent", "gothic")]
+    assert text.claims_true(statements, facts) == [True, False, True]
+
+
+def test_every_facet_has_values_and_sentences_of_different_facets_differ():
+    assert set(text.VALUES) == set(text.FACETS)
+    sentences = [text.sentence(Claim(kind, value)) for kind in text.FACETS for value in text.VALUES[kind]]
+    assert len(set(sentences)) == len(sentences)
+    assert set(text.SUNDRIES) == set(text.VALUES["owns"]) - set(text.VALUES["next"]) == set(text.VALUES["side"])
+    assert text.VALUES["accent"] == text.VALUES["style"] == tuple(text.MATERIALS)
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (text.title("Halden", "Fern", "mug", "sage"), "Halden Fern mug, sage"),
+        (text.card("mug", "nordic", "everyday", []), "A nordic mug in birch at an everyday price, handy every day."),
+        (text.card("jar", "deco", "luxury", ["cafe"]), "A deco jar in brass at a luxury price, made for the cafe."),
+        (text.kit_fact("spa", ["towel", "robe"]), "For the spa people buy, in this order: the towel, the robe."),
+        (text.accent_fact("spa", "deco", "retro"), "This is for the spa. The style is deco. Accents are retro."),
+        (text.line_fact("Halden", "Fern", "deco", "luxury"), "Halden Fern: the style is deco, prices are luxury."),
+        (text.brand_fact("Halden", "deco", "luxury"), "Halden is mostly deco, at luxury prices."),
+    ],
+)
+def test_titles_cards_and_facts_read_as_english(written, expected):
+    assert written == expected

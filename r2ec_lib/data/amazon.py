@@ -11,13 +11,26 @@ from typing import Any, BinaryIO
 
 import pandas as pd
 
-from r2ec_lib.data.readers import _is_future, _known, _records, _select, parse_time, place, plain_text, read_file
-from r2ec_lib.data.schema import DataError, drops_table, validate_interactions, validate_items
+from r2ec_lib.data.formats import place, read_file, records
+from r2ec_lib.data.readers import drop_unknown, parse_time, read_times, select_columns
+from r2ec_lib.data.schema import (
+    RATING_RANGE,
+    YEARS,
+    DataError,
+    drops_table,
+    sums_up_future,
+    to_numbers,
+    validate_interactions,
+    validate_items,
+)
 from r2ec_lib.data.storage import sha256
+from r2ec_lib.data.texts import plain_text
 
 AMAZON_URL = "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_2023"
 AMAZON_TEXT = ["title", "main_category", "store", "categories", "features", "description", "details"]
 MAX_TITLE_WORDS = 20  # of the official variant
+ODD_SHARE = 0.01  # share of rows that may be odd for one reason; more is a fault of the file
+ODD_ROWS = 10  # so many may be odd in a small file as well
 
 
 def read_amazon(
@@ -34,45 +47,91 @@ def read_amazon(
     `data_dir` holds the two files side by side or in the site's own tree (see `amazon_files`); `download` fetches
     what is missing. Items that nobody bought and items without a title are dropped; protocol "official" also drops
     items without a price and those with a title over 20 words. Price, ratings and rating counts never become text.
-    Raises DataError.
+    Odd rows (no plausible time, a rating outside 1…5, an item listed again, a broken line) are dropped and counted
+    with an example, up to ODD_SHARE of a file. Raises DataError.
     """
     if download:
         download_amazon(data_dir, category, core, base_url=base_url)
     interactions_path, items_path = amazon_files(data_dir, category, core)
-    where = place(interactions_path)
-    names = {"user_id": "user_id", "item_id": "parent_asin", "timestamp": "timestamp", "rating": "rating"}
-    raw = _select(read_file(interactions_path), names, where)
-    raw["timestamp"] = parse_time(raw["timestamp"], "ms", where)
-    interactions = validate_interactions(raw, where)
+    interactions, drops = _amazon_interactions(interactions_path)
+    items, dropped_items = _amazon_items(items_path, set(interactions["item_id"].unique()), protocol)
+    interactions, unknown = drop_unknown(items, interactions, str(interactions_path))
+    return items, interactions, drops_table(dropped_items + drops + unknown)
 
-    bought, count, texts = set(interactions["item_id"].unique()), 0, {}
-    for line, record in _records(items_path):
-        count += 1
-        if "parent_asin" not in record:
-            raise DataError(f"{items_path}, line {line + 1}: no 'parent_asin'; found {', '.join(record)}.")
-        if record["parent_asin"] in bought:
+
+def _amazon_interactions(path: Path) -> tuple[pd.DataFrame, list[tuple]]:
+    where = place(path)
+    names = {"user_id": "user_id", "item_id": "parent_asin", "timestamp": "timestamp", "rating": "rating"}
+    raw = select_columns(read_file(path), names, where)
+    rating = to_numbers(raw["rating"])
+    odd = {
+        "without a user or an item": raw[["user_id", "item_id"]].isna().any(axis=1),
+        f"no time in {YEARS[0]}…{YEARS[1]}": ~read_times(raw["timestamp"], "ms").dt.year.between(*YEARS),
+        "rating outside 1…5": raw["rating"].notna() & ~rating.between(*RATING_RANGE),
+    }
+    raw, drops = _drop_odd(raw, odd, "interactions", path)
+    raw["timestamp"] = parse_time(raw["timestamp"], "ms", where)
+    return validate_interactions(raw, where), drops
+
+
+def _amazon_items(path: Path, bought: set[str], protocol: str) -> tuple[pd.DataFrame, list[tuple]]:
+    faults: list[DataError] = []
+    texts, count, unnamed = {}, 0, []
+    for count, (line, record) in enumerate(records(path, faults), start=1):
+        if not isinstance(record.get("parent_asin"), str):
+            unnamed.append(DataError(f"{path}, line {line}: no 'parent_asin'; found {', '.join(record)}."))
+        elif record["parent_asin"] in bought:
             priced = str(record.get("price") or "").strip() not in ("", "None", "—")
-            texts[line] = {"item_id": record["parent_asin"]} | _amazon_text(record) | {"priced": priced}
+            texts[count - 1] = {"item_id": record["parent_asin"]} | _amazon_text(record) | {"priced": priced}
+    for errors in (faults, unnamed):
+        if len(errors) > _tolerated(count):
+            raise errors[0]
     if not texts:
-        raise DataError(
-            f"{items_path}: no item of {interactions_path} is described here. Do the files belong together?"
-        )
+        raise DataError(f"{path}: no item of the interactions is described here. Do the two files belong together?")
     items = pd.DataFrame(texts.values(), index=pd.Index(texts.keys()))
     priced = items.pop("priced")
-    drops = [("items", "read", 0, count), ("items", "never bought", count - len(items), len(items))]
+    total, left = len(faults) + count, count - len(unnamed)
+    drops: list[tuple] = [("items", "read", 0, total)]
+    if faults:
+        drops.append(("items", "no JSON object", len(faults), count, str(faults[0])))
+    if unnamed:
+        drops.append(("items", "without parent_asin", len(unnamed), left, str(unnamed[0])))
+    drops.append(("items", "never bought", left - len(items), len(items)))
+    items, repeated = _drop_odd(items, {"listed again": items["item_id"].duplicated()}, "items", path)
+    drops += repeated
     unwanted = {"without a title": items["title"] == ""}
     if protocol == "official":
         unwanted["without a price"] = ~priced
         unwanted[f"title over {MAX_TITLE_WORDS} words"] = items["title"].str.split().str.len() > MAX_TITLE_WORDS
     for reason, bad in unwanted.items():
         bad = bad[items.index]
+        example = f"item_id {items['item_id'][bad].iloc[0]!r}" if bad.any() else ""
         items = items[~bad]
-        drops.append(("items", reason, int(bad.sum()), len(items)))
+        drops.append(("items", reason, int(bad.sum()), len(items), example))
         if items.empty:
-            raise DataError(f"{items_path}: no item is left once those {reason} are dropped (protocol {protocol!r}).")
-    items = validate_items(items, place(items_path))
-    interactions, more = _known(items, interactions, str(interactions_path))
-    return items, interactions, drops_table(drops + more)
+            raise DataError(f"{path}: no item is left once those {reason} are dropped (protocol {protocol!r}).")
+    return validate_items(items, place(path)), drops
+
+
+def _tolerated(rows: int) -> float:
+    return max(ODD_ROWS, ODD_SHARE * rows)
+
+
+def _drop_odd(
+    df: pd.DataFrame, odd: Mapping[str, pd.Series], step: str, path: Path
+) -> tuple[pd.DataFrame, list[tuple]]:
+    """`df` without its odd rows, and a row for the drops table, with an example, per reason that occurs.
+
+    A reason with more rows than are tolerated drops none: the file or its unit is wrong then, and validation says so.
+    """
+    limit, drops = _tolerated(len(df)), []
+    for reason, bad in odd.items():
+        bad = bad[df.index]
+        if 0 < bad.sum() <= limit:
+            example = ", ".join(map(str, df[bad].iloc[0].to_list()[:4]))
+            df = df[~bad]
+            drops.append((step, reason, int(bad.sum()), len(df), f"{path.name}: {example}"))
+    return df, drops
 
 
 def amazon_files(data_dir: str | Path, category: str, core: str = "0core") -> tuple[Path, Path]:
@@ -104,12 +163,15 @@ def download_amazon(data_dir: str | Path, category: str, core: str = "0core", *,
             _fetch(f"{base_url}/{name}", path)
             recorded.write_text(sha256(path) + "\n", encoding="ascii")
         if recorded.is_file() and recorded.read_text(encoding="ascii").strip() != sha256(path):
-            raise DataError(f"{path}: its SHA-256 differs from the one in {recorded.name}. Delete both and run again.")
+            raise DataError(
+                f"{path}: its SHA-256 differs from the one in {recorded.name}. Delete {recorded.name} if the file was "
+                "changed on purpose; delete both to fetch it again."
+            )
 
 
 def _amazon_text(record: Mapping[str, Any]) -> dict[str, str]:
     categories = " > ".join(filter(None, map(plain_text, record.get("categories") or [])))
-    details = {key: value for key, value in (record.get("details") or {}).items() if not _is_future(key)}
+    details = {key: value for key, value in (record.get("details") or {}).items() if not sums_up_future(key)}
     texts = {name: plain_text(record.get(name)) for name in AMAZON_TEXT}
     return texts | {"categories": categories, "details": plain_text(details)}
 

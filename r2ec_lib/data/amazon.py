@@ -3,6 +3,7 @@
 Figures that sum up the future (rating counts, average ratings) and prices are never shown to a model.
 """
 
+import math
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -53,91 +54,16 @@ def read_amazon(
     if download:
         download_amazon(data_dir, category, core, base_url=base_url)
     interactions_path, items_path = amazon_files(data_dir, category, core)
-    interactions, drops = _amazon_interactions(interactions_path)
-    items, dropped_items = _amazon_items(items_path, set(interactions["item_id"].unique()), protocol)
+    interactions, read = _read_interactions(interactions_path)
+    items, described = _read_items(items_path, set(interactions["item_id"].unique()), protocol)
     interactions, unknown = drop_unknown(items, interactions, str(interactions_path))
-    return items, interactions, drops_table(dropped_items + drops + unknown)
-
-
-def _amazon_interactions(path: Path) -> tuple[pd.DataFrame, list[tuple]]:
-    where = place(path)
-    names = {"user_id": "user_id", "item_id": "parent_asin", "timestamp": "timestamp", "rating": "rating"}
-    raw = select_columns(read_file(path), names, where)
-    rating = to_numbers(raw["rating"])
-    odd = {
-        "without a user or an item": raw[["user_id", "item_id"]].isna().any(axis=1),
-        f"no time in {YEARS[0]}…{YEARS[1]}": ~read_times(raw["timestamp"], "ms").dt.year.between(*YEARS),
-        "rating outside 1…5": raw["rating"].notna() & ~rating.between(*RATING_RANGE),
-    }
-    raw, drops = _drop_odd(raw, odd, "interactions", path)
-    raw["timestamp"] = parse_time(raw["timestamp"], "ms", where)
-    return validate_interactions(raw, where), drops
-
-
-def _amazon_items(path: Path, bought: set[str], protocol: str) -> tuple[pd.DataFrame, list[tuple]]:
-    faults: list[DataError] = []
-    texts, count, unnamed = {}, 0, []
-    for count, (line, record) in enumerate(records(path, faults), start=1):
-        if not isinstance(record.get("parent_asin"), str):
-            unnamed.append(DataError(f"{path}, line {line}: no 'parent_asin'; found {', '.join(record)}."))
-        elif record["parent_asin"] in bought:
-            priced = str(record.get("price") or "").strip() not in ("", "None", "—")
-            texts[count - 1] = {"item_id": record["parent_asin"]} | _amazon_text(record) | {"priced": priced}
-    for errors in (faults, unnamed):
-        if len(errors) > _tolerated(count):
-            raise errors[0]
-    if not texts:
-        raise DataError(f"{path}: no item of the interactions is described here. Do the two files belong together?")
-    items = pd.DataFrame(texts.values(), index=pd.Index(texts.keys()))
-    priced = items.pop("priced")
-    total, left = len(faults) + count, count - len(unnamed)
-    drops: list[tuple] = [("items", "read", 0, total)]
-    if faults:
-        drops.append(("items", "no JSON object", len(faults), count, str(faults[0])))
-    if unnamed:
-        drops.append(("items", "without parent_asin", len(unnamed), left, str(unnamed[0])))
-    drops.append(("items", "never bought", left - len(items), len(items)))
-    items, repeated = _drop_odd(items, {"listed again": items["item_id"].duplicated()}, "items", path)
-    drops += repeated
-    unwanted = {"without a title": items["title"] == ""}
-    if protocol == "official":
-        unwanted["without a price"] = ~priced
-        unwanted[f"title over {MAX_TITLE_WORDS} words"] = items["title"].str.split().str.len() > MAX_TITLE_WORDS
-    for reason, bad in unwanted.items():
-        bad = bad[items.index]
-        example = f"item_id {items['item_id'][bad].iloc[0]!r}" if bad.any() else ""
-        items = items[~bad]
-        drops.append(("items", reason, int(bad.sum()), len(items), example))
-        if items.empty:
-            raise DataError(f"{path}: no item is left once those {reason} are dropped (protocol {protocol!r}).")
-    return validate_items(items, place(path)), drops
-
-
-def _tolerated(rows: int) -> float:
-    return max(ODD_ROWS, ODD_SHARE * rows)
-
-
-def _drop_odd(
-    df: pd.DataFrame, odd: Mapping[str, pd.Series], step: str, path: Path
-) -> tuple[pd.DataFrame, list[tuple]]:
-    """`df` without its odd rows, and a row for the drops table, with an example, per reason that occurs.
-
-    A reason with more rows than are tolerated drops none: the file or its unit is wrong then, and validation says so.
-    """
-    limit, drops = _tolerated(len(df)), []
-    for reason, bad in odd.items():
-        bad = bad[df.index]
-        if 0 < bad.sum() <= limit:
-            example = ", ".join(map(str, df[bad].iloc[0].to_list()[:4]))
-            df = df[~bad]
-            drops.append((step, reason, int(bad.sum()), len(df), f"{path.name}: {example}"))
-    return df, drops
+    return items, interactions, drops_table(described + read + unknown)
 
 
 def amazon_files(data_dir: str | Path, category: str, core: str = "0core") -> tuple[Path, Path]:
     """Paths of the interactions and the item file, flat in `data_dir` or in the site's tree. Raises DataError."""
     found = []
-    for name in _amazon_names(category, core):
+    for name in _site_names(category, core):
         candidates = [Path(data_dir) / Path(name).name, Path(data_dir) / name]
         existing = [path for path in candidates if path.is_file()]
         if not existing:
@@ -154,7 +80,7 @@ def download_amazon(data_dir: str | Path, category: str, core: str = "0core", *,
     A broken transfer continues where it stopped. The SHA-256 of a finished file is kept beside it (`.sha256`) and
     verified by later calls. Raises DataError without a network or for an unknown category.
     """
-    for name in _amazon_names(category, core):
+    for name in _site_names(category, core):
         path = Path(data_dir) / name
         recorded = path.with_name(path.name + ".sha256")
         if (Path(data_dir) / path.name).is_file():
@@ -169,14 +95,85 @@ def download_amazon(data_dir: str | Path, category: str, core: str = "0core", *,
             )
 
 
-def _amazon_text(record: Mapping[str, Any]) -> dict[str, str]:
+def _read_interactions(path: Path) -> tuple[pd.DataFrame, list[tuple]]:
+    where = place(path)
+    names = {"user_id": "user_id", "item_id": "parent_asin", "rating": "rating", "timestamp": "timestamp"}
+    raw = select_columns(read_file(path), names, where)
+    odd = {
+        "without a user or an item": raw[["user_id", "item_id"]].isna().any(axis=1),
+        f"no time in {YEARS[0]}…{YEARS[1]}": ~read_times(raw["timestamp"], "ms").dt.year.between(*YEARS),
+        "rating outside 1…5": raw["rating"].notna() & ~to_numbers(raw["rating"]).between(*RATING_RANGE),
+    }
+    drops: list[tuple] = [("interactions", "read", 0, len(raw))]
+    raw, odd_drops = _drop(raw, odd, "interactions", path, _tolerated(len(raw)))
+    raw["timestamp"] = parse_time(raw["timestamp"], "ms", where)
+    return validate_interactions(raw, where), drops + odd_drops
+
+
+def _read_items(path: Path, bought: set[str], protocol: str) -> tuple[pd.DataFrame, list[tuple]]:
+    faults: list[DataError] = []
+    texts: dict[int, dict[str, Any]] = {}
+    sound = 0
+    for line, record in records(path, faults):
+        if not isinstance(record.get("parent_asin"), str):
+            faults.append(DataError(f"{path}, line {line}: no 'parent_asin'; found {', '.join(record)}."))
+            continue
+        sound += 1
+        if record["parent_asin"] in bought:
+            price = str(record.get("price") or "").strip()
+            texts[line] = {"item_id": record["parent_asin"]} | _item_text(record) | {"price": price}
+    limit = _tolerated(sound + len(faults))
+    if len(faults) > limit:
+        raise faults[0]
+    if not texts:
+        raise DataError(f"{path}: no item of the interactions is described here. Do the two files belong together?")
+    items = pd.DataFrame(list(texts.values()), index=pd.Index(texts))
+    prices = items.pop("price")
+    drops: list[tuple] = [("items", "read", 0, sound + len(faults))]
+    if faults:
+        drops.append(("items", "no JSON object with a parent_asin", len(faults), sound, str(faults[0])))
+    drops.append(("items", "never bought", sound - len(items), len(items)))
+    items, repeated = _drop(items, {"listed again": items["item_id"].duplicated()}, "items", path, limit)
+    unwanted = {"without a title": items["title"] == ""}
+    if protocol == "official":
+        unwanted["without a price"] = prices.isin(["", "None", "—"])
+        unwanted[f"title over {MAX_TITLE_WORDS} words"] = items["title"].str.split().map(len) > MAX_TITLE_WORDS
+    items, filtered = _drop(items, unwanted, "items", path)
+    items = validate_items(items, lambda line: str(path) if line is None else f"{path}, line {line}")
+    return items, drops + repeated + filtered
+
+
+def _tolerated(rows: int) -> float:
+    return max(ODD_ROWS, ODD_SHARE * rows)
+
+
+def _drop(
+    df: pd.DataFrame, reasons: Mapping[str, pd.Series], step: str, path: Path, limit: float = math.inf
+) -> tuple[pd.DataFrame, list[tuple]]:
+    """`df` without the rows of each reason, and per reason that occurs a row, with an example, for the drops table.
+
+    A reason with more than `limit` rows drops none: the file or its unit is wrong then, and validation says so.
+    """
+    drops = []
+    for reason, bad in reasons.items():
+        bad = bad[df.index]
+        if 0 < bad.sum() <= limit:
+            example = ", ".join(map(str, df[bad].iloc[0].to_list()[:4]))
+            df = df[~bad]
+            drops.append((step, reason, int(bad.sum()), len(df), f"{path.name}: {example}"))
+            if df.empty:
+                raise DataError(f"{path}: no {step[:-1]} is left once those {reason} are dropped.")
+    return df, drops
+
+
+def _item_text(record: Mapping[str, Any]) -> dict[str, str]:
     categories = " > ".join(filter(None, map(plain_text, record.get("categories") or [])))
     details = {key: value for key, value in (record.get("details") or {}).items() if not sums_up_future(key)}
     texts = {name: plain_text(record.get(name)) for name in AMAZON_TEXT}
     return texts | {"categories": categories, "details": plain_text(details)}
 
 
-def _amazon_names(category: str, core: str) -> tuple[str, str]:
+def _site_names(category: str, core: str) -> tuple[str, str]:
     if core not in ("0core", "5core"):
         raise DataError(f"core is {core!r}; expected '0core' or '5core'.")
     return (

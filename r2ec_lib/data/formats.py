@@ -52,7 +52,8 @@ def read_file(path: str | Path) -> pd.DataFrame:
     booleans with gaps as objects); what is empty is missing. A column without a name is called "Unnamed: <position>".
     Raises DataError for a missing or foreign file, a repeated column name, or a row that cannot be read.
     """
-    tables, first, *others = [], *parts(path)
+    tables: list[pd.DataFrame] = []
+    first, *others = parts(path)
     for part in (first, *others):
         table = _READERS[kind_of(part)](part)
         if tables and kind_of(part) != "jsonl" and list(table.columns) != list(tables[0].columns):
@@ -171,7 +172,7 @@ def _read_jsonl(path: Path) -> pd.DataFrame:
 
 def _read_parquet(path: Path) -> pd.DataFrame:
     try:
-        table = pa.parquet.ParquetFile(path).read()
+        table = pa.parquet.ParquetFile(path, page_checksum_verification=True).read()
         check_names(table.column_names, str(path))
         columns = [_parquet_column(column) for column in table.columns]
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -321,7 +322,7 @@ def _is_plain(data: bytes, separator: str) -> bool:
 # ---- bytes ---------------------------------------------------------------------------------------------------------
 
 
-def _open(path: Path) -> BinaryIO:
+def _open(path: Path) -> gzip.GzipFile | BinaryIO:
     with path.open("rb") as file:
         zipped = file.read(2) == b"\x1f\x8b"
     return gzip.open(path) if zipped else path.open("rb")

@@ -72,6 +72,6 @@ def _numbers(lists: Sequence[Any] | None, number: int, name: str, default: list[
     if len(values) != len(default):
         raise DataError(f"{name}: {len(values)} values for {len(default)} purchases; expected one per purchase.")
     try:
-        return np.array([np.nan if value is None or value is pd.NA else value for value in values], np.float32)
+        return np.array([np.nan if value is None or value is pd.NA else float(value) for value in values], np.float32)
     except (TypeError, ValueError) as error:
         raise DataError(f"{name}: {list(values)!r} are not all numbers ({error}).") from error

@@ -4,7 +4,6 @@ Columns, times and item texts are read here; files and their rows are the busine
 Amazon's files of `amazon`, time windows and samples of `splits`.
 """
 
-import itertools
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,10 +37,8 @@ LOG_COLUMNS = {
 }
 EPOCH_UNITS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 FORMATS = [
-    day + time
-    for day, time in itertools.product(
-        ("%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%d-%m-%Y", "%Y%m%d"), ("", " %H:%M", " %H:%M:%S", "%H%M%S")
-    )
+    *(day + time for day in ("%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%d-%m-%Y") for time in ("", " %H:%M", " %H:%M:%S")),
+    "%Y%m%d%H%M%S",
 ]
 """Formats that an error may propose; any other is read as well when it is named."""
 
@@ -82,6 +79,7 @@ def read_logs(
     for name in [name for name in further if name in taken or name not in items]:
         reason = "it may sum up the future" if sums_up_future(name) else "it has no name of its own"
         drops.append(("items", f"column {name!r} left out: {reason}", 0, len(items)))
+    drops.append(("interactions", "read", 0, len(interactions)))
     interactions, unknown_items = drop_unknown(items, interactions, str(interactions_path))
     return items, interactions, drops_table(drops + unknown_items)
 
@@ -152,6 +150,7 @@ def read_times(values: pd.Series, unit: str) -> pd.Series:
         times = pd.to_datetime(milliseconds.where(within, 0).astype("int64"), unit="ms", utc=True)
         return times.where(within)
     text = values.astype("str").str.strip()
+    text = text.where(~text.str.casefold().isin(["now", "today"]))  # pandas would read the clock
     if unit == "iso":
         text = text.str.replace(r"\s*UTC$", "Z", regex=True)
         dated = text.str.match(r"\d{4}(?:$|\d{4}(?:T|$)|\D)").fillna(False).astype(bool)
@@ -179,7 +178,7 @@ def select_columns(df: pd.DataFrame, names: Mapping[str, str], where: Where) -> 
 
 
 def drop_unknown(items: pd.DataFrame, interactions: pd.DataFrame, path: str) -> tuple[pd.DataFrame, list[tuple]]:
-    """The interactions with items of the catalogue, and rows for the drops table. DataError where none is left."""
+    """The interactions with items of the catalogue, and a row for the drops table. DataError where none is left."""
     known = interactions["item_id"].isin(items["item_id"])
     kept = interactions[known].reset_index(drop=True)
     example = "" if known.all() else f"item_id {interactions['item_id'][~known].iloc[0]!r}"
@@ -188,11 +187,8 @@ def drop_unknown(items: pd.DataFrame, interactions: pd.DataFrame, path: str) -> 
             f"{path}: no interaction belongs to an item of the catalogue (for example {example}; the catalogue has "
             f"{items['item_id'].iloc[0]!r}). Write the ids alike in both files."
         )
-    dropped = (~known).sum()
-    return kept, [
-        ("interactions", "read", 0, len(interactions)),
-        ("interactions", "of an item that is not in the items table", int(dropped), len(kept), example),
-    ]
+    reason, dropped = "of an item that is not in the items table", len(interactions) - len(kept)
+    return kept, [("interactions", reason, dropped, len(kept), example)]
 
 
 def _expected(unit: str) -> str:

@@ -9,7 +9,8 @@ drops         step, reason, dropped, remaining, example
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -28,7 +29,7 @@ SAMPLE_COLUMNS = [
 ]
 DROP_COLUMNS = ["step", "reason", "dropped", "remaining", "example"]
 SPLITS = ["train", "valid", "test"]
-TIME = "datetime64[ms, UTC]"
+TIME: Final = "datetime64[ms, UTC]"
 YEARS = (1990, 2100)  # a timestamp outside is a wrong unit or a broken field
 RATING_RANGE = (1.0, 5.0)  # the scale where a recipe names no other
 
@@ -53,7 +54,7 @@ def at(where: Where, row: int) -> str:
     return where(row) if callable(where) else f"{where}, row {row + 1}"
 
 
-def sums_up_future(name: str) -> bool:
+def sums_up_future(name: Hashable) -> bool:
     """Whether a column or field sums up the whole corpus, however it is spelt.
 
     >>> sums_up_future("Best Sellers Rank"), sums_up_future("averageRating"), sums_up_future("brand")
@@ -62,7 +63,7 @@ def sums_up_future(name: str) -> bool:
     return re.sub(r"(?<=[a-z])(?=[A-Z])|[\W_]+", "_", str(name).strip()).casefold() in FUTURE_COLUMNS
 
 
-def check_names(names: Sequence[str], where: str) -> None:
+def check_names(names: Sequence[Hashable], where: str) -> None:
     """Raises DataError where a column name stands twice; nameless columns may repeat."""
     for first, name in enumerate(names):
         if name in names[first + 1 :] and str(name).strip():

@@ -71,20 +71,17 @@ def place(path: str | Path) -> Callable[[int | None], str]:
     def where(row: int | None) -> str:
         if row is None:
             return str(path)
-        for part in parts(path):
-            if kind_of(part) == "parquet":
-                count = pa.parquet.read_metadata(part).num_rows
-                if row < count:
-                    return f"{part}, row {row + 1}"
-                row -= count
-                continue
-            for line, _ in _csv_start(part)[2] if kind_of(part) == "csv" else records(part):
-                if row == 0:
-                    return f"{part}, line {line}"
-                row -= 1
-        raise IndexError(f"{path} has no such row")
+        places = (f"{part}, {line}" for part in parts(path) for line in _row_places(part))
+        return next(itertools.islice(places, row, None))
 
     return where
+
+
+def _row_places(part: Path) -> Iterator[str]:
+    kind = kind_of(part)
+    if kind == "parquet":
+        return (f"row {row + 1}" for row in range(pa.parquet.read_metadata(part).num_rows))
+    return (f"line {line}" for line, _ in (_csv_start(part)[2] if kind == "csv" else records(part)))
 
 
 def parts(path: str | Path) -> list[Path]:
@@ -98,14 +95,14 @@ def parts(path: str | Path) -> list[Path]:
             f"{path}: holds the folder {folders[0]!r}, so it is partitioned or was never finished. Write it again "
             "without partitionBy, and wait for its end."
         )
-    found = sorted(part for part in path.glob("part-*") if part.stat().st_size and part.suffix != ".crc")
+    found = sorted(part for part in path.glob("part-*") if part.stat().st_size)
     if not found:
         raise DataError(f"{path}: a folder without part-… files. Name a file, or a folder as Spark writes it.")
     return found
 
 
 def kind_of(path: Path) -> str:
-    """ "csv", "jsonl" or "parquet", from the first bytes where they tell, else from the name. Raises DataError."""
+    """One of the kinds in KINDS, from the first bytes where they tell, else from the name. Raises DataError."""
     suffix = Path(path.name.lower().removesuffix(".gz")).suffix
     if suffix not in KINDS:
         raise DataError(f"{path}: expected a name in .csv, .jsonl (also .gz) or .parquet.")
@@ -167,19 +164,19 @@ def _json_fault(error: Exception) -> str:
 
 def _read_jsonl(path: Path) -> pd.DataFrame:
     table = pd.DataFrame([record for _, record in records(path)], dtype=object)
-    return table.set_axis(_filled([str(name) for name in table.columns]), axis=1)
+    return table.set_axis(_named(list(table.columns), str(path)), axis=1)
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
     try:
         table = pa.parquet.ParquetFile(path, page_checksum_verification=True).read()
-        check_names(table.column_names, str(path))
+        names = _named(table.column_names, str(path))
         columns = [_parquet_column(column) for column in table.columns]
     except (pa.ArrowException, OSError, ValueError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path}: cannot be read as parquet ({error}). Write the file again.") from error
-    return pd.DataFrame(dict(zip(_filled(table.column_names), columns, strict=True)))
+    return pd.DataFrame(dict(zip(names, columns, strict=True)))
 
 
 def _parquet_column(column: pa.ChunkedArray) -> pd.Series:
@@ -192,8 +189,11 @@ def _parquet_column(column: pa.ChunkedArray) -> pd.Series:
     return column.to_pandas(integer_object_nulls=True, date_as_object=False)
 
 
-def _filled(names: list[str]) -> list[str]:
-    return [name if name.strip() else f"Unnamed: {position}" for position, name in enumerate(names)]
+def _named(names: list[str], where: str) -> list[str]:
+    """The names, with one for each column that has none. Raises DataError where one stands twice."""
+    names = [name if name.strip() else f"Unnamed: {position}" for position, name in enumerate(names)]
+    check_names(names, where)
+    return names
 
 
 # ---- CSV -----------------------------------------------------------------------------------------------------------
@@ -201,8 +201,7 @@ def _filled(names: list[str]) -> list[str]:
 
 def _read_csv(path: Path) -> pd.DataFrame:
     """Arrow reads a file in which every line is a row beyond doubt; any other goes through the strict reader."""
-    separator, header, rows = _csv_start(path)
-    names = _filled(header)
+    separator, names, rows = _csv_start(path)
     try:
         with _open(path) as file:
             data = file.read()
@@ -229,8 +228,7 @@ def _csv_start(path: Path) -> tuple[str, list[str], Iterator[tuple[int, list[str
     separator = max(SEPARATORS, key=lambda sign: len(next(csv.reader([first], delimiter=sign))))
     rows = _csv_rows(path, separator)
     _, header = next(rows)
-    check_names(header, f"{path}, line 1")
-    return separator, header, rows
+    return separator, _named(header, f"{path}, line 1"), rows
 
 
 def _csv_rows(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
@@ -340,4 +338,4 @@ def _lines(path: Path) -> Iterator[str]:
         raise DataError(f"{path}: broken after line {number} ({error}). Fetch or write the file again.") from error
 
 
-_READERS = {"csv": _read_csv, "jsonl": _read_jsonl, "parquet": _read_parquet}
+_READERS = {"csv": _read_csv, "jsonl": _read_jsonl, "parquet": _read_parquet}  # by kind

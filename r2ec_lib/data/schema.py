@@ -64,9 +64,9 @@ def sums_up_future(name: Hashable) -> bool:
 
 
 def check_names(names: Sequence[Hashable], where: str) -> None:
-    """Raises DataError where a column name stands twice; nameless columns may repeat."""
+    """Raises DataError where a column name stands twice."""
     for first, name in enumerate(names):
-        if name in names[first + 1 :] and str(name).strip():
+        if name in names[first + 1 :]:
             second = names.index(name, first + 1) + 1
             raise DataError(
                 f"{where}: columns {first + 1} and {second} are both called {name!r}. Rename or remove one."

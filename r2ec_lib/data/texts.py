@@ -16,17 +16,12 @@ import pandas as pd
 _ENTITY = re.compile(r"&(?:#\d+|#x[\da-f]+|[a-z][a-z\d]*);", re.IGNORECASE)
 _COMMENT = re.compile(r"<!--.*?(?:-->|$)|<(style|script)\b[^<>]*>.*?</\1\s*>", re.DOTALL | re.IGNORECASE)
 _ALONE = "br|hr|img|wbr|p|li|ul|ol|dl|dt|dd|div|span|tr|td|th|h[1-6]"  # markup also without an end tag
-_PAIRED = (
-    "a|abbr|article|b|big|blockquote|body|button|caption|center|cite|code|col|colgroup|del|em|figure|font|footer|form|"
-    "head|header|html|i|iframe|ins|label|main|nav|object|option|pre|q|s|section|select|small|source|strike|strong|"
-    "sub|sup|table|tbody|tfoot|thead|title|tt|u|video"
-)  # words and letters that titles put between angle brackets as well
 _TAG = re.compile(
-    rf"<(?P<end>/?)(?P<name>{_ALONE}|{_PAIRED})"
+    r"<(?P<end>/?)(?P<name>[a-z][a-z\d]*)"
     r"(?P<attributes>(?:\s+[\w:-]+\s*=\s*(?:\"[^\"]*\"|'[^']*'|[^\s<>\"']+))*)\s*/?>|<!doctype[^>]*>",
     re.IGNORECASE,
 )
-_TORN = re.compile(rf"</(?:{_ALONE}|{_PAIRED})\s*$|<(?:br|hr|img|li|ul|div|span)\b[^<>]*$", re.IGNORECASE)
+_TORN = re.compile(r"</[a-z]\w*\s*$|<(?:br|hr|img|li|ul|div|span)\b[^<>]*$", re.IGNORECASE)
 _SELECTOR = r"(?:(?:p|ul|ol|li|hr|div|span|table|td|tr|th|h[1-6]|body|img)\b)?(?:[.#][a-zA-Z][\w-]*)*"
 _PROPERTY = (
     r"(?:background|border|bottom|clear|color|display|float|font|height|left|line|list|margin|max|min|overflow|padding|"
@@ -74,11 +69,12 @@ def _unescaped(entity: re.Match) -> str:
 
 
 def _without_tags(text: str) -> str:
+    """Without end tags, tags with attributes, and tags that have an end tag or need none; `<M>` alone stays."""
     closed = {match["name"].casefold() for match in _TAG.finditer(text) if match["end"]}
 
     def blank(tag: re.Match) -> str:
-        name = (tag["name"] or "").casefold()
-        sure = tag["end"] or tag["attributes"] or name in closed or not re.fullmatch(_PAIRED, name)
+        name = (tag["name"] or "br").casefold()
+        sure = tag["end"] or tag["attributes"] or name in closed or re.fullmatch(_ALONE, name)
         return " " if sure else tag[0]
 
     return _TAG.sub(blank, text)

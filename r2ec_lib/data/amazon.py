@@ -12,18 +12,10 @@ from typing import Any, BinaryIO
 
 import pandas as pd
 
+from r2ec_lib.data import schema
 from r2ec_lib.data.formats import place, read_file, records
 from r2ec_lib.data.readers import drop_unknown, parse_time, read_times, select_columns
-from r2ec_lib.data.schema import (
-    RATING_RANGE,
-    YEARS,
-    DataError,
-    drops_table,
-    sums_up_future,
-    to_numbers,
-    validate_interactions,
-    validate_items,
-)
+from r2ec_lib.data.schema import RATING_RANGE, YEARS, DataError
 from r2ec_lib.data.storage import sha256
 from r2ec_lib.data.texts import plain_text
 
@@ -57,7 +49,7 @@ def read_amazon(
     interactions, read = _read_interactions(interactions_path)
     items, described = _read_items(items_path, set(interactions["item_id"].unique()), protocol)
     interactions, unknown = drop_unknown(items, interactions, str(interactions_path))
-    return items, interactions, drops_table(described + read + unknown)
+    return items, interactions, schema.drops_table(described + read + unknown)
 
 
 def amazon_files(data_dir: str | Path, category: str, core: str = "0core") -> tuple[Path, Path]:
@@ -101,13 +93,13 @@ def _read_interactions(path: Path) -> tuple[pd.DataFrame, list[tuple]]:
     raw = select_columns(read_file(path), names, where)
     odd = {
         "without a user or an item": raw[["user_id", "item_id"]].isna().any(axis=1),
-        f"no time in {YEARS[0]}…{YEARS[1]}": ~read_times(raw["timestamp"], "ms").dt.year.between(*YEARS),
-        "rating outside 1…5": raw["rating"].notna() & ~to_numbers(raw["rating"]).between(*RATING_RANGE),
+        f"no time in {YEARS[0]}…{YEARS[1]}": ~read_times(raw["timestamp"], "ms").dt.year.between(*schema.YEARS),
+        "rating outside 1…5": raw["rating"].notna() & ~schema.to_numbers(raw["rating"]).between(*RATING_RANGE),
     }
     drops: list[tuple] = [("interactions", "read", 0, len(raw))]
     raw, odd_drops = _drop(raw, odd, "interactions", path, _tolerated(len(raw)))
     raw["timestamp"] = parse_time(raw["timestamp"], "ms", where)
-    return validate_interactions(raw, where), drops + odd_drops
+    return schema.validate_interactions(raw, where), drops + odd_drops
 
 
 def _read_items(path: Path, bought: set[str], protocol: str) -> tuple[pd.DataFrame, list[tuple]]:
@@ -139,7 +131,7 @@ def _read_items(path: Path, bought: set[str], protocol: str) -> tuple[pd.DataFra
         unwanted["without a price"] = prices.isin(["", "None", "—"])
         unwanted[f"title over {MAX_TITLE_WORDS} words"] = items["title"].str.split().map(len) > MAX_TITLE_WORDS
     items, filtered = _drop(items, unwanted, "items", path)
-    items = validate_items(items, lambda line: str(path) if line is None else f"{path}, line {line}")
+    items = schema.validate_items(items, lambda line: str(path) if line is None else f"{path}, line {line}")
     return items, drops + repeated + filtered
 
 
@@ -167,10 +159,13 @@ def _drop(
 
 
 def _item_text(record: Mapping[str, Any]) -> dict[str, str]:
-    categories = " > ".join(filter(None, map(plain_text, record.get("categories") or [])))
-    details = {key: value for key, value in (record.get("details") or {}).items() if not sums_up_future(key)}
-    texts = {name: plain_text(record.get(name)) for name in AMAZON_TEXT}
-    return texts | {"categories": categories, "details": plain_text(details)}
+    categories, details = record.get("categories"), record.get("details")
+    if isinstance(categories, list):
+        categories = " > ".join(filter(None, map(plain_text, categories)))
+    if isinstance(details, Mapping):
+        details = {key: value for key, value in details.items() if not schema.sums_up_future(key)}
+    texts = dict(record) | {"categories": categories, "details": details}
+    return {name: plain_text(texts.get(name)) for name in AMAZON_TEXT}
 
 
 def _site_names(category: str, core: str) -> tuple[str, str]:

@@ -180,8 +180,6 @@ def _read_parquet(path: Path) -> pd.DataFrame:
 
 
 def _parquet_column(column: pa.ChunkedArray) -> pd.Series:
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
     if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
         column = column.cast(pa.string())  # text of older writers; fails where it is none
     if pa.types.is_nested(column.type):

@@ -11,20 +11,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from r2ec_lib.data import schema
 from r2ec_lib.data.formats import place, read_file
-from r2ec_lib.data.schema import (
-    RATING_RANGE,
-    TIME,
-    YEARS,
-    DataError,
-    Where,
-    at,
-    drops_table,
-    sums_up_future,
-    to_numbers,
-    validate_interactions,
-    validate_items,
-)
+from r2ec_lib.data.schema import RATING_RANGE, TIME, YEARS, DataError, Where, at
 from r2ec_lib.data.texts import plain_text
 
 LOG_COLUMNS = {
@@ -68,7 +57,7 @@ def read_logs(
     raw = select_columns(raw, {key: names[key] for key in wanted}, where)
     raw = raw if rated else raw.assign(rating=np.float32("nan"))
     raw["timestamp"] = parse_time(raw["timestamp"], timestamp_unit, where)
-    interactions = validate_interactions(raw, where, rating_range)
+    interactions = schema.validate_interactions(raw, where, rating_range)
 
     where, raw = place(items_path), read_file(items_path)
     named = select_columns(raw, {"item_id": names["catalogue_id"], "title": names["title"]}, where)
@@ -77,11 +66,11 @@ def read_logs(
     items = clean_items(named.join(further.drop(columns=taken)), where)
     drops: list[tuple] = [("items", "read", 0, len(items))]
     for name in [name for name in further if name in taken or name not in items]:
-        reason = "it may sum up the future" if sums_up_future(name) else "it has no name of its own"
+        reason = "it may sum up the future" if schema.sums_up_future(name) else "it has no name of its own"
         drops.append(("items", f"column {name!r} left out: {reason}", 0, len(items)))
     drops.append(("interactions", "read", 0, len(interactions)))
     interactions, unknown_items = drop_unknown(items, interactions, str(interactions_path))
-    return items, interactions, drops_table(drops + unknown_items)
+    return items, interactions, schema.drops_table(drops + unknown_items)
 
 
 def clean_items(df: pd.DataFrame, where: Where = "items") -> pd.DataFrame:
@@ -91,12 +80,12 @@ def clean_items(df: pd.DataFrame, where: Where = "items") -> pd.DataFrame:
     are left out, and columns without a name where they are empty or number the rows, as the index does that a
     spreadsheet or pandas writes along. Raises DataError as `schema.validate_items`, and for other nameless columns.
     """
-    left_out = [name for name in df.columns if sums_up_future(name)]
+    left_out = [name for name in df.columns if schema.sums_up_future(name)]
     for position, name in enumerate(df.columns, start=1):
         if not _NAMELESS.fullmatch(str(name)):
             continue
         values = df.iloc[:, position - 1].dropna()
-        numbers = to_numbers(values)
+        numbers = schema.to_numbers(values)
         if not (numbers % 1 == 0).all() or not numbers.is_unique:
             raise DataError(
                 f"{where(None) if callable(where) else where}: column {position} has no name but holds values such as "
@@ -106,7 +95,7 @@ def clean_items(df: pd.DataFrame, where: Where = "items") -> pd.DataFrame:
     items = df.drop(columns=left_out)
     for name in items.columns.drop("item_id", errors="ignore"):
         items[name] = items[name].astype(object).map(plain_text)
-    return validate_items(items, where)
+    return schema.validate_items(items, where)
 
 
 def parse_time(values: pd.Series, unit: str, where: Where) -> pd.Series:
@@ -145,7 +134,9 @@ def read_times(values: pd.Series, unit: str) -> pd.Series:
     if pd.api.types.is_datetime64_any_dtype(values.dtype):
         return pd.to_datetime(values, utc=True)
     if unit in EPOCH_UNITS:
-        milliseconds = np.floor((to_numbers(values) * {"s": 1e3, "ms": 1, "us": 1e-3, "ns": 1e-6}[unit]).round(3))
+        milliseconds = np.floor(
+            (schema.to_numbers(values) * {"s": 1e3, "ms": 1, "us": 1e-3, "ns": 1e-6}[unit]).round(3)
+        )
         within = milliseconds.abs() < 2e14  # the year 8307
         times = pd.to_datetime(milliseconds.where(within, 0).astype("int64"), unit="ms", utc=True)
         return times.where(within)

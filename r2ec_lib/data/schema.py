@@ -18,14 +18,8 @@ import pandas as pd
 ITEM_COLUMNS = ["item_id", "title"]
 INTERACTION_COLUMNS = ["user_id", "item_id", "timestamp", "rating"]
 SAMPLE_COLUMNS = [
-    "sample_id",
-    "user_id",
-    "split",
-    "timestamp",
-    "target",
-    "history",
-    "history_hours",
-    "history_ratings",
+    *("sample_id", "user_id", "split", "timestamp", "target"),
+    *("history", "history_hours", "history_ratings"),
 ]
 DROP_COLUMNS = ["step", "reason", "dropped", "remaining", "example"]
 SPLITS = ["train", "valid", "test"]

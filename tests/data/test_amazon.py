@@ -89,6 +89,11 @@ def test_no_summary_of_the_whole_corpus_becomes_item_text(amazon):
     assert not re.search(r"4\.5|99|9\.5|12", " ".join(items.iloc[0]))
 
 
+def test_fields_of_another_kind_than_usual_are_read_as_text(amazon):
+    items, _, _ = read_amazon(amazon(items=[item("p0", categories="Pens", details="3 g", features=None)]), "Pens")
+    assert items.loc[0, ["categories", "details", "features"]].tolist() == ["Pens", "3 g", ""]
+
+
 def test_every_drop_is_counted_with_its_reason(amazon):
     items = [item("p0"), item("p1", title=None), item("never")]
     lines = [f"u{k},p{k % 3},5.0,{T0 + k}" for k in range(9)]

@@ -173,6 +173,13 @@ def test_a_foreign_or_broken_file_is_named_for_what_it_is(tmp_path, content, mes
         formats.read_file(written(tmp_path, content))
 
 
+def test_a_missing_file_and_a_foreign_name_are_named(tmp_path):
+    with pytest.raises(DataError, match=r"gone\.csv: no such file\. Correct the path"):
+        formats.read_file(tmp_path / "gone.csv")
+    with pytest.raises(DataError, match=r"notes\.txt: expected a name in \.csv, \.jsonl"):
+        formats.read_file(written(tmp_path, CSV, "notes.txt"))
+
+
 def test_nameless_columns_get_a_name_that_tells_their_place(tmp_path):
     table = read(tmp_path, ",item_id,title,,\n0,p,Pen,,\n1,q,Quill,,\n")
     assert table.columns.tolist() == ["Unnamed: 0", "item_id", "title", "Unnamed: 3", "Unnamed: 4"]
@@ -239,7 +246,7 @@ def test_json_numbers_stay_as_they_stand_though_rows_have_gaps(tmp_path):
         (rb'{"a": "half \ud83d"}', r"items\.jsonl, line 2: half a character \(\\ud83d"),
         (rb'{"a": "\udc80"}', r"items\.jsonl, line 2: "),
         (b'{"a": "caf\xe9"}', r"items\.jsonl, line 2: not UTF-8 text"),
-        (b'{"a": 1, "b": {"c": 1, "c": 2}}', r"items\.jsonl, line 2: the key 'c' stands twice"),
+        (b'{"a": 1, "b": {"b": 0, "c": 1, "c": 2}}', r"items\.jsonl, line 2: the key 'c' stands twice"),
         (b"[" * 100_000, r"items\.jsonl, line 2: nested too deeply"),
     ],
 )

@@ -158,7 +158,7 @@ def _json_fault(error: Exception) -> str:
         raw = _ESCAPED_BYTE.match(sign)
         return "not UTF-8 text" if raw else f"half a character (\\u{ord(sign):x}, a surrogate without its other half)"
     if isinstance(error, json.JSONDecodeError):
-        return f"not valid JSON ({error})"
+        return f"not valid JSON ({error}), expected one object per line"
     return "nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 
@@ -223,6 +223,7 @@ def _csv_start(path: Path) -> tuple[str, list[str], Iterator[tuple[int, list[str
     first = next((line for line in _lines(path) if line.strip()), None)
     if first is None:
         raise DataError(f"{path}: cannot be read as csv, for it is empty.")
+    csv.field_size_limit(2**31 - 1)
     separator = max(SEPARATORS, key=lambda sign: len(next(csv.reader([first], delimiter=sign))))
     rows = _csv_rows(path, separator)
     _, header = next(rows)
@@ -235,7 +236,6 @@ def _csv_rows(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
     Raises DataError for another number of fields than the header's, for quotes that do not stand around a whole
     field, and where a quoted text takes up lines that look like rows: then a stray quote has found another one.
     """
-    csv.field_size_limit(2**31 - 1)
     held: list[str] = []  # lines of the row at hand
     reader = csv.reader(_held(path, held), delimiter=separator, strict=True)
     header: list[str] = []
@@ -260,7 +260,7 @@ def _csv_rows(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
                 f"{path}, line {reader.line_num}: {len(record)} fields{span}, expected {len(header)} "
                 f"({separator.join(header)}). Correct or remove the line."
             )
-        alike = all(line.count(separator) == len(record) - 1 for line in held)
+        alike = all(line.count(separator) == len(record) - 1 for line in held if line.strip())
         if len(record) > 1 and len(held) > 1 and alike and not any(f"{separator} " in line for line in held[1:]):
             raise DataError(
                 f"{path}, line {first}: a quote opens here and closes at line {reader.line_num} only, and each line "

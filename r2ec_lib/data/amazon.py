@@ -3,6 +3,7 @@
 Figures that sum up the future (rating counts, average ratings) and prices are never shown to a model.
 """
 
+import math
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -11,13 +12,18 @@ from typing import Any, BinaryIO
 
 import pandas as pd
 
-from r2ec_lib.data.readers import _is_future, _known, _records, _select, parse_time, place, plain_text, read_file
-from r2ec_lib.data.schema import DataError, drops_table, validate_interactions, validate_items
+from r2ec_lib.data import schema
+from r2ec_lib.data.formats import place, read_file, records
+from r2ec_lib.data.readers import drop_unknown, parse_time, read_times, select_columns
+from r2ec_lib.data.schema import RATING_RANGE, YEARS, DataError
 from r2ec_lib.data.storage import sha256
+from r2ec_lib.data.texts import plain_text
 
 AMAZON_URL = "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_2023"
 AMAZON_TEXT = ["title", "main_category", "store", "categories", "features", "description", "details"]
 MAX_TITLE_WORDS = 20  # of the official variant
+ODD_SHARE = 0.01  # share of rows that may be odd for one reason; more is a fault of the file
+ODD_ROWS = 10  # so many may be odd in a small file as well
 
 
 def read_amazon(
@@ -34,51 +40,22 @@ def read_amazon(
     `data_dir` holds the two files side by side or in the site's own tree (see `amazon_files`); `download` fetches
     what is missing. Items that nobody bought and items without a title are dropped; protocol "official" also drops
     items without a price and those with a title over 20 words. Price, ratings and rating counts never become text.
-    Raises DataError.
+    Odd rows (no plausible time, a rating outside 1…5, an item listed again, a broken line) are dropped and counted
+    with an example, up to ODD_SHARE of a file. Raises DataError.
     """
     if download:
         download_amazon(data_dir, category, core, base_url=base_url)
     interactions_path, items_path = amazon_files(data_dir, category, core)
-    where = place(interactions_path)
-    names = {"user_id": "user_id", "item_id": "parent_asin", "timestamp": "timestamp", "rating": "rating"}
-    raw = _select(read_file(interactions_path), names, where)
-    raw["timestamp"] = parse_time(raw["timestamp"], "ms", where)
-    interactions = validate_interactions(raw, where)
-
-    bought, count, texts = set(interactions["item_id"].unique()), 0, {}
-    for line, record in _records(items_path):
-        count += 1
-        if "parent_asin" not in record:
-            raise DataError(f"{items_path}, line {line + 1}: no 'parent_asin'; found {', '.join(record)}.")
-        if record["parent_asin"] in bought:
-            priced = str(record.get("price") or "").strip() not in ("", "None", "—")
-            texts[line] = {"item_id": record["parent_asin"]} | _amazon_text(record) | {"priced": priced}
-    if not texts:
-        raise DataError(
-            f"{items_path}: no item of {interactions_path} is described here. Do the files belong together?"
-        )
-    items = pd.DataFrame(texts.values(), index=pd.Index(texts.keys()))
-    priced = items.pop("priced")
-    drops = [("items", "read", 0, count), ("items", "never bought", count - len(items), len(items))]
-    unwanted = {"without a title": items["title"] == ""}
-    if protocol == "official":
-        unwanted["without a price"] = ~priced
-        unwanted[f"title over {MAX_TITLE_WORDS} words"] = items["title"].str.split().str.len() > MAX_TITLE_WORDS
-    for reason, bad in unwanted.items():
-        bad = bad[items.index]
-        items = items[~bad]
-        drops.append(("items", reason, int(bad.sum()), len(items)))
-        if items.empty:
-            raise DataError(f"{items_path}: no item is left once those {reason} are dropped (protocol {protocol!r}).")
-    items = validate_items(items, place(items_path))
-    interactions, more = _known(items, interactions, str(interactions_path))
-    return items, interactions, drops_table(drops + more)
+    interactions, read = _read_interactions(interactions_path)
+    items, described = _read_items(items_path, set(interactions["item_id"].unique()), protocol)
+    interactions, unknown = drop_unknown(items, interactions, str(interactions_path))
+    return items, interactions, schema.drops_table(described + read + unknown)
 
 
 def amazon_files(data_dir: str | Path, category: str, core: str = "0core") -> tuple[Path, Path]:
     """Paths of the interactions and the item file, flat in `data_dir` or in the site's tree. Raises DataError."""
     found = []
-    for name in _amazon_names(category, core):
+    for name in _site_names(category, core):
         candidates = [Path(data_dir) / Path(name).name, Path(data_dir) / name]
         existing = [path for path in candidates if path.is_file()]
         if not existing:
@@ -95,7 +72,7 @@ def download_amazon(data_dir: str | Path, category: str, core: str = "0core", *,
     A broken transfer continues where it stopped. The SHA-256 of a finished file is kept beside it (`.sha256`) and
     verified by later calls. Raises DataError without a network or for an unknown category.
     """
-    for name in _amazon_names(category, core):
+    for name in _site_names(category, core):
         path = Path(data_dir) / name
         recorded = path.with_name(path.name + ".sha256")
         if (Path(data_dir) / path.name).is_file():
@@ -104,17 +81,94 @@ def download_amazon(data_dir: str | Path, category: str, core: str = "0core", *,
             _fetch(f"{base_url}/{name}", path)
             recorded.write_text(sha256(path) + "\n", encoding="ascii")
         if recorded.is_file() and recorded.read_text(encoding="ascii").strip() != sha256(path):
-            raise DataError(f"{path}: its SHA-256 differs from the one in {recorded.name}. Delete both and run again.")
+            raise DataError(
+                f"{path}: its SHA-256 differs from the one in {recorded.name}. Delete {recorded.name} if the file was "
+                "changed on purpose; delete both to fetch it again."
+            )
 
 
-def _amazon_text(record: Mapping[str, Any]) -> dict[str, str]:
-    categories = " > ".join(filter(None, map(plain_text, record.get("categories") or [])))
-    details = {key: value for key, value in (record.get("details") or {}).items() if not _is_future(key)}
-    texts = {name: plain_text(record.get(name)) for name in AMAZON_TEXT}
-    return texts | {"categories": categories, "details": plain_text(details)}
+def _read_interactions(path: Path) -> tuple[pd.DataFrame, list[tuple]]:
+    where = place(path)
+    names = {"user_id": "user_id", "item_id": "parent_asin", "rating": "rating", "timestamp": "timestamp"}
+    raw = select_columns(read_file(path), names, where)
+    odd = {
+        "without a user or an item": raw[["user_id", "item_id"]].isna().any(axis=1),
+        f"no time in {YEARS[0]}…{YEARS[1]}": ~read_times(raw["timestamp"], "ms").dt.year.between(*schema.YEARS),
+        "rating outside 1…5": raw["rating"].notna() & ~schema.to_numbers(raw["rating"]).between(*RATING_RANGE),
+    }
+    drops: list[tuple] = [("interactions", "read", 0, len(raw))]
+    raw, odd_drops = _drop(raw, odd, "interactions", path, _tolerated(len(raw)))
+    raw["timestamp"] = parse_time(raw["timestamp"], "ms", where)
+    return schema.validate_interactions(raw, where), drops + odd_drops
 
 
-def _amazon_names(category: str, core: str) -> tuple[str, str]:
+def _read_items(path: Path, bought: set[str], protocol: str) -> tuple[pd.DataFrame, list[tuple]]:
+    faults: list[DataError] = []
+    texts: dict[int, dict[str, Any]] = {}
+    sound = 0
+    for line, record in records(path, faults):
+        if not isinstance(record.get("parent_asin"), str):
+            faults.append(DataError(f"{path}, line {line}: no 'parent_asin'; found {', '.join(record)}."))
+            continue
+        sound += 1
+        if record["parent_asin"] in bought:
+            price = str(record.get("price") or "").strip()
+            texts[line] = {"item_id": record["parent_asin"]} | _item_text(record) | {"price": price}
+    limit = _tolerated(sound + len(faults))
+    if len(faults) > limit:
+        raise faults[0]
+    if not texts:
+        raise DataError(f"{path}: no item of the interactions is described here. Do the two files belong together?")
+    items = pd.DataFrame(list(texts.values()), index=pd.Index(texts))
+    prices = items.pop("price")
+    drops: list[tuple] = [("items", "read", 0, sound + len(faults))]
+    if faults:
+        drops.append(("items", "no JSON object with a parent_asin", len(faults), sound, str(faults[0])))
+    drops.append(("items", "never bought", sound - len(items), len(items)))
+    items, repeated = _drop(items, {"listed again": items["item_id"].duplicated()}, "items", path, limit)
+    unwanted = {"without a title": items["title"] == ""}
+    if protocol == "official":
+        unwanted["without a price"] = prices.isin(["", "None", "—"])
+        unwanted[f"title over {MAX_TITLE_WORDS} words"] = items["title"].str.split().map(len) > MAX_TITLE_WORDS
+    items, filtered = _drop(items, unwanted, "items", path)
+    items = schema.validate_items(items, lambda line: str(path) if line is None else f"{path}, line {line}")
+    return items, drops + repeated + filtered
+
+
+def _tolerated(rows: int) -> float:
+    return max(ODD_ROWS, ODD_SHARE * rows)
+
+
+def _drop(
+    df: pd.DataFrame, reasons: Mapping[str, pd.Series], step: str, path: Path, limit: float = math.inf
+) -> tuple[pd.DataFrame, list[tuple]]:
+    """`df` without the rows of each reason, and per reason that occurs a row, with an example, for the drops table.
+
+    A reason with more than `limit` rows drops none: the file or its unit is wrong then, and validation says so.
+    """
+    drops = []
+    for reason, bad in reasons.items():
+        bad = bad[df.index]
+        if 0 < bad.sum() <= limit:
+            example = ", ".join(map(str, df[bad].iloc[0].to_list()[:4]))
+            df = df[~bad]
+            drops.append((step, reason, int(bad.sum()), len(df), f"{path.name}: {example}"))
+            if df.empty:
+                raise DataError(f"{path}: no {step[:-1]} is left once those {reason} are dropped.")
+    return df, drops
+
+
+def _item_text(record: Mapping[str, Any]) -> dict[str, str]:
+    categories, details = record.get("categories"), record.get("details")
+    if isinstance(categories, list):
+        categories = " > ".join(filter(None, map(plain_text, categories)))
+    if isinstance(details, Mapping):
+        details = {key: value for key, value in details.items() if not schema.sums_up_future(key)}
+    texts = dict(record) | {"categories": categories, "details": details}
+    return {name: plain_text(texts.get(name)) for name in AMAZON_TEXT}
+
+
+def _site_names(category: str, core: str) -> tuple[str, str]:
     if core not in ("0core", "5core"):
         raise DataError(f"core is {core!r}; expected '0core' or '5core'.")
     return (

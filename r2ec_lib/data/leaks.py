@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
-from r2ec_lib.data.schema import FUTURE_COLUMNS
+from r2ec_lib.data.schema import sums_up_future
 
 TEXT_CHECK_SAMPLES = 5_000  # the verbatim-title check reads at most so many samples, evenly spaced in time
 SHORTEST_TITLE = 6  # characters; a shorter title also stands in a prompt by chance
@@ -34,7 +34,7 @@ def leak_checks(items: pd.DataFrame, samples: pd.DataFrame, *, mask_seen: bool =
     keys = ["user_id", "timestamp", "target"]
     in_splits = samples.groupby(keys, sort=False)["split"].transform("nunique").to_numpy()
     own = row_of[np.concatenate(samples["history"].to_list()) == samples["target"].to_numpy()[row_of]]
-    future = sorted(FUTURE_COLUMNS & set(items.columns))
+    future = [name for name in items.columns if sums_up_future(name)]
 
     counting = _counting_columns(items, samples)
 

@@ -1,38 +1,20 @@
-"""Readers: raw purchase logs in, the validated `items` and `interactions` tables and a count of all drops out.
+"""Readers: a user's own purchase logs in, the validated `items` and `interactions` tables and a count of drops out.
 
-Amazon Reviews 2023 (files on disk, or fetched from the data set's site) and the user's own CSV, Parquet or JSON-lines
-files. Files are read in bulk; only when that fails, a slow second pass finds the line to blame. Texts are made
-readable here (markup out, white space folded); guarding prompts against forged special tokens is the business of
-`prompts`, time windows and samples of `splits`.
+Columns, times and item texts are read here; files and their rows are the business of `formats`, markup of `texts`,
+Amazon's files of `amazon`, time windows and samples of `splits`.
 """
 
-import csv
-import gzip
-import html
-import itertools
-import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
 
-from r2ec_lib.data.schema import (
-    FUTURE_COLUMNS,
-    TIME,
-    YEARS,
-    DataError,
-    Where,
-    at,
-    drops_table,
-    validate_interactions,
-    validate_items,
-)
+from r2ec_lib.data import schema
+from r2ec_lib.data.formats import place, read_file
+from r2ec_lib.data.schema import RATING_RANGE, TIME, YEARS, DataError, Where, at
+from r2ec_lib.data.texts import plain_text
 
 LOG_COLUMNS = {
     "user_id": "user_id",
@@ -42,11 +24,14 @@ LOG_COLUMNS = {
     "title": "title",
     "catalogue_id": "item_id",  # the item id's name in the items file
 }
+EPOCH_UNITS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
+FORMATS = [
+    *(day + time for day in ("%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%d-%m-%Y") for time in ("", " %H:%M", " %H:%M:%S")),
+    "%Y%m%d%H%M%S",
+]
+"""Formats that an error may propose; any other is read as well when it is named."""
 
-_COMMENT = re.compile(r"<!--.*?(?:-->|$)|<(style|script)\b.*?(?:</\1\s*>|$)", re.DOTALL | re.IGNORECASE)
-_TAG = re.compile(r"</?[a-zA-Z][^<>]*>|<!doctype[^>]*>", re.IGNORECASE)
-_REST = re.compile(r"</?[a-zA-Z]{1,8}\s*$|(?<!\w)/?(?:br|b|i|p|ul|li|em|strong|div|span)\s*/?>")  # torn tags
-_CSS = re.compile(r"[.#@]?[\w.#:, -]{1,80}\{[^{}]*:[^{}]*\}")  # rules that have lost their style block
+_NAMELESS = re.compile(r"\s*|Unnamed: \d+|__index_level_\d+__")
 
 
 def read_logs(
@@ -55,231 +40,150 @@ def read_logs(
     columns: Mapping[str, str] | None = None,
     *,
     timestamp_unit: str = "iso",
-    rating_range: tuple[float, float] = (1.0, 5.0),
+    rating_range: tuple[float, float] = RATING_RANGE,
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """The (items, interactions, drops) of the user's own logs: .csv, .parquet or .jsonl, text files also as .gz.
+    """The (items, interactions, drops) of the user's own logs, each a file or a folder as `formats.read_file` takes.
 
-    `columns` maps our names (the keys of LOG_COLUMNS) to the file's. `timestamp_unit` is "iso", "s" or "ms". Ratings
-    are optional. Every further column of the items file becomes item text, except summaries over the whole corpus
-    (schema.FUTURE_COLUMNS). Interactions with unknown items are dropped and counted. Raises DataError.
+    `columns` maps our names (the keys of LOG_COLUMNS) to the file's. `timestamp_unit` as in `parse_time`. Ratings are
+    optional. Every further column of the items file becomes item text, except those that `clean_items` leaves out.
+    Interactions with unknown items are dropped and counted. Raises DataError.
     """
     names = LOG_COLUMNS | dict(columns or {})
     if unknown := set(names) - set(LOG_COLUMNS):
         raise DataError(f"column mapping: {sorted(unknown)} not known; possible are {', '.join(LOG_COLUMNS)}.")
-    where = place(interactions_path)
-    raw = read_file(interactions_path)
-    if names["rating"] == "rating" and "rating" not in raw:
-        raw["rating"] = np.float32("nan")
-    raw = _select(raw, {key: names[key] for key in ("user_id", "item_id", "timestamp", "rating")}, where)
+    where, raw = place(interactions_path), read_file(interactions_path)
+    rated = names["rating"] != "rating" or "rating" in raw
+    wanted = ("user_id", "item_id", "timestamp", "rating") if rated else ("user_id", "item_id", "timestamp")
+    raw = select_columns(raw, {key: names[key] for key in wanted}, where)
+    raw = raw if rated else raw.assign(rating=np.float32("nan"))
     raw["timestamp"] = parse_time(raw["timestamp"], timestamp_unit, where)
-    interactions = validate_interactions(raw, where, rating_range)
+    interactions = schema.validate_interactions(raw, where, rating_range)
 
-    raw = read_file(items_path)
-    named = _select(raw, {"item_id": names["catalogue_id"], "title": names["title"]}, place(items_path))
-    further = [name for name in raw if name not in (names["catalogue_id"], names["title"], *named)]
-    future = [name for name in further if _is_future(name)]
-    items = named.join(raw[further].drop(columns=future))
-    for name in items.columns.drop("item_id"):
-        items[name] = items[name].map(plain_text)
-    drops = [("items", "read", 0, len(items))]
-    drops += [("items", f"column {name!r} left out: it may sum up the future", 0, len(items)) for name in future]
-    items = validate_items(items, place(items_path))
-    interactions, more = _known(items, interactions, str(interactions_path))
-    return items, interactions, drops_table(drops + more)
+    where, raw = place(items_path), read_file(items_path)
+    named = select_columns(raw, {"item_id": names["catalogue_id"], "title": names["title"]}, where)
+    further = raw.drop(columns={names["catalogue_id"], names["title"]})
+    taken = [name for name in further if name in named]
+    items = clean_items(named.join(further.drop(columns=taken)), where)
+    drops: list[tuple] = [("items", "read", 0, len(items))]
+    for name in [name for name in further if name in taken or name not in items]:
+        reason = "it may sum up the future" if schema.sums_up_future(name) else "it has no name of its own"
+        drops.append(("items", f"column {name!r} left out: {reason}", 0, len(items)))
+    drops.append(("interactions", "read", 0, len(interactions)))
+    interactions, unknown_items = drop_unknown(items, interactions, str(interactions_path))
+    return items, interactions, schema.drops_table(drops + unknown_items)
 
 
-def read_file(path: str | Path) -> pd.DataFrame:
-    """A CSV, Parquet or JSON-lines file by its suffix; CSV fields are text. Index: record number from 0.
+def clean_items(df: pd.DataFrame, where: Where = "items") -> pd.DataFrame:
+    """An items table as every stage and model reads it, from one with ids, titles and any further columns.
 
-    Raises DataError for a missing file, another suffix, or an unreadable line (naming it).
+    All fields become text without markup ("" where missing). Columns that sum up the future (schema.FUTURE_COLUMNS)
+    are left out, and columns without a name where they are empty or number the rows, as the index does that a
+    spreadsheet or pandas writes along. Raises DataError as `schema.validate_items`, and for other nameless columns.
     """
-    path = Path(path)
-    suffix = _suffix(path)
-    if not path.is_file():
-        raise DataError(f"{path}: no such file. Correct the path in the recipe.")
-    if suffix == ".jsonl":
-        numbered = list(_records(path))
-        return pd.DataFrame([record for _, record in numbered], index=pd.Index([row for row, _ in numbered]))
-    try:
-        if suffix == ".parquet":
-            return pa.parquet.read_table(path).to_pandas(ignore_metadata=True)
-        with _open(path) as file:
-            header = next(csv.reader([file.readline().decode("utf-8-sig")]), [])
-        with _open(path) as file:
-            table = pa.csv.read_csv(
-                file,
-                read_options=pa.csv.ReadOptions(column_names=header, skip_rows=1),
-                parse_options=pa.csv.ParseOptions(newlines_in_values=True),
-                convert_options=pa.csv.ConvertOptions(
-                    column_types=dict.fromkeys(header, pa.string()), null_values=[""], strings_can_be_null=True
-                ),
+    left_out = [name for name in df.columns if schema.sums_up_future(name)]
+    for position, name in enumerate(df.columns, start=1):
+        if not _NAMELESS.fullmatch(str(name)):
+            continue
+        values = df.iloc[:, position - 1].dropna()
+        numbers = schema.to_numbers(values)
+        if not (numbers % 1 == 0).all() or not numbers.is_unique:
+            raise DataError(
+                f"{where(None) if callable(where) else where}: column {position} has no name but holds values such as "
+                f"{str(values.iloc[0])!r}. Name or remove it."
             )
-        return table.to_pandas()
-    except (pa.ArrowException, OSError, EOFError, ValueError) as error:
-        if suffix == ".csv":
-            for _ in _csv_lines(path):
-                pass  # raises where a line is to blame
-        raise DataError(f"{path}: cannot be read as {suffix[1:]}: {error}") from error
+        left_out.append(name)
+    items = df.drop(columns=left_out)
+    for name in items.columns.drop("item_id", errors="ignore"):
+        items[name] = items[name].astype(object).map(plain_text)
+    return schema.validate_items(items, where)
 
 
 def parse_time(values: pd.Series, unit: str, where: Where) -> pd.Series:
-    """Times (datetime64[ms, UTC]) from ISO text ("iso") or epoch numbers ("s", "ms"); stored times pass as they are.
+    """Times (datetime64[ms, UTC]) from text or numbers; stored times and days pass as they are.
 
-    Zones are converted to UTC; ISO text without a zone is taken as UTC. Raises DataError for what is no time and for
-    years outside schema.YEARS, naming the unit that would fit.
+    unit: "iso" (ISO 8601, also with " UTC" at its end, days alone, or days such as 20230131), "s", "ms", "us", "ns"
+        (epoch numbers), or a format of `strptime` such as "%d/%m/%Y %H:%M".
+
+    Zones are converted to UTC; text without a zone is taken as UTC. Raises DataError for what is no time in this unit
+    and for years outside schema.YEARS, naming the units that would fit.
     """
-    if pd.api.types.is_datetime64_any_dtype(values.dtype):
-        return pd.to_datetime(values, utc=True).astype(TIME)
-    if unit not in ("iso", "s", "ms"):
-        raise DataError(f"timestamp_unit is {unit!r}; expected 'iso', 's' or 'ms'.")
-    numbers = pd.to_numeric(values, errors="coerce")
-    if unit == "iso":
-        times = pd.to_datetime(values.astype("str"), format="ISO8601", utc=True, errors="coerce")
-        bad = times.isna() | (numbers.abs() >= 10**8)  # longer than 20171231 is an epoch number
-    else:
-        milliseconds = numbers * {"s": 1000, "ms": 1}[unit]
-        low, high = (pd.Timestamp(f"{year}-01-01").timestamp() * 1000 for year in (YEARS[0], YEARS[1] + 1))
-        bad = ~((milliseconds >= low) & (milliseconds < high))
-        times = pd.to_datetime(milliseconds.where(~bad, 0).astype("int64"), unit="ms", utc=True)
+    times = read_times(values, unit)
+    bad = ~times.dt.year.between(*YEARS)
     if bad.any():
         row = bad.index[bad][0]
-        meant = [u for u, year in _years(numbers[row]).items() if u != unit and YEARS[0] <= year <= YEARS[1]]
-        advice = f"It would fit timestamp_unit {meant[0]!r}" if meant else f"Expected a year in {YEARS[0]}…{YEARS[1]}"
+        rows = f"({int(bad.sum())} such rows)"
+        if pd.isna(values[row]):
+            raise DataError(f"{at(where, row)}: no timestamp {rows}; expected: every interaction has a time.")
+        sample = values[bad].iloc[:1000]
+        others = [other for other in ("iso", *EPOCH_UNITS, *FORMATS) if other != unit]
+        fit = [repr(other) for other in others if read_times(sample, other).dt.year.between(*YEARS).all()]
+        if fit:
+            advice = f"It would fit timestamp_unit {' or '.join(fit)}"
+        elif pd.notna(times[row]):
+            advice = f"It means the year {times[row].year}. Expected a year in {YEARS[0]}…{YEARS[1]}"
+        else:
+            advice = f"Expected {_expected(unit)}. Correct the field, or set timestamp_unit"
         raise DataError(
-            f"{at(where, row)}: {str(values[row])!r} is no plausible time in unit {unit!r} "
-            f"({int(bad.sum())} such rows). {advice}."
+            f"{at(where, row)}: {str(values[row])!r} is no plausible time in unit {unit!r} {rows}. {advice}."
         )
     return times.astype(TIME)
 
 
-def plain_text(value: Any) -> str:
-    """Readable text of a field: lists are joined, mappings become "key: value; …", markup and extra space go.
-
-    >>> plain_text(["<b>Soft</b> &amp; light", None, "<!-- .x {color:red} -->"])
-    'Soft & light'
-    """
-    if value is None or (isinstance(value, float) and np.isnan(value)):
-        return ""
-    if isinstance(value, Mapping):
-        parts = ((plain_text(key), plain_text(part)) for key, part in value.items())
-        return "; ".join(f"{key}: {part}" for key, part in parts if part)
-    if isinstance(value, (list, tuple, np.ndarray)):
-        return " ".join(part for part in map(plain_text, value) if part)
-    text = str(value)
-    if "&" in text:
-        text = html.unescape(html.unescape(text))  # some catalogues escape twice
-    if "<" in text:
-        text = _TAG.sub(" ", _COMMENT.sub(" ", text))
-    if "<" in text or ">" in text:
-        text = _REST.sub(" ", text.replace("-->", " "))
-    if "{" in text:
-        text = _CSS.sub(" ", text)
-    return " ".join(text.split())
-
-
-def place(path: str | Path) -> Callable[[int | None], str]:
-    """A `schema.Where` for a file: finds the line of a record (by a pass over the file) only when it is asked."""
-
-    def where(row: int | None) -> str:
-        if row is None:
-            return str(path)
-        if _suffix(Path(path)) == ".parquet":
-            return f"{path}, row {row + 1}"
-        if _suffix(Path(path)) == ".jsonl":
-            return f"{path}, line {row + 1}"
-        line = next(itertools.islice(_csv_lines(Path(path)), row, None))
-        return f"{path}, line {line}"
-
-    return where
+def read_times(values: pd.Series, unit: str) -> pd.Series:
+    """Times (UTC) as in `parse_time`, of any year; NaT for what is none. DataError for an unknown unit."""
+    if pd.api.types.is_datetime64_any_dtype(values.dtype):
+        return pd.to_datetime(values, utc=True)
+    if unit in EPOCH_UNITS:
+        milliseconds = np.floor(
+            (schema.to_numbers(values) * {"s": 1e3, "ms": 1, "us": 1e-3, "ns": 1e-6}[unit]).round(3)
+        )
+        within = milliseconds.abs() < 2e14  # the year 8307
+        times = pd.to_datetime(milliseconds.where(within, 0).astype("int64"), unit="ms", utc=True)
+        return times.where(within)
+    text = values.astype("str").str.strip()
+    text = text.where(~text.str.casefold().isin(["now", "today"]))  # pandas would read the clock
+    if unit == "iso":
+        text = text.str.replace(r"\s*UTC$", "Z", regex=True)
+        dated = text.str.match(r"\d{4}(?:$|\d{4}(?:T|$)|\D)").fillna(False).astype(bool)
+        return pd.to_datetime(text.where(dated), format="ISO8601", utc=True, errors="coerce")
+    if "%" not in unit:
+        raise DataError(
+            f"timestamp_unit is {unit!r}; expected 'iso', {', '.join(map(repr, EPOCH_UNITS))}, or a format such as "
+            "'%d/%m/%Y %H:%M'."
+        )
+    try:
+        return pd.to_datetime(text, format=unit, utc=True, errors="coerce")
+    except ValueError as error:
+        raise DataError(f"timestamp_unit is {unit!r}, which is no format of strptime ({error}).") from error
 
 
-def _select(df: pd.DataFrame, names: Mapping[str, str], where: Where) -> pd.DataFrame:
-    """The columns `names` (ours: theirs) of `df`, under our names."""
+def select_columns(df: pd.DataFrame, names: Mapping[str, str], where: Where) -> pd.DataFrame:
+    """The columns `names` (ours: theirs) of `df`, under our names. DataError for a column that is missing."""
     for ours, theirs in names.items():
         if theirs not in df.columns:
             raise DataError(
-                f"{where(None)}: no column {theirs!r} for {ours}; found {', '.join(map(str, df.columns))}. "
-                "Correct the file or the column mapping."
+                f"{where(None) if callable(where) else where}: no column {theirs!r} for {ours}; found "
+                f"{', '.join(map(str, df.columns))}. Correct the file or the column mapping."
             )
     return df[list(names.values())].set_axis(list(names), axis=1)
 
 
-def _known(items: pd.DataFrame, interactions: pd.DataFrame, path: str) -> tuple[pd.DataFrame, list]:
+def drop_unknown(items: pd.DataFrame, interactions: pd.DataFrame, path: str) -> tuple[pd.DataFrame, list[tuple]]:
+    """The interactions with items of the catalogue, and a row for the drops table. DataError where none is left."""
     known = interactions["item_id"].isin(items["item_id"])
     kept = interactions[known].reset_index(drop=True)
+    example = "" if known.all() else f"item_id {interactions['item_id'][~known].iloc[0]!r}"
     if kept.empty:
-        example = interactions["item_id"].iloc[0]
         raise DataError(
-            f"{path}: no interaction belongs to an item of the catalogue (for example item_id {example!r})."
+            f"{path}: no interaction belongs to an item of the catalogue (for example {example}; the catalogue has "
+            f"{items['item_id'].iloc[0]!r}). Write the ids alike in both files."
         )
-    rows = [
-        ("interactions", "read", 0, len(interactions)),
-        ("interactions", "of an item that is not in the items table", int((~known).sum()), len(kept)),
-    ]
-    return kept, rows
+    reason, dropped = "of an item that is not in the items table", len(interactions) - len(kept)
+    return kept, [("interactions", reason, dropped, len(kept), example)]
 
 
-def _is_future(name: str) -> bool:
-    """Whether a field ("Best Sellers Rank") sums up the whole corpus."""
-    return "_".join(str(name).casefold().split()) in FUTURE_COLUMNS
-
-
-def _suffix(path: Path) -> str:
-    name = path.name.removesuffix(".gz")
-    suffix = Path(name).suffix
-    if suffix not in (".csv", ".jsonl", ".parquet") or path.name.endswith(".parquet.gz"):
-        raise DataError(f"{path}: expected a name in .csv, .csv.gz, .jsonl, .jsonl.gz or .parquet.")
-    return suffix
-
-
-def _open(path: Path) -> BinaryIO:
-    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
-
-
-def _lines(path: Path) -> Iterator[str]:
-    """Text lines of a file, plain or gzipped. Raises DataError naming the line that cannot be read."""
-    if not path.is_file():
-        raise DataError(f"{path}: no such file. Correct the path in the recipe.")
-    number = 0
-    try:
-        with _open(path) as file:
-            for number, line in enumerate(file, start=1):
-                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}, line {number}: not UTF-8 text ({error}). Save the file as UTF-8.") from error
-    except (EOFError, gzip.BadGzipFile, OSError) as error:
-        raise DataError(f"{path}: broken after line {number} ({error}). Fetch or write the file again.") from error
-
-
-def _csv_lines(path: Path) -> Iterator[int]:
-    """The line on which each data record of a CSV file ends. Raises DataError for a wrong number of fields."""
-    csv.field_size_limit(2**31 - 1)
-    reader = csv.reader(_lines(path))
-    header = next(reader, [])
-    for record in reader:
-        if record:
-            if len(record) != len(header):
-                raise DataError(
-                    f"{path}, line {reader.line_num}: {len(record)} fields, expected {len(header)} "
-                    f"({','.join(header)}). Correct or remove the line."
-                )
-            yield reader.line_num
-
-
-def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number from 0, object) of every line of a JSON-lines file; empty lines are passed over."""
-    for number, line in enumerate(_lines(path)):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}, line {number + 1}: not valid JSON ({error}).") from error
-        if not isinstance(record, dict):
-            raise DataError(f"{path}, line {number + 1}: expected one JSON object, found {line.strip()[:40]}.")
-        yield number, record
-
-
-def _years(number: float) -> dict[str, float]:
-    """The year that a number would mean as epoch seconds and as epoch milliseconds."""
-    return {"s": 1970 + number / 31_556_952, "ms": 1970 + number / 31_556_952_000}
+def _expected(unit: str) -> str:
+    if unit in EPOCH_UNITS:
+        return f"{EPOCH_UNITS[unit]} since 1970"
+    moment = pd.Timestamp("2023-01-31 15:00:54")
+    return f"times such as {moment.isoformat() if unit == 'iso' else moment.strftime(unit)}"

@@ -5,10 +5,12 @@ Reading files is the business of `readers`; here a table comes in and the same t
 items         item_id, title, further text columns; row order is the catalogue order, "item index" the row number
 interactions  user_id, item_id, timestamp, rating; sorted by timestamp, then user_id
 samples       sample_id, user_id, split, timestamp, target, history, history_hours, history_ratings; sorted by time
-drops         step, reason, dropped, remaining
+drops         step, reason, dropped, remaining, example
 """
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Hashable, Sequence
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -16,19 +18,14 @@ import pandas as pd
 ITEM_COLUMNS = ["item_id", "title"]
 INTERACTION_COLUMNS = ["user_id", "item_id", "timestamp", "rating"]
 SAMPLE_COLUMNS = [
-    "sample_id",
-    "user_id",
-    "split",
-    "timestamp",
-    "target",
-    "history",
-    "history_hours",
-    "history_ratings",
+    *("sample_id", "user_id", "split", "timestamp", "target"),
+    *("history", "history_hours", "history_ratings"),
 ]
-DROP_COLUMNS = ["step", "reason", "dropped", "remaining"]
+DROP_COLUMNS = ["step", "reason", "dropped", "remaining", "example"]
 SPLITS = ["train", "valid", "test"]
-TIME = "datetime64[ms, UTC]"
+TIME: Final = "datetime64[ms, UTC]"
 YEARS = (1990, 2100)  # a timestamp outside is a wrong unit or a broken field
+RATING_RANGE = (1.0, 5.0)  # the scale where a recipe names no other
 
 # Summaries over the whole corpus: they hold the future of every sample, so no item table carries them.
 FUTURE_COLUMNS = frozenset(
@@ -51,16 +48,62 @@ def at(where: Where, row: int) -> str:
     return where(row) if callable(where) else f"{where}, row {row + 1}"
 
 
+def sums_up_future(name: Hashable) -> bool:
+    """Whether a column or field sums up the whole corpus, however it is spelt.
+
+    >>> sums_up_future("Best Sellers Rank"), sums_up_future("averageRating"), sums_up_future("brand")
+    (True, True, False)
+    """
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|[\W_]+", "_", str(name).strip()).casefold() in FUTURE_COLUMNS
+
+
+def check_names(names: Sequence[Hashable], where: str) -> None:
+    """Raises DataError where a column name stands twice."""
+    for first, name in enumerate(names):
+        if name in names[first + 1 :]:
+            second = names.index(name, first + 1) + 1
+            raise DataError(
+                f"{where}: columns {first + 1} and {second} are both called {name!r}. Rename or remove one."
+            )
+
+
+def check_rating_range(low: float, high: float) -> tuple[float, float]:
+    """The scale of ratings as (smallest, largest). Raises DataError unless both are finite and `low` < `high`."""
+    if not (np.isfinite(low) and np.isfinite(high) and low < high):
+        raise DataError(f"rating_min is {low:g}, rating_max {high:g}; expected two numbers, the smaller one first.")
+    return float(low), float(high)
+
+
+def to_numbers(values: pd.Series) -> pd.Series:
+    """Numbers (NaN where a value is none); a decimal comma is read as a point."""
+    if pd.api.types.is_numeric_dtype(values.dtype):
+        return values
+    text = values.astype("str")
+    return pd.to_numeric(text.str.replace(r"^([+-]?\d+),(\d+)$", r"\1.\2", regex=True), errors="coerce")
+
+
+def to_ids(values: pd.Series, where: Where) -> pd.Series:
+    """Ids as text, whole numbers without a decimal point. Raises DataError for a missing id or a list or mapping."""
+    if values.dtype == object:
+        nested = values.map(lambda value: isinstance(value, (list, tuple, dict, set, np.ndarray)))
+        _none(nested.astype(bool), where, f"a list or a mapping as {values.name}", "a text or a number")
+    if pd.api.types.is_float_dtype(values.dtype) and (values.dropna() % 1 == 0).all():
+        values = values.astype("Int64")
+    text = values.astype("str")
+    _none(values.isna() | (text.str.strip() == ""), where, f"no {values.name}", "every row needs one")
+    return text
+
+
 def validate_items(df: pd.DataFrame, where: Where = "items") -> pd.DataFrame:
     """Checks ids and titles; returns text columns ("" where missing) in their order, index 0…N-1.
 
-    Raises DataError for a missing column, an empty table, an empty or repeated item_id, an empty title.
+    Raises DataError for a missing column, an empty table, an empty or repeated item_id, a title that shows nothing.
     """
     _require(df, ITEM_COLUMNS, where)
     df = df[ITEM_COLUMNS + [name for name in df.columns if name not in ITEM_COLUMNS]]
-    df = df.astype("str").where(df.notna(), "")
-    for column in ITEM_COLUMNS:
-        _none(df[column] == "", where, f"no {column}", f"every item needs a {column}")
+    df = df.astype("str").where(df.notna(), "").assign(item_id=to_ids(df["item_id"], where))
+    blank = ~df["title"].map(lambda title: any(sign.isprintable() and sign != " " for sign in title)).astype(bool)
+    _none(blank, where, "no title", "every item needs one")
     repeated = df["item_id"].duplicated()
     if repeated.any():
         row = df.index[repeated][0]
@@ -73,23 +116,22 @@ def validate_items(df: pd.DataFrame, where: Where = "items") -> pd.DataFrame:
 
 
 def validate_interactions(
-    df: pd.DataFrame, where: Where = "interactions", rating_range: tuple[float, float] = (1.0, 5.0)
+    df: pd.DataFrame, where: Where = "interactions", rating_range: tuple[float, float] = RATING_RANGE
 ) -> pd.DataFrame:
     """Checks and types the four columns; returns them sorted by timestamp, then user_id (stable).
 
     `timestamp` must hold times already (`readers` reads the units). `rating` lies in `rating_range` or is NaN.
     Raises DataError for a missing column, an empty table, an empty id, no time, a year outside YEARS, a bad rating.
     """
+    low, high = check_rating_range(*rating_range)
     _require(df, INTERACTION_COLUMNS, where)
-    for column in ("user_id", "item_id"):
-        _none(df[column].isna() | (df[column] == ""), where, f"no {column}", f"every interaction needs a {column}")
+    ids = {column: to_ids(df[column], where) for column in ("user_id", "item_id")}
     if not isinstance(df["timestamp"].dtype, pd.DatetimeTZDtype):
         raise DataError(f"{_name(where)}: timestamp has type {df['timestamp'].dtype}, expected times with UTC zone.")
     _none(df["timestamp"].isna(), where, "no timestamp", "every interaction needs a time")
     years = df["timestamp"].dt.year
     _none(~years.between(*YEARS), where, f"a timestamp outside {YEARS[0]}…{YEARS[1]}", "check the unit")
-    low, high = rating_range
-    rating = pd.to_numeric(df["rating"], errors="coerce").astype("float32")
+    rating = to_numbers(df["rating"]).astype("float32")
     _none(rating.isna() & df["rating"].notna(), where, "a rating that is no number", "ratings are numbers or empty")
     outside = rating.notna() & ~rating.between(low, high)
     if outside.any():
@@ -98,14 +140,7 @@ def validate_interactions(
             f"{at(where, row)}: rating {rating[row]:g} is outside {low:g}…{high:g} ({int(outside.sum())} such rows). "
             "Correct the ratings or the rating range."
         )
-    df = pd.DataFrame(
-        {
-            "user_id": df["user_id"].astype("str"),
-            "item_id": df["item_id"].astype("str"),
-            "timestamp": df["timestamp"].astype(TIME),
-            "rating": rating,
-        }
-    )
+    df = pd.DataFrame({**ids, "timestamp": df["timestamp"].astype(TIME), "rating": rating})
     order = np.lexsort((pd.factorize(df["user_id"], sort=True)[0], df["timestamp"].to_numpy("datetime64[ms]")))
     return df.iloc[order].reset_index(drop=True)
 
@@ -136,14 +171,15 @@ def validate_samples(df: pd.DataFrame, num_items: int, where: Where = "samples")
     return df.astype({"sample_id": "int64", "user_id": "str", "split": "str", "timestamp": TIME, "target": "int32"})
 
 
-def drops_table(rows: Sequence[tuple[str, str, int, int]]) -> pd.DataFrame:
-    """The `drops` table from (step, reason, dropped, remaining) tuples."""
-    return pd.DataFrame(rows, columns=DROP_COLUMNS).astype(
-        {"step": "str", "reason": "str", "dropped": "int64", "remaining": "int64"}
+def drops_table(rows: Sequence[tuple]) -> pd.DataFrame:
+    """The `drops` table from (step, reason, dropped, remaining) tuples, each perhaps with an example at its end."""
+    return pd.DataFrame([(*row, "")[: len(DROP_COLUMNS)] for row in rows], columns=DROP_COLUMNS).astype(
+        {"step": "str", "reason": "str", "dropped": "int64", "remaining": "int64", "example": "str"}
     )
 
 
 def _require(df: pd.DataFrame, columns: list[str], where: Where) -> None:
+    check_names(list(df.columns), _name(where))
     missing = [name for name in columns if name not in df.columns]
     if missing:
         raise DataError(

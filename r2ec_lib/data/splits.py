@@ -108,9 +108,10 @@ def make_samples(
     n = len(chosen)
     train_end, valid_end = n * 8 // 10, n * 9 // 10
     if not 0 < train_end < valid_end < n:
+        lost = "; ".join(f"{count} {reason}" for _, reason, count in drops if count)
         raise DataError(
             f"{n} samples from {len(interactions)} interactions of {len(users)} users: too few to split 80/10/10. "
-            "A sample needs a shopper with two actions; widen the window or bring more data."
+            f"What was dropped: {lost}. Widen the window or bring more data; where the times are ties, finer times."
         )
     source, offsets = _history_rows(chosen, length)
     hours = (np.repeat(time[chosen], length) - time[source]) / np.timedelta64(1, "h")
@@ -129,6 +130,39 @@ def make_samples(
     remaining = len(user) - np.cumsum([dropped for *_, dropped in drops])
     table = drops_table([(*row, rest) for row, rest in zip(drops, remaining, strict=True)])
     return validate_samples(samples, len(items)), table
+
+
+def check_feasible(
+    items: pd.DataFrame,
+    samples: pd.DataFrame,
+    *,
+    batch_users: int,
+    ranking_k: int = 20,
+    mask_seen: bool = True,
+) -> list[str]:
+    """What later stages cannot do with these data, one sentence each; DataError for what would stop them.
+
+    They would be stopped by fewer training samples than the `batch_users` of a step, and by a catalogue with fewer
+    than `ranking_k` candidates once the items of the longest history are out.
+    """
+    train, longest = int((samples["split"] == "train").sum()), int(samples["history"].map(len).max())
+    candidates = len(items) - (longest if mask_seen else 0)
+    faults = []
+    if train < batch_users:
+        faults.append(f"{train} training samples do not fill a step of batch_users={batch_users}; lower it to {train}")
+    if candidates < ranking_k:
+        faults.append(
+            f"{len(items)} items leave {candidates} candidates beside a history of {longest}, fewer than the top "
+            f"{ranking_k} of a ranking; lower max_history to {max(len(items) - ranking_k, 0)}"
+        )
+    if faults:
+        raise DataError("; ".join(faults) + ", or bring more data.")
+    users = samples.groupby("split")["user_id"].nunique()
+    return [
+        f"The {name} split has one shopper, so its intervals and tests say nothing of other shoppers."
+        for name in ("valid", "test")
+        if users.get(name, 0) < 2
+    ]
 
 
 def summary(items: pd.DataFrame, interactions: pd.DataFrame, samples: pd.DataFrame) -> dict[str, float]:

@@ -46,7 +46,10 @@ def read_json(path: str | Path) -> Any:
 
 
 def sha256(path: str | Path) -> str:
-    """Hexadecimal SHA-256 of a file's bytes."""
+    """Hexadecimal SHA-256 of a file's bytes; of a folder, that of its files' names and digests in order."""
+    if Path(path).is_dir():
+        listing = "".join(f"{part.name} {sha256(part)}\n" for part in sorted(Path(path).iterdir()) if part.is_file())
+        return hashlib.sha256(listing.encode()).hexdigest()
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -1,55 +1,10 @@
-"""Raw files become tables, or one message that names the file and the line."""
-
-import gzip
-import http.server
-import json
-import re
-import threading
+"""A user's own logs become the tables, or one message that names the file and the line."""
 
 import pandas as pd
 import pytest
 
 from r2ec_lib.data import readers
-from r2ec_lib.data.amazon import _amazon_names, download_amazon, read_amazon
-from r2ec_lib.data.schema import FUTURE_COLUMNS, DataError
-
-HEADER = "user_id,parent_asin,rating,timestamp"
-DAY = 86_400_000
-T0 = 1_500_000_000_000  # a moment in 2017, in milliseconds
-
-
-def item(name, **fields):
-    base = {
-        "main_category": "Office",
-        "title": f"Title of {name}",
-        "average_rating": 4.5,
-        "rating_number": 99,
-        "features": ["Light", "<b>Red</b>"],
-        "description": [],
-        "price": 9.5,
-        "store": "Shop",
-        "categories": ["Office", "Pens"],
-        "details": {"Weight": "3 g", "Best Sellers Rank": {"Pens": 12}, "Customer Reviews": "4.5"},
-        "helpful_votes": 7,
-        "parent_asin": name,
-    }
-    return base | fields
-
-
-@pytest.fixture
-def amazon(tmp_path):
-    """Writes the two files of a category named Pens and returns their folder."""
-
-    def write(lines=None, items=None, header=HEADER):
-        lines = [f"u{k},p{k % 3},5.0,{T0 + k * DAY}" for k in range(6)] if lines is None else lines
-        items = [item("p0"), item("p1"), item("p2")] if items is None else items
-        with gzip.open(tmp_path / "Pens.csv.gz", "wt") as file:
-            file.write("\n".join([header, *lines]) + "\n")
-        with gzip.open(tmp_path / "meta_Pens.jsonl.gz", "wt") as file:
-            file.writelines((entry if isinstance(entry, str) else json.dumps(entry)) + "\n" for entry in items)
-        return tmp_path
-
-    return write
+from r2ec_lib.data.schema import DataError
 
 
 @pytest.fixture
@@ -67,123 +22,6 @@ def logs(tmp_path):
 
 def drops_of(drops):
     return dict(zip(drops["reason"], drops["dropped"], strict=True))
-
-
-# ---- Amazon Reviews 2023 -------------------------------------------------------------------------------------------
-
-
-def test_amazon_files_become_the_two_tables(amazon):
-    items, interactions, drops = read_amazon(amazon(), "Pens")
-    assert items["item_id"].tolist() == ["p0", "p1", "p2"]
-    assert items.iloc[0].to_dict() == {
-        "item_id": "p0",
-        "title": "Title of p0",
-        "main_category": "Office",
-        "store": "Shop",
-        "categories": "Office > Pens",
-        "features": "Light Red",
-        "description": "",
-        "details": "Weight: 3 g",
-    }
-    assert interactions["timestamp"].iloc[0] == pd.Timestamp(T0, unit="ms", tz="UTC")
-    assert interactions["rating"].tolist() == [5.0] * 6
-    assert drops["dropped"].sum() == 0
-
-
-def test_the_sites_own_tree_is_read_too(amazon):
-    folder = amazon()
-    for name in _amazon_names("Pens", "5core"):
-        (folder / name).parent.mkdir(parents=True)
-        (folder / name.split("/")[-1]).rename(folder / name)
-    assert len(read_amazon(folder, "Pens", "5core")[1]) == 6
-    with pytest.raises(DataError, match=r"Pens\.csv\.gz: no such file, nor .*0core"):
-        read_amazon(folder, "Pens", "0core")
-
-
-def test_no_summary_of_the_whole_corpus_becomes_item_text(amazon):
-    items, _, _ = read_amazon(amazon(), "Pens")
-    assert not FUTURE_COLUMNS & set(items.columns)
-    assert not re.search(r"4\.5|99|9\.5|12", " ".join(items.iloc[0]))
-
-
-def test_every_drop_is_counted_with_its_reason(amazon):
-    items = [item("p0"), item("p1", title=None), item("never")]
-    lines = [f"u{k},p{k % 3},5.0,{T0 + k}" for k in range(9)]
-    kept, interactions, drops = read_amazon(amazon(lines, items), "Pens")
-    assert kept["item_id"].tolist() == ["p0"] and len(interactions) == 3
-    assert drops_of(drops) == {
-        "read": 0,
-        "never bought": 1,
-        "without a title": 1,
-        "of an item that is not in the items table": 6,
-    }
-
-
-def test_the_official_variant_also_drops_items_without_price_or_with_long_titles(amazon):
-    items = [item("p0"), item("p1", price=None), item("p2", title="word " * 21)]
-    kept, _, drops = read_amazon(amazon(items=items), "Pens", protocol="official")
-    assert kept["item_id"].tolist() == ["p0"]
-    assert drops_of(drops)["without a price"] == drops_of(drops)["title over 20 words"] == 1
-    assert len(read_amazon(amazon(items=items), "Pens", protocol="paper")[0]) == 3
-
-
-def test_a_filter_that_leaves_nothing_is_an_error(amazon):
-    with pytest.raises(DataError, match="no item is left once those without a price are dropped"):
-        read_amazon(amazon(items=[item("p0", price=None)]), "Pens", protocol="official")
-    with pytest.raises(DataError, match=r"no item of .* is described here"):
-        read_amazon(amazon(items=[item("other")]), "Pens")
-
-
-LINES = [f"u{k},p0,5.0,{T0 + k}" for k in range(5)]
-
-
-@pytest.mark.parametrize(
-    ("broken", "message"),
-    [
-        (f"u,p0,5.0,{T0},extra", r"Pens\.csv\.gz, line 4: 5 fields, expected 4 \(user_id,parent_asin"),
-        (f"u,p0,{T0}", r"Pens\.csv\.gz, line 4: 3 fields, expected 4"),
-        (f"u,p0,9.0,{T0}", r"Pens\.csv\.gz, line 4: rating 9 is outside 1…5"),
-        ("u,p0,5.0,soon", r"Pens\.csv\.gz, line 4: 'soon' is no plausible time"),
-        ("u,p0,5.0,1500000000", r"Pens\.csv\.gz, line 4: '1500000000' .* would fit timestamp_unit 's'"),
-        (f",p0,5.0,{T0}", r"Pens\.csv\.gz, line 4: no user_id"),
-    ],
-)
-def test_a_broken_interaction_is_named_with_file_and_line(amazon, broken, message):
-    with pytest.raises(DataError, match=message):
-        read_amazon(amazon([*LINES[:2], broken, *LINES[2:]]), "Pens")
-
-
-def test_a_missing_column_is_named(amazon):
-    with pytest.raises(DataError, match=r"Pens\.csv\.gz: no column 'parent_asin' for item_id; found user_id, asin"):
-        read_amazon(amazon(header="user_id,asin,rating,timestamp"), "Pens")
-
-
-@pytest.mark.parametrize(
-    ("broken", "message"),
-    [
-        ('{"parent_asin": "p1", ', r"meta_Pens\.jsonl\.gz, line 2: not valid JSON"),
-        ("[1, 2]", r"meta_Pens\.jsonl\.gz, line 2: expected one JSON object, found \[1, 2\]"),
-        ('{"title": "x"}', r"meta_Pens\.jsonl\.gz, line 2: no 'parent_asin'"),
-        (json.dumps(item("p0")), r"line 2: item_id 'p0' stood already at .*meta_Pens\.jsonl\.gz, line 1"),
-    ],
-)
-def test_a_broken_item_is_named_with_file_and_line(amazon, broken, message):
-    with pytest.raises(DataError, match=message):
-        read_amazon(amazon(items=[item("p0"), broken, item("p2")]), "Pens")
-
-
-def test_a_truncated_gzip_file_is_named(amazon):
-    folder = amazon([f"user{k * 7919},p0,5.0,{T0 + k * 104_729}" for k in range(5000)])
-    for name in ("Pens.csv.gz", "meta_Pens.jsonl.gz"):
-        path = folder / name
-        whole = path.read_bytes()
-        path.write_bytes(whole[: len(whole) // 2])
-        with pytest.raises(DataError, match=rf"{name}: broken after line \d+"):
-            read_amazon(folder, "Pens")
-        path.write_bytes(whole)
-
-
-# ---- the user's own logs -------------------------------------------------------------------------------------------
 
 
 def test_own_logs_need_no_ratings_and_keep_every_text_column(logs):
@@ -253,7 +91,7 @@ def test_a_wrong_column_name_is_refused(logs):
         readers.read_logs(*logs(), {"brand": "name"})
 
 
-def test_missing_empty_and_foreign_files_are_named(logs, tmp_path):
+def test_missing_and_empty_files_are_named(logs, tmp_path):
     _, items = logs()
     with pytest.raises(DataError, match=r"gone\.csv: no such file"):
         readers.read_logs(tmp_path / "gone.csv", items)
@@ -262,24 +100,87 @@ def test_missing_empty_and_foreign_files_are_named(logs, tmp_path):
     (tmp_path / "empty.csv").write_text("")
     with pytest.raises(DataError, match=r"empty\.csv: cannot be read as csv"):
         readers.read_logs(tmp_path / "empty.csv", items)
-    (tmp_path / "no.parquet").write_text("no")
-    with pytest.raises(DataError, match=r"no\.parquet: cannot be read as parquet"):
-        readers.read_logs(tmp_path / "no.parquet", items)
     with pytest.raises(DataError, match=r"interactions\.csv: the table has no rows"):
         readers.read_logs(*logs(""))
 
 
-def test_bytes_that_are_no_text_are_named_with_their_line(logs):
-    interactions, items = logs()
-    interactions.write_bytes(interactions.read_bytes() + b"c,\xff\xfe,2020-01-03\n")
-    with pytest.raises(DataError, match=r"interactions\.csv, line 4: not UTF-8 text"):
-        readers.read_logs(interactions, items)
+def test_messages_list_the_columns_that_the_file_has(logs):
+    with pytest.raises(DataError, match=r"no column 'stars' for user_id; found user_id, item_id, timestamp\. Correct"):
+        readers.read_logs(*logs(), {"user_id": "stars"})
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_column(logs):
+def test_ratings_may_have_a_decimal_comma(logs):
     interactions, items = logs()
-    interactions.write_bytes(b"\xef\xbb\xbf" + interactions.read_bytes())
-    assert len(readers.read_logs(interactions, items)[1]) == 2
+    interactions.write_text("user_id;item_id;timestamp;rating\na;p;2020-01-01;2,5\nb;q;2020-01-02;4\n")
+    assert readers.read_logs(interactions, items)[1]["rating"].tolist() == [2.5, 4.0]
+
+
+# ---- items ---------------------------------------------------------------------------------------------------------
+
+
+def test_index_and_empty_columns_without_a_name_are_left_out_and_counted(logs):
+    items = ",item_id,title,title2,,\n1,p,Pen,x,,\n0,q,Quill,,,\n"
+    catalogue, _, drops = readers.read_logs(*logs(items=items))
+    assert catalogue.columns.tolist() == ["item_id", "title", "title2"]
+    reasons = drops["reason"].tolist()
+    assert [f"column 'Unnamed: {k}' left out: it has no name of its own" in reasons for k in (0, 4, 5)] == [True] * 3
+
+
+@pytest.mark.parametrize("values", ["x,y", "1,1", "1,2.5"])
+def test_a_nameless_column_that_holds_something_is_refused(logs, values):
+    first, second = values.split(",")
+    with pytest.raises(DataError, match=rf"items\.csv: column 3 has no name but holds values such as '{first}'"):
+        readers.read_logs(*logs(items=f"item_id,title,\np,Pen,{first}\nq,Quill,{second}\n"))
+
+
+def test_a_column_whose_name_is_taken_is_counted(logs):
+    items = "sku,name,title\np,Pen,Dr\nq,Quill,Mr\n"
+    catalogue, _, drops = readers.read_logs(*logs(items=items), {"catalogue_id": "sku", "title": "name"})
+    assert catalogue.to_dict("list") == {"item_id": ["p", "q"], "title": ["Pen", "Quill"]}
+    assert "column 'title' left out: it has no name of its own" in drops["reason"].tolist()
+
+
+def test_clean_items_gives_the_texts_that_training_reads():
+    table = pd.DataFrame(
+        {
+            "title": ["<b>Pen</b>", "Size <M or L>"],
+            "item_id": [17, 4],
+            "year": [1991, None],
+            "ean": pd.array([None, 4006381333931000002], "Int64"),
+            "released": pd.to_datetime(["2020-01-02", None]),
+            "flag": [True, None],
+            "kind": pd.Categorical(["pen", None]),
+            "tags": [["a", "b"], None],
+            "averageRating": [4.5, 3.0],
+            "Unnamed: 0": [1, 0],
+        }
+    )
+    assert readers.clean_items(table).to_dict("list") == {
+        "item_id": ["17", "4"],
+        "title": ["Pen", "Size <M or L>"],
+        "year": ["1991", ""],
+        "ean": ["", "4006381333931000002"],
+        "released": ["2020-01-02", ""],
+        "flag": ["True", ""],
+        "kind": ["pen", ""],
+        "tags": ["a b", ""],
+    }
+    assert table.columns[0] == "title" and table["title"][0] == "<b>Pen</b>"  # the caller's table stays
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"title": ["Pen", "<br>"]}, r"items, row 2: no title"),
+        ({"item_id": ["p", "p"]}, r"items, row 2: item_id 'p' stood already at items, row 1"),
+        ({"item_id": ["p", None]}, r"items, row 2: no item_id"),
+        ({"item_id": [["p"], ["q"]]}, r"items, row 1: a list or a mapping as item_id"),
+        ({" ": ["x", "y"]}, r"items: column 3 has no name"),
+    ],
+)
+def test_clean_items_refuses_what_stage_one_refuses(columns, message):
+    with pytest.raises(DataError, match=message):
+        readers.clean_items(pd.DataFrame({"item_id": ["p", "q"], "title": ["Pen", "Quill"]} | columns))
 
 
 def test_a_rating_outside_the_users_scale_is_refused(logs):
@@ -297,9 +198,22 @@ PLACE = "log"
 
 def test_times_are_read_in_every_unit():
     expected = pd.Timestamp("2017-07-14 02:40:00", tz="UTC")
-    for unit, text in {"s": "1500000000", "ms": "1500000000000", "iso": "2017-07-14T04:40:00+02:00"}.items():
-        assert readers.parse_time(pd.Series([text]), unit, PLACE).tolist() == [expected]
-    assert readers.parse_time(pd.Series(["2017-07-14 02:40:00"]), "iso", PLACE).tolist() == [expected]
+    texts = {
+        "s": ["1500000000", 1500000000, 1.5e9, "1500000000.0"],
+        "ms": ["1500000000000", "1500000000000.4"],
+        "us": ["1500000000000000", 1500000000000999],
+        "ns": ["1500000000000000000", 1500000000000000000],
+        "iso": ["2017-07-14T04:40:00+02:00", "2017-07-14 02:40:00", "2017-07-14 02:40:00 UTC", "20170714T024000Z"],
+        "%d/%m/%Y %H:%M": ["14/07/2017 02:40"],
+        "%d.%m.%Y %H:%M:%S %z": ["14.07.2017 04:40:00 +0200"],
+        "%Y%m%d%H%M": ["201707140240", 201707140240],
+    }
+    for unit, values in texts.items():
+        for value in values:
+            assert readers.parse_time(pd.Series([value]), unit, PLACE).tolist() == [expected], (unit, value)
+    for text in ("20170714", "2017-07-14", 20170714, " 2017-07-14 "):
+        assert readers.parse_time(pd.Series([text]), "iso", PLACE).tolist() == [expected.normalize()]
+    assert readers.parse_time(pd.Series(["1500000000.123"]), "s", PLACE)[0].microsecond == 123_000
     stored = pd.Series([expected.tz_convert("Asia/Tokyo")])
     assert readers.parse_time(stored, "s", PLACE).tolist() == [expected]
 
@@ -315,109 +229,33 @@ def test_times_are_read_in_every_unit():
         ("1500000000000", "s", "row 2: .*would fit timestamp_unit 'ms'"),
         ("1500000000", "iso", "row 2: .*would fit timestamp_unit 's'"),
         ("1500000000000", "iso", "row 2: .*would fit timestamp_unit 'ms'"),
-        ("31.12.2017", "iso", "row 2: '31.12.2017' is no plausible time in unit 'iso'.*Expected a year in 1990…2100"),
-        ("5", "s", "row 2: .*Expected a year"),
-        (None, "s", "row 2: "),
-        ("2017", "years", "timestamp_unit is 'years'; expected 'iso', 's' or 'ms'"),
+        ("1500000000000000", "iso", "row 2: .*would fit timestamp_unit 'us'"),
+        ("1500000000000000", "ms", "row 2: .*would fit timestamp_unit 'us'"),
+        ("1500000000000000000", "us", "row 2: .*would fit timestamp_unit 'ns'"),
+        ("20170714", "s", "row 2: .*would fit timestamp_unit 'iso'"),
+        (
+            "31.12.2017",
+            "iso",
+            r"'31\.12\.2017' is no plausible time in unit 'iso' \(1 such rows\)\. .*fit .*'%d\.%m\.%Y'",
+        ),
+        ("31/12/2017 23:59", "iso", "row 2: .*would fit timestamp_unit '%d/%m/%Y %H:%M'"),
+        ("03/04/2017", "iso", "row 2: .*would fit timestamp_unit '%d/%m/%Y' or '%m/%d/%Y'"),
+        ("20171231235959", "iso", "row 2: .*would fit timestamp_unit '%Y%m%d%H%M%S'"),
+        ("2017-12-31", "%d/%m/%Y", "row 2: .*would fit timestamp_unit 'iso'"),
+        ("last May", "iso", "row 2: .*Expected times such as 2023-01-31T15:00:54. Correct the field, or set"),
+        ("now", "iso", "row 2: .*Expected times such as"),
+        ("last May", "s", "row 2: .*Expected seconds since 1970"),
+        ("last May", "%d/%m/%Y", "row 2: .*Expected times such as 31/01/2023"),
+        ("1969-12-31", "iso", "row 2: .*It means the year 1969. Expected a year in 1990…2100"),
+        ("5", "s", "row 2: .*It means the year 1970. Expected a year in 1990…2100"),
+        (None, "s", r"row 2: no timestamp \(1 such rows\)"),
+        (None, "iso", r"row 2: no timestamp \(1 such rows\)"),
+        ("2017", "years", "timestamp_unit is 'years'; expected 'iso', 's', 'ms', 'us', 'ns', or a format such as"),
+        ("2017", "%Q", "timestamp_unit is '%Q', which is no format of strptime"),
     ],
 )
 def test_a_time_that_is_none_names_its_row_and_the_unit_that_fits(value, unit, message):
-    sound = {"s": "1500000000", "ms": "1500000000000"}.get(unit, "2017-07-14")
+    sound = {"s": "1500000000", "ms": "1500000000000", "us": "1500000000000000", "%d/%m/%Y": "14/07/2017"}
+    sound = sound.get(unit, "2017-07-14")
     with pytest.raises(DataError, match=message):
         readers.parse_time(pd.Series([sound, value]), unit, PLACE)
-
-
-# ---- texts ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("raw", "readable"),
-    [
-        ("Soft<br>and&nbsp;light &amp; small", "Soft and light & small"),
-        (" <!-- .h {color:#000;} ul {margin:0} --> Pens", "Pens"),
-        ("Pens <!-- torn off", "Pens"),
-        ("<style>p {x: y}</style>A<script>alert('<b>')</script>B", "A B"),
-        ("&lt;p class=&quot;x&quot;&gt;Twice escaped&lt;/p&gt;", "Twice escaped"),
-        (".sup {font-size: 11px;} hr.dashed {height:1px} Text", "Text"),
-        ("red b> blue <br", "red blue"),
-        ("1 < 2 and 3 > 2, {so it is}", "1 < 2 and 3 > 2, {so it is}"),
-        (["One.", None, "", "Two."], "One. Two."),
-        ({"Size": "A4", "Dimensions": {"Height": "3 cm"}, "Gone": None}, "Size: A4; Dimensions: Height: 3 cm"),
-        (12.5, "12.5"),
-        (float("nan"), ""),
-    ],
-)
-def test_texts_become_readable(raw, readable):
-    assert readers.plain_text(raw) == readable
-
-
-# ---- downloads -----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def site(amazon, tmp_path):
-    """The Amazon files on a local server that understands ranges; `.asked` keeps (path, Range header)."""
-    folder = amazon()
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            asked.append((self.path, self.headers.get("Range")))
-            path = folder / self.path.split("/")[-1]
-            if not path.is_file():
-                return self.send_error(404)
-            body, start = path.read_bytes(), 0
-            if self.headers.get("Range"):
-                start = int(self.headers["Range"].removeprefix("bytes=").rstrip("-"))
-            if start >= len(body):
-                self.send_response(416)
-                self.send_header("Content-Range", f"bytes */{len(body)}")
-                return self.end_headers()
-            self.send_response(206 if start else 200)
-            self.send_header("Content-Length", str(len(body) - start))
-            self.end_headers()
-            self.wfile.write(body[start:])
-
-        def log_message(self, *args):
-            pass
-
-    asked = []
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", folder, asked
-    server.shutdown()
-    server.server_close()
-
-
-def test_a_download_is_read_recorded_and_not_repeated(site, tmp_path, capsys):
-    url, _, asked = site
-    target = tmp_path / "data"
-    assert len(read_amazon(target, "Pens", download=True, base_url=url)[1]) == 6
-    assert "Pens.csv.gz:" in capsys.readouterr().out and len(asked) == 2
-    read_amazon(target, "Pens", download=True, base_url=url)
-    assert len(asked) == 2
-    path = target / "benchmark/0core/rating_only/Pens.csv.gz"
-    path.write_bytes(path.read_bytes() + b"x")
-    with pytest.raises(DataError, match=r"Pens\.csv\.gz: its SHA-256 differs"):
-        read_amazon(target, "Pens", download=True, base_url=url)
-
-
-@pytest.mark.parametrize("share", [0.3, 1.0])
-def test_a_broken_download_continues_where_it_stopped(site, tmp_path, share):
-    url, folder, asked = site
-    whole = (folder / "Pens.csv.gz").read_bytes()
-    part = tmp_path / "data/benchmark/0core/rating_only/Pens.csv.gz.part"
-    part.parent.mkdir(parents=True)
-    part.write_bytes(whole[: int(len(whole) * share)])
-    download_amazon(tmp_path / "data", "Pens", base_url=url)
-    assert asked[0][1] == f"bytes={int(len(whole) * share)}-"
-    assert part.with_suffix("").read_bytes() == whole and not part.exists()
-
-
-def test_a_failed_download_says_what_to_do(site, tmp_path):
-    url, _, _ = site
-    with pytest.raises(DataError, match=r"cannot be fetched .*404.*Check the network and the category"):
-        download_amazon(tmp_path / "data", "Ships", base_url=url)
-    with pytest.raises(DataError, match=r"cannot be fetched .*refused"):
-        download_amazon(tmp_path / "data", "Pens", base_url="http://127.0.0.1:9")
-    with pytest.raises(DataError, match="core is '3core'"):
-        download_amazon(tmp_path / "data", "Pens", "3core", base_url=url)

@@ -91,6 +91,63 @@ def test_an_item_without_title_is_refused():
         schema.validate_items(pd.DataFrame({"item_id": ["p", "q"], "title": ["x", None]}))
 
 
+@pytest.mark.parametrize("title", ["", " ", "\u200b", "\ufeff \u00ad"])
+def test_a_title_that_shows_nothing_is_none(title):
+    with pytest.raises(DataError, match="items, row 1: no title"):
+        schema.validate_items(pd.DataFrame({"item_id": ["p"], "title": [title]}))
+
+
+def test_repeated_column_names_are_refused():
+    table = pd.DataFrame([["p", "x", "y", "z"]], columns=["item_id", "title", "brand", "brand"])
+    with pytest.raises(DataError, match="items: columns 3 and 4 are both called 'brand'"):
+        schema.validate_items(table)
+
+
+@pytest.mark.parametrize("ids", [[5.0, 23.0], [5, 23], pd.Series([5, 23], dtype=object), ["5", "23"]])
+def test_whole_numbers_as_ids_have_no_decimal_point(ids):
+    assert schema.to_ids(pd.Series(ids, name="item_id"), "log").tolist() == ["5", "23"]
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ([5.0, None], "log, row 2: no item_id"),
+        (["a", " "], "log, row 2: no item_id"),
+        (["a", {"$oid": 1}], "log, row 2: a list or a mapping as item_id"),
+    ],
+)
+def test_an_id_that_is_none_is_named(ids, message):
+    with pytest.raises(DataError, match=message):
+        schema.to_ids(pd.Series(ids, name="item_id"), "log")
+
+
+def test_ids_with_decimals_stay():
+    assert schema.to_ids(pd.Series([1.5, 2.0], name="item_id"), "log").tolist() == ["1.5", "2.0"]
+
+
+def test_numbers_may_have_a_decimal_comma_but_no_thousands():
+    numbers = schema.to_numbers(pd.Series(["2,5", "-1,25", "3", "1,234.5", "1,2,3", None, "x", [4]], dtype=object))
+    assert numbers.fillna(-9).tolist() == [2.5, -1.25, 3.0, -9, -9, -9, -9, -9]
+
+
+@pytest.mark.parametrize("scale", [(5, 1), (1, 1), (float("nan"), 5), (0, float("inf"))])
+def test_a_rating_scale_needs_two_numbers_in_order(scale):
+    with pytest.raises(DataError, match=f"rating_min is {scale[0]:g}, rating_max {scale[1]:g}"):
+        schema.validate_interactions(interactions(), "log", scale)
+    assert schema.check_rating_range(0, 10) == (0.0, 10.0)
+
+
+@pytest.mark.parametrize("name", ["price", " Average Rating ", "averageRating", "Best-Sellers Rank", "rating_number"])
+def test_summaries_of_the_future_are_known_by_any_spelling(name):
+    assert schema.sums_up_future(name) and not schema.sums_up_future("my " + name)
+
+
+def test_drops_may_carry_an_example():
+    table = schema.drops_table([("items", "read", 0, 3), ("items", "odd", 1, 2, "row 7")])
+    assert table["example"].tolist() == ["", "row 7"] and table["dropped"].tolist() == [0, 1]
+    assert schema.drops_table([]).columns.tolist() == schema.DROP_COLUMNS
+
+
 def test_sound_samples_pass_with_their_types():
     table = schema.validate_samples(samples(), 3)
     assert table.columns.tolist() == schema.SAMPLE_COLUMNS

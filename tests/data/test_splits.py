@@ -1,10 +1,10 @@
-"""Windows, histories and splits against a plain-Python reading; leaks that are planted are found."""
+"""Windows, histories and splits against a plain-Python reading."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from r2ec_lib.data import leaks, splits
+from r2ec_lib.data import splits
 from r2ec_lib.data.schema import DataError, validate_interactions
 
 
@@ -98,6 +98,49 @@ def test_too_few_samples_to_split_is_an_error():
         splits.make_samples(catalogue(4), log(list("abcd"), range(4), range(4)))
 
 
+def test_ties_are_named_where_they_leave_too_few_samples():
+    with pytest.raises(DataError, match=r"1 first action of a shopper.*; 38 same moment as the action before.*ties"):
+        splits.make_samples(catalogue(39), log(["u"] * 39, range(39), [0] * 39))
+
+
+def feasible(num_items=30, users=None, **choices):
+    users = users or [f"u{k % 5}" for k in range(100)]
+    samples, _ = splits.make_samples(
+        catalogue(30), log(users, [k // 5 % 29 for k in range(100)], range(100)), max_history=7
+    )
+    return splits.check_feasible(catalogue(num_items), samples, **{"batch_users": 8, "ranking_k": 20} | choices)
+
+
+def test_data_that_are_enough_leave_no_note():
+    assert feasible() == feasible(27) == feasible(20, mask_seen=False) == []
+
+
+@pytest.mark.parametrize(
+    ("num_items", "choices", "message"),
+    [
+        (30, {"batch_users": 77}, r"76 training samples do not fill a step of batch_users=77; lower it to 76"),
+        (26, {}, r"26 items leave 19 candidates beside a history of 7, fewer than the top 20.*lower max_history to 6"),
+        (
+            15,
+            {"batch_users": 100},
+            r"76 training samples .*; 15 items leave 8 candidates .*max_history to 0, or bring more",
+        ),
+        (19, {"mask_seen": False}, r"19 items leave 19 candidates"),
+    ],
+)
+def test_what_would_stop_a_later_stage_is_known_at_once(num_items, choices, message):
+    with pytest.raises(DataError, match=message):
+        feasible(num_items, **choices)
+    assert feasible(batch_users=76) == []
+
+
+def test_a_split_with_one_shopper_is_noted():
+    notes = feasible(users=["u"] * 100, mask_seen=False)
+    assert [note.split(",")[0] for note in notes] == [
+        f"The {name} split has one shopper" for name in ("valid", "test")
+    ]
+
+
 def monthly():
     """Three items a month through 2020, one shopper."""
     starts = pd.date_range("2020-01-01", "2020-12-01", freq="MS")
@@ -160,128 +203,3 @@ def test_the_summary_counts_cold_targets_and_ties():
     assert figures["cold_test"] == pytest.approx(2 / 3)  # items 19 and 20 are new, item 0 is not
     assert figures["ties_with_history"] == pytest.approx(1 / 21)
     assert figures["ties_across_splits"] == 0
-
-
-def test_training_purchases_end_with_the_training_split_and_stay_in_the_catalogue():
-    hours = range(24)
-    interactions = log(["a", "b"] * 12, [*range(20), *range(4)], hours)
-    samples, _ = splits.make_samples(catalogue(20), interactions)
-    last = samples.loc[samples["split"] == "train", "timestamp"].max()
-    purchases = splits.training_purchases(interactions, samples, catalogue(10))
-    expected = [(row.user_id, int(row.item_id[1:])) for row in interactions.itertuples() if row.timestamp <= last]
-    assert list(zip(purchases["user_id"], purchases["item"], strict=True)) == [
-        (user, item) for user, item in expected if item < 10
-    ]
-    assert len(purchases) < len(interactions[interactions["item_id"].str[1:].astype(int) < 10])
-
-
-def checked(samples, items=None):
-    table = leaks.leak_checks(items if items is not None else catalogue(30), samples)
-    return set(table.loc[~table["ok"], "check"])
-
-
-def test_sound_samples_pass_every_leak_check():
-    samples, _ = splits.make_samples(catalogue(30), random_log())
-    assert checked(samples) == set()
-
-
-def test_each_planted_leak_is_found_and_named():
-    samples, _ = splits.make_samples(catalogue(30), random_log())
-    one = samples["target"].iloc[3]
-
-    planted = samples.copy()
-    planted["history"] = [np.append(h[1:], one) if k == 3 else h for k, h in enumerate(samples["history"])]
-    assert checked(planted) == {"target is not in its own history"}
-
-    planted = samples.copy()
-    planted["history_hours"] = [-1 - h if k == 3 else h for k, h in enumerate(samples["history_hours"])]
-    assert "history lies before the target" in checked(planted)
-
-    long = int(np.argmax(samples["history"].map(len)))
-    planted["history_hours"] = [h[::-1] if k == long else h for k, h in enumerate(samples["history_hours"])]
-    assert checked(planted) == {"history runs from old to new"}
-
-    copied = samples.iloc[[3]].assign(split="test")
-    assert "no sample stands in two splits" in checked(pd.concat([samples, copied], ignore_index=True))
-
-    shuffled = samples.assign(split=np.random.default_rng(0).permutation(samples["split"]))
-    assert "splits follow each other in time" in checked(shuffled)
-
-    assert checked(samples, catalogue(30).assign(average_rating="4.5")) == {"no item column sums up the future"}
-    details = leaks.leak_checks(catalogue(30).assign(price="1"), samples).set_index("check")["detail"]
-    assert details["no item column sums up the future"] == "price"
-
-
-def test_a_failing_check_gives_an_example():
-    samples, _ = splits.make_samples(catalogue(30), random_log())
-    samples["history_hours"] = [-1 - h if k == 3 else h for k, h in enumerate(samples["history_hours"])]
-    details = leaks.leak_checks(catalogue(30), samples).set_index("check")["detail"]
-    assert details["history lies before the target"].startswith("1 samples, such as 3 of user 'u")
-
-
-def test_the_title_figure_is_reported_and_is_no_fault():
-    items = catalogue(30).assign(title="The same title")
-    samples, _ = splits.make_samples(items, random_log())
-    table = leaks.leak_checks(items, samples)
-    assert table["ok"].all()
-    assert table["detail"].iloc[-1] == "100.00% of samples"
-
-
-def test_a_column_that_counts_purchases_is_found_under_any_name():
-    samples, _ = splits.make_samples(catalogue(30), random_log())
-    bought = np.bincount(samples["target"], minlength=30)
-    harmless = catalogue(30).assign(width=[str(k % 7) for k in range(30)], brand="Acme")
-    assert checked(samples, harmless) == set()
-    telling = harmless.assign(shelf_code=[f"{3 * count + 1:,}" for count in bought])
-    table = leaks.leak_checks(telling, samples).set_index("check")
-    assert not table.loc["no item column counts the purchases", "ok"]
-    assert table.loc["no item column counts the purchases", "detail"].startswith("'shelf_code' has a rank correlation")
-
-
-def test_what_is_first_seen_after_training_is_a_figure():
-    samples, _ = splits.make_samples(catalogue(40), random_log())  # ten items that nobody buys
-    table = leaks.leak_checks(catalogue(40), samples).set_index("check")
-    assert table.loc["items seen only after training (a figure)", "ok"]
-    assert table.loc["items seen only after training (a figure)", "detail"].startswith(
-        "25.00% of the catalogue, 0.00%"
-    )
-
-
-def prompted(samples, titles, extra=None):
-    return [
-        "Purchases:\n" + "\n".join(titles[i] for i in history) + (f"\n{extra[row]}" if extra else "")
-        for row, history in enumerate(samples["history"])
-    ]
-
-
-def test_the_targets_text_in_a_prompt_is_found_with_an_example():
-    samples, _ = splits.make_samples(catalogue(30), random_log())
-    titles = catalogue(30)["title"].tolist()
-    sound = leaks.prompt_check(samples, titles, prompted(samples, titles))
-    assert sound["ok"].all()
-    hints = ["" if row != 5 else f"soon: {titles[target].upper()}" for row, target in enumerate(samples["target"])]
-    caught = leaks.prompt_check(samples, titles, prompted(samples, titles, hints)).iloc[0]
-    assert not caught["ok"]
-    assert caught["detail"].startswith(f"1 samples, such as {samples['sample_id'].iloc[5]} of user")
-
-
-def test_words_of_the_prompt_itself_and_of_longer_titles_are_no_leak():
-    titles = ["Purchases", "Garden chair", "Garden chair, folding", "Pen"]
-    samples = pd.DataFrame({"sample_id": [0, 1, 2], "user_id": "u", "target": [0, 1, 3], "history": [[1], [2], [1]]})
-    prompts = prompted(samples, titles, ["", "", "Pen"])
-    found = leaks.prompt_check(samples, titles, prompts, frame="Purchases:").iloc[0]
-    assert found["ok"]
-    assert found["detail"] == "none in 2 prompts"  # "Pen" is too short to tell
-    assert not leaks.prompt_check(samples, titles, prompts).iloc[0]["ok"]  # without the frame, its word counts
-
-
-def test_a_method_that_reads_the_future_is_caught_and_one_that_does_not_is_left_alone():
-    samples, _ = splits.make_samples(catalogue(30), random_log())
-    counts = lambda table: lambda asked: np.tile(np.bincount(table["target"], minlength=30) / 9, (len(asked), 1))  # noqa: E731
-    on_train = lambda table: counts(table[table["split"] == "train"])  # noqa: E731
-    next_item = lambda table: lambda asked: np.eye(30)[table.set_index("sample_id")["target"].loc[asked["sample_id"]]]  # noqa: E731
-    asked = samples[samples["split"] == "test"]
-    assert leaks.future_check("sound", on_train, samples, asked)["ok"].item()
-    caught = leaks.future_check("peeking", next_item, samples, asked).iloc[0]
-    assert (caught["check"], caught["ok"]) == ("peeking does not know the future", False)
-    assert "such as" in caught["detail"]

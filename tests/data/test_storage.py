@@ -66,3 +66,14 @@ def test_a_missing_or_broken_file_is_named(tmp_path):
 def test_sha256_is_that_of_the_bytes(tmp_path):
     (tmp_path / "f").write_bytes(b"abc")
     assert storage.sha256(tmp_path / "f").startswith("ba7816bf8f01cfea")  # the published test vector
+
+
+def test_sha256_of_a_folder_depends_on_the_names_and_contents_of_its_files(tmp_path):
+    digests = set()
+    for name, content in (("part-0", b"a"), ("part-0", b"b"), ("part-1", b"b")):
+        (tmp_path / "folder" / "inner").mkdir(parents=True, exist_ok=True)
+        for old in tmp_path.glob("folder/part-*"):
+            old.unlink()
+        (tmp_path / "folder" / name).write_bytes(content)
+        digests.add(storage.sha256(tmp_path / "folder"))
+    assert len(digests) == 3 and digests.pop() not in digests

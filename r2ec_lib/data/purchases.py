@@ -1,0 +1,77 @@
+"""Histories given by hand → the history columns of a samples table, checked as strictly as a log.
+
+The item texts that go with them are cleaned by `readers.clean_items`; what is recommended is the model's business.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from r2ec_lib.data.schema import RATING_RANGE, DataError, check_rating_range
+from r2ec_lib.data.texts import plain_text
+
+
+def purchases_table(
+    histories: Sequence[Any],
+    hours: Sequence[Any] | None = None,
+    ratings: Sequence[Any] | None = None,
+    *,
+    item_index: Mapping[str, int],
+    rating_range: tuple[float, float] = RATING_RANGE,
+    max_history: int | None = None,
+) -> pd.DataFrame:
+    """One row per history: history (int32), history_hours (float32) and history_ratings (float32, NaN if unknown).
+
+    Args:
+        histories: item ids of each shopper, oldest first: lists, NumPy arrays or columns of texts or numbers.
+        hours: for each history, how many hours ago each purchase was; a day apart if left out.
+        ratings: for each history one number per purchase, None or NaN where there is none; or left out.
+        item_index: row of each item id in the catalogue.
+        rating_range: smallest and largest rating.
+        max_history: purchases that a history keeps at most, the latest ones.
+
+    Raises:
+        DataError: naming the history (counted from 1) and the value that is wrong.
+    """
+    low, high = check_rating_range(*rating_range)
+    _sequence(histories, "histories", "a list of histories, each a list of item ids")
+    rows = []
+    for number, ids in enumerate(histories):
+        name = f"history {number + 1}"
+        _sequence(ids, name, "a list of item ids, oldest first")
+        keys = [plain_text(item) if isinstance(item, (float, np.floating)) else str(item) for item in ids]
+        if not keys:
+            raise DataError(f"{name} is empty; a recommendation needs at least one purchase.")
+        if missing := [key for key in keys if key not in item_index]:
+            raise DataError(f"{name} holds {missing[0]!r}, which is not in the catalogue. Add it with add_items.")
+        ages = _numbers(hours, number, f"hours of {name}", [24.0 * back for back in range(len(keys), 0, -1)])
+        if not (np.isfinite(ages) & (ages >= 0)).all() or (np.diff(ages) > 0).any():
+            raise DataError(f"hours of {name} are {ages.tolist()}; expected hours ago, oldest first, none below 0.")
+        stars = _numbers(ratings, number, f"ratings of {name}", [float("nan")] * len(keys))
+        if not (np.isnan(stars) | ((stars >= low) & (stars <= high))).all():
+            raise DataError(f"ratings of {name} are {stars.tolist()}; expected {low:g}…{high:g}, or None.")
+        kept = slice(-max_history if max_history else None, None)
+        rows.append((np.array([item_index[key] for key in keys], np.int32)[kept], ages[kept], stars[kept]))
+    return pd.DataFrame(rows, columns=["history", "history_hours", "history_ratings"])
+
+
+def _sequence(values: Any, name: str, expected: str) -> None:
+    if not isinstance(values, (list, tuple, np.ndarray, pd.Series, pd.Index)):
+        raise DataError(f"{name}: found {values!r}; expected {expected}.")
+
+
+def _numbers(lists: Sequence[Any] | None, number: int, name: str, default: list[float]) -> np.ndarray:
+    """The list that goes with a history as float32, NaN where it holds None."""
+    if lists is None:
+        return np.array(default, np.float32)
+    _sequence(lists, name.partition(" ")[0], "one list per history")
+    values = list(lists)[number] if number < len(lists) else []
+    _sequence(values, name, "one number per purchase")
+    if len(values) != len(default):
+        raise DataError(f"{name}: {len(values)} values for {len(default)} purchases; expected one per purchase.")
+    try:
+        return np.array([np.nan if value is None or value is pd.NA else float(value) for value in values], np.float32)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{name}: {list(values)!r} are not all numbers ({error}).") from error

@@ -1,0 +1,306 @@
+"""Amazon's two files become the tables; odd rows are counted, and a broken file is named with its line."""
+
+import gzip
+import http.server
+import json
+import re
+import threading
+
+import pandas as pd
+import pytest
+
+from r2ec_lib.data.amazon import _site_names, download_amazon, read_amazon
+from r2ec_lib.data.schema import FUTURE_COLUMNS, DataError
+
+HEADER = "user_id,parent_asin,rating,timestamp"
+DAY = 86_400_000
+T0 = 1_500_000_000_000  # a moment in 2017, in milliseconds
+
+
+def item(name, **fields):
+    base = {
+        "main_category": "Office",
+        "title": f"Title of {name}",
+        "average_rating": 4.5,
+        "rating_number": 99,
+        "features": ["Light", "<b>Red</b>"],
+        "description": [],
+        "price": 9.5,
+        "store": "Shop",
+        "categories": ["Office", "Pens"],
+        "details": {"Weight": "3 g", "Best Sellers Rank": {"Pens": 12}, "Customer Reviews": "4.5"},
+        "helpful_votes": 7,
+        "parent_asin": name,
+    }
+    return base | fields
+
+
+@pytest.fixture
+def amazon(tmp_path):
+    """Writes the two files of a category named Pens and returns their folder."""
+
+    def write(lines=None, items=None, header=HEADER):
+        lines = [f"u{k},p{k % 3},5.0,{T0 + k * DAY}" for k in range(6)] if lines is None else lines
+        items = [item("p0"), item("p1"), item("p2")] if items is None else items
+        with gzip.open(tmp_path / "Pens.csv.gz", "wt") as file:
+            file.write("\n".join([header, *lines]) + "\n")
+        with gzip.open(tmp_path / "meta_Pens.jsonl.gz", "wt") as file:
+            file.writelines((entry if isinstance(entry, str) else json.dumps(entry)) + "\n" for entry in items)
+        return tmp_path
+
+    return write
+
+
+def drops_of(drops):
+    return dict(zip(drops["reason"], drops["dropped"], strict=True))
+
+
+def test_amazon_files_become_the_two_tables(amazon):
+    items, interactions, drops = read_amazon(amazon(), "Pens")
+    assert items["item_id"].tolist() == ["p0", "p1", "p2"]
+    assert items.iloc[0].to_dict() == {
+        "item_id": "p0",
+        "title": "Title of p0",
+        "main_category": "Office",
+        "store": "Shop",
+        "categories": "Office > Pens",
+        "features": "Light Red",
+        "description": "",
+        "details": "Weight: 3 g",
+    }
+    assert interactions["timestamp"].iloc[0] == pd.Timestamp(T0, unit="ms", tz="UTC")
+    assert interactions["rating"].tolist() == [5.0] * 6
+    assert drops["dropped"].sum() == 0
+
+
+def test_the_sites_own_tree_is_read_too(amazon):
+    folder = amazon()
+    for name in _site_names("Pens", "5core"):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name.split("/")[-1]).rename(folder / name)
+    assert len(read_amazon(folder, "Pens", "5core")[1]) == 6
+    with pytest.raises(DataError, match=r"Pens\.csv\.gz: no such file, nor .*0core"):
+        read_amazon(folder, "Pens", "0core")
+
+
+def test_no_summary_of_the_whole_corpus_becomes_item_text(amazon):
+    items, _, _ = read_amazon(amazon(), "Pens")
+    assert not FUTURE_COLUMNS & set(items.columns)
+    assert not re.search(r"4\.5|99|9\.5|12", " ".join(items.iloc[0]))
+
+
+def test_fields_of_another_kind_than_usual_are_read_as_text(amazon):
+    items, _, _ = read_amazon(amazon(items=[item("p0", categories="Pens", details="3 g", features=None)]), "Pens")
+    assert items.loc[0, ["categories", "details", "features"]].tolist() == ["Pens", "3 g", ""]
+
+
+def test_every_drop_is_counted_with_its_reason(amazon):
+    items = [item("p0"), item("p1", title=None), item("never")]
+    lines = [f"u{k},p{k % 3},5.0,{T0 + k}" for k in range(9)]
+    kept, interactions, drops = read_amazon(amazon(lines, items), "Pens")
+    assert kept["item_id"].tolist() == ["p0"] and len(interactions) == 3
+    assert list(drops.drop(columns="step").itertuples(index=False, name=None)) == [
+        ("read", 0, 3, ""),
+        ("never bought", 1, 2, ""),
+        ("without a title", 1, 1, "meta_Pens.jsonl.gz: p1, , Office, Shop"),
+        ("read", 0, 9, ""),
+        ("of an item that is not in the items table", 6, 3, "item_id 'p1'"),
+    ]
+    assert drops["step"].tolist() == ["items"] * 3 + ["interactions"] * 2
+
+
+def test_the_official_variant_also_drops_items_without_price_or_with_long_titles(amazon):
+    items = [item("p0"), item("p1", price=None), item("p2", title="word " * 21)]
+    kept, _, drops = read_amazon(amazon(items=items), "Pens", protocol="official")
+    assert kept["item_id"].tolist() == ["p0"]
+    assert drops_of(drops)["without a price"] == drops_of(drops)["title over 20 words"] == 1
+    assert len(read_amazon(amazon(items=items), "Pens", protocol="paper")[0]) == 3
+
+
+def test_a_filter_that_leaves_nothing_is_an_error(amazon):
+    with pytest.raises(DataError, match="no item is left once those without a price are dropped"):
+        read_amazon(amazon(items=[item("p0", price=None)]), "Pens", protocol="official")
+    with pytest.raises(DataError, match=r"no item of .* is described here"):
+        read_amazon(amazon(items=[item("other")]), "Pens")
+
+
+LINES = [f"u{k},p0,5.0,{T0 + k}" for k in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("odd", "reason"),
+    [
+        (f"u,p0,0.0,{T0}", "rating outside 1…5"),
+        (f"u,p0,5.5,{T0}", "rating outside 1…5"),
+        (f"u,p0,good,{T0}", "rating outside 1…5"),
+        ("u,p0,5.0,soon", "no time in 1990…2100"),
+        ("u,p0,5.0,-62135596800000", "no time in 1990…2100"),
+        ("u,p0,5.0,", "no time in 1990…2100"),
+        (f",p0,5.0,{T0}", "without a user or an item"),
+        (f"u,,5.0,{T0}", "without a user or an item"),
+    ],
+)
+def test_an_odd_interaction_is_dropped_and_counted_with_an_example(amazon, odd, reason):
+    _, interactions, drops = read_amazon(amazon([*LINES[:2], odd, *LINES[2:]]), "Pens")
+    assert len(interactions) == 5
+    row = drops.set_index("reason").loc[reason]
+    assert (row["step"], row["dropped"], row["remaining"]) == ("interactions", 1, 5)
+    example = ", ".join(field or "nan" for field in odd.split(","))
+    assert row["example"] == f"Pens.csv.gz: {example}"
+
+
+def test_a_rating_that_is_missing_is_no_odd_one(amazon):
+    assert len(read_amazon(amazon([*LINES, f"u,p0,,{T0}"]), "Pens")[1]) == 6
+
+
+@pytest.mark.parametrize(
+    ("sound", "odd", "refused"), [(0, 11, True), (1089, 11, False), (1088, 12, True), (3, 10, False)]
+)
+def test_more_odd_rows_than_one_in_a_hundred_are_an_error(amazon, sound, odd, refused):
+    lines = [f"u{k},p0,0.0,{T0 + k}" for k in range(odd)] + [f"v{k},p0,5.0,{T0 + k}" for k in range(sound)]
+    folder = amazon(lines)
+    if refused:
+        with pytest.raises(DataError, match=rf"Pens\.csv\.gz, line 2: rating 0 is outside 1…5 \({odd} such rows\)"):
+            read_amazon(folder, "Pens")
+    else:
+        assert len(read_amazon(folder, "Pens")[1]) == sound
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([*LINES, f"u,p0,5.0,{T0},extra"], r"Pens\.csv\.gz, line 7: 5 fields, expected 4 \(user_id,parent_asin"),
+        ([*LINES, f"u,p0,{T0}"], r"Pens\.csv\.gz, line 7: 3 fields, expected 4"),
+        (["u,p0,5.0,1500000000"] * 11, r"Pens\.csv\.gz, line 2: '1500000000' .* would fit timestamp_unit 's'"),
+        ([f",p0,5.0,{T0}"] * 11, r"Pens\.csv\.gz, line 2: no user_id \(11 such rows\)"),
+        ([f",p0,5.0,{T0}"] * 3, r"Pens\.csv\.gz: no interaction is left once those without a user or an item"),
+    ],
+)
+def test_a_broken_interactions_file_is_named_with_its_line(amazon, lines, message):
+    with pytest.raises(DataError, match=message):
+        read_amazon(amazon(lines), "Pens")
+
+
+def test_a_missing_column_is_named(amazon):
+    with pytest.raises(DataError, match=r"Pens\.csv\.gz: no column 'parent_asin' for item_id; found user_id, asin"):
+        read_amazon(amazon(header="user_id,asin,rating,timestamp"), "Pens")
+
+
+@pytest.mark.parametrize(
+    ("odd", "reason", "example"),
+    [
+        ('{"parent_asin": "p1", ', "no JSON object with a parent_asin", r"line 2: not valid JSON"),
+        ("[1, 2]", "no JSON object with a parent_asin", r"line 2: expected one JSON object, found \[1, 2\]"),
+        ('{"title": "x"}', "no JSON object with a parent_asin", r"line 2: no 'parent_asin'; found title"),
+        (
+            r'{"parent_asin": "p1", "title": "\ud83d"}',
+            "no JSON object with a parent_asin",
+            r"line 2: half a character",
+        ),
+        (json.dumps(item("p0", title="Again")), "listed again", r"^meta_Pens\.jsonl\.gz: p0, Again, Office"),
+    ],
+)
+def test_an_odd_item_is_dropped_and_counted_and_many_are_an_error(amazon, odd, reason, example):
+    items, _, drops = read_amazon(amazon(items=[item("p0"), odd, item("p2")]), "Pens")
+    assert items["title"].tolist() == ["Title of p0", "Title of p2"]
+    row = drops.set_index("reason").loc[reason]
+    assert row["dropped"] == 1 and re.search(example, row["example"])
+    assert row["remaining"] == 2 and drops["remaining"].iloc[0] == 3
+    with pytest.raises(DataError, match=r"meta_Pens\.jsonl\.gz, line [23]: (?!line)"):
+        read_amazon(amazon(items=[item("p0"), *[odd] * 11, item("p2")]), "Pens")
+
+
+def test_a_truncated_gzip_file_is_named(amazon):
+    folder = amazon([f"user{k * 7919},p0,5.0,{T0 + k * 104_729}" for k in range(5000)])
+    for name in ("Pens.csv.gz", "meta_Pens.jsonl.gz"):
+        path = folder / name
+        whole = path.read_bytes()
+        path.write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(DataError, match=rf"{name}: broken after line \d+"):
+            read_amazon(folder, "Pens")
+        path.write_bytes(whole)
+
+
+# ---- downloads -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def site(amazon, tmp_path):
+    """The Amazon files on a local server that understands ranges; `.asked` keeps (path, Range header)."""
+    folder = amazon()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append((self.path, self.headers.get("Range")))
+            path = folder / self.path.split("/")[-1]
+            if not path.is_file():
+                return self.send_error(404)
+            body, start = path.read_bytes(), 0
+            if self.headers.get("Range"):
+                start = int(self.headers["Range"].removeprefix("bytes=").rstrip("-"))
+            if start >= len(body):
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{len(body)}")
+                return self.end_headers()
+            self.send_response(206 if start else 200)
+            self.send_header("Content-Length", str(len(body) - start))
+            self.end_headers()
+            self.wfile.write(body[start:])
+
+        def log_message(self, *args):
+            pass
+
+    asked = []
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", folder, asked
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_download_is_read_recorded_and_not_repeated(site, tmp_path, capsys):
+    url, _, asked = site
+    target = tmp_path / "data"
+    assert len(read_amazon(target, "Pens", download=True, base_url=url)[1]) == 6
+    assert "Pens.csv.gz:" in capsys.readouterr().out and len(asked) == 2
+    read_amazon(target, "Pens", download=True, base_url=url)
+    assert len(asked) == 2
+    path = target / "benchmark/0core/rating_only/Pens.csv.gz"
+    path.write_bytes(path.read_bytes() + b"x")
+    with pytest.raises(
+        DataError, match=r"Pens\.csv\.gz: its SHA-256 differs .* Delete Pens\.csv\.gz\.sha256 if .* on purpose"
+    ):
+        read_amazon(target, "Pens", download=True, base_url=url)
+
+
+def test_a_file_that_was_corrected_is_taken_once_its_checksum_is_deleted(site, tmp_path):
+    url, _, asked = site
+    target = tmp_path / "data"
+    download_amazon(target, "Pens", base_url=url)
+    path = target / "benchmark/0core/rating_only/Pens.csv.gz"
+    path.write_bytes(gzip.compress(f"{HEADER}\nu,p0,5.0,{T0}\n".encode()))
+    path.with_name(path.name + ".sha256").unlink()
+    assert len(read_amazon(target, "Pens", download=True, base_url=url)[1]) == 1
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_a_broken_download_continues_where_it_stopped(site, tmp_path, share):
+    url, folder, asked = site
+    whole = (folder / "Pens.csv.gz").read_bytes()
+    part = tmp_path / "data/benchmark/0core/rating_only/Pens.csv.gz.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(whole[: int(len(whole) * share)])
+    download_amazon(tmp_path / "data", "Pens", base_url=url)
+    assert asked[0][1] == f"bytes={int(len(whole) * share)}-"
+    assert part.with_suffix("").read_bytes() == whole and not part.exists()
+
+
+def test_a_failed_download_says_what_to_do(site, tmp_path):
+    url, _, _ = site
+    with pytest.raises(DataError, match=r"cannot be fetched .*404.*Check the network and the category"):
+        download_amazon(tmp_path / "data", "Ships", base_url=url)
+    with pytest.raises(DataError, match=r"cannot be fetched .*refused"):
+        download_amazon(tmp_path / "data", "Pens", base_url="http://127.0.0.1:9")
+    with pytest.raises(DataError, match="core is '3core'"):
+        download_amazon(tmp_path / "data", "Pens", "3core", base_url=url)

@@ -1,0 +1,139 @@
+"""Leaks that are planted are found; sound samples pass."""
+
+import numpy as np
+import pandas as pd
+
+from r2ec_lib.data import leaks, splits
+from r2ec_lib.data.schema import validate_interactions
+
+
+def catalogue(n):
+    return pd.DataFrame({"item_id": [f"i{k}" for k in range(n)], "title": [f"Title {k}" for k in range(n)]})
+
+
+def log(users, item_codes, hours):
+    """A validated log; `hours` after the first of January 2020."""
+    times = pd.Timestamp("2020-01-01", tz="UTC") + pd.to_timedelta(hours, unit="h")
+    ratings = [1 + code % 5 for code in item_codes]
+    items = [f"i{code}" for code in item_codes]
+    return validate_interactions(
+        pd.DataFrame({"user_id": users, "item_id": items, "timestamp": times, "rating": ratings})
+    )
+
+
+def random_log(n=400, num_users=40, num_items=30, seed=0):
+    rng = np.random.default_rng(seed)
+    users = [f"u{k}" for k in rng.integers(0, num_users, n)]
+    return log(users, rng.integers(0, num_items, n), rng.integers(0, 300, n))  # many ties in time
+
+
+def checked(samples, items=None):
+    table = leaks.leak_checks(items if items is not None else catalogue(30), samples)
+    return set(table.loc[~table["ok"], "check"])
+
+
+def test_sound_samples_pass_every_leak_check():
+    samples, _ = splits.make_samples(catalogue(30), random_log())
+    assert checked(samples) == set()
+
+
+def test_each_planted_leak_is_found_and_named():
+    samples, _ = splits.make_samples(catalogue(30), random_log())
+    one = samples["target"].iloc[3]
+
+    planted = samples.copy()
+    planted["history"] = [np.append(h[1:], one) if k == 3 else h for k, h in enumerate(samples["history"])]
+    assert checked(planted) == {"target is not in its own history"}
+
+    planted = samples.copy()
+    planted["history_hours"] = [-1 - h if k == 3 else h for k, h in enumerate(samples["history_hours"])]
+    assert "history lies before the target" in checked(planted)
+
+    long = int(np.argmax(samples["history"].map(len)))
+    planted["history_hours"] = [h[::-1] if k == long else h for k, h in enumerate(samples["history_hours"])]
+    assert checked(planted) == {"history runs from old to new"}
+
+    copied = samples.iloc[[3]].assign(split="test")
+    assert "no sample stands in two splits" in checked(pd.concat([samples, copied], ignore_index=True))
+
+    shuffled = samples.assign(split=np.random.default_rng(0).permutation(samples["split"]))
+    assert "splits follow each other in time" in checked(shuffled)
+
+    assert checked(samples, catalogue(30).assign(average_rating="4.5")) == {"no item column sums up the future"}
+    details = leaks.leak_checks(catalogue(30).assign(price="1"), samples).set_index("check")["detail"]
+    assert details["no item column sums up the future"] == "price"
+
+
+def test_a_failing_check_gives_an_example():
+    samples, _ = splits.make_samples(catalogue(30), random_log())
+    samples["history_hours"] = [-1 - h if k == 3 else h for k, h in enumerate(samples["history_hours"])]
+    details = leaks.leak_checks(catalogue(30), samples).set_index("check")["detail"]
+    assert details["history lies before the target"].startswith("1 samples, such as 3 of user 'u")
+
+
+def test_the_title_figure_is_reported_and_is_no_fault():
+    items = catalogue(30).assign(title="The same title")
+    samples, _ = splits.make_samples(items, random_log())
+    table = leaks.leak_checks(items, samples)
+    assert table["ok"].all()
+    assert table["detail"].iloc[-1] == "100.00% of samples"
+
+
+def test_a_column_that_counts_purchases_is_found_under_any_name():
+    samples, _ = splits.make_samples(catalogue(30), random_log())
+    bought = np.bincount(samples["target"], minlength=30)
+    harmless = catalogue(30).assign(width=[str(k % 7) for k in range(30)], brand="Acme")
+    assert checked(samples, harmless) == set()
+    telling = harmless.assign(shelf_code=[f"{3 * count + 1:,}" for count in bought])
+    table = leaks.leak_checks(telling, samples).set_index("check")
+    assert not table.loc["no item column counts the purchases", "ok"]
+    assert table.loc["no item column counts the purchases", "detail"].startswith("'shelf_code' has a rank correlation")
+
+
+def test_what_is_first_seen_after_training_is_a_figure():
+    samples, _ = splits.make_samples(catalogue(40), random_log())  # ten items that nobody buys
+    table = leaks.leak_checks(catalogue(40), samples).set_index("check")
+    assert table.loc["items seen only after training (a figure)", "ok"]
+    assert table.loc["items seen only after training (a figure)", "detail"].startswith(
+        "25.00% of the catalogue, 0.00%"
+    )
+
+
+def prompted(samples, titles, extra=None):
+    return [
+        "Purchases:\n" + "\n".join(titles[i] for i in history) + (f"\n{extra[row]}" if extra else "")
+        for row, history in enumerate(samples["history"])
+    ]
+
+
+def test_the_targets_text_in_a_prompt_is_found_with_an_example():
+    samples, _ = splits.make_samples(catalogue(30), random_log())
+    titles = catalogue(30)["title"].tolist()
+    sound = leaks.prompt_check(samples, titles, prompted(samples, titles))
+    assert sound["ok"].all()
+    hints = ["" if row != 5 else f"soon: {titles[target].upper()}" for row, target in enumerate(samples["target"])]
+    caught = leaks.prompt_check(samples, titles, prompted(samples, titles, hints)).iloc[0]
+    assert not caught["ok"]
+    assert caught["detail"].startswith(f"1 samples, such as {samples['sample_id'].iloc[5]} of user")
+
+
+def test_words_of_the_prompt_itself_and_of_longer_titles_are_no_leak():
+    titles = ["Purchases", "Garden chair", "Garden chair, folding", "Pen"]
+    samples = pd.DataFrame({"sample_id": [0, 1, 2], "user_id": "u", "target": [0, 1, 3], "history": [[1], [2], [1]]})
+    prompts = prompted(samples, titles, ["", "", "Pen"])
+    found = leaks.prompt_check(samples, titles, prompts, frame="Purchases:").iloc[0]
+    assert found["ok"]
+    assert found["detail"] == "none in 2 prompts"  # "Pen" is too short to tell
+    assert not leaks.prompt_check(samples, titles, prompts).iloc[0]["ok"]  # without the frame, its word counts
+
+
+def test_a_method_that_reads_the_future_is_caught_and_one_that_does_not_is_left_alone():
+    samples, _ = splits.make_samples(catalogue(30), random_log())
+    counts = lambda table: lambda asked: np.tile(np.bincount(table["target"], minlength=30) / 9, (len(asked), 1))  # noqa: E731
+    on_train = lambda table: counts(table[table["split"] == "train"])  # noqa: E731
+    next_item = lambda table: lambda asked: np.eye(30)[table.set_index("sample_id")["target"].loc[asked["sample_id"]]]  # noqa: E731
+    asked = samples[samples["split"] == "test"]
+    assert leaks.future_check("sound", on_train, samples, asked)["ok"].item()
+    caught = leaks.future_check("peeking", next_item, samples, asked).iloc[0]
+    assert (caught["check"], caught["ok"]) == ("peeking does not know the future", False)
+    assert "such as" in caught["detail"]

@@ -1,0 +1,88 @@
+"""Histories given by hand become rows as the model was trained on, or an error says which value is wrong."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from r2ec_lib.data.purchases import purchases_table
+from r2ec_lib.data.schema import DataError
+
+INDEX = {"4": 0, "17": 1, "pen": 2}
+
+
+def table(histories, hours=None, ratings=None, **choices):
+    return purchases_table(histories, hours, ratings, item_index=INDEX, **choices)
+
+
+def test_a_history_becomes_indexes_hours_a_day_apart_and_no_ratings():
+    row = table([["pen", "4", "pen"]]).iloc[0]
+    assert row["history"].tolist() == [2, 0, 2] and row["history"].dtype == np.int32
+    assert row["history_hours"].tolist() == [72.0, 48.0, 24.0] and row["history_hours"].dtype == np.float32
+    assert np.isnan(row["history_ratings"]).all() and row["history_ratings"].dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        [17, 4],
+        (17, 4),
+        np.array([17, 4]),
+        np.array([17.0, 4.0]),
+        pd.Series([17, 4]),
+        pd.Index(["17", "4"]),
+        ["17", 4.0],
+    ],
+)
+def test_ids_may_be_numbers_arrays_and_columns(ids):
+    assert table([ids])["history"].iloc[0].tolist() == [1, 0]
+
+
+def test_each_history_has_its_own_hours_and_ratings():
+    rows = table([["pen"], [4, 17]], [[3], np.array([5.0, 5.0])], [[None], pd.Series([0, 10])], rating_range=(0, 10))
+    assert [hours.tolist() for hours in rows["history_hours"]] == [[3.0], [5.0, 5.0]]
+    assert np.isnan(rows["history_ratings"][0][0]) and rows["history_ratings"][1].tolist() == [0.0, 10.0]
+
+
+def test_only_the_latest_purchases_are_kept():
+    row = table([["pen", 4, 17]], [[9, 8, 7]], [[1, 2, 3]], max_history=2).iloc[0]
+    assert [row[name].tolist() for name in row.index] == [[0, 1], [8.0, 7.0], [2.0, 3.0]]
+    assert len(table([["pen", 4]], max_history=2)["history"][0]) == 2
+
+
+def test_pandas_gaps_are_no_rating():
+    assert np.isnan(table([["pen", 4]], None, [[5, pd.NA]])["history_ratings"][0][1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("pen",), r"histories: found 'pen'; expected a list of histories"),
+        ((["pen", "4"],), r"history 1: found 'pen'; expected a list of item ids"),
+        (([["pen"], 4],), r"history 2: found 4; expected a list of item ids"),
+        (([["pen"], []],), r"history 2 is empty"),
+        (([["pen", "ink"]],), r"history 1 holds 'ink', which is not in the catalogue\. Add it with add_items"),
+        (([[4.5]],), r"history 1 holds '4\.5', which is not in the catalogue"),
+        (([[None]],), r"history 1 holds 'None', which is not in the catalogue"),
+        (([["pen", 4]], [[1]]), r"hours of history 1: 1 values for 2 purchases"),
+        (([["pen"], [4]], [[1]]), r"hours of history 2: 0 values for 1 purchases"),
+        (([["pen"]], [[float("nan")]]), r"hours of history 1 are \[nan\]; expected hours ago"),
+        (([["pen"]], [[float("inf")]]), r"hours of history 1 are \[inf\]"),
+        (([["pen"]], [[-1]]), r"hours of history 1 are \[-1\.0\]"),
+        (([["pen", 4]], [[1, 2]]), r"hours of history 1 are \[1\.0, 2\.0\]; .*oldest first"),
+        (([["pen"]], ["soon"]), r"hours of history 1: found 'soon'; expected one number per purchase"),
+        (([["pen"]], [["soon"]]), r"hours of history 1: \['soon'\] are not all numbers"),
+        (([["pen"]], 5), r"hours: found 5; expected one list per history"),
+        (([["pen", 4]], None, [[5]]), r"ratings of history 1: 1 values for 2 purchases"),
+        (([["pen"]], None, [[9]]), r"ratings of history 1 are \[9\.0\]; expected 1…5, or None"),
+        (([["pen"]], None, [[0]]), r"ratings of history 1 are \[0\.0\]"),
+        (([["pen"]], None, [[[5]]]), r"ratings of history 1"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_history(arguments, message):
+    with pytest.raises(DataError, match=message):
+        table(*arguments)
+
+
+def test_a_scale_that_is_none_is_refused():
+    with pytest.raises(DataError, match="rating_min is 5, rating_max 1"):
+        table([["pen"]], rating_range=(5, 1))

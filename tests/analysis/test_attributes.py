@@ -73,11 +73,11 @@ def test_the_worst_contradiction_stands_first(attributes):
     table = agreement.contradictions(chains, stated_by(chains), attributes)
     assert table["row"].tolist() == [1, 1, 2, 0]
     assert table["list_share"].tolist() == [1, 1, 1, 0.5]
-    assert set(table.loc[table["row"] == 2, ["said", "has"]].iloc[0]) == {"rustic", "deco"}
+    assert set(table.loc[table["row"] == 2, ["stated", "actual"]].iloc[0]) == {"rustic", "deco"}
     told = agreement.by_reason(table)
     assert told["row"].tolist() == [1, 2, 0] and told["list_share"].tolist() == [1, 1, 0.5]
-    assert set(told["said"][0].split(", ")) == {"style rustic", "piece tent"}
-    assert set(told["has"][0].split(", ")) == {"style deco", "piece mug"}
+    assert set(told["stated"][0].split(", ")) == {"style rustic", "piece tent"}
+    assert set(told["actual"][0].split(", ")) == {"style deco", "piece mug"}
     assert agreement.by_reason(table.iloc[:0]).empty
 
 
@@ -126,7 +126,7 @@ def test_a_fabricated_history_has_less_support_than_a_true_one(attributes):
     false = true.assign(chain=["rustic", "deco mug", "deco rug"])
     partners = [1, 2, 0]
     good, bad = (
-        support(chains, attribute_mentions(chains, attributes), attributes, samples, partners, 6)
+        support(chains, attribute_mentions(chains, attributes), attributes, samples, partners)
         for chains in (true, false)
     )
     assert good["supported"].tolist() == [1, 1, 1]
@@ -140,7 +140,7 @@ def test_support_by_chance_asks_another_shoppers_items(attributes):
     samples = pd.DataFrame({"history": [[0], [5]]})
     chains = chains_of(("deco mug", [0]), ("rustic rug", [5]))
     named = attribute_mentions(chains, attributes)
-    table = support(chains, named, attributes, samples, [1, 0], 6)
+    table = support(chains, named, attributes, samples, [1, 0])
     assert table["supported"].tolist() == [1, 1] and table["supported_by_chance"].tolist() == [0, 0]
 
 
@@ -168,7 +168,7 @@ def test_texts_that_name_nothing_break_no_figure(attributes):
     chains, samples = chains_of(("", [0]), ("zzz", [1])), pd.DataFrame({"history": [[0], [1]]})
     named = attribute_mentions(chains, attributes)
     assert (
-        support(chains, named, attributes, samples, causal.swap_partners(samples.assign(user_id=["a", "b"])), 6)
+        support(chains, named, attributes, samples, causal.swap_partners(samples.assign(user_id=["a", "b"])))
         .isna()
         .all(axis=None)
     )

@@ -17,7 +17,7 @@ SHOWS = {
 
 
 def shown_by(text):
-    return set(texts.find(pd.DataFrame({"chain": [text]}))["behaviour"])
+    return set(texts.behaviour_mentions(pd.DataFrame({"chain": [text]}))["behaviour"])
 
 
 @pytest.mark.parametrize(("name", "text"), SHOWS.items())
@@ -38,7 +38,7 @@ def test_words_inside_other_words_show_nothing(text):
 
 def test_shares_count_reasonings_once_and_show_where():
     chains = pd.DataFrame({"chain": ["not this, not that", "a mug", "a rug, not now", ""]}, index=[4, 5, 6, 7])
-    table = texts.shares(chains, texts.find(chains), list("abcd")).set_index("facet")
+    table = texts.behaviour_shares(chains, texts.behaviour_mentions(chains), list("abcd")).set_index("facet")
     row = table.loc["negative exclusion"]
     assert row["share"] == 2 / 4 and 0 <= row["low"] < row["share"] < row["high"] <= 1
     assert row["words"] == "not" and row["example"] == "not this, not that"

@@ -39,7 +39,13 @@ def card_attributes(items: pd.DataFrame, max_words: int = 3, fewest: int = 3, mo
     lengths = cards.drop(columns="title").map(len)
     typical = lengths[lengths > 0].median()
     short = [name for name in lengths if typical[name] <= max_words and items[name].nunique() > 1]
-    whole = cards[short].map(" ".join).astype("str").melt(var_name="attribute", ignore_index=False).reset_index(names="item")
+    whole = (
+        cards[short]
+        .map(" ".join)
+        .astype("str")
+        .melt(var_name="attribute", ignore_index=False)
+        .reset_index(names="item")
+    )
     text = cards.drop(columns=short).itertuples(index=False)
     rows = [
         (item, "word", word)

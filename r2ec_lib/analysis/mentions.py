@@ -11,6 +11,7 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -46,6 +47,18 @@ WORDS = {
 shares of 0…1."""
 
 
+class Mention(NamedTuple):
+    """An item (−1 for no single one), whether it is in the history, by "title" or by "word", from which character to
+    which, and the share of its title's weight."""
+
+    item: int
+    in_history: bool
+    how: str
+    start: int
+    end: int
+    share: float
+
+
 def mentions(
     chains: pd.DataFrame,
     samples: pd.DataFrame,
@@ -76,8 +89,8 @@ def mentions(
         items: `title`, in item-index order.
 
     Returns:
-        One row per mention: `row` (index label in `chains`), `item` (item index or −1), `in_history`, `how` ("title"
-        or "word"; one row per word), `start`, `end` (characters), `share` (of the title's weight).
+        One row per mention, and per word where it is by words: `row` (index label in `chains`) and what a `Mention`
+        holds.
     """
     titles = _Titles(items["title"].tolist(), max_words, rare)
     histories = samples.set_index("sample_id")["history"]
@@ -85,8 +98,9 @@ def mentions(
     for row, sample_id, chain in zip(chains.index, chains["sample_id"], chains["chain"], strict=True):
         history = {int(item) for item in histories[sample_id]}
         rows += [(row, *mention) for mention in titles.find(chain, history, share, max_gap, word_share)]
-    columns = ["row", "item", "in_history", "how", "start", "end", "share"]
-    return pd.DataFrame(rows, columns=columns).astype({"item": int, "in_history": bool, "start": int, "end": int})
+    return pd.DataFrame(rows, columns=["row", *Mention._fields]).astype(
+        {"item": int, "in_history": bool, "start": int, "end": int}
+    )
 
 
 class _Titles:
@@ -114,14 +128,14 @@ class _Titles:
                 postings[word].append(number)
         self.postings = {word: np.array(numbers) for word, numbers in postings.items()}
 
-    def find(self, text: str, history: set[int], share: float, max_gap: int, word_share: float) -> list[tuple]:
-        """(item, in_history, how, start, end, share) of each mention in `text`, by place."""
+    def find(self, text: str, history: set[int], share: float, max_gap: int, word_share: float) -> list[Mention]:
+        """The mentions in `text`, by place."""
         written = list(WORD.finditer(text))
         places = defaultdict(list)  # word -> positions in the text
         for position, match in enumerate(written):
             places[match.group().lower()].append(position)
         taken = np.zeros(len(written), bool)
-        rows: list[tuple] = []
+        result: list[Mention] = []
         spans = self._spans(written, places, share, max_gap)
         for weight, part, first, last, _ in spans:
             if taken[first : last + 1].any():
@@ -130,8 +144,8 @@ class _Titles:
             rivals = [n for w, p, f, to, n in spans if (w, p) == (weight, part) and f <= last and to >= first]
             in_history = sorted({item for n in rivals for item in self.items[n]} & history)
             single = self.items[rivals[0]][0] if len(rivals) == 1 else -1
-            where = ("title", written[first].start(), written[last].end(), part)
-            rows += [(item, True, *where) for item in in_history] or [(single, False, *where)]
+            where = "title", written[first].start(), written[last].end(), part
+            result += [Mention(item, True, *where) for item in in_history] or [Mention(single, False, *where)]
         holders = Counter(word for key in {self.key_of[item] for item in history} for word in set(key))
         for item in history:
             key = self.key_of[item]
@@ -140,8 +154,8 @@ class _Titles:
             part = sum(self.weights[word] for word in free) / max(sum(self.weights[word] for word in key), 1e-9)
             if free and part >= word_share:
                 matches = [written[place] for spots in free.values() for place in spots]
-                rows += [(item, True, "word", match.start(), match.end(), part) for match in matches]
-        return sorted(rows, key=lambda mention: (mention[3], mention[0]))
+                result += [Mention(item, True, "word", match.start(), match.end(), part) for match in matches]
+        return sorted(result, key=lambda mention: (mention.start, mention.item))
 
     def _spans(self, written: Sequence[re.Match], places: Mapping, share: float, max_gap: int) -> list[tuple]:
         """(weight, share, first word, last word, title) of each stretch that would mention a title, heaviest first."""
@@ -197,25 +211,24 @@ def grounding(chains: pd.DataFrame, mentioned: pd.DataFrame, samples: pd.DataFra
         One row per chain, with its index.
     """
     samples = samples.set_index("sample_id")
-    by_row = dict(list(mentioned.groupby("row")))
+    by_row = defaultdict(list)
+    for row, *mention in mentioned[["row", *Mention._fields]].itertuples(index=False, name=None):
+        by_row[row].append(Mention(*mention))
     rows = []
     for row, sample_id, chain in zip(chains.index, chains["sample_id"], chains["chain"], strict=True):
-        mentions_here = by_row.get(row, mentioned.iloc[:0])
-        history = set(samples.at[sample_id, "history"])
-        titles = mentions_here[mentions_here["how"] == "title"]
-        spans = list(zip(titles["start"], titles["end"], strict=True))
-        owning = [bool(_OWNING.search(context(chain, start, end))) for start, end in spans]
+        history, target = samples.at[sample_id, "history"], samples.at[sample_id, "target"]
+        titles = [mention for mention in by_row[row] if mention.how == "title"]
         inside, outside = _counts(titles)
-        owned, invented = _counts(titles[np.array(owning, bool)])
+        owned, invented = _counts([m for m in titles if _OWNING.search(context(chain, m.start, m.end))])
         quoted = [match.span() for match in _QUOTED.finditer(chain)]
-        unmatched = [all(end <= start or begin >= stop for begin, end in spans) for start, stop in quoted]
+        unmatched = [all(m.end <= start or m.start >= end for m in titles) for start, end in quoted]
         rows.append(
             {
-                "history_share": mentions_here.loc[mentions_here["in_history"], "item"].nunique() / len(history),
-                "history_titles": inside / len(history),
+                "history_share": len({m.item for m in by_row[row] if m.in_history}) / len(set(history)),
+                "history_titles": inside / len(set(history)),
                 "history_precision": owned / (owned + invented) if owned + invented else math.nan,
                 "off_history": outside,
-                "names_target": bool((titles["item"] == samples.at[sample_id, "target"]).any()),
+                "names_target": any(mention.item == target for mention in titles),
                 "quoted": len(quoted),
                 "off_catalogue": sum(unmatched) / len(unmatched) if unmatched else math.nan,
             }
@@ -223,7 +236,7 @@ def grounding(chains: pd.DataFrame, mentioned: pd.DataFrame, samples: pd.DataFra
     return pd.DataFrame(rows, index=chains.index)
 
 
-def _counts(titles: pd.DataFrame) -> tuple[int, int]:
-    """Different items of the history, and others; mentions of no single item (−1) count as one other item each."""
-    others = titles.loc[~titles["in_history"], "item"]
-    return titles.loc[titles["in_history"], "item"].nunique(), others[others >= 0].nunique() + int((others < 0).sum())
+def _counts(titles: Sequence[Mention]) -> tuple[int, int]:
+    """Different items of the history, and others; each mention of no single item (−1) counts as another one."""
+    others = [mention.item for mention in titles if not mention.in_history]
+    return len({m.item for m in titles if m.in_history}), len(set(others) - {-1}) + others.count(-1)

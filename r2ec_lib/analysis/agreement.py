@@ -34,11 +34,8 @@ def consistency(
         A row per chain, with its index: `stated` (number of different values), `holds` and `holds_by_chance` (shares
         of them, NaN without one), `contradicted` (attributes, see `contradictions`).
     """
-    by_item, by_row, bin_of = (
-        value_sets(attributes, "item"),
-        value_sets(stated, "row"),
-        popularity_bins(popularity, bins),
-    )
+    by_item, by_row = value_sets(attributes, "item"), value_sets(stated, "row")
+    bin_of = popularity_bins(popularity, bins)
     holders = Counter((bin_of[item], value) for item, values in by_item.items() for value in values)
     sizes = np.bincount(bin_of, minlength=bins)
     rows = []

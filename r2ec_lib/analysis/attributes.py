@@ -12,6 +12,7 @@ stated      one row per reasoning and value: row (index label of the chains), at
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -56,7 +57,7 @@ def card_attributes(items: pd.DataFrame, max_words: int = 3, fewest: int = 3, mo
     single = pd.DataFrame(rows, columns=["item", *KEY])
     holders = single["value"].map(single["value"].value_counts())
     table = pd.concat([whole, single[holders.between(fewest, most * len(items))]])[["item", *KEY]]
-    return table[table["value"] != ""].drop_duplicates(ignore_index=True)
+    return table[table["value"] != ""].drop_duplicates(ignore_index=True).astype({"value": "str"})
 
 
 def fact_attributes(facts: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
@@ -89,13 +90,13 @@ def attribute_mentions(chains: pd.DataFrame, attributes: pd.DataFrame) -> pd.Dat
     return pd.DataFrame(rows, columns=["row", *KEY, "start", "end"])
 
 
-def value_sets(table: pd.DataFrame, by: str) -> defaultdict[object, set[tuple[str, str]]]:
+def value_sets(table: pd.DataFrame, by: str) -> defaultdict[Any, set[tuple[str, str]]]:
     """The different (attribute, value) pairs of each item or reasoning; the empty set for one that has none.
 
     Args:
         table: an attributes or a stated table. by: its column "item" or "row".
     """
-    sets: defaultdict[object, set[tuple[str, str]]] = defaultdict(set)
+    sets: defaultdict[Any, set[tuple[str, str]]] = defaultdict(set)
     for holder, attribute, value in zip(table[by], table["attribute"], table["value"], strict=True):
         sets[holder].add((attribute, value))
     return sets

@@ -30,7 +30,8 @@ def fact_spans(mentioned: pd.DataFrame, stated: pd.DataFrame) -> pd.DataFrame:
     table = pd.concat([items[columns], stated.assign(kind=stated["attribute"], order=1)[columns]])
     table["length"] = table["end"] - table["start"]
     table = table.sort_values(["order", "length"], ascending=[True, False], kind="stable")
-    taken, kept = defaultdict(list), []
+    taken: defaultdict[object, list[tuple[int, int]]] = defaultdict(list)
+    kept: list[bool] = []
     for row, start, end in zip(table["row"], table["start"], table["end"], strict=True):
         kept.append(all(end <= other or start >= stop for other, stop in taken[row]))
         if kept[-1]:
@@ -60,7 +61,7 @@ def corrupt(
     """
     if not 0 < share <= 1:
         raise ValueError(f"the share of facts to exchange is {share}; expected more than 0 and at most 1")
-    facts = {row: [] for row in texts.index}
+    facts: dict[object, list[tuple[int, int, str]]] = {row: [] for row in texts.index}
     values = defaultdict(set)  # kind -> what a fact of it can become
     values["item"] = set(titles)
     for row, start, end, kind in spans[["row", "start", "end", "kind"]].itertuples(index=False, name=None):
@@ -71,7 +72,7 @@ def corrupt(
     neutral = {row: _words_outside(text, facts[row]) for row, text in texts.items()}
     filling = [texts[row][start:end] for row, spots in neutral.items() for start, end in spots]
     rng = np.random.default_rng(seed)
-    exchanged = {"facts": [], "neutral": []}
+    exchanged: dict[str, list[str]] = {"facts": [], "neutral": []}
     for row, text in texts.items():
         chosen = [facts[row][i] for i in rng.permutation(len(facts[row]))[: int(np.ceil(share * len(facts[row])))]]
         size = sum(len(WORD.findall(text[start:end])) for start, end, _ in chosen)
@@ -90,9 +91,9 @@ def _exchange(text: str, places: Sequence[tuple[int, int, Sequence[str]]], rng: 
     """`text` with each place replaced by a random other entry of its pool."""
     for start, end, pool in sorted(places, key=lambda place: -place[0]):
         old = text[start:end]
-        new = pool[rng.integers(len(pool))]
+        new = pool[int(rng.integers(len(pool)))]
         if new.lower() == old.lower():
             options = [word for word in pool if word.lower() != old.lower()]
-            new = options[rng.integers(len(options))] if options else old
+            new = options[int(rng.integers(len(options)))] if options else old
         text = text[:start] + new + text[end:]
     return text

@@ -204,7 +204,9 @@ def test_one_forbidden_word_among_many_reasons_is_found_by_its_rule(world, sampl
     clean = guardrails.judge(rules, chains_of(samples, texts), samples, world.items)
     texts[7] = f"{texts[7]} satisfaction Guaranteed."
     broken = guardrails.judge(rules, chains_of(samples, texts), samples, world.items)
-    assert clean.empty and broken[["row", "rule", "evidence"]].to_numpy().tolist() == [[7, "no promises", "Guaranteed"]]
+    assert clean.empty and broken[["row", "rule", "evidence"]].to_numpy().tolist() == [
+        [7, "no promises", "Guaranteed"]
+    ]
 
 
 # ---- a contradiction -----------------------------------------------------------------------------------------------

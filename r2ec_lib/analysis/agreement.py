@@ -1,21 +1,22 @@
-"""Whether the recommended items have what the reasoning asks for."""
+"""Does the recommendation agree with the reasoning, and does the reasoning leak the next purchase?
+
+What a text states comes in as the tables of `attributes`; nothing here reads a text.
+"""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
-from r2ec_lib.analysis.attributes import KEY, Holdings
-
-# ---- reason and recommendation -------------------------------------------------------------------------------------
+from r2ec_lib.analysis.attributes import value_sets
 
 
 def popularity_bins(popularity: Sequence[float], bins: int = 10) -> np.ndarray:
-    """(N,) bin of each item by its place among the popularities; equal popularities share a bin."""
-    place = pd.Series(np.asarray(popularity, float)).rank(method="average", pct=True).to_numpy()
-    return np.minimum((place * bins).astype(int), bins - 1)
+    """(N,) bin of each item by the quantile of its popularity; items of equal popularity share a bin."""
+    quantile = pd.Series(np.asarray(popularity, float)).rank(method="average", pct=True).to_numpy()
+    return np.minimum((quantile * bins).astype(int), bins - 1)
 
 
 def consistency(
@@ -25,91 +26,86 @@ def consistency(
 
     Args:
         chains: `top_items`, whose first is v̂.
+        stated, attributes: as in `attributes`.
         popularity: (N,) training purchases of each item.
         bins: of popularity; the comparison is the exact mean over the items of v̂'s bin.
 
     Returns:
-        A row a chain, with its index: `stated` (number of different values), `holds` and `holds_by_chance` (shares of
-        them, NaN without one), `contradicted` (attributes, see `contradictions`).
+        A row per chain, with its index: `stated` (number of different values), `holds` and `holds_by_chance` (shares
+        of them, NaN without one), `contradicted` (attributes, see `contradictions`).
     """
-    holdings, group = Holdings(attributes, len(popularity)), popularity_bins(popularity, bins)
-    member = sparse.csr_matrix((np.ones(len(group)), (group, np.arange(len(group)))), (bins, len(group)))
-    size = np.maximum(np.bincount(group, minlength=bins), 1)  # (bins,)
-    rates = sparse.csr_matrix((member @ holdings.holds).multiply(1 / size[:, None]))  # (bins, V)
-    first = chains["top_items"].map(lambda items: int(items[0]))
-    said = stated[["row", *KEY]].drop_duplicates()
-    best, columns = first.loc[said["row"]].to_numpy(int), holdings.columns(said)
-    said = said.assign(
-        holds=holdings.look_up(holdings.holds, best, columns),
-        holds_by_chance=holdings.look_up(rates, group[best], columns),
-    )
-    by_row = said.groupby("row")
-    table = by_row[["holds", "holds_by_chance"]].mean().reindex(chains.index)
-    table.insert(0, "stated", by_row.size().reindex(chains.index).fillna(0).astype(int))
-    against = contradictions(chains, stated, attributes).groupby("row").size()
-    return table.assign(contradicted=against.reindex(chains.index).fillna(0).astype(int))
+    by_item, by_row = value_sets(attributes, "item"), value_sets(stated, "row")
+    bin_of = popularity_bins(popularity, bins)
+    holders = Counter((bin_of[item], value) for item, values in by_item.items() for value in values)
+    sizes = np.bincount(bin_of, minlength=bins)
+    rows = []
+    for row, top in chains["top_items"].items():
+        values, held, popular = by_row[row], by_item[top[0]], bin_of[top[0]]
+        peers = sum(holders[popular, value] for value in values) / sizes[popular]
+        count = len(values) or math.nan
+        rows.append((len(values), len(values & held) / count, peers / count))
+    table = pd.DataFrame(rows, chains.index, columns=["stated", "holds", "holds_by_chance"])
+    contradicted = contradictions(chains, stated, attributes)["row"].value_counts()
+    return table.assign(contradicted=contradicted.reindex(chains.index, fill_value=0))
 
 
 def contradictions(chains: pd.DataFrame, stated: pd.DataFrame, attributes: pd.DataFrame) -> pd.DataFrame:
-    """Where the reason says one thing and the recommended item v̂ is another, worst first.
+    """Where the reason states one value and the recommended item v̂ has another, worst first.
 
-    Only attributes of which every item has at most one value can be contradicted. One is, where v̂ has a value of it
-    and that is none of those stated. Worst first: by the contradicted attributes of the same chain, then by the share
-    of the whole list of top items that has another value too.
+    Only attributes of which every item has at most one value can be contradicted. One is if v̂ has a value of it that
+    is none of those stated. Worst first: by the number of contradicted attributes of the chain, then by the share of
+    the whole list of top items that has another value too.
 
     Returns:
-        `row`, `attribute`, `said`, `has` (v̂'s value), `item` (v̂), `contradicted` (attributes of the chain),
-        `list_share`.
+        `row`, `attribute`, `stated` (values), `actual` (v̂'s value), `item` (v̂), `contradicted` (attributes of the
+        chain), `list_share`.
     """
-    each = attributes.groupby(["attribute", "item"]).size().groupby("attribute").max()
-    single = attributes[attributes["attribute"].isin(each[each == 1].index)]
-    value_of = {name: part.set_index("item")["value"].to_dict() for name, part in single.groupby("attribute")}
+    most = attributes.groupby(["attribute", "item"]).size().groupby("attribute").max()
+    single = attributes[attributes["attribute"].map(most) == 1]
+    value_of = {
+        name: dict(zip(part["item"], part["value"], strict=True)) for name, part in single.groupby("attribute")
+    }
     rows = []
-    for (row, name), part in stated.groupby(["row", "attribute"], sort=False):
-        if name not in value_of:
-            continue
-        said, values = set(part["value"]), value_of[name]
-        top = [int(item) for item in chains.at[row, "top_items"]]
-        if values.get(top[0]) is not None and values[top[0]] not in said:
-            others = [item in values and values[item] not in said for item in top]
-            rows.append((row, name, ", ".join(sorted(said)), values[top[0]], top[0], sum(others) / len(others)))
-    table = pd.DataFrame(rows, columns=["row", "attribute", "said", "has", "item", "list_share"])
+    for (row, name), values in stated.groupby(["row", "attribute"], sort=False)["value"]:
+        values, top = set(values), chains.at[row, "top_items"]
+        actual = [value_of.get(name, {}).get(item) for item in top]
+        against = [value is not None and value not in values for value in actual]
+        if against[0]:
+            rows.append((row, name, ", ".join(sorted(values)), actual[0], int(top[0]), np.mean(against)))
+    table = pd.DataFrame(rows, columns=["row", "attribute", "stated", "actual", "item", "list_share"])
     table.insert(5, "contradicted", table["row"].map(table["row"].value_counts()))
     return table.sort_values(["contradicted", "list_share"], ascending=False, kind="stable", ignore_index=True)
 
 
-def by_reason(found: pd.DataFrame) -> pd.DataFrame:
-    """The table of `contradictions` with a row a reasoning, worst first: `row`, `said` and `has` ("style rustic, tier
-    luxury"), `item`, `list_share` (the largest of its attributes)."""
-    rows = []
-    for row, part in found.groupby("row", sort=False):
-        said = ", ".join(f"{name} {value}" for name, value in zip(part["attribute"], part["said"], strict=True))
-        has = ", ".join(f"{name} {value}" for name, value in zip(part["attribute"], part["has"], strict=True))
-        rows.append((row, said, has, part["item"].iloc[0], part["list_share"].max()))
-    return pd.DataFrame(rows, columns=["row", "said", "has", "item", "list_share"])
+def by_reason(contradicted: pd.DataFrame) -> pd.DataFrame:
+    """The table of `contradictions` with a row per reasoning, worst first: `row`, `stated` and `actual` ("style
+    rustic, tier luxury"), `item`, `list_share` (the largest of its attributes)."""
+    named = contradicted.assign(
+        **{name: contradicted["attribute"] + " " + contradicted[name] for name in ("stated", "actual")}
+    )
+    first = {"stated": ", ".join, "actual": ", ".join, "item": "first", "list_share": "max"}
+    return named.groupby("row", sort=False, as_index=False).agg(first)
 
 
 def target_mentions(
-    chains: pd.DataFrame, found: pd.DataFrame, samples: pd.DataFrame, popularity: Sequence[float], bins: int = 10
+    chains: pd.DataFrame, mentioned: pd.DataFrame, samples: pd.DataFrame, popularity: Sequence[float], bins: int = 10
 ) -> pd.DataFrame:
     """Is the item bought next named by its title more often than items that are as popular? If so, it leaked.
 
     Args:
-        found: the table of `mentions.mentions` for these chains.
-        samples: `history`, `target`; a row a chain.
+        mentioned: the table of `mentions.mentions` for these chains.
+        samples: `history`, `target`; a row per chain.
 
     Returns:
-        A row a chain, with its index: `names_target` and `names_popular`, the share of the other items of the target's
-        popularity bin, outside the history, that are named by title.
+        A row per chain, with its index: `names_target` and `names_popular`, the share of the other items of the
+        target's popularity bin, outside the history, that are named by title.
     """
-    group = popularity_bins(popularity, bins)
-    titles = found[(found["how"] == "title") & (found["item"] >= 0)]
-    named = {row: set(items) for row, items in titles.groupby("row")["item"]}
+    bin_of = popularity_bins(popularity, bins)
+    titles = mentioned[(mentioned["how"] == "title") & (mentioned["item"] >= 0)]
+    named = titles.groupby("row")["item"].agg(set)
     rows = []
     for row, history, target in zip(chains.index, samples["history"], samples["target"], strict=True):
-        out = {int(item) for item in history} | {int(target)}
-        mine = named.get(row, set())
-        rivals = (group == group[target]).sum() - sum(group[item] == group[target] for item in out)
-        hits = sum(group[item] == group[target] for item in mine - out)
-        rows.append((float(target in mine), hits / rivals if rivals else math.nan))
+        rivals = set(np.flatnonzero(bin_of == bin_of[target])) - {*history, target}
+        items = named.get(row, set())
+        rows.append((float(target in items), len(items & rivals) / len(rivals) if rivals else math.nan))
     return pd.DataFrame(rows, columns=["names_target", "names_popular"], index=chains.index)

@@ -9,6 +9,7 @@ text says is the business of `mentions` and `texts`.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations, pairwise
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ from r2ec_lib.training.objective import ndcg
 
 Chains = Sequence[Sequence[int]]  # token ids, each chain closed by the `<answer>` id
 ScoreFn = Callable[[pd.DataFrame, Chains | None], torch.Tensor]
-"""(rows of the samples table, a chain a row or None for no reasoning) to (B, N) scores."""
+"""(rows of the samples table, a chain per row or None for no reasoning) to (B, N) scores."""
 
 EFFECTS = {
     "gain": ("full", "none", "the reasoning against no reasoning"),
@@ -29,7 +30,7 @@ EFFECTS = {
     "swap": ("full", "swapped", "the reasoning against another shopper's"),
     "training": ("full", "untaught", "the reasoning against a model trained without any"),
 }
-"""The causal tests as differences a − b of two conditions, with their words; `untaught` is not the same model."""
+"""The causal tests as differences a − b of two conditions, with their words; `untaught` is another model's ranking."""
 
 CHANGES = {
     "kept 0.5": "half the reasoning removed",
@@ -40,10 +41,10 @@ CHANGES = {
     "facts": "facts exchanged for false ones",
     "neutral": "as many other words exchanged",
 }
-"""What is done to a reasoning, in words; the keys are conditions of `stack`."""
+"""What is done to a reasoning, in words, by condition of `stack`."""
 
 
-# ---- does it matter: altered chains --------------------------------------------------------------------------------
+# ---- altered chains ------------------------------------------------------------------------------------------------
 
 
 def truncate(chains: Chains, fraction: float) -> list[list[int]]:
@@ -89,7 +90,7 @@ def conditions(
     }
 
 
-# ---- does it matter: ranking again ---------------------------------------------------------------------------------
+# ---- ranking again -------------------------------------------------------------------------------------------------
 
 
 def rank_chains(
@@ -126,23 +127,21 @@ def rank_chains(
         top = scores.topk(min(k, scores.shape[1]), dim=1)
         watched = top.indices[:, 0] if watch is None else torch.tensor(watch[at])
         log_p = torch.log_softmax(scores / temperature, dim=1).gather(1, watched[:, None])[:, 0]  # (B,)
-        kept = [np.isfinite(values) for values in top.values.numpy()]
-        table = {
-            "rank": ranks.numpy(),
-            "ndcg": ndcg(ranks, k).numpy(),
-            "top_items": [ids[some] for ids, some in zip(top.indices.numpy(), kept, strict=True)],
-            "top_scores": [values[some] for values, some in zip(top.values.numpy(), kept, strict=True)],
-            "log_p": log_p.numpy(),
-        }
-        parts.append(
-            pd.DataFrame({"sample_id": rows["sample_id"].to_numpy(), "user_id": rows["user_id"].to_numpy()} | table)
+        candidates = np.isfinite(top.values.numpy())  # (B, k)
+        part = (
+            rows[["sample_id", "user_id"]]
+            .reset_index(drop=True)
+            .assign(rank=ranks.numpy(), ndcg=ndcg(ranks, k).numpy())
         )
+        part["top_items"] = [ids[some] for ids, some in zip(top.indices.numpy(), candidates, strict=True)]
+        part["top_scores"] = [values[some] for values, some in zip(top.values.numpy(), candidates, strict=True)]
+        parts.append(part.assign(log_p=log_p.numpy()))
     return pd.concat(parts, ignore_index=True)
 
 
 def stack(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """The `rank_chains` tables of several conditions below each other, with `condition` and `agreement` =
-    |A ∩ B| / |A|, the share of the top items A of the condition "full" that are among its own top items B."""
+    |A ∩ B| / |A|, the share of the top items A of the condition "full" that are among this one's top items B."""
     full = [set(top.tolist()) for top in tables["full"]["top_items"]]
     parts = []
     for name, table in tables.items():
@@ -152,10 +151,10 @@ def stack(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def effects(ranked: pd.DataFrame, compare: Callable[..., Mapping], metric: str) -> pd.DataFrame:
-    """The tests of EFFECTS as paired comparisons; those whose second condition is not there are left out.
+    """The tests of EFFECTS as paired comparisons; those whose second condition is missing are left out.
 
     Args:
-        ranked: the table of `stack`; a condition needs no more than sample_id, user_id and rank.
+        ranked: the table of `stack`; of a condition, sample_id, user_id and rank are enough.
         compare: (ranks of a, ranks of b, user ids) to a mapping with `difference`, `relative`, `ci95`, such as
             `ranking.paired_bootstrap` with its metric set.
         metric: the name of what `compare` measures.
@@ -168,8 +167,8 @@ def effects(ranked: pd.DataFrame, compare: Callable[..., Mapping], metric: str) 
     for test, (a, b, words) in EFFECTS.items():
         if b not in parts:
             continue
-        of_b = parts[b]["rank"].loc[parts[a].index]
-        result = compare(parts[a]["rank"].to_numpy(), of_b.to_numpy(), parts[a]["user_id"].to_numpy())
+        first, second = parts[a], parts[b].loc[parts[a].index]  # in the same order of samples
+        result = compare(first["rank"].to_numpy(), second["rank"].to_numpy(), first["user_id"].to_numpy())
         rows.append({"test": test, "label": f"{test}: {words}", "a": a, "b": b, "metric": metric, **result})
     return pd.DataFrame(rows)
 
@@ -190,8 +189,8 @@ def early_answering(ranked: pd.DataFrame) -> pd.DataFrame:
 
 
 def area_over_curve(ranked: pd.DataFrame) -> tuple[float, float, float]:
-    """1 − mean agreement over the kept fraction, by trapezoids: 0 where the reasoning changes nothing, and larger the
-    later in the reasoning the recommendation is settled; with its 95 % interval, clustered by user.
+    """1 − mean agreement over the kept fraction, by trapezoids, with its 95 % interval, clustered by user: 0 where the
+    reasoning changes nothing, and the larger, the later in the reasoning the recommendation is settled.
 
     Args:
         ranked: the table of `stack`, with conditions `kept <fraction>`.
@@ -201,25 +200,26 @@ def area_over_curve(ranked: pd.DataFrame) -> tuple[float, float, float]:
     table = kept.assign(fraction=fraction).pivot(index="sample_id", columns="fraction", values="agreement")
     if table.shape[1] < 2:
         raise ValueError("the area over the curve needs at least two fractions")
-    at = table.columns.to_numpy(float)
-    area = 1 - np.trapezoid(table.to_numpy(float), at, axis=1) / (at[-1] - at[0])  # (S,)
+    fractions = table.columns.to_numpy(float)
+    area = 1 - np.trapezoid(table.to_numpy(float), fractions, axis=1) / (fractions[-1] - fractions[0])  # (S,)
     users = kept.drop_duplicates("sample_id").set_index("sample_id")["user_id"].loc[table.index]
     return share_interval(area.clip(0, 1), users)
 
 
-def drop_one(score_fn: ScoreFn, samples: pd.DataFrame, chains: Chains, ends: set[int], **keys) -> pd.DataFrame:
+def drop_one(score_fn: ScoreFn, samples: pd.DataFrame, chains: Chains, ends: set[int], **keys: Any) -> pd.DataFrame:
     """Leaves out each sentence j in turn: `effect` = log π(v̂|x,o) − log π(v̂|x,o∖j) for the first item v̂ of the full
     chain; positive where the sentence speaks for it.
 
     Args:
-        ends: ids of the tokens that end a sentence. `keys` are `rank_chains`'.
+        ends: ids of the tokens that end a sentence.
+        keys: of `rank_chains`.
 
     Returns:
         position (row of `samples`), sample_id, user_id, `sentence` (from 0), `sentences` of the chain, `start` and
-        `stop` (tokens), `effect`. Chains of a single sentence are left out: without it they are no reasoning.
+        `stop` (tokens), `effect` (nats). Chains of a single sentence are left out: without it they are no reasoning.
     """
-    parts = [(p, *span) for p, chain in enumerate(chains) for span in _sentences(chain[:-1], ends)]
-    table = pd.DataFrame(parts, columns=["position", "sentence", "sentences", "start", "stop"])
+    spans = [(p, *span) for p, chain in enumerate(chains) for span in _sentences(chain[:-1], ends)]
+    table = pd.DataFrame(spans, columns=["position", "sentence", "sentences", "start", "stop"])
     table = table[table["sentences"] > 1].reset_index(drop=True)
     if table.empty:
         return table.assign(sample_id=[], user_id=[], effect=[])
@@ -235,33 +235,37 @@ def drop_one(score_fn: ScoreFn, samples: pd.DataFrame, chains: Chains, ends: set
 
 
 def pull(
-    score_fn: ScoreFn, samples: pd.DataFrame, chains: Chains, partners: Sequence[int], mask_seen: bool = True, **keys
+    score_fn: ScoreFn,
+    samples: pd.DataFrame,
+    chains: Chains,
+    partners: Sequence[int],
+    mask_seen: bool = True,
+    **keys: Any,
 ) -> pd.DataFrame:
     """How far another shopper's reasoning pulls this shopper's ranking to the other's next purchase v⁺':
     log π(v⁺'|x,o') − log π(v⁺'|x,o).
 
     Args:
-        partners: (B,) positions of the other shoppers, such as `swap_partners`. `keys` are `rank_chains`'.
+        partners: (B,) positions of the other shoppers, such as `swap_partners`.
+        keys: of `rank_chains`.
 
     Returns:
         sample_id, user_id, `effect` (nats). Samples whose history holds v⁺' are left out where seen items are masked.
     """
-    wanted = samples["target"].to_numpy()[partners]
-    histories = samples["history"].map(set)
-    free = [not mask_seen or item not in history for item, history in zip(wanted, histories, strict=True)]
-    rows = np.flatnonzero(free)
-    if not len(rows):
+    theirs = samples["target"].to_numpy(np.int64)[partners]
+    seen = [mask_seen and item in history for item, history in zip(theirs, samples["history"], strict=True)]
+    rows = np.flatnonzero(~np.array(seen, bool)).tolist()
+    if not rows:
         return pd.DataFrame(columns=["sample_id", "user_id", "effect"])
-    some, watch = samples.iloc[rows], wanted[rows].astype(np.int64)
-    own, other = [chains[row] for row in rows], [chains[partners[row]] for row in rows]
-    with_other = rank_chains(score_fn, some, other, watch=watch, mask_seen=mask_seen, **keys)
-    with_own = rank_chains(score_fn, some, own, watch=watch, mask_seen=mask_seen, **keys)
-    return with_own[["sample_id", "user_id"]].assign(effect=with_other["log_p"] - with_own["log_p"])
+    keys |= {"watch": theirs[rows], "mask_seen": mask_seen}
+    swapped = rank_chains(score_fn, samples.iloc[rows], [chains[partners[row]] for row in rows], **keys)
+    full = rank_chains(score_fn, samples.iloc[rows], [chains[row] for row in rows], **keys)
+    return full[["sample_id", "user_id"]].assign(effect=swapped["log_p"] - full["log_p"])
 
 
 def dispersion(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """How much the recommendation depends on the luck of sampling: mean of 1 − |A ∩ B| / K over all pairs of the G
-    reasonings sampled for one history.
+    """How much the recommendation depends on the luck of sampling: the mean of 1 − |A ∩ B| / |A| over all pairs of
+    the G reasonings sampled for one history, with A and B their top items.
 
     Args:
         tables: G tables of `rank_chains`, for the same samples in the same order.
@@ -270,7 +274,7 @@ def dispersion(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
         sample_id, user_id, `dispersion`, `agreement` (1 − dispersion), and `ndcg`, its mean over the reasonings.
     """
     if len(tables) < 2:
-        raise ValueError("dispersion needs at least two sampled reasonings a history")
+        raise ValueError("dispersion needs at least two sampled reasonings per history")
     tops = [[set(top.tolist()) for top in table["top_items"]] for table in tables]
     pairs = [[1 - len(a & b) / len(a) for a, b in combinations(drawn, 2)] for drawn in zip(*tops, strict=True)]
     spread = np.array([np.mean(values) for values in pairs])
@@ -283,11 +287,11 @@ def changes(ranked: pd.DataFrame, words: Mapping[str, str] = CHANGES) -> pd.Data
 
     Args:
         ranked: `condition`, `sample_id`, `user_id`, `agreement`, `ndcg`, as from `stack`, with the condition "full".
-        words: condition to words, in the order wanted; conditions that are not in `ranked` are left out.
+        words: condition to words, in the order wanted; conditions that `ranked` lacks are left out.
 
     Returns:
-        `condition`, `facet` (its words); `share`, `low`, `high`, the share 1 − `agreement` of the top items that is no
-        longer there; `difference`, `ci95`, the change of NDCG on the same samples. 95 %, clustered by user.
+        `condition`, `facet` (its words); `share`, `low`, `high`, the share 1 − `agreement` of the top items that is
+        replaced; `difference`, `ci95`, the change of NDCG on the same samples. 95 %, clustered by user.
     """
     full = ranked[ranked["condition"] == "full"].set_index("sample_id")["ndcg"]
     rows = []
@@ -301,12 +305,13 @@ def changes(ranked: pd.DataFrame, words: Mapping[str, str] = CHANGES) -> pd.Data
 
 
 def paired_change(ranked: pd.DataFrame, a: str, b: str) -> tuple[float, float, float]:
-    """Mean over samples of (1 − agr_K in condition a) − (1 − agr_K in b), with its paired 95 % interval."""
+    """Mean over samples of the agreement in condition b less that in a, with its paired 95 % interval."""
     parts = {name: part.set_index("sample_id") for name, part in ranked.groupby("condition")}
     gained = parts[b]["agreement"] - parts[a]["agreement"]  # by sample_id
     return mean_interval(gained, parts[a].loc[gained.index, "user_id"])
 
 
 def _sentences(body: Sequence[int], ends: set[int]) -> list[tuple[int, int, int, int]]:
+    """(number, sentences of the chain, start, stop) of each sentence of the token ids before `<answer>`."""
     stops = sorted({i + 1 for i, token in enumerate(body) if token in ends} | ({len(body)} if body else set()))
     return [(j, len(stops), start, stop) for j, (start, stop) in enumerate(pairwise([0, *stops]))]

@@ -4,40 +4,39 @@ Texts in, texts out. Exchanging words makes any text stranger, so what the excha
 difference to the exchange of neutral words (`causal.paired_change`).
 """
 
-import re
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
-_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+from r2ec_lib.analysis.words import WORD
 
 
-def fact_spans(found: pd.DataFrame, named: pd.DataFrame) -> pd.DataFrame:
+def fact_spans(mentioned: pd.DataFrame, stated: pd.DataFrame) -> pd.DataFrame:
     """The places that hold facts: mentioned titles, attribute values, and distinctive words of history items; of
     overlapping places the first in this order, then the longest.
 
     Args:
-        found: the table of `mentions.mentions`.
-        named: that of `attributes.attribute_mentions`.
+        mentioned: the table of `mentions.mentions`.
+        stated: that of `attributes.attribute_mentions`.
 
     Returns:
         `row`, `start`, `end`, `kind` ("item", "word", or the attribute's name).
     """
-    items = found.assign(kind=found["how"].map({"title": "item", "word": "word"}))
+    items = mentioned.assign(kind=mentioned["how"].replace("title", "item"))
     items["order"] = items["kind"].map({"item": 0, "word": 2})
-    values = named.assign(kind=named["attribute"], order=1)
     columns = ["row", "start", "end", "kind", "order"]
-    table = pd.concat([items[columns], values[columns]], ignore_index=True)
-    table["length"] = table["start"] - table["end"]
-    kept = []
-    for row, part in table.sort_values(["order", "length"], kind="stable").groupby("row", sort=False):
-        taken: list[tuple[int, int]] = []
-        for place in part.itertuples():
-            if all(place.end <= start or place.start >= end for start, end in taken):
-                taken.append((place.start, place.end))
-                kept.append((row, place.start, place.end, place.kind))
-    table = pd.DataFrame(kept, columns=["row", "start", "end", "kind"])
+    table = pd.concat([items[columns], stated.assign(kind=stated["attribute"], order=1)[columns]])
+    table["length"] = table["end"] - table["start"]
+    table = table.sort_values(["order", "length"], ascending=[True, False], kind="stable")
+    taken: defaultdict[object, list[tuple[int, int]]] = defaultdict(list)
+    kept: list[bool] = []
+    for row, start, end in zip(table["row"], table["start"], table["end"], strict=True):
+        kept.append(all(end <= other or start >= stop for other, stop in taken[row]))
+        if kept[-1]:
+            taken[row].append((start, end))
+    table = table.loc[np.array(kept, bool), ["row", "start", "end", "kind"]]
     return table.sort_values(["row", "start"], ignore_index=True)
 
 
@@ -46,8 +45,8 @@ def corrupt(
 ) -> dict[str, pd.Series]:
     """The texts with a share of their facts exchanged, and with as many neutral words exchanged.
 
-    A title becomes another title of the catalogue; a value or word one of the same kind that stands in some text. A
-    neutral word, one outside all of `spans`, becomes a neutral word of some text. What has no other to become stays.
+    A title becomes another title of the catalogue; a value or word one of the same kind from any of the texts. A
+    neutral word, one outside all of `spans`, becomes a neutral word of any text. What has no alternative stays.
 
     Args:
         texts: any index without repeats, to which `spans`' `row` refers.
@@ -56,42 +55,45 @@ def corrupt(
 
     Returns:
         "facts" and "neutral": texts with the index of `texts`.
+
+    Raises:
+        ValueError: a share outside these bounds.
     """
     if not 0 < share <= 1:
         raise ValueError(f"the share of facts to exchange is {share}; expected more than 0 and at most 1")
+    facts: dict[object, list[tuple[int, int, str]]] = {row: [] for row in texts.index}
+    values = defaultdict(set)  # kind -> what a fact of it can become
+    values["item"] = set(titles)
+    for row, start, end, kind in spans[["row", "start", "end", "kind"]].itertuples(index=False, name=None):
+        facts[row].append((start, end, kind))
+        if kind != "item":
+            values[kind].add(texts[row][start:end])
+    pools = {kind: sorted(pool) for kind, pool in values.items()}
+    neutral = {row: _words_outside(text, facts[row]) for row, text in texts.items()}
+    filling = [texts[row][start:end] for row, spots in neutral.items() for start, end in spots]
     rng = np.random.default_rng(seed)
-    by_row = {row: list(part.itertuples(index=False)) for row, part in spans.groupby("row")}
-    pools: dict[str, list[str]] = {"item": list(dict.fromkeys(titles))}
-    neutral = {}
+    exchanged: dict[str, list[str]] = {"facts": [], "neutral": []}
     for row, text in texts.items():
-        places = by_row.get(row, [])
-        for place in places:
-            if place.kind != "item":
-                pools.setdefault(place.kind, []).append(text[place.start : place.end])
-        words = [match.span() for match in _WORD.finditer(text)]
-        neutral[row] = [(a, b) for a, b in words if all(b <= p.start or a >= p.end for p in places)]
-    pools = {kind: sorted(set(pool)) for kind, pool in pools.items()}
-    filling = [texts[row][a:b] for row, spots in neutral.items() for a, b in spots]
-    facts, others = {}, {}
-    for row, text in texts.items():
-        places = by_row.get(row, [])
-        chosen = [places[i] for i in rng.permutation(len(places))[: int(np.ceil(share * len(places)))]]
-        size = sum(len(_WORD.findall(text[place.start : place.end])) for place in chosen)
-        facts[row] = _exchange(text, [(p.start, p.end, pools[p.kind]) for p in chosen], rng)
+        chosen = [facts[row][i] for i in rng.permutation(len(facts[row]))[: int(np.ceil(share * len(facts[row])))]]
+        size = sum(len(WORD.findall(text[start:end])) for start, end, _ in chosen)
+        exchanged["facts"].append(_exchange(text, [(start, end, pools[kind]) for start, end, kind in chosen], rng))
         spots = [neutral[row][i] for i in rng.permutation(len(neutral[row]))[:size]]
-        others[row] = _exchange(text, [(a, b, filling) for a, b in spots], rng)
-    return {
-        name: pd.Series(table, texts.index, dtype=object) for name, table in (("facts", facts), ("neutral", others))
-    }
+        exchanged["neutral"].append(_exchange(text, [(start, end, filling) for start, end in spots], rng))
+    return {name: pd.Series(table, texts.index, dtype=object) for name, table in exchanged.items()}
+
+
+def _words_outside(text: str, places: Sequence[tuple[int, int, str]]) -> list[tuple[int, int]]:
+    spans = [match.span() for match in WORD.finditer(text)]
+    return [(start, end) for start, end in spans if all(end <= a or start >= b for a, b, _ in places)]
 
 
 def _exchange(text: str, places: Sequence[tuple[int, int, Sequence[str]]], rng: np.random.Generator) -> str:
     """`text` with each place replaced by a random other entry of its pool."""
     for start, end, pool in sorted(places, key=lambda place: -place[0]):
-        old = text[start:end].lower()
-        drawn = pool[rng.integers(len(pool))]
-        if drawn.lower() == old:
-            options = [word for word in pool if word.lower() != old]
-            drawn = options[rng.integers(len(options))] if options else text[start:end]
-        text = text[:start] + drawn + text[end:]
+        old = text[start:end]
+        new = pool[int(rng.integers(len(pool)))]
+        if new.lower() == old.lower():
+            options = [word for word in pool if word.lower() != old.lower()]
+            new = options[int(rng.integers(len(options)))] if options else old
+        text = text[:start] + new + text[end:]
     return text

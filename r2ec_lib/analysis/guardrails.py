@@ -1,27 +1,29 @@
 """Guardrails: do reasons and recommendations keep the rules of a business, and how they are made to.
 
-The rules are those of `rules.py`. Judging is a pure function of tables; `recommend` and `enforce` wrap a model, which
+The rules are those of `rules`. Judging is a pure function of tables; `recommend` and `enforce` wrap a model, which
 knows nothing of rules. A reason that is not given breaks no rule about reasons.
 """
 
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from r2ec_lib.analysis import causal
-from r2ec_lib.analysis.mentions import mentions as named
-from r2ec_lib.analysis.rules import KIND_OF, Forbid, Ground, Guardrails, Limit, NeverRecommend
+from r2ec_lib.analysis.causal import Chains
+from r2ec_lib.analysis.mentions import mentions
+from r2ec_lib.analysis.rules import Forbid, Ground, GuardrailError, Guardrails, ItemSet, Limit, NeverRecommend
+from r2ec_lib.analysis.words import phrase, words
 from r2ec_lib.model import R2ec
 
-Chains = Sequence[Sequence[int]]  # token ids, each chain closed by the `<answer>` id
 USUAL = 0.25
-"""A word that a larger share of all item cards hold says nothing about a shopper, and is no fact."""
+"""A word on a larger share of all item cards says nothing about a shopper, and is no fact."""
 
 
 # ---- judging -------------------------------------------------------------------------------------------------------
@@ -40,88 +42,108 @@ def judge(guardrails: Guardrails, chains: pd.DataFrame, samples: pd.DataFrame, i
         items: the catalogue, in item-index order.
 
     Returns:
-        One row a violation: `row` (index label in `chains`), `rule`, `kind`, `found` (the words, the item's id, or
-        what was counted). Empty reasons break no rule about reasons.
+        One row per violation, in the order of the rules: `row` (index label in `chains`), `rule`, `kind`, `evidence`
+        (the words, the item's id, or what was counted). Empty reasons break no rule about reasons.
+
+    Raises:
+        GuardrailError: a rule names a column that the items lack.
     """
     given = chains[chains["chain"].str.strip() != ""]
-    found = []
+    histories = samples.set_index("sample_id")["history"].loc[chains["sample_id"]].set_axis(chains.index)
+    grounded = any(isinstance(rule, Ground) for rule in guardrails.rules)
+    counts = _grounding(given, samples, items) if grounded else pd.DataFrame()
+    ids, rows = items["item_id"].to_numpy(), []
     for rule in guardrails.rules:
         if isinstance(rule, Forbid):
-            for row, text in given["chain"].items():
-                match = next((hit for pattern in rule.patterns if (hit := pattern.search(text))), None)
-                found += [(row, rule, match.group())] if match else []
+            evidence = given["chain"].map(rule.first_match).dropna()
         elif isinstance(rule, Limit):
-            words = given["chain"].map(lambda text: len(text.split()))
-            found += [(row, rule, f"{count} words") for row, count in words[words > rule.words].items()]
-    grounds = [rule for rule in guardrails.rules if isinstance(rule, Ground)]
-    if grounds and len(given):
-        counts = _grounding(given, samples, items)
-        for rule in grounds:
-            for row, mentions, facts in counts.itertuples():
-                short = [] if mentions >= rule.mentions else [f"{mentions} of {rule.mentions} mentions"]
-                short += [] if facts >= rule.facts else [f"{facts} of {rule.facts} facts"]
-                found += [(row, rule, ", ".join(short))] if short else []
-    if "top_items" in chains and len(chains):
-        histories = samples.set_index("sample_id")["history"].loc[chains["sample_id"]]
-        ids = items["item_id"].to_numpy()
-        for rule, applies, mask in _item_rules(guardrails, histories, chains["chain"], items):
-            for row, top in chains["top_items"][applies].items():
-                found += [(row, rule, str(ids[item])) for item in top if mask[item]]
-    rows = [(row, rule.name, KIND_OF[type(rule)], what) for row, rule, what in found]
-    return pd.DataFrame(rows, columns=["row", "rule", "kind", "found"])
+            lengths = given["chain"].map(lambda text: len(words(text)))
+            evidence = lengths[lengths > rule.words].map("{} words".format)
+        elif isinstance(rule, Ground):
+            least = pd.Series({"mentions": rule.mentions, "facts": rule.facts})
+            lacking = counts[counts.lt(least).any(axis=1)]
+            evidence = lacking.apply(lambda row, least=least: _shortfall(row, least), axis=1)
+        elif "top_items" in chains:
+            applies, barred = _bars(rule, histories, chains["chain"], items)
+            hits = chains["top_items"][applies].map(lambda top, barred=barred: [ids[i] for i in top if barred[i]])
+            evidence = hits.explode().dropna()
+        else:
+            continue
+        rows += [(row, rule.name, rule.kind, str(what)) for row, what in evidence.items()]
+    return pd.DataFrame(rows, columns=["row", "rule", "kind", "evidence"])
 
 
 def blocked(
     guardrails: Guardrails, histories: Sequence[Sequence[int]], texts: Sequence[str], items: pd.DataFrame
 ) -> np.ndarray:
     """(B, N) bool, True where an item must not be recommended for a history with this reason ("" for none)."""
-    barred = np.zeros((len(histories), len(items)), bool)
-    for _, applies, mask in _item_rules(guardrails, histories, texts, items):
-        barred |= applies[:, None] & mask[None, :]
-    return barred
-
-
-def _item_rules(guardrails: Guardrails, histories: Sequence, texts: Sequence[str], items: pd.DataFrame):
-    """Each never_recommend rule with the rows it applies to (B,) and the items it bars (N,)."""
+    result = np.zeros((len(histories), len(items)), bool)
     for rule in guardrails.rules:
         if isinstance(rule, NeverRecommend):
-            applies = np.ones(len(histories), bool)
-            if rule.history:
-                owned = rule.history.mask(items, rule.name)
-                applies &= np.array([owned[list(history)].any() for history in histories], bool)
-            if rule.reason:
-                applies &= np.array([bool(rule.reason.search(text)) for text in texts], bool)
-            yield rule, applies, rule.items.mask(items, rule.name)
+            applies, barred = _bars(rule, histories, texts, items)
+            result |= applies[:, None] & barred[None, :]
+    return result
+
+
+def _bars(
+    rule: NeverRecommend, histories: Sequence[Sequence[int]], texts: Sequence[str], items: pd.DataFrame
+) -> tuple[np.ndarray, np.ndarray]:
+    """The histories that a rule applies to (B,) and the items that it bars (N,)."""
+    applies = np.ones(len(histories), bool)
+    if rule.when and rule.when.history:
+        telling = _inside(rule.when.history, items, rule.name)
+        applies &= np.array([telling[list(history)].any() for history in histories], bool)
+    if rule.when and rule.when.reason:
+        applies &= np.array([bool(rule.when.reason.search(text)) for text in texts], bool)
+    return applies, _inside(rule.items, items, rule.name)
+
+
+def _inside(item_set: ItemSet, items: pd.DataFrame, rule: str) -> np.ndarray:
+    """(N,) bool, the items of a set. Raises GuardrailError, naming `rule`, where the items lack a column."""
+    inside = np.ones(len(items), bool)
+    for column, values in item_set.items():
+        if column not in items:
+            raise GuardrailError(f'rule "{rule}": the items have no column "{column}"; found {", ".join(items)}')
+        if column == "item_id":
+            inside &= items[column].isin(values).to_numpy()
+        else:
+            pattern = "|".join(map(phrase, values))
+            inside &= items[column].astype(str).str.contains(pattern, flags=re.IGNORECASE).to_numpy(bool)
+    return inside
 
 
 def _grounding(chains: pd.DataFrame, samples: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
     """`mentions` and `facts` of each chain, with its index."""
-    found = named(chains, samples, items)
-    mentions = found[found["in_history"]].groupby("row")["item"].nunique().reindex(chains.index, fill_value=0)
+    mentioned = mentions(chains, samples, items)
+    counts = mentioned[mentioned["in_history"]].groupby("row")["item"].nunique().reindex(chains.index, fill_value=0)
     columns = items.columns.drop(["item_id", "title"], errors="ignore")
-    cards = [_words(" ".join(map(str, row))) for row in items[columns].itertuples(index=False)]
+    cards = [_longer_words(" ".join(map(str, row))) for row in items[columns].itertuples(index=False)]
     holders = Counter(word for card in cards for word in card)
     histories = samples.set_index("sample_id")["history"].loc[chains["sample_id"]]
-    stated = []
+    telling = []
     for history, text in zip(histories, chains["chain"], strict=True):
-        said = _words(text) & set().union(*(cards[item] for item in history))
-        stated.append(sum(holders[word] <= USUAL * len(items) for word in said))
-    return pd.DataFrame({"mentions": mentions, "facts": mentions + stated}, index=chains.index)
+        shared = _longer_words(text) & set().union(*(cards[item] for item in history))
+        telling.append(sum(holders[word] <= USUAL * len(items) for word in shared))
+    return pd.DataFrame({"mentions": counts, "facts": counts + telling}, index=chains.index)
 
 
-def _words(text: str) -> set[str]:
-    return {word for word in re.findall(r"\w+", text.lower()) if len(word) > 2}
+def _longer_words(text: str) -> set[str]:
+    return {word for word in words(text) if len(word) > 2}
+
+
+def _shortfall(counts: pd.Series, least: pd.Series) -> str:
+    return ", ".join(f"{counts[name]} of {least[name]} {name}" for name in least.index if counts[name] < least[name])
 
 
 # ---- enforcing -----------------------------------------------------------------------------------------------------
 
 
 class Action(NamedTuple):
-    """What a rule did: "reason re-sampled", "reason dropped" or "item masked", and the words or the item id found."""
+    """What a rule did: "reason re-sampled", "reason dropped" or "item masked", and the words or item id it found."""
 
     rule: str
     action: str
-    found: str
+    evidence: str
 
 
 @dataclass(frozen=True)
@@ -136,9 +158,18 @@ class Guarded:
     actions: tuple[Action, ...]
 
 
+class Kept(NamedTuple):
+    """Reasons that keep the rules: chains (`<answer>` alone where none is given), their user states (B, d), and a row
+    for each rule that a first reason broke: row (position), rule, action, evidence, tries (new reasons looked at)."""
+
+    chains: list[list[int]]
+    states: Tensor
+    actions: pd.DataFrame
+
+
 class Enforced(NamedTuple):
-    """Rankings before and after the rules, a row a sample with sample_id, user_id, chain, rank and top_items, and the
-    actions on reasons: row, rule, action, found, tries."""
+    """Rankings before and after the rules, a row per sample with sample_id, user_id, chain, rank and top_items, and
+    the actions on reasons: row, rule, action, evidence, tries."""
 
     before: pd.DataFrame
     after: pd.DataFrame
@@ -162,66 +193,73 @@ def recommend(
         seed: of the reasons tried anew.
     """
     sample = model.purchases(history, hours, ratings).assign(sample_id=0)
-    chains = model.reason(model.prompts.user_ids(sample, model.titles), max_new_tokens)
-    chains, acted = keep_reasons(model, sample, chains, guardrails, max_new_tokens, seed)
-    text, owned = model.decode(chains[0]), sample["history"].iloc[0]
-    scores = model.head.scores(model.user_states(sample, chains))[0].float().cpu()  # (N,)
-    scores[owned] = -torch.inf
-    wanted = scores.topk(min(k, len(scores) - len(set(owned)))).indices.tolist()
-    listed = pd.DataFrame({"sample_id": [0], "chain": [text], "top_items": [wanted]})
+    first = model.sample(model.prompts.user_ids(sample, model.titles), max_new_tokens)
+    kept = keep_reasons(model, sample, first.chains, first.states, guardrails, max_new_tokens, seed)
+    text, seen = model.decode(kept.chains[0]), sample["history"].iloc[0]
+    scores = model.head.scores(kept.states)[0].float().cpu()  # (N,)
+    scores[seen] = -torch.inf
+    unruled = scores.topk(min(k, len(scores) - len(set(seen)))).indices.tolist()
+    listed = pd.DataFrame({"sample_id": [0], "chain": [text], "top_items": [unruled]})
     broken = judge(guardrails, listed, sample, model.catalogue)
-    broken = broken[broken["kind"] == KIND_OF[NeverRecommend]].assign(action="item masked")
+    masked = broken[broken["kind"] == "never_recommend"].assign(action="item masked")
     barred = blocked(guardrails, sample["history"], [text], model.catalogue)[0]  # (N,)
     scores[torch.from_numpy(barred)] = -torch.inf
     best = scores.topk(min(k, int(scores.isfinite().sum())))
     rows = best.indices.tolist()
-    columns = ["rule", "action", "found"]
-    actions = [Action(*row) for table in (acted, broken) for row in table[columns].itertuples(index=False)]
+    actions = pd.concat([kept.actions, masked])[list(Action._fields)].itertuples(index=False, name=None)
     return Guarded(
         [model.head.item_ids[row] for row in rows],
         [model.titles[row] for row in rows],
         best.values.tolist(),
         text,
-        tuple(actions),
+        tuple(Action(*action) for action in actions),
     )
 
 
 def keep_reasons(
-    model: R2ec, samples: pd.DataFrame, chains: Chains, guardrails: Guardrails, max_new_tokens: int, seed: int = 0
-) -> tuple[list[list[int]], pd.DataFrame]:
+    model: R2ec,
+    samples: pd.DataFrame,
+    chains: Chains,
+    states: Tensor,
+    guardrails: Guardrails,
+    max_new_tokens: int,
+    seed: int = 0,
+) -> Kept:
     """Reasons that keep the rules: as they are, else the first good one of `retries` new ones, else none.
 
-    Returns:
-        The chains (`<answer>` alone where no reason is given), and a row for each rule that a first reason broke: row
-        (position in `samples`), rule, action, found, tries (new reasons looked at).
+    Args:
+        states: (B, d) user states of `chains`; only rows whose reason is exchanged are read anew.
     """
-    chains, catalogue = [list(chain) for chain in chains], model.catalogue
-    written = pd.DataFrame({"sample_id": samples["sample_id"].to_numpy(), "chain": [model.decode(c) for c in chains]})
-    broken = judge(guardrails, written, samples, catalogue)
+    kept, states, catalogue = [list(chain) for chain in chains], states.clone(), model.catalogue
+    first = pd.DataFrame({"sample_id": samples["sample_id"].to_numpy(), "chain": list(map(model.decode, kept))})
+    broken = judge(guardrails, first, samples, catalogue)
     rows = sorted(set(broken["row"]))
     repeated = [row for row in rows for _ in range(guardrails.retries)]
-    tries, good = [], set()
+    good: set[int] = set()
     if repeated:
         prompts = model.prompts.user_ids(samples.iloc[repeated], model.titles)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            tries = model.reason(prompts, max_new_tokens, temperature=guardrails.temperature)
-        anew = written.iloc[repeated].reset_index(drop=True).assign(chain=[model.decode(chain) for chain in tries])
-        said = anew["chain"].str.strip() != ""  # an empty try is no reason
-        good = set(anew.index[said]) - set(judge(guardrails, anew, samples, catalogue)["row"])
-    outcome = {}
+            tries = model.sample(prompts, max_new_tokens, temperature=guardrails.temperature)
+        anew = first.iloc[repeated].reset_index(drop=True).assign(chain=list(map(model.decode, tries.chains)))
+        not_empty = anew.index[anew["chain"].str.strip() != ""]  # an empty try is no reason
+        good = set(not_empty) - set(judge(guardrails, anew, samples, catalogue)["row"])
+    outcomes: dict[int, tuple[str, int]] = {}
+    dropped = []
     for place, row in enumerate(rows):
-        mine = range(place * guardrails.retries, (place + 1) * guardrails.retries)
-        chosen = next((at for at in mine if at in good), None)
-        chains[row] = model.prompts.answer.ids if chosen is None else tries[chosen]
-        looked = len(mine) if chosen is None else chosen - mine.start + 1
-        outcome[row] = ("reason dropped" if chosen is None else "reason re-sampled", looked)
-    actions = broken[["row", "rule"]].assign(
-        action=[outcome[row][0] for row in broken["row"]],
-        found=broken["found"],
-        tries=[outcome[row][1] for row in broken["row"]],
-    )
-    return chains, actions.reset_index(drop=True)
+        places = range(place * guardrails.retries, (place + 1) * guardrails.retries)
+        chosen = next((at for at in places if at in good), None)
+        if chosen is None:
+            dropped.append(row)
+            kept[row] = list(model.prompts.answer.ids)
+            outcomes[row] = "reason dropped", len(places)
+        else:
+            kept[row], states[row] = tries.chains[chosen], tries.states[chosen]
+            outcomes[row] = "reason re-sampled", chosen - places.start + 1
+    states[dropped] = model.user_states(samples.iloc[dropped]).to(states)
+    acted = pd.DataFrame([outcomes[row] for row in broken["row"]], columns=["action", "tries"])
+    actions = pd.concat([broken, acted], axis=1)[["row", "rule", "action", "evidence", "tries"]]
+    return Kept(kept, states, actions)
 
 
 def enforce(
@@ -235,32 +273,34 @@ def enforce(
     mask_seen: bool = True,
     seed: int = 0,
 ) -> Enforced:
-    """Ranks a samples table without and with the rules. A barred target stands behind every item that is allowed.
+    """Ranks a samples table without and with the rules. A barred target ranks behind every item that is allowed.
 
     Args:
-        chains: the reasonings before the rules. `k` is the length of the lists that are judged.
+        chains: the reasonings before the rules.
+        k: length of the lists of top items.
     """
-    samples = samples.reset_index(drop=True)
-    kept, actions = keep_reasons(model, samples, chains, guardrails, max_new_tokens, seed)
+    samples, states = samples.reset_index(drop=True), model.user_states(samples, chains)
+    kept = keep_reasons(model, samples, chains, states, guardrails, max_new_tokens, seed)
 
-    def free(rows: pd.DataFrame, given: Chains) -> torch.Tensor:
-        return model.head.scores(model.user_states(rows, given)).float().cpu()  # (B, N)
+    def ranked(chains: Chains, states: Tensor, rules: Guardrails) -> pd.DataFrame:
+        texts = np.array(list(map(model.decode, chains)), object)
 
-    def ruled(rows: pd.DataFrame, given: Chains) -> torch.Tensor:
-        barred = blocked(guardrails, rows["history"], [model.decode(chain) for chain in given], model.catalogue)
-        return free(rows, given).masked_fill(torch.from_numpy(barred), -torch.inf)
+        def scores(rows: pd.DataFrame, _: Chains | None) -> Tensor:
+            at = rows.index.tolist()
+            values = model.head.scores(states[at]).float().cpu()  # (B, N)
+            barred = blocked(rules, rows["history"], texts[at], model.catalogue)
+            return values.masked_fill(torch.from_numpy(barred), -torch.inf)
 
-    tables = []
-    for score, said in ((free, chains), (ruled, kept)):
-        table = causal.rank_chains(score, samples, said, k=k, mask_seen=mask_seen)
-        tables.append(table.assign(chain=[model.decode(chain) for chain in said]))
-    return Enforced(*(table[["sample_id", "user_id", "chain", "rank", "top_items"]] for table in tables), actions)
+        table = causal.rank_chains(scores, samples, None, k=k, mask_seen=mask_seen).assign(chain=texts)
+        return table[["sample_id", "user_id", "chain", "rank", "top_items"]]
+
+    before = ranked(chains, states, replace(guardrails, rules=[]))
+    return Enforced(before, ranked(kept.chains, kept.states, guardrails), kept.actions)
 
 
 def summarise(guardrails: Guardrails, violations: Mapping[str, pd.DataFrame], samples: int) -> pd.DataFrame:
     """Share of the samples that break each rule, a column for each table of `judge`, such as before and after."""
-    table = pd.DataFrame({"rule": [rule.name for rule in guardrails.rules]})
-    table["kind"] = [KIND_OF[type(rule)] for rule in guardrails.rules]
+    table = pd.DataFrame([(rule.name, rule.kind) for rule in guardrails.rules], columns=["rule", "kind"])
     for name, broken in violations.items():
         table[name] = table["rule"].map(broken.groupby("rule")["row"].nunique()).fillna(0) / samples
     return table

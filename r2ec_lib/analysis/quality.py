@@ -32,7 +32,7 @@ def quality_index(
 
     Args:
         form: the table of `texts.form`.
-        truth, relevance, consistency: one value of 0…1 or NaN a row of `form`.
+        truth, relevance, consistency: one value of 0…1 or NaN per row of `form`.
         weights: of the parts, in the order of `PARTS`; not all zero.
 
     Returns:
@@ -41,15 +41,18 @@ def quality_index(
     Raises:
         ValueError: weights that are not four, negative or all zero, or a part outside 0…1.
     """
-    weights = np.asarray(weights, float)
-    if weights.shape != (4,) or (weights < 0).any() or not weights.sum():
-        raise ValueError(f"quality weights {weights.tolist()}; expected four, none negative, not all zero")
+    shares = np.asarray(weights, float)
+    if shares.shape != (4,) or (shares < 0).any() or not shares.sum():
+        raise ValueError(f"quality weights {shares.tolist()}; expected four, none negative, not all zero")
     good = (1 - form["repetition"]) * ~form["unclosed"] * ~form["empty"]
     columns = zip(PARTS, (truth, relevance, consistency, good), strict=True)
     table = pd.DataFrame({name: np.nan_to_num(np.asarray(values, float)) for name, values in columns}, form.index)
-    if ((table < 0) | (table > 1)).any(axis=None):
-        raise ValueError("a part of the quality index lies outside 0 to 1")
-    return table.assign(quality=table.to_numpy() @ weights / weights.sum())
+    outside = table[((table < 0) | (table > 1)).any(axis=1)]
+    if len(outside):
+        raise ValueError(
+            f"parts of the quality index outside 0 to 1, row {outside.index[0]}: {outside.iloc[0].to_dict()}"
+        )
+    return table.assign(quality=table.to_numpy() @ shares / shares.sum())
 
 
 def rank_correlations(
@@ -63,37 +66,20 @@ def rank_correlations(
         `facet`, `share` (the correlation; NaN where either side is constant), `low`, `high`.
     """
     y = pd.Series(np.asarray(outcome, float)).rank().to_numpy()
-    y = (y - y.mean()) / max(y.std(), 1e-12)
-    rows = []
-    for name in parts:
-        x = parts[name].rank().to_numpy()
-        x = (x - x.mean()) / max(x.std(), 1e-12)
-        if not x.any() or not y.any():
-            rows.append((name, np.nan, np.nan, np.nan))
-            continue
-        moments = np.column_stack([x, y, x * x, y * y, x * y])
-        drawn = _correlation(bootstrap(moments, users, resamples, seed))
-        rows.append((name, float((x * y).mean()), *np.nanpercentile(drawn, [2.5, 97.5])))
+    rows = [(name, *_correlation(parts[name].rank().to_numpy(), y, users, resamples, seed)) for name in parts]
     return pd.DataFrame(rows, columns=["facet", "share", "low", "high"])
 
 
 def within_correlation(
     table: pd.DataFrame, a: str, b: str, group: Sequence[str], users: str, resamples: int = 2_000, seed: int = 0
-) -> Mapping[str, float]:
+) -> dict[str, float]:
     """Pearson's correlation of two columns among the rows of one group, such as the reasonings for one history.
 
     Returns:
         `correlation`, `low`, `high` (95 %, over users); NaN where a column is constant within every group.
     """
-    pair = table[[a, b]].astype(float)
-    within = (pair - table.assign(**pair).groupby(list(group))[[a, b]].transform("mean")).to_numpy()
-    if (np.abs(within).max(axis=0, initial=0) < 1e-12).any():
-        return {"correlation": np.nan, "low": np.nan, "high": np.nan}
-    x, y = within.T
-    moments = np.column_stack([x, y, x * x, y * y, x * y])
-    drawn = _correlation(bootstrap(moments, table[users], resamples, seed))
-    low, high = np.nanpercentile(drawn, [2.5, 97.5]) if np.isfinite(drawn).any() else (np.nan, np.nan)
-    return {"correlation": float(_correlation(moments.mean(axis=0)[None])[0]), "low": float(low), "high": float(high)}
+    x, y = _less_group_mean(table, [a, b], group)
+    return dict(zip(("correlation", "low", "high"), _correlation(x, y, table[users], resamples, seed), strict=True))
 
 
 def worth(
@@ -107,10 +93,10 @@ def worth(
     fewest: int = 5,
 ) -> pd.DataFrame:
     """What a property of a text goes with: the difference in outcome between the rows of one group that have it and
-    those that have not, such as the rewards of the reasonings for one history that state a facet or do not.
+    those that do not, such as the rewards of the reasonings for one history that state a facet or do not.
 
     Σ x̃ ỹ / Σ x̃² over the rows, with x̃ and ỹ the property (0 or 1) and the outcome less their group's means, so that
-    groups where both kinds are equally many count most, and those of one kind do not count.
+    groups with equally many of both kinds count most, and those of one kind do not count.
 
     Args:
         columns: of `table` to words; rows where a column is NaN do not count for it.
@@ -123,21 +109,33 @@ def worth(
     rows = []
     for name, words in columns.items():
         part = table.dropna(subset=[name])
-        pair = part[[name, outcome]].astype(float)
-        x, y = (pair - part.assign(**pair).groupby(list(group))[[name, outcome]].transform("mean")).to_numpy().T
+        x, y = _less_group_mean(part, [name, outcome], group)
         if part[users][np.abs(x) > 1e-12].nunique() < fewest:
             rows.append((words, np.nan, np.nan, np.nan))
             continue
-        drawn = bootstrap(np.column_stack([x * y, x * x]), part[users], resamples, seed)
+        drawn = bootstrap(np.column_stack([x * y, x * x]), part[users], resamples, seed)  # (R, 2)
         with np.errstate(invalid="ignore", divide="ignore"):
             low, high = np.nanpercentile(np.where(drawn[:, 1] > 1e-12, drawn[:, 0] / drawn[:, 1], np.nan), [2.5, 97.5])
         rows.append((words, float((x * y).sum() / (x * x).sum()), float(low), float(high)))
     return pd.DataFrame(rows, columns=["facet", "share", "low", "high"])
 
 
-def _correlation(moments: np.ndarray) -> np.ndarray:
-    """(R,) Pearson's r from means (R, 5) of x, y, x², y², xy; NaN where one of them is constant."""
-    x, y, xx, yy, xy = moments.T
-    spread = np.sqrt(np.clip(xx - x * x, 0, None) * np.clip(yy - y * y, 0, None))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(spread > 1e-12, (xy - x * y) / spread, np.nan)
+def _less_group_mean(table: pd.DataFrame, columns: Sequence[str], group: Sequence[str]) -> np.ndarray:
+    """(columns, rows) values less the mean of their group."""
+    values = table[columns].astype(float)
+    return (values - table.assign(**values).groupby(list(group))[columns].transform("mean")).to_numpy().T
+
+
+def _correlation(
+    x: np.ndarray, y: np.ndarray, users: Sequence, resamples: int, seed: int
+) -> tuple[float, float, float]:
+    """Pearson's r of x and y (S,) with its 95 % interval over users; NaN where one of them is constant."""
+    x, y = x - x.mean(), y - y.mean()  # moments of centred values cancel least
+    if np.abs(x).max() < 1e-12 or np.abs(y).max() < 1e-12:
+        return np.nan, np.nan, np.nan
+    moments = np.column_stack([x, y, x * x, y * y, x * y])  # (S, 5)
+    mx, my, mxx, myy, mxy = np.vstack([moments.mean(axis=0), bootstrap(moments, users, resamples, seed)]).T
+    spread = np.sqrt(np.clip(mxx - mx * mx, 0, None) * np.clip(myy - my * my, 0, None))  # (1 + R,)
+    r = np.divide(mxy - mx * my, spread, out=np.full_like(spread, np.nan), where=spread > 1e-12)
+    low, high = np.nanpercentile(r[1:], [2.5, 97.5])
+    return float(r[0]), float(low), float(high)

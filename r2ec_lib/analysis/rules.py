@@ -1,4 +1,4 @@
-"""Rules of guardrails: what a YAML file may say, as frozen dataclasses, and every fault of a file named.
+"""Rules of guardrails: what a YAML file may say, as frozen pydantic dataclasses, and every fault of a file named.
 
 Four kinds. `forbid`: words or patterns that no reason may hold. `never_recommend`: items that are masked, always or
 under a condition on the history or the reason. `ground`: how many items of the history, or facts (items and words of
@@ -9,75 +9,129 @@ their cards), a reason has to name. `limit`: the most words of a reason. Judging
 import difflib
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-import numpy as np
-import pandas as pd
 import yaml
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+from pydantic.dataclasses import dataclass
+from pydantic_core import ErrorDetails
+
+from r2ec_lib.analysis.words import phrase
 
 
 class GuardrailError(ValueError):
-    """A rules file that cannot be used: the file, the rule, what was found and what was expected."""
+    """A rules file that cannot be used: the file, the rule, the faulty key and what was expected."""
 
 
 # ---- rules ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class ItemSet:
-    """Items by their columns: in each column named, one of its values.
-
-    `item_id` has to be equal to a value; any other column has to hold it as whole words, case ignored.
-    """
-
-    columns: tuple[tuple[str, tuple[str, ...]], ...]
-
-    def mask(self, items: pd.DataFrame, rule: str) -> np.ndarray:
-        """(N,) bool over an items table. Raises GuardrailError, naming `rule`, where it lacks a column."""
-        inside = np.ones(len(items), bool)
-        for column, values in self.columns:
-            if column not in items:
-                raise GuardrailError(f'rule "{rule}": the items have no column "{column}"; found {", ".join(items)}')
-            if column == "item_id":
-                inside &= items[column].isin(values).to_numpy()
-            else:
-                held = re.compile("|".join(map(phrase, values)), re.IGNORECASE)
-                inside &= items[column].map(lambda text, held=held: bool(held.search(str(text)))).to_numpy(bool)
-        return inside
+def _compiled(pattern: Any) -> re.Pattern[str]:
+    if not isinstance(pattern, str):
+        raise ValueError("expected a regular expression in quotes")
+    try:
+        compiled = re.compile(pattern, re.IGNORECASE)
+    except re.error as error:
+        raise ValueError(f"broken regular expression, {error}") from error
+    if compiled.search(""):
+        raise ValueError("matches the empty text, so every reason; expected a narrower one")
+    return compiled
 
 
-@dataclass(frozen=True)
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+Pattern = Annotated[re.Pattern[str], BeforeValidator(_compiled)]
+Count = Annotated[int, Field(strict=True, ge=1)]
+Column = Annotated[list[Text], Field(min_length=1)]
+ItemSet = Annotated[dict[str, Column], Field(min_length=1)]
+"""Items by their columns: in each column named, one of its values. `item_id` has to be equal to a value; any other
+column has to hold it as whole words, case ignored."""
+
+_STRICT = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, config=_STRICT)
 class Forbid:
-    name: str
-    patterns: tuple[re.Pattern, ...]
+    """No reason holds one of these words or phrases, nor a match of one of these patterns; case is ignored."""
+
+    name: Text
+    kind: Literal["forbid"]
+    words: list[Text] = Field(default_factory=list)
+    patterns: list[Pattern] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _forbids_something(self) -> "Forbid":
+        if not self.words and not self.patterns:
+            raise ValueError("nothing is forbidden; expected words or patterns")
+        return self
+
+    def first_match(self, text: str) -> str | None:
+        """What in `text` is forbidden, by the first word or pattern that matches; None if nothing is."""
+        searches = [*(re.compile(phrase(words), re.IGNORECASE) for words in self.words), *self.patterns]
+        return next((match.group() for search in searches if (match := search.search(text))), None)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
+class When:
+    """A rule applies to histories that hold such an item, and to reasons that match; with both, where both do."""
+
+    history: ItemSet | None = None
+    reason: Pattern | None = None
+
+    @model_validator(mode="after")
+    def _asks_something(self) -> "When":
+        if self.history is None and self.reason is None:
+            raise ValueError("expected history, reason or both")
+        return self
+
+
+@dataclass(frozen=True, config=_STRICT)
 class NeverRecommend:
-    name: str
+    """These items are not recommended, or not under a condition."""
+
+    name: Text
+    kind: Literal["never_recommend"]
     items: ItemSet
-    history: ItemSet | None = None  # the rule holds for histories with such an item
-    reason: re.Pattern | None = None  # the rule holds for reasons that match
+    when: When | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class Ground:
-    name: str
-    mentions: int = 0
-    facts: int = 0
+    """A reason names at least so many different items of the history, and so many facts."""
+
+    name: Text
+    kind: Literal["ground"]
+    mentions: Count = 0
+    facts: Count = 0
+
+    @model_validator(mode="after")
+    def _requires_something(self) -> "Ground":
+        if not self.mentions and not self.facts:
+            raise ValueError("nothing is required; expected mentions, facts or both")
+        return self
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class Limit:
-    name: str
-    words: int
+    """A reason has at most so many words."""
+
+    name: Text
+    kind: Literal["limit"]
+    words: Count
 
 
 Rule = Forbid | NeverRecommend | Ground | Limit
-KIND_OF = {Forbid: "forbid", NeverRecommend: "never_recommend", Ground: "ground", Limit: "limit"}
+_CLASSES: dict[str, type] = {"forbid": Forbid, "never_recommend": NeverRecommend, "ground": Ground, "limit": Limit}
 KIND_WORDS = {
     "forbid": "forbidden words in the reason",
     "never_recommend": "items never to be recommended",
@@ -87,13 +141,24 @@ KIND_WORDS = {
 """What a rule of each kind is about, in words."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class Guardrails:
     """The rules, and what happens to a reason that breaks one: `retries` new ones at `temperature`, then none."""
 
-    rules: tuple[Rule, ...]
-    retries: int = 3
-    temperature: float = 1.0
+    rules: list[Annotated[Rule, Field(discriminator="kind")]]
+    retries: Annotated[int, Field(strict=True, ge=0)] = 3
+    temperature: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)] = 1.0
+
+    @model_validator(mode="after")
+    def _has_a_name_for_each(self) -> "Guardrails":
+        names = [rule.name for rule in self.rules]
+        for number, name in enumerate(names):
+            if name in names[:number]:
+                raise ValueError(f'rule {number + 1} "{name}": rule {names.index(name) + 1} has the same name')
+        return self
+
+
+# ---- rules files ---------------------------------------------------------------------------------------------------
 
 
 def load(path: str | os.PathLike) -> Guardrails:
@@ -110,121 +175,62 @@ def parse(text: str, where: str = "guardrails") -> Guardrails:
 
     Args:
         where: the name of the text in errors.
+
+    Raises:
+        GuardrailError: every fault of the text, with its rule.
     """
     try:
         root = yaml.load(text, _UniqueKeys)
+        guardrails = TypeAdapter(Guardrails).validate_python(root)
     except yaml.YAMLError as error:
         raise GuardrailError(f"{where}: no valid YAML: {' '.join(str(error).split())}.") from error
-    root = _keys(root, where, needed=["rules"], allowed=["retries", "temperature"])
-    retries = _count(root.get("retries", 3), f"{where}: retries", least=0)
-    temperature = root.get("temperature", 1.0)
-    if isinstance(temperature, bool) or not isinstance(temperature, (int, float)) or not 0 < temperature < np.inf:
-        raise GuardrailError(f"{where}: temperature is {temperature!r}; expected a number above 0.")
-    if not isinstance(root["rules"], list) or not root["rules"]:
-        raise GuardrailError(f"{where}: rules holds no list of rules; expected one or more lines `- name: …`.")
-    rules = []
-    for number, entry in enumerate(root["rules"], start=1):
-        name = entry.get("name") if isinstance(entry, dict) else None
-        if not isinstance(name, str) or not name.strip():
-            raise GuardrailError(f"{where}, rule {number}: no name; expected `name: <a few words>`.")
-        place = f'{where}, rule {number} "{name}"'
-        if name in {rule.name for rule in rules}:
-            raise GuardrailError(f"{place}: the name stands twice; expected another one.")
-        rules.append(_rule(entry, place))
-    return Guardrails(tuple(rules), retries, float(temperature))
-
-
-def _rule(entry: dict, place: str) -> Rule:
-    kinds, kind, name = list(KIND_OF.values()), entry.get("kind"), entry["name"]
-    if kind not in kinds:
-        raise GuardrailError(f"{place}: kind is {kind!r}; expected one of {', '.join(kinds)}{_near(kind, kinds)}.")
-    common = ["name", "kind"]
-    if kind == "forbid":
-        entry = _keys(entry, place, needed=common, allowed=["words", "patterns"])
-        words = [phrase(word) for word in _texts(entry.get("words", []), f"{place}: words")]
-        patterns = [*words, *_texts(entry.get("patterns", []), f"{place}: patterns")]
-        if not patterns:
-            raise GuardrailError(f"{place}: nothing is forbidden; expected words or patterns.")
-        return Forbid(name, tuple(_compiled(pattern, place) for pattern in patterns))
-    if kind == "never_recommend":
-        entry = _keys(entry, place, needed=[*common, "items"], allowed=["when"])
-        when = _keys(entry.get("when", {}), f"{place}: when", needed=[], allowed=["history", "reason"])
-        if "when" in entry and not when:
-            raise GuardrailError(f"{place}: when is empty; expected history, reason or both.")
-        history = _item_set(when["history"], f"{place}: when: history") if "history" in when else None
-        reason = _compiled(when["reason"], place) if "reason" in when else None
-        return NeverRecommend(name, _item_set(entry["items"], f"{place}: items"), history, reason)
-    if kind == "ground":
-        entry = _keys(entry, place, needed=common, allowed=["mentions", "facts"])
-        least = {key: _count(entry[key], f"{place}: {key}", least=1) for key in ("mentions", "facts") if key in entry}
-        if not least:
-            raise GuardrailError(f"{place}: nothing is required; expected mentions, facts or both.")
-        return Ground(name, **least)
-    entry = _keys(entry, place, needed=[*common, "words"], allowed=[])
-    return Limit(name, _count(entry["words"], f"{place}: words", least=1))
+    except ValidationError as error:
+        raise GuardrailError("; ".join(f"{where}{_fault(one, root)}" for one in error.errors()) + ".") from error
+    if not guardrails.rules:
+        raise GuardrailError(f"{where}: rules is empty; expected one or more entries `- name: …`.")
+    return guardrails
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """Safe YAML that refuses a key which stands twice: the first of two rules would be lost in silence."""
+    """Safe YAML that refuses a repeated key: the first of two rules would be lost in silence."""
 
-    def construct_mapping(self, node, deep=False):
-        seen = set()
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = set()
         for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.YAMLError(f'line {key.start_mark.line + 1}: "{key.value}" stands twice')
-            seen.add(key.value)
+            if key.value in keys:
+                raise yaml.YAMLError(f'line {key.start_mark.line + 1}: the key "{key.value}" is repeated')
+            keys.add(key.value)
         return super().construct_mapping(node, deep)
 
 
-def _keys(entry: Any, place: str, needed: Sequence[str], allowed: Sequence[str]) -> dict:
-    if not isinstance(entry, dict):
-        raise GuardrailError(f"{place}: found {entry!r}; expected keys: {', '.join([*needed, *allowed])}.")
-    known = [*needed, *allowed]
-    for key in entry:
-        if key not in known:
-            raise GuardrailError(f'{place}: unknown key "{key}"; expected {", ".join(known)}{_near(key, known)}.')
-    for key in needed:
-        if key not in entry:
-            raise GuardrailError(f"{place}: no {key}; expected it beside {', '.join(map(str, entry)) or 'nothing'}.")
-    return entry
+_EXPECTED = {
+    "missing": "not given",
+    "dataclass_type": "expected keys and values",
+    "dict_type": "expected columns with lists of values, such as {title: [candle]}",
+    "model_attributes_type": "expected a rule, - {name: …, kind: …}",
+    "string_type": "expected a text; quote numbers, yes and no",
+    "union_tag_not_found": f"no kind; expected one of {', '.join(_CLASSES)}",
+}
+"""What pydantic's errors say in the words of a rules file; other types keep their message."""
 
 
-def _near(word: Any, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(str(word), known, n=1)
-    return f' (did you mean "{near[0]}"?)' if near else ""
+def _fault(fault: ErrorDetails, root: Any) -> str:
+    """One of pydantic's errors with the rule by number and name, the key, what was found, and the likely key meant."""
+    path, place, kind = fault["loc"], "", None
+    if len(path) > 1 and isinstance(number := path[1], int):
+        entry = root["rules"][number]
+        name = f' "{entry["name"]}"' if isinstance(entry, dict) and "name" in entry else ""
+        place, kind, path = f", rule {number + 1}{name}", path[2:3], path[3:]
+    message = _EXPECTED.get(fault["type"], fault["msg"].removeprefix("Value error, "))
+    if fault["type"] == "unexpected_keyword_argument":
+        owner = When if "when" in path else _CLASSES[str(kind[0])] if kind else Guardrails
+        message = "unknown key" + _options(path[-1], [key.name for key in fields(owner)])
+    elif fault["type"] == "union_tag_invalid":
+        message = f"unknown kind {fault['ctx']['tag']!r}" + _options(fault["ctx"]["tag"], _CLASSES)
+    keys = "".join(f": {part}" for part in path if isinstance(part, str))
+    return f"{place}{keys}: {message}; found {fault['input']!r}"
 
 
-def _texts(value: Any, place: str) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(one, str) and one.strip() for one in value):
-        raise GuardrailError(f"{place} is {value!r}; expected a list of texts; quote numbers, yes and no.")
-    return value
-
-
-def _count(value: Any, place: str, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise GuardrailError(f"{place} is {value!r}; expected a whole number from {least} up.")
-    return value
-
-
-def _item_set(value: Any, place: str) -> ItemSet:
-    if not isinstance(value, dict) or not value:
-        raise GuardrailError(f"{place} is {value!r}; expected columns with lists of values, {{title: [candle]}}.")
-    return ItemSet(tuple((str(column), tuple(_texts(held, f"{place}: {column}"))) for column, held in value.items()))
-
-
-def _compiled(pattern: Any, place: str) -> re.Pattern:
-    if not isinstance(pattern, str):
-        raise GuardrailError(f"{place}: the pattern {pattern!r} is no text; expected a regular expression in quotes.")
-    try:
-        compiled = re.compile(pattern, re.IGNORECASE)
-    except re.error as error:
-        raise GuardrailError(f"{place}: broken regular expression {pattern!r}: {error}.") from error
-    if compiled.search(""):
-        raise GuardrailError(f"{place}: {pattern!r} matches the empty text, so every reason; expected a narrower one.")
-    return compiled
-
-
-def phrase(words: str) -> str:
-    """A pattern for whole words in their order, whatever space stands between them."""
-    spaced = r"\s+".join(map(re.escape, words.split()))
-    return rf"(?<!\w){spaced}(?!\w)"
+def _options(word: object, options: Iterable[str]) -> str:
+    near = difflib.get_close_matches(str(word), list(options), n=1)
+    return f"; expected {', '.join(options)}" + (f' (did you mean "{near[0]}"?)' if near else "")

@@ -1,7 +1,12 @@
-"""The paper's seven reasoning behaviours (its Appendix labels them by hand and by an LLM), found by transparent rules.
+"""What reasonings are like as texts: their claims, form, diversity and ways of reasoning, also over training.
 
-A rule is a pattern of words: what it finds can be read, and what it misses can be argued about. It sees that a text
-speaks in a certain way, not that the thought is sound.
+Tables in, tables out; `row` refers to the index of the chains, which has no repeats. Which items a text names is the
+business of `mentions`; what is true in the generated world that of `bazaar`, which hands its verdicts in. The paper
+labels the seven behaviours by hand and by an LLM (appendix); here they are patterns of words: what a pattern finds
+can be read, and what it misses can be argued about. It sees that a text speaks in a certain way, not that the thought
+is sound.
+
+chains   one row per reasoning: sample_id, chain (text), tokens, closed; further columns are ignored
 """
 
 import math
@@ -11,14 +16,12 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
+from sklearn.feature_extraction.text import CountVectorizer
 
+from r2ec_lib.analysis.words import words
 from r2ec_lib.evaluation.uncertainty import mean_interval, share_interval
 
-_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
-
-
-# ---- what it says: claims whose truth is known --------------------------------------------------------------------
+# ---- claims whose truth is known -----------------------------------------------------------------------------------
 
 
 def claim_table(
@@ -28,52 +31,50 @@ def claim_table(
     facts: Callable[[Sequence[int], Sequence[float]], object],
     holds: Callable[[Sequence, object], Sequence[bool]],
 ) -> pd.DataFrame:
-    """One row a claim: `row` (index label in `chains`), `kind`, `value`, `true`.
+    """One row per claim: `row`, `kind`, `value`, `true`.
 
     Args:
         read: a chain's (kind, value) claims, such as `language.claims`.
         facts: what is true of a history, from its items and hours, such as `truth.history_facts`.
         holds: for each claim whether it agrees with the facts, such as `language.claims_true`.
     """
-    samples, rows = samples.set_index("sample_id"), []
+    samples = samples.set_index("sample_id")
+    rows: list[tuple] = []
     for row, sample_id, chain in zip(chains.index, chains["sample_id"], chains["chain"], strict=True):
-        found = read(chain)
-        known = facts(samples.at[sample_id, "history"], samples.at[sample_id, "history_hours"]) if found else None
-        rows += [(row, *claim, bool(true)) for claim, true in zip(found, holds(found, known), strict=True)]
+        if claims := read(chain):
+            truth = facts(samples.at[sample_id, "history"], samples.at[sample_id, "history_hours"])
+            rows += [(row, *claim, bool(true)) for claim, true in zip(claims, holds(claims, truth), strict=True)]
     return pd.DataFrame(rows, columns=["row", "kind", "value", "true"]).astype({"true": bool})
 
 
-def claim_figures(chains: pd.DataFrame, claimed: pd.DataFrame, kinds: Sequence[str]) -> pd.DataFrame:
+def claim_figures(chains: pd.DataFrame, claims: pd.DataFrame, kinds: Sequence[str]) -> pd.DataFrame:
     """For each chain the number of `claims`, the share of them that is `true` (NaN without one), and for each of
     `kinds` whether the chain speaks of it (`says_<kind>`) and the share of its claims that is true (`true_<kind>`)."""
-    by_row = claimed.groupby("row")["true"]
+    by_row = claims.groupby("row")["true"]
     table = pd.DataFrame({"claims": by_row.size(), "true": by_row.mean()}).reindex(chains.index)
     table["claims"] = table["claims"].fillna(0).astype(int)
     for kind in kinds:
-        share = claimed[claimed["kind"] == kind].groupby("row")["true"].mean().reindex(chains.index)
+        share = claims[claims["kind"] == kind].groupby("row")["true"].mean().reindex(chains.index)
         table[f"says_{kind}"], table[f"true_{kind}"] = share.notna().astype(float), share
     return table
 
 
-# ---- what it says: form and diversity ------------------------------------------------------------------------------
+# ---- form and diversity --------------------------------------------------------------------------------------------
 
 
 def form(chains: pd.DataFrame) -> pd.DataFrame:
     """Form of each chain: `tokens`, `words`, `unclosed` (cut off before it wrote `<answer>`), `empty` (no word) and
     `repetition`, 1 − different word triples / word triples (0 where there are fewer than two)."""
-    words = chains["chain"].map(_words)
-    repetition = [
-        1 - len(set(triples)) / len(triples) if len(triples) > 1 else 0.0 for triples in map(_triples, words)
-    ]
+    cut = chains["chain"].map(words)
+    triples = cut.map(lambda chain: _ngrams(chain, 3))
     return pd.DataFrame(
         {
             "tokens": chains["tokens"],
-            "words": words.map(len),
+            "words": cut.map(len),
             "unclosed": ~chains["closed"].astype(bool),
-            "empty": words.map(len) == 0,
-            "repetition": repetition,
-        },
-        index=chains.index,
+            "empty": cut.map(len) == 0,
+            "repetition": triples.map(lambda grams: 1 - len(set(grams)) / len(grams) if grams else 0.0),
+        }
     )
 
 
@@ -82,47 +83,58 @@ def diversity(chains: pd.DataFrame, near: float = 0.8, block: int = 512) -> dict
 
     unique_rate      different chains / chains
     distinct_n       different n-word sequences / n-word sequences, over all chains, for n = 1, 2, 3
-    near_duplicates  share of the chains with another chain whose set of word triples A and their own, B, have
+    near_duplicates  share of the chains with another chain such that their sets of word triples A and B have
                      |A ∩ B| / |A ∪ B| ≥ `near` (words themselves in chains of fewer than three)
+
+    Raises:
+        ValueError: no chains.
     """
     if chains.empty:
         raise ValueError("no reasonings: diversity needs at least one")
-    words = chains["chain"].map(_words).tolist()
+    cut = chains["chain"].map(words).tolist()
     figures = {"unique_rate": chains["chain"].nunique() / len(chains)}
     for n in (1, 2, 3):
-        grams = [gram for chain in words for gram in zip(*(chain[i:] for i in range(n)), strict=False)]
+        grams = [gram for chain in cut for gram in _ngrams(chain, n)]
         figures[f"distinct_{n}"] = len(set(grams)) / len(grams) if grams else math.nan
-    sets = [set(_triples(chain)) or set(chain) or {""} for chain in words]
-    column = {gram: number for number, gram in enumerate(dict.fromkeys(gram for grams in sets for gram in grams))}
-    sizes = np.array([len(grams) for grams in sets])
-    columns = np.array([column[gram] for grams in sets for gram in grams])
-    starts = np.concatenate([[0], np.cumsum(sizes)])
-    holds = sparse.csr_matrix((np.ones(len(columns), np.float32), columns, starts), (len(sets), len(column)))
+    vectorizer = CountVectorizer(
+        analyzer=lambda chain: _ngrams(chain, 3) or _ngrams(chain, 1) or [()], binary=True, dtype=np.float32
+    )
+    holds = vectorizer.fit_transform(cut)  # (chains, triples), sparse
+    sizes = np.asarray(holds.sum(axis=1)).ravel()  # (chains,)
     close = 0
-    for start in range(0, len(sets), block):
+    for start in range(0, len(cut), block):
         both = (holds[start : start + block] @ holds.T).toarray()  # (block, chains)
         jaccard = both / (sizes[start : start + block, None] + sizes[None, :] - both)
         close += int(((jaccard >= near).sum(axis=1) > 1).sum())  # each is a duplicate of itself
-    return figures | {"near_duplicates": close / len(sets)}
+    return figures | {"near_duplicates": close / len(cut)}
+
+
+def _ngrams(chain: Sequence[str], n: int) -> list[tuple[str, ...]]:
+    return list(zip(*(chain[start:] for start in range(n)), strict=False))
 
 
 # ---- over training -------------------------------------------------------------------------------------------------
 
 
-def by_step(table: pd.DataFrame, columns: Sequence[str], bins: int = 20) -> pd.DataFrame:
+def by_step(rollouts: pd.DataFrame, columns: Sequence[str], bins: int = 20) -> pd.DataFrame:
     """Means over training: the steps in at most `bins` equal stretches, each with its mean `step` and, for each of
-    `columns`, mean, `_low` and `_high` (95 %, clustered by `sample_id`; within 0…1 where all values are)."""
-    if table.empty:
+    `columns`, mean, `_low` and `_high` (95 %, clustered by `sample_id`; within 0…1 where all values are).
+
+    Raises:
+        ValueError: no rollouts.
+    """
+    if rollouts.empty:
         raise ValueError("no rollouts: nothing to follow over training")
-    first, last = table["step"].min(), table["step"].max()
-    stretch = ((table["step"] - first) * min(bins, last - first + 1) // (last - first + 1)).astype(int)
-    share = {name: table[name].min() >= 0 and table[name].max() <= 1 for name in columns}
+    first, last = rollouts["step"].min(), rollouts["step"].max()
+    stretch = ((rollouts["step"] - first) * min(bins, last - first + 1) // (last - first + 1)).astype(int)
+    interval = {
+        name: share_interval if rollouts[name].dropna().between(0, 1).all() else mean_interval for name in columns
+    }
     rows = []
-    for _, part in table.groupby(stretch):
+    for _, part in rollouts.groupby(stretch):
         row = {"step": part["step"].mean()}
         for name in columns:
-            interval = share_interval if share[name] else mean_interval
-            row[name], row[f"{name}_low"], row[f"{name}_high"] = interval(part[name], part["sample_id"])
+            row[name], row[f"{name}_low"], row[f"{name}_high"] = interval[name](part[name], part["sample_id"])
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -134,12 +146,7 @@ def length_by_step(rollouts: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(table).reset_index()
 
 
-def _words(text: str) -> list[str]:
-    return [word.lower() for word in _WORD.findall(text)]
-
-
-def _triples(words: Sequence[str]) -> list[tuple[str, str, str]]:
-    return list(zip(words, words[1:], words[2:], strict=False))
+# ---- ways of reasoning ---------------------------------------------------------------------------------------------
 
 
 class Behaviour(NamedTuple):
@@ -189,49 +196,44 @@ BEHAVIOURS = {
 }
 """Behaviour -> meaning and rule. The last one also reads a style and a price in one text as two aims."""
 
-_RULES = {name: re.compile(behaviour.pattern, re.IGNORECASE) for name, behaviour in BEHAVIOURS.items()}
+_PATTERNS = {name: re.compile(behaviour.pattern, re.IGNORECASE) for name, behaviour in BEHAVIOURS.items()}
 
 
-def find(chains: pd.DataFrame) -> pd.DataFrame:
-    """Every place where a rule applies.
-
-    Args:
-        chains: `chain`; one row a reasoning, any index without repeats.
-
-    Returns:
-        `row` (index label in `chains`), `behaviour`, `start`, `end` (characters), `words` found there.
-    """
-    found = [
+def behaviour_mentions(chains: pd.DataFrame) -> pd.DataFrame:
+    """Every place where a behaviour's pattern matches: `row`, `behaviour`, `start`, `end` (characters), `words`."""
+    rows = [
         (row, name, match.start(), match.end(), match.group())
-        for row, chain in zip(chains.index, chains["chain"], strict=True)
-        for name, rule in _RULES.items()
-        for match in rule.finditer(chain)
+        for row, chain in chains["chain"].items()
+        for name, pattern in _PATTERNS.items()
+        for match in pattern.finditer(chain)
     ]
-    return pd.DataFrame(found, columns=["row", "behaviour", "start", "end", "words"])
+    return pd.DataFrame(rows, columns=["row", "behaviour", "start", "end", "words"])
 
 
-def shares(chains: pd.DataFrame, found: pd.DataFrame, clusters: Sequence, around: int = 60) -> pd.DataFrame:
+def behaviour_shares(
+    chains: pd.DataFrame, mentioned: pd.DataFrame, clusters: Sequence, around: int = 60
+) -> pd.DataFrame:
     """How many reasonings show each behaviour, with an example.
 
     Args:
-        found: the table of `find` for the same chains.
+        mentioned: the table of `behaviour_mentions` for the same chains.
         clusters: (rows,) the unit of the interval, such as the user.
-        around: characters that the example shows on either side of the words found.
+        around: characters that the example shows on either side of the matched words.
 
     Returns:
-        A row a behaviour, in the order of `BEHAVIOURS`: `facet` (its name), `meaning`, `share`, `low`, `high` (95 %),
-        `words` (the most frequent words found, "" for none) and `example` (the first place that has them).
+        A row per behaviour, in the order of `BEHAVIOURS`: `facet` (its name), `meaning`, `share`, `low`, `high`
+        (95 %), `words` (the most frequent match, "" for none) and `example` (the first place that has it).
     """
     rows = []
     for name, behaviour in BEHAVIOURS.items():
-        mine = found[found["behaviour"] == name]
-        interval = share_interval(chains.index.isin(mine["row"]).astype(float), clusters)
-        words, example = "", ""
-        if len(mine):
-            words = mine["words"].str.lower().mode()[0]
-            place = mine[mine["words"].str.lower() == words].iloc[0]
+        places = mentioned[mentioned["behaviour"] == name]
+        interval = share_interval(chains.index.isin(places["row"]).astype(float), clusters)
+        frequent, example = "", ""
+        if len(places):
+            frequent = places["words"].str.lower().mode()[0]
+            place = places[places["words"].str.lower() == frequent].iloc[0]
             start, end = max(0, int(place["start"]) - around), int(place["end"]) + around
             text = chains.at[place["row"], "chain"]
             example = "…" * (start > 0) + text[start:end] + "…" * (end < len(text))
-        rows.append((name, behaviour.meaning, *interval, words, example))
+        rows.append((name, behaviour.meaning, *interval, frequent, example))
     return pd.DataFrame(rows, columns=["facet", "meaning", "share", "low", "high", "words", "example"])

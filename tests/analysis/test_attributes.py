@@ -1,19 +1,17 @@
-"""Planted contradictions, fabricated histories and leaks, in a catalogue whose facts fit on a page."""
+"""Attributes read off cards and texts, and fabricated histories, in a catalogue whose facts fit on a page."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from r2ec_lib.analysis import agreement, causal, mentions
+from r2ec_lib.analysis import agreement, causal
 from r2ec_lib.analysis.attributes import (
-    KEY,
     attribute_mentions,
     card_attributes,
     fact_attributes,
     feature_figures,
     support,
 )
-from r2ec_lib.bazaar import language
 
 FACTS = pd.DataFrame(
     {
@@ -39,58 +37,6 @@ def attributes():
 
 def chains_of(*rows):
     return pd.DataFrame({"chain": [text for text, _ in rows], "top_items": [top for _, top in rows]})
-
-
-def stated_by(chains):
-    rows = [(row, *claim) for row, chain in chains["chain"].items() for claim in language.claims(chain)]
-    return pd.DataFrame(rows, columns=["row", *KEY]).replace({"attribute": {"next": "piece"}})
-
-
-def test_a_reason_that_fits_the_recommendation_holds_and_one_that_does_not_is_a_contradiction(attributes):
-    said = "the style is deco. next comes the mug."
-    chains = chains_of((said, [0, 1]), (said, [4, 5]), ("", [0, 1]))
-    table = agreement.consistency(chains, stated_by(chains), attributes, EVEN)
-    assert table["stated"].tolist() == [2, 2, 0] and table["contradicted"].tolist() == [0, 2, 0]
-    assert table["holds"].tolist()[:2] == [1, 0] and np.isnan(table["holds"][2])
-    # half of all items are deco, a third are mugs
-    assert table["holds_by_chance"].tolist()[:2] == pytest.approx([(1 / 2 + 1 / 3) / 2] * 2)
-
-
-def test_chance_is_taken_among_items_as_popular_as_the_recommended_one(attributes):
-    popularity = [9, 9, 9, 1, 1, 1]  # every popular item is deco
-    chains = chains_of(("the style is deco.", [0]), ("the style is deco.", [3]))
-    table = agreement.consistency(chains, stated_by(chains), attributes, popularity)
-    assert table["holds_by_chance"].tolist() == [1, 0]
-
-
-def test_the_worst_contradiction_stands_first(attributes):
-    chains = chains_of(
-        ("the style is rustic.", [0, 3]),  # one attribute, and half of the list agrees
-        ("the style is rustic. next comes the tent.", [0, 2]),  # two attributes, nothing agrees
-        ("the style is rustic.", [0, 1]),  # one attribute, nothing agrees
-        ("the style is deco.", [0, 1]),  # fits
-    )
-    table = agreement.contradictions(chains, stated_by(chains), attributes)
-    assert table["row"].tolist() == [1, 1, 2, 0]
-    assert table["list_share"].tolist() == [1, 1, 1, 0.5]
-    assert set(table.loc[table["row"] == 2, ["said", "has"]].iloc[0]) == {"rustic", "deco"}
-    told = agreement.by_reason(table)
-    assert told["row"].tolist() == [1, 2, 0] and told["list_share"].tolist() == [1, 1, 0.5]
-    assert set(told["said"][0].split(", ")) == {"style rustic", "piece tent"}
-    assert set(told["has"][0].split(", ")) == {"style deco", "piece mug"}
-    assert agreement.by_reason(table.iloc[:0]).empty
-
-
-def test_a_text_that_says_both_is_not_contradicted_and_half_right(attributes):
-    chains = chains_of(("the style is rustic. the style is deco.", [0]))
-    assert agreement.contradictions(chains, stated_by(chains), attributes).empty
-    assert agreement.consistency(chains, stated_by(chains), attributes, EVEN)["holds"].tolist() == [0.5]
-
-
-def test_a_value_that_no_item_has_holds_for_none(attributes):
-    chains = chains_of(("the style is gothic.", [0]))
-    table = agreement.consistency(chains, stated_by(chains), attributes, EVEN)
-    assert (table["holds"][0], table["holds_by_chance"][0], table["contradicted"][0]) == (0, 0, 1)
 
 
 def test_short_columns_are_attributes_whole_and_longer_ones_by_their_words():
@@ -126,7 +72,7 @@ def test_a_fabricated_history_has_less_support_than_a_true_one(attributes):
     false = true.assign(chain=["rustic", "deco mug", "deco rug"])
     partners = [1, 2, 0]
     good, bad = (
-        support(chains, attribute_mentions(chains, attributes), attributes, samples, partners, 6)
+        support(chains, attribute_mentions(chains, attributes), attributes, samples, partners)
         for chains in (true, false)
     )
     assert good["supported"].tolist() == [1, 1, 1]
@@ -140,7 +86,7 @@ def test_support_by_chance_asks_another_shoppers_items(attributes):
     samples = pd.DataFrame({"history": [[0], [5]]})
     chains = chains_of(("deco mug", [0]), ("rustic rug", [5]))
     named = attribute_mentions(chains, attributes)
-    table = support(chains, named, attributes, samples, [1, 0], 6)
+    table = support(chains, named, attributes, samples, [1, 0])
     assert table["supported"].tolist() == [1, 1] and table["supported_by_chance"].tolist() == [0, 0]
 
 
@@ -154,21 +100,11 @@ def test_feature_figures_follow_their_definitions(attributes):
     assert figures["USR"] == 3 / 4
 
 
-def test_a_leaked_target_is_named_more_often_than_items_as_popular():
-    samples = pd.DataFrame({"sample_id": [0, 1], "user_id": ["a", "b"], "history": [[0], [1]], "target": [4, 5]})
-    leak = pd.DataFrame({"sample_id": [0, 1], "chain": ["they will buy Epsil tent", "they will buy Zeta rug"]})
-    fair = leak.assign(chain=["people buy Gamma rug", "people buy Gamma rug"])
-    for chains, own, others in ((leak, 1, 0), (fair, 0, 1 / 4)):
-        found = mentions.mentions(chains, samples, ITEMS)
-        table = agreement.target_mentions(chains, found, samples, EVEN)
-        assert table["names_target"].tolist() == [own] * 2 and table["names_popular"].tolist() == [others] * 2
-
-
 def test_texts_that_name_nothing_break_no_figure(attributes):
     chains, samples = chains_of(("", [0]), ("zzz", [1])), pd.DataFrame({"history": [[0], [1]]})
     named = attribute_mentions(chains, attributes)
     assert (
-        support(chains, named, attributes, samples, causal.swap_partners(samples.assign(user_id=["a", "b"])), 6)
+        support(chains, named, attributes, samples, causal.swap_partners(samples.assign(user_id=["a", "b"])))
         .isna()
         .all(axis=None)
     )

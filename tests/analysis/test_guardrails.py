@@ -1,16 +1,14 @@
 """Guardrails: planted faults in rules files, reasons and recommendations, and what enforcing does about them."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
 
 from r2ec_lib.analysis import guardrails
-from r2ec_lib.analysis.rules import KIND_OF, GuardrailError, Guardrails, load, parse
+from r2ec_lib.analysis.rules import GuardrailError, Guardrails, parse
 from r2ec_lib.evaluation.answers import chains_of
+from r2ec_lib.model.sampling import Sampled
 
-SHIPPED = Path(__file__).parents[2] / "params" / "guardrails" / "example.yaml"
 CATALOGUE = pd.DataFrame(
     {
         "item_id": ["a1", "a11", "b2", "c3", "d4"],
@@ -38,59 +36,7 @@ def judged(entry: str, text: str, history=(0,), top=None) -> list[str]:
     samples = pd.DataFrame({"sample_id": [7], "history": [list(history)]})
     table = guardrails.judge(rules(entry), chains, samples, CATALOGUE)
     assert set(table["row"]) <= {3} and set(table["rule"]) <= {"r0"}
-    return table["found"].tolist()
-
-
-# ---- rules files ---------------------------------------------------------------------------------------------------
-
-
-def test_the_shipped_rules_are_read():
-    shipped = load(SHIPPED)
-    assert {type(rule) for rule in shipped.rules} == set(KIND_OF)
-    assert shipped.retries > 0
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("rules: []", ["holds no list of rules"]),
-        ("- a", ["expected keys: rules"]),
-        ("rules: [", ["no valid YAML"]),
-        ("rulez: [{name: x}]", ['unknown key "rulez"', 'did you mean "rules"?']),
-        ("retries: -1\nrules: [{name: x}]", ["retries is -1", "whole number from 0"]),
-        ("temperature: 0\nrules: [{name: x}]", ["temperature is 0", "above 0"]),
-        ("rules: [{kind: limit, words: 3}]", ["rule 1", "no name"]),
-        ("rules: [{name: x, kind: limt, words: 3}]", ['rule 1 "x"', "'limt'", 'did you mean "limit"?']),
-        ("rules: [{name: x, kind: limit}]", ['rule 1 "x"', "no words"]),
-        ("rules: [{name: x, kind: limit, words: true}]", ["words is True", "whole number from 1"]),
-        ("rules: [{name: x, kind: forbid, word: [a]}]", ['unknown key "word"', 'did you mean "words"?']),
-        ("rules: [{name: x, kind: forbid}]", ["nothing is forbidden"]),
-        ("rules: [{name: x, kind: forbid, words: [no]}]", ["words is [False]", "quote numbers, yes and no"]),
-        ("rules: [{name: x, kind: forbid, patterns: ['(a']}]", ["broken regular expression '(a'"]),
-        ("rules: [{name: x, kind: forbid, patterns: ['a*']}]", ["matches the empty text"]),
-        ("rules: [{name: x, kind: ground}]", ["nothing is required"]),
-        ("rules: [{name: x, kind: never_recommend}]", ["no items"]),
-        ("rules: [{name: x, kind: never_recommend, items: [a]}]", ["items is ['a']", "expected columns"]),
-        ("rules: [{name: x, kind: never_recommend, items: {title: a}}]", ["items: title is 'a'", "list of texts"]),
-        ("rules: [{name: x, kind: never_recommend, items: {title: [a]}, when: {}}]", ["when is empty"]),
-        ("rules:\n- {name: x, kind: limit, words: 3}\n- {name: x, kind: limit, words: 3}", ["rule 2", "stands twice"]),
-        ("rules:\n- name: x\n  kind: limit\n  words: 3\n  words: 5", ['line 5: "words" stands twice']),
-    ],
-)
-def test_a_fault_in_a_rules_file_is_named_with_its_rule_and_what_was_expected(text, said):
-    with pytest.raises(GuardrailError) as error:
-        parse(text, "shop.yaml")
-    assert str(error.value).startswith("shop.yaml") and all(part in str(error.value) for part in said), error.value
-
-
-def test_a_missing_rules_file_is_named(tmp_path):
-    with pytest.raises(GuardrailError, match=r"none\.yaml"):
-        load(tmp_path / "none.yaml")
-
-
-def test_rules_cannot_be_changed_after_reading():
-    with pytest.raises(AttributeError):
-        rules("kind: limit, words: 3").rules[0].words = 9
+    return table["evidence"].tolist()
 
 
 # ---- judging -------------------------------------------------------------------------------------------------------
@@ -186,19 +132,23 @@ def test_the_summary_counts_samples_not_violations():
 
 @pytest.fixture
 def speaking(tiny, monkeypatch):
-    """A model that says what it is told: `first` greedily, then one of `later` a try."""
+    """A model that gives scripted reasons: `first` greedily, then one of `later` per try."""
 
-    def told(first: str, *later: str):
-        def reason(prompt_ids, max_new_tokens, temperature=0.0):
-            count = range(len(prompt_ids))
-            texts = [later[n % len(later)] if temperature else first for n in count]
-            pairs = zip(texts, chains_of(tiny, texts), strict=True)
-            return [chain if text else [tiny.prompts.answer_id] for text, chain in pairs]
+    def script(first: str, *later: str):
+        def sample(prompt_ids, max_new_tokens, temperature=0.0):
+            texts = [later[n % len(later)] if temperature else first for n in range(len(prompt_ids))]
+            chains = [
+                chain if text else [tiny.prompts.answer_id]
+                for text, chain in zip(texts, chains_of(tiny, texts), strict=True)
+            ]
+            rows = [[*prompt, *chain] for prompt, chain in zip(prompt_ids, chains, strict=True)]
+            states = tiny.encode(rows, [len(prompt) for prompt in prompt_ids])
+            return Sampled(chains, [True] * len(chains), states)
 
-        monkeypatch.setattr(tiny, "reason", reason)
+        monkeypatch.setattr(tiny, "sample", sample)
         return tiny
 
-    return told
+    return script
 
 
 def recommended(model, samples, entries, retries=2, k=5):
@@ -290,5 +240,6 @@ def test_the_same_seed_tries_the_same_reasons(tiny, samples):
     keeps = rules("kind: ground, mentions: 1", head="retries: 4\n")
     few = samples.iloc[:3]
     chains = chains_of(tiny, ["nothing"] * 3)
-    once, again = (guardrails.keep_reasons(tiny, few, chains, keeps, 6, seed=5) for _ in range(2))
-    assert once[0] == again[0]
+    states = tiny.user_states(few, chains)
+    once, again = (guardrails.keep_reasons(tiny, few, chains, states, keeps, 6, seed=5) for _ in range(2))
+    assert once.chains == again.chains

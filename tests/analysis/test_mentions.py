@@ -6,7 +6,6 @@ import pandas as pd
 import pytest
 
 from r2ec_lib.analysis import mentions
-from r2ec_lib.analysis.texts import by_step, claim_figures, claim_table, diversity, form, length_by_step
 
 TITLES = [
     "Halden Fern mug, sage",
@@ -150,75 +149,3 @@ def test_mentions_follow_the_index_of_the_chains_not_their_place(items):
     table = mentions.mentions(chains, samples, items)
     assert table["row"].tolist() == [9]
     assert mentions.grounding(chains, table, samples)["history_share"].to_dict() == {7: 0.0, 9: 1.0}
-
-
-def test_claims_are_counted_for_each_chain_and_kind():
-    chains = chains_of("style=deco tier=budget", "").set_index(pd.Index([3, 5]))
-    samples = samples_of([0], [1]).assign(history_hours=[[5.0], [7.0]])
-    claimed = claim_table(
-        chains,
-        samples,
-        read=lambda chain: [tuple(claim.split("=")) for claim in chain.split()],
-        facts=lambda history, hours: {"style": {"deco"}, "tier": {f"{history[0]} {hours[0]}"}},
-        holds=lambda claims, known: [value in known[kind] for kind, value in claims],
-    )
-    assert claimed["row"].tolist() == [3, 3] and claimed["true"].tolist() == [True, False]
-    figures = claim_figures(chains, claimed, ["style", "tier", "kit"])
-    assert figures["claims"].tolist() == [2, 0]
-    assert figures.loc[3, "true"] == 1 / 2 and math.isnan(figures.loc[5, "true"])
-    assert figures["says_style"].tolist() == [1, 0] and figures["says_kit"].tolist() == [0, 0]
-    assert (figures.loc[3, "true_style"], figures.loc[3, "true_tier"]) == (1, 0)
-
-
-def test_form_sees_repetition_cut_chains_and_empty_ones():
-    chains = chains_of("a b c a b c a b c", "one two three four", "", closed=[True, False, True])
-    figures = form(chains)
-    assert figures["repetition"].tolist() == [1 - 3 / 7, 0, 0]  # abc bca cab of seven triples
-    assert figures["unclosed"].tolist() == [False, True, False]
-    assert figures["empty"].tolist() == [False, False, True]
-
-
-def test_diversity_of_copies_is_low_and_of_different_chains_high():
-    same = diversity(chains_of(*["the same words again"] * 4))
-    assert same["unique_rate"] == 1 / 4 and same["near_duplicates"] == 1
-    assert same["distinct_1"] == 4 / 16
-    other = diversity(chains_of("a b c d", "e f g h", "i j k l"))
-    assert other["unique_rate"] == other["distinct_2"] == 1 and other["near_duplicates"] == 0
-
-
-def test_near_duplicates_do_not_depend_on_the_block_size():
-    words = [f"w{n}" for n in range(30)]
-    texts = [" ".join(words), " ".join([*words[:-1], "other"]), "x y z", "", "", " ".join(reversed(words))]
-    whole, blocks = (diversity(chains_of(*texts), block=block) for block in (512, 2))
-    assert whole["near_duplicates"] == blocks["near_duplicates"] == 4 / 6  # the first two and the two empty ones
-
-
-def test_diversity_of_nothing_is_an_error():
-    with pytest.raises(ValueError, match="no reasonings"):
-        diversity(chains_of())
-
-
-def test_by_step_pools_steps_into_equal_stretches():
-    table = pd.DataFrame({"step": [1, 1, 2, 3, 4], "sample_id": [0, 1, 2, 3, 4], "x": [0, 2, 4, 6, math.nan]})
-    pooled = by_step(table, ["x"], bins=2)
-    assert pooled["step"].tolist() == [4 / 3, 3.5]
-    assert pooled["x"].tolist() == [2, 6]
-    assert pooled["x_low"][0] == pytest.approx(2 - 1.96 * math.sqrt(3 / 2 * 8) / 3)
-    assert pooled["x_high"][0] == pytest.approx(2 + 1.96 * math.sqrt(3 / 2 * 8) / 3)
-    assert by_step(table.iloc[:1], ["x"])["x"].tolist() == [0]
-    with pytest.raises(ValueError, match="no rollouts"):
-        by_step(table.iloc[:0], ["x"])
-
-
-def test_shares_over_training_keep_their_interval_within_0_and_1():
-    table = pd.DataFrame({"step": [1] * 4, "sample_id": range(4), "x": [1, 1, 1, 0], "same": 1.0})
-    row = by_step(table, ["x", "same"]).iloc[0]
-    assert row["x_high"] < 1 and row["x_low"] > 0  # 0.75 ± 1.96 · 0.25 would pass 1
-    assert row["same"] == row["same_high"] == 1 and row["same_low"] < 1
-
-
-def test_length_by_step_holds_the_mean_inside_its_spread():
-    rollouts = pd.DataFrame({"step": [1] * 5 + [2], "tokens": [1, 2, 3, 4, 5, 9]})
-    table = length_by_step(rollouts)
-    assert table["length"].tolist() == [3, 9]
-    assert (table["length_low"] <= table["length"]).all() and (table["length"] <= table["length_high"]).all()

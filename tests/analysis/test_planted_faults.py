@@ -169,7 +169,7 @@ def test_a_fabricated_history_is_found_by_its_precision_and_by_the_item_cards(wo
         chains["top_items"] = [[history[-1]] for history in samples["history"]]
         found = mentions.mentions(chains, samples, world.items)
         named = attribute_mentions(chains, attributes)
-        supported = support(chains, named, attributes, samples, partners, len(world.items))
+        supported = support(chains, named, attributes, samples, partners)
         precision = mentions.grounding(chains, found, samples)["history_precision"]
         figures[name] = precision.mean(), (supported["supported"] - supported["supported_by_chance"]).mean()
     assert figures["honest"][0] == 1 and figures["invented"][0] < 0.1
@@ -204,7 +204,9 @@ def test_one_forbidden_word_among_many_reasons_is_found_by_its_rule(world, sampl
     clean = guardrails.judge(rules, chains_of(samples, texts), samples, world.items)
     texts[7] = f"{texts[7]} satisfaction Guaranteed."
     broken = guardrails.judge(rules, chains_of(samples, texts), samples, world.items)
-    assert clean.empty and broken[["row", "rule", "found"]].to_numpy().tolist() == [[7, "no promises", "Guaranteed"]]
+    assert clean.empty and broken[["row", "rule", "evidence"]].to_numpy().tolist() == [
+        [7, "no promises", "Guaranteed"]
+    ]
 
 
 # ---- a contradiction -----------------------------------------------------------------------------------------------

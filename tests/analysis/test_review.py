@@ -1,12 +1,14 @@
-"""Review sheets: blind and safe on the way out, checked on the way in; agreement, correlation and the reward."""
+"""Review sheets: blind and safe on the way out, checked on the way in; agreement, correlation, single cases."""
+
+import html
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from r2ec_lib.analysis import review
+from r2ec_lib.analysis import mentions, review
 from r2ec_lib.data.schema import DataError
-from r2ec_lib.training import judgements
 
 CASES = ["case-001", "case-002"]
 GOOD = "5,4,3,2,yes,fine"
@@ -162,12 +164,12 @@ def test_a_spreadsheets_mark_and_semicolons_are_read():
         (sheet_of(), ["after line 1: no row for case-001, case-002"]),
         (
             sheet_of(f"case-001,{GOOD}", f"case-002,{GOOD}", f"case-001,{GOOD}"),
-            ['line 4: case "case-001" stood already in line 2'],
+            ['line 4: case "case-001" is repeated, first in line 2'],
         ),
         (sheet_of("case-001,1,2"), ["line 2: 3 cells; expected 7"]),
         (sheet_of(header="case,true,relevant,consistent,readable,accept,remark,mood"), ['unknown column "mood"']),
         (sheet_of(header="case,true,relevant,consistent,accept,remark"), ['no column "readable"']),
-        (sheet_of(header="case,true,true,relevant,consistent,readable,accept,remark"), ['"true" stands twice']),
+        (sheet_of(header="case,true,true,relevant,consistent,readable,accept,remark"), ['"true" is repeated']),
     ],
 )
 def test_each_fault_of_a_sheet_is_named_with_its_line(text, said):
@@ -180,18 +182,6 @@ def test_lines_are_those_of_the_file_where_cells_hold_line_breaks():
     text = sheet_of('case-001,5,4,3,2,yes,"two\nlines"', "case-002,9,4,3,2,yes,")
     with pytest.raises(DataError, match='line 4: true is "9"'):
         review.read_sheet(text, CASES, "Ann")
-
-
-def test_a_rehearsal_goes_through_the_same_checks_and_follows_what_it_is_told(chains, samples, items):
-    sheet = review.review_sheet(review.sample_cases(chains, [0] * len(chains), 6), samples, items)
-    worth = pd.DataFrame({name: np.linspace(0, 1, len(sheet)) for name in review.CRITERIA})
-    sheets = review.rehearse(sheet, worth, reviewers=2, noise=0.0)
-    marks = pd.concat([review.read_sheet(text, sheet["case"], name) for name, text in sheets.items()])
-    assert marks["reviewer"].nunique() == 2 and len(marks) == 2 * len(sheet)
-    first = marks[marks["reviewer"] == "stand-in 1"]
-    assert (first["true"].iloc[0], first["true"].iloc[-1]) == (1, 5) and first["true"].is_monotonic_increasing
-    assert (first["accept"].iloc[0], first["accept"].iloc[-1]) == (-1, 1)
-    assert (review.agreement(marks)["alpha"] == 1).all()
 
 
 # ---- agreement and quality -----------------------------------------------------------------------------------------
@@ -284,29 +274,45 @@ def test_the_interval_of_the_correlation_holds_users_together():
     assert widths[0] != widths[1]
 
 
-# ---- judged sentences as a reward ----------------------------------------------------------------------------------
+# ---- single cases --------------------------------------------------------------------------------------------------
+
+TITLES = ["Halden Fern mug, sage", "Norvik Slate tent, navy", "The Blue Whale Atlas", "<script>alert(1)</script> lamp"]
 
 
-def test_judgements_are_the_majority_for_each_reason_and_ties_are_left_out():
-    cases = pd.DataFrame({"case": ["c0", "c1", "c2"], "chain": ["Good.", " good. ", "Bad."]})
-    marks = pd.concat([marks_of("Ann", [1, 1, 1], [1, 1, 1]), marks_of("Ben", [1, 1, 1], [-1, 1, -1])])
-    assert judgements.judgements(marks, cases) == {"good.": 1}
+@pytest.fixture
+def catalogue():
+    return pd.DataFrame({"item_id": [f"i{n}" for n in range(len(TITLES))], "title": TITLES})
 
 
-def test_a_reason_judged_as_it_stands_has_its_own_judgement():
-    assert judgements.judged_reward(["A is b.  C is D."], {"a is b. c is d.": -1, "a is b.": 1}) == [-1.0]
+def case_of(text, history):
+    """One sample whose user id is markup, and its chain."""
+    samples = pd.DataFrame({"sample_id": [0], "user_id": "<img src=x onerror=y>", "history": [history], "target": 2})
+    return samples, pd.DataFrame({"sample_id": [0], "chain": [text]})
 
 
-def test_another_reason_has_the_mean_worth_of_its_sentences():
-    judged = {"a. b.": 1, "a. c.": 1, "a. d.": -1}
-    rewards = judgements.judged_reward(["a. c.  x.", "d.", "x.", ""], judged)
-    assert rewards == pytest.approx([((1 + 1 - 1) / 3 + 1 + 0) / 3, -1, 0, 0])
+def test_a_case_page_escapes_every_foreign_text_and_marks_mentions(catalogue):
+    samples, chains = case_of("<b>They</b> own a mug & <script>evil()</script>", [3, 0])
+    table = mentions.mentions(chains, samples, catalogue)
+    top = {"with <i>": ([3, 2], [0.5, 0.25], 2.0)}
+    page = review.case_html(samples.iloc[0], catalogue, chains["chain"][0], table, top, note="<u>helped</u>")
+    assert not any(tag in page for tag in ("<script", "<img", "<b>They", "<i>", "<u>helped"))
+    assert "<mark>mug</mark>" in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; lamp" in page
+    assert "<b>The Blue Whale Atlas (bought next)</b> · 0.25" in page
+    assert "the next purchase ranks 2" in page
 
 
-def test_saying_a_good_sentence_again_does_not_raise_the_reward_above_one_saying():
-    judged = {"a. b.": 1}
-    assert judgements.judged_reward(["a. a. a."], judged) == judgements.judged_reward(["a."], judged) == [1.0]
+def test_the_page_of_a_case_marks_what_is_owned_underlines_what_is_not_and_leaves_the_text_as_it_was(catalogue):
+    text = "Halden Fern mug, sage & a mug; try the Blue Whale Atlas <now>"
+    samples, chains = case_of(text, [0])
+    mentioned = mentions.mentions(chains, samples, catalogue)
+    page = review.case_html(samples.iloc[0], catalogue, text, mentioned, {})
+    (quote,) = re.findall(r"<blockquote[^>]*>(.*)</blockquote>", page, re.DOTALL)
+    assert "<mark>Halden Fern mug, sage</mark>" in quote and "<u>Blue Whale Atlas</u>" in quote.replace("the ", "")
+    assert html.unescape(re.sub(r"</?(mark|u)>", "", quote)) == text
 
 
-def test_nothing_judged_rewards_nothing():
-    assert judgements.judged_reward(["a.", "b."], {}) == [0.0, 0.0]
+def test_the_page_of_a_case_without_a_reasoning_says_so(catalogue):
+    samples, chains = case_of("", [0])
+    page = review.case_html(samples.iloc[0], catalogue, "", mentions.mentions(chains, samples, catalogue), {})
+    assert ">(empty)</blockquote>" in page

@@ -203,3 +203,16 @@ def test_the_summary_counts_cold_targets_and_ties():
     assert figures["cold_test"] == pytest.approx(2 / 3)  # items 19 and 20 are new, item 0 is not
     assert figures["ties_with_history"] == pytest.approx(1 / 21)
     assert figures["ties_across_splits"] == 0
+
+
+def test_training_purchases_end_with_the_training_split_and_stay_in_the_catalogue():
+    hours = range(24)
+    interactions = log(["a", "b"] * 12, [*range(20), *range(4)], hours)
+    samples, _ = splits.make_samples(catalogue(20), interactions)
+    last = samples.loc[samples["split"] == "train", "timestamp"].max()
+    purchases = splits.training_purchases(interactions, samples, catalogue(10))
+    expected = [(row.user_id, int(row.item_id[1:])) for row in interactions.itertuples() if row.timestamp <= last]
+    assert list(zip(purchases["user_id"], purchases["item"], strict=True)) == [
+        (user, item) for user, item in expected if item < 10
+    ]
+    assert len(purchases) < len(interactions[interactions["item_id"].str[1:].astype(int) < 10])

@@ -1,0 +1,52 @@
+"""Where words and sentences end."""
+
+import re
+
+import pytest
+
+from r2ec_lib.analysis.words import context, phrase, words
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Don't, Don’t!", ["don't", "don’t"]),
+        ("high-end 2.5", ["high", "end", "2", "5"]),
+        ("snake_case 'quoted'", ["snake", "case", "quoted"]),
+        ("Café Ä", ["café", "ä"]),
+        (" \n…", []),
+    ],
+)
+def test_words_are_runs_of_letters_and_digits_with_their_apostrophes(text, expected):
+    assert words(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "stretch", "expected"),
+    [
+        ("One. They own X now. Two.", "X", " They own   now."),
+        ("They own X", "X", "They own  "),
+        ("Is it? X; yes", "X", "  ;"),
+        ("first\nX\nlast", "X", " \n"),
+        ("No. 3.5 X inch", "X", " 3.5   inch"),  # a full stop inside a number ends nothing
+        ("A. Mr. X. Y is B. C.", "X. Y", "   is B."),
+    ],
+)
+def test_the_context_of_a_stretch_is_the_rest_of_its_sentences(text, stretch, expected):
+    start = text.index(stretch)
+    assert context(text, start, start + len(stretch)) == expected
+
+
+@pytest.mark.parametrize(
+    ("wanted", "text", "matches"),
+    [
+        ("best price", "the best\n price", True),
+        ("cure", "secure", False),
+        ("cure", "cured", False),
+        ("a+b", "a+b", True),
+        ("a+b", "aab", False),
+        ("100%", "100% sure", True),
+    ],
+)
+def test_a_phrase_matches_whole_words_literally(wanted, text, matches):
+    assert bool(re.search(phrase(wanted), text)) == matches

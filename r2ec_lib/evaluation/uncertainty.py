@@ -220,9 +220,9 @@ def slice_labels(samples: pd.DataFrame, bought: pd.DataFrame) -> pd.DataFrame:
         bought: one row per training purchase, with `user_id` and `item`.
 
     Returns:
-        sample_id and one column per question: "target in training" (cold, warm), "target popularity" (thirds of the warm
-        samples by the target's training purchases, cold apart), "history length", "user in training" (new, known) and
-        "time" (first and second half of the samples).
+        sample_id and one column per question: "target in training" (cold, warm), "target popularity" (thirds of the
+        warm samples by the target's training purchases, cold apart), "history length", "user in training" (new, known)
+        and "time" (first and second half of the samples).
     """
     count = samples["target"].map(bought["item"].value_counts()).fillna(0)
     thirds = count.where(count > 0).rank(method="average", pct=True)
@@ -311,7 +311,9 @@ def against_chance(pairs: Mapping[str, tuple[Sequence[float], Sequence[float]]],
     Returns:
         `facet` (the words), `found`, `found_low`, `found_high`, and the same of `chance`.
     """
-    rows = [(words, *share_interval(one, users), *share_interval(other, users)) for words, (one, other) in pairs.items()]
+    rows = [
+        (words, *share_interval(one, users), *share_interval(other, users)) for words, (one, other) in pairs.items()
+    ]
     names = [f"{name}{end}" for name in ("found", "chance") for end in ("", "_low", "_high")]
     return pd.DataFrame(rows, columns=["facet", *names])
 

@@ -209,4 +209,3 @@ def _growth(values: Mapping[str, float], k: int, larger: int) -> dict[tuple[str,
 
 def _cutoffs(values: Mapping[str, float], family: str) -> list[int]:
     return sorted(int(name.partition("@")[2]) for name in values if name.startswith(f"{family}@"))
-

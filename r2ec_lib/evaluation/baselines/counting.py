@@ -68,7 +68,9 @@ def text_similarity(items: pd.DataFrame, *, decay: float = 0.8, title_weight: fl
     counter = CountVectorizer(token_pattern=r"\w+").fit(pd.concat(texts.values()))
     counts = sum(counter.transform(text) * (title_weight if name == "title" else 1) for name, text in texts.items())
     vectors = TfidfTransformer(smooth_idf=False).fit_transform(counts.log1p())  # (N, words), rows of length 1
-    return TableScorer(lambda samples: _dense(_recent(samples, len(items), decay) @ vectors @ vectors.T), _bytes(vectors))
+    return TableScorer(
+        lambda samples: _dense(_recent(samples, len(items), decay) @ vectors @ vectors.T), _bytes(vectors)
+    )
 
 
 def _recent(samples: pd.DataFrame, num_items: int, decay: float) -> sp.csr_matrix:

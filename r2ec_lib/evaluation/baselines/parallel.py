@@ -50,5 +50,5 @@ def _end_with(lifeline: Connection) -> None:
 
 
 def _in_bytes(job: Callable[[], Any]) -> bytes:
-    """The result of a job, pickled here: torch would hand tensors over in shared memory, of which containers are short."""
+    """The result of a job, pickled here: torch would pass tensors in shared memory, which is scarce in containers."""
     return pickle.dumps(job())

@@ -1,7 +1,7 @@
 """R²ec on a whole samples table: reasonings written once, user states, rankings and the chains table.
 
-The language model runs once a sample; ranks, top items and the chains table all read the same states. Everything that
-is measured about a ranking is in `ranking`; what a reasoning says is in `analysis`.
+The language model runs once per sample; ranks, top items and the chains table all read the same states. Rankings are
+measured in `ranking`; what a reasoning says is read in `analysis`.
 """
 
 import time
@@ -18,7 +18,7 @@ from r2ec_lib.model import R2ec, scoring
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model made of each row of a samples table.
+    """What a model wrote about each row of a samples table, and the states that it ended in.
 
     Attributes:
         chains: S reasonings as token ids, each ending in `<answer>`; `<answer>` alone where nothing is reasoned.
@@ -39,13 +39,13 @@ def answer(
     """Reasons greedily about each sample and reads the state at its `<answer>`.
 
     Args:
-        max_new_tokens: of a reasoning; 0 reasons nothing and reads `<answer>` straight after the prompt.
+        max_new_tokens: of a reasoning; 0 writes none and reads `<answer>` straight after the prompt.
         chains: reasonings to read instead of writing any.
     """
     began = time.perf_counter()
     if chains is None and max_new_tokens:
-        found = model.sample(model.prompts.user_ids(samples, model.titles), max_new_tokens)
-        return Answers(found.chains, found.states, time.perf_counter() - began, 0.0)
+        written = model.sample(model.prompts.user_ids(samples, model.titles), max_new_tokens)
+        return Answers(written.chains, written.states, time.perf_counter() - began, 0.0)
     reasoned = time.perf_counter()
     chains = [model.prompts.answer.ids] * len(samples) if chains is None else [list(chain) for chain in chains]
     states = model.user_states(samples, chains)
@@ -82,7 +82,7 @@ def chains_table(
     k: int = 20,
     mask_seen: bool = True,
 ) -> pd.DataFrame:
-    """One row a sample: what the model said, what it recommended, and where the target came.
+    """One row per sample: what the model wrote, what it recommended, and the rank of the target.
 
     Returns:
         sample_id, user_id, model, chain (text), tokens (`<answer>` included), closed (the model wrote `<answer>`

@@ -1,8 +1,8 @@
-"""What a recommendation costs: time of a query, tokens written, bytes kept and bytes worked with, for every method.
+"""What a recommendation costs: time per query, tokens written, bytes kept and bytes worked with, for every method.
 
-All methods are scorers and are asked in the same way on the same machine. Memory is counted where it is asked for, by
-PyTorch's and Python's own allocators, so the figure neither depends on what ran before nor on other processes; what a
-library keeps outside both (a thread's stack, a kernel's scratch space) is not in it.
+All methods are scorers and are asked in the same way on the same machine. Memory is counted by PyTorch's and Python's
+own allocators, so the figure depends neither on what ran before nor on other processes; what a library keeps outside
+both (a thread's stack, a kernel's scratch space) is not included.
 """
 
 import itertools
@@ -17,10 +17,10 @@ from r2ec_lib.evaluation.ranking import Scorer, latency
 
 
 def working_bytes(call: Callable[[], object]) -> int:
-    """Largest number of bytes that `call` held at one time beyond what was there before it.
+    """Largest number of bytes that `call` held at one time beyond those held before it.
 
-    On an accelerator its memory counts, elsewhere tensors and Python's objects (NumPy's arrays are among them); the
-    two peaks are added, so the figure is at most too large. `call` runs under a profiler: do not time it here.
+    On an accelerator its memory counts, elsewhere tensors and Python's objects (NumPy's arrays among them); the two
+    peaks are added, so the figure may be too large, never too small. `call` runs under a profiler: do not time it here.
     """
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
@@ -52,14 +52,14 @@ def table_of_costs(
     batch_sizes: Sequence[int] = (1, 32),
     queries: int = 8,
 ) -> pd.DataFrame:
-    """One row a method, in the order of `scorers`.
+    """One row per method, in the order of `scorers`.
 
     Args:
         scorers: the methods, from a slice of `samples` to scores; whatever a query needs happens inside.
         stored: bytes that each method keeps (parameters, item tables, counts).
-        tokens: tokens written for a query, of the methods that write.
+        tokens: tokens per query, of the methods that write.
         silent: the same methods asked to write nothing; what they save is the time spent reasoning.
-        batch_sizes: queries asked at a time; the largest is also the one whose working memory is measured.
+        batch_sizes: numbers of queries asked at a time; the largest is also the one whose working memory is measured.
         queries: timed batches of each size.
 
     Returns:
@@ -67,7 +67,8 @@ def table_of_costs(
         reasoning_share: 1 − seconds of the silent method / seconds, at the smallest batch size, never below 0; 0 where
         nothing is written.
     """
-    rows, small = [], min(batch_sizes)
+    rows: list[dict] = []
+    small = min(batch_sizes)
     for name, score in scorers.items():
         timed = latency(score, samples, model=name, batch_sizes=batch_sizes, queries=queries)
         seconds = {row["batch_size"]: row["seconds"] for row in timed}

@@ -1,9 +1,9 @@
-"""One evaluator for every model: full-catalogue ranks, Hit@K and NDCG@K, and streaming ranks and top-K.
+"""One evaluator for every model: full-catalogue ranks, Hit@K and NDCG@K, and the time that ranking takes.
 
-Candidates are all items of the catalogue but those in the sample's own history; ties stand at their average position
-(`objective.target_ranks`); each sample has one relevant item. Nothing here knows what a model is: a scorer is a
-function from a slice of the samples table to a (B, N) tensor of scores. Intervals and tests are in `uncertainty`.
-Letters in shapes: B samples, N catalogue items, d hidden size, S all samples.
+Candidates are all items of the catalogue except those in the sample's own history; ties share their average position
+(`scoring.target_ranks`); each sample has one relevant item. Nothing here knows what a model is: a scorer is a function
+from a slice of the samples table to a (B, N) tensor of scores. Intervals and tests are in `uncertainty`.
+Letters in shapes: B samples, N catalogue items, S all samples.
 """
 
 import time
@@ -13,6 +13,7 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from r2ec_lib.model.scoring import SCORES_HELD, seen_mask, target_ranks
@@ -22,7 +23,7 @@ Scorer = Callable[[pd.DataFrame], Tensor]
 RANKING_COLUMNS = ["model", "sample_id", "user_id", "target", "rank", "score", "candidates", "seconds"]
 
 
-def hit_at(ranks: np.ndarray, k: int) -> np.ndarray:
+def hit_at(ranks: ArrayLike, k: int) -> np.ndarray:
     """Hit@k of each rank: 1 if rank ≤ k, else 0.
 
     >>> hit_at([1, 5.5, 6], k=5).tolist()
@@ -31,7 +32,7 @@ def hit_at(ranks: np.ndarray, k: int) -> np.ndarray:
     return (np.asarray(ranks, dtype=float) <= k).astype(float)
 
 
-def ndcg_at(ranks: np.ndarray, k: int) -> np.ndarray:
+def ndcg_at(ranks: ArrayLike, k: int) -> np.ndarray:
     """NDCG@k of each rank with one relevant item: 1 / log2(rank + 1) if rank ≤ k, else 0.
 
     >>> ndcg_at([1, 3, 6], k=5).tolist()  # 1 / log2(2), 1 / log2(4)
@@ -40,7 +41,7 @@ def ndcg_at(ranks: np.ndarray, k: int) -> np.ndarray:
     return hit_at(ranks, k) / np.log2(np.asarray(ranks, dtype=float) + 1)
 
 
-def metric_values(ranks: np.ndarray, metric: str) -> np.ndarray:
+def metric_values(ranks: ArrayLike, metric: str) -> np.ndarray:
     """The metric called `metric`, such as "hit@5" or "ndcg@20", of each rank."""
     name, _, k = metric.partition("@")
     if name not in ("hit", "ndcg") or not k.isdigit():
@@ -99,11 +100,11 @@ def rank_all(
         num_items: N.
         model: the name in the `model` column and in errors.
         mask_seen: whether the items of a sample's history are no candidates.
-        batch_size: B; the scores of one batch are held at a time. Where the catalogue is so large that they were more
-            than `SCORES_HELD`, the batches are smaller.
+        batch_size: B; the scores of one batch are held at a time. Batches are smaller where a large catalogue would
+            need more than `SCORES_HELD` scores.
 
     Returns:
-        One row a sample with `RANKING_COLUMNS`: rank (1 is best, ties at their average), the target's score, the
+        One row per sample with `RANKING_COLUMNS`: rank (1 is best, ties at their average), the target's score, the
         number of candidates, and the seconds of the batch's scoring divided by its size.
 
     Raises:
@@ -126,7 +127,7 @@ def rank_all(
             raise ValueError(f"{model}: NaN among the scores of sample {first} ({int(broken.sum())} of its batch)")
         targets = torch.tensor(batch["target"].to_numpy(), dtype=torch.long)
         seen = seen_mask(batch["history"].to_list(), num_items) if mask_seen else None
-        hidden = seen.sum(dim=1).numpy() if mask_seen else 0
+        hidden = 0 if seen is None else seen.sum(dim=1).numpy()
         parts.append(
             batch[["sample_id", "user_id", "target"]].assign(
                 model=model,
@@ -154,10 +155,10 @@ def check_targets(samples: pd.DataFrame) -> None:
 def latency(
     score: Scorer, samples: pd.DataFrame, *, model: str, batch_sizes: Sequence[int] = (1, 32), queries: int = 8
 ) -> list[dict]:
-    """Median seconds a query of `score` at each batch size, over `queries` batches after one that is not timed.
+    """Median seconds per query of `score` at each batch size, over `queries` batches after one that is not timed.
 
     Returns:
-        One row a batch size: model, batch_size, seconds (of one query, the batch's time divided by its size), batches.
+        One row per batch size: model, batch_size, seconds (of one query, the batch's time divided by its size), batches.
     """
     rows = []
     for size in batch_sizes:

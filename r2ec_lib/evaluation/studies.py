@@ -1,8 +1,9 @@
 """Several runs side by side, and one run on growing parts of its data: tables in, tables out.
 
-A run is known by what its evaluation left: `recipe.yaml`, `evaluation/metrics.json` and `evaluation/rankings.parquet`.
-Two sources of variance are kept apart. Another training *seed* gives another model; its spread is read from runs that
-differ in their seed alone. Other *shoppers* give another test; that spread is bootstrapped within each run.
+A run is read from what its evaluation left: `recipe.yaml`, `evaluation/metrics.json` and
+`evaluation/rankings.parquet`; no model is loaded. Two sources of variance are kept apart. Another training *seed*
+gives another model; its spread is read from runs that differ in their seed alone. Other *shoppers* give another test;
+that spread is bootstrapped within each run.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,20 +25,18 @@ NO_VARIANT = frozenset(
         *("learning_shares", "resamples", "slice_resamples", "latency_queries", "kept_items"),
     }
 )
-"""Keys of a recipe that do not make a run another variant: no ranking depends on them, the seed apart."""
+"""Keys of a recipe that do not make a run another variant: apart from the seed, no ranking depends on them."""
 
 
 def nested_shares(train: pd.DataFrame, shares: Sequence[float], seed: int = 0) -> dict[float, pd.DataFrame]:
     """The samples of growing parts of the shoppers, each part inside the next; a share of 1 is all of `train`.
 
-    Shoppers are drawn whole, so that no sequence is torn. Rows keep their order. ValueError for a share
-    outside (0, 1].
+    All samples of a shopper stay together, and rows keep their order. ValueError for a share outside (0, 1].
     """
     if outside := [share for share in shares if not 0 < share <= 1]:
         raise ValueError(f"a share of the training shoppers is {outside[0]}; expected more than 0 and at most 1")
     users = train["user_id"].unique()
-    order = pd.Series(np.random.default_rng(seed).permutation(len(users)), users)
-    place = train["user_id"].map(order)
+    place = train["user_id"].map(pd.Series(np.random.default_rng(seed).permutation(len(users)), users))
     return {share: train[place < max(1, round(share * len(users)))] for share in sorted(shares)}
 
 
@@ -46,12 +45,13 @@ def read_runs(folders: Iterable[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
 
     Returns:
         rankings: the rankings of all runs below one another, with a column `run` in front.
-        recipes: index run, one column a key of the recipes.
+        recipes: index run, one column per key of the recipes.
 
     Raises:
         DataError: a run without an evaluation, or runs whose test samples are not the same questions.
     """
-    parts, recipes, first = [], {}, None
+    parts, recipes = [], {}
+    first: tuple[str, pd.DataFrame] | None = None
     for folder in map(Path, folders):
         path = folder / "evaluation" / "rankings.parquet"
         if not path.is_file():
@@ -101,9 +101,8 @@ def run_intervals(drawn: Mapping[str, Resampled]) -> pd.DataFrame:
     """`uncertainty.intervals` within each run, `run` in front, and `se`, the standard error over shoppers."""
     parts = []
     for run, one in drawn.items():
-        found = uncertainty.intervals(one).assign(se=one.draws.std(ddof=1).to_numpy())
-        found.insert(0, "run", run)
-        parts.append(found)
+        table = uncertainty.intervals(one).assign(se=one.draws.std(ddof=1).to_numpy(), run=run)
+        parts.append(table[["run", *table.columns.drop("run")]])
     return pd.concat(parts, ignore_index=True)
 
 
@@ -113,40 +112,41 @@ def with_best_baseline(drawn: Mapping[str, Resampled], baselines: Sequence[str])
 
 
 def margins(drawn: Mapping[str, Resampled], a: str, others: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
-    """By how much `a` is better than each of `others`, relative to them, as the mean over runs of different seeds.
+    """By how much `a` is better than each of `others`, as the mean over runs of different seeds.
 
-    The margin is a / b − 1 within each run. Two sources of chance make its mean uncertain. Other shoppers: the margins
-    of the runs are averaged on each resample, in which all runs have the same shoppers; u is its standard deviation.
-    Other seeds: the standard deviation s from run to run, for a mean over k runs s / √k. Together they make a standard
-    error √(u² + s² / k), with Student's t at the degrees of freedom of Welch and Satterthwaite; what seeds do to
-    single shoppers counts in both parts, so the interval is wide rather than narrow.
+    The difference is a − b and the margin a / b − 1 within each run. Two sources of chance make their means uncertain.
+    Other shoppers: the values of the runs are averaged on each resample, in which all runs have the same shoppers; u
+    is its standard deviation. Other seeds: the standard deviation s from run to run, for a mean over k runs s / √k.
+    Together they make a standard error √(u² + s² / k), with Student's t at the degrees of freedom of Welch and
+    Satterthwaite; what seeds do to single shoppers counts in both parts, so the interval is wide rather than narrow.
 
     Returns:
-        a, b, metric, runs, users, relative (mean over runs), relative_ci95 (of both sources; of one run over shoppers
-        alone), seed_sd (NaN for one run), user_se, by_run (a list); difference (mean of a − b) and difference_ci95
-        likewise, which are steady where b is close to nothing in some run. Others that some run lacks are left out; a
-        margin over nothing is NaN.
+        One row per opponent that every run has, and metric: a, b, metric, runs, users; difference (mean over runs),
+        ci95 (of both sources; of a single run over shoppers alone), seed_sd (NaN for a single run), user_se and by_run
+        (a list), all of the difference; relative and relative_ci95, likewise of the margin (NaN over nothing);
+        collapsed (`uncertainty.collapsed`).
     """
-    rows, count = [], len(drawn)
-    present = [b for b in others if all(b in one.means.index.get_level_values(0) for one in drawn.values())]
+    rows, runs = [], list(drawn.values())
+    present = [b for b in others if all(b in run.means.index.get_level_values(0) for run in runs)]
     for b in present:
         for metric in metrics:
-            pair, runs = [(a, metric), (b, metric)], list(drawn.values())
-            users = runs[0].users
-            row = {"a": a, "b": b, "metric": metric, "runs": count, "users": users}
-            means = [one.means[pair].to_numpy() for one in runs]  # of (2,)
-            resamples = [one.draws[pair].to_numpy().T for one in runs]  # of (2, R)
-            found = _over_runs([one[0] - one[1] for one in means], [one[0] - one[1] for one in resamples], users)
-            row |= {"difference": found["mean"], "difference_ci95": found["ci95"]}
-            by_run = [float(uncertainty.relative(*one)) for one in means]
-            found = _over_runs(by_run, [uncertainty.relative(*one) for one in resamples], users)
-            row |= {"relative": found["mean"], "relative_ci95": found["ci95"], "by_run": by_run}
-            rows.append(row | {"seed_sd": found["seed_sd"], "user_se": found["user_se"]})
+            pair, users = [(a, metric), (b, metric)], runs[0].users
+            means = [run.means[pair].to_numpy() for run in runs]  # of (2,)
+            resamples = [run.draws[pair].to_numpy().T for run in runs]  # of (2, R)
+            row = _over_runs([x - y for x, y in means], [x - y for x, y in resamples], users)
+            ratio = _over_runs(
+                [float(uncertainty.relative(x, y)) for x, y in means],
+                [uncertainty.relative(x, y) for x, y in resamples],
+                users,
+            )
+            row |= {"relative": ratio["difference"], "relative_ci95": ratio["ci95"]}
+            row |= {"runs": len(runs), "users": users, "collapsed": uncertainty.collapsed(runs, b, metric)}
+            rows.append({"a": a, "b": b, "metric": metric} | row)
     return pd.DataFrame(rows)
 
 
 def _over_runs(by_run: Sequence[float], resamples: Sequence[np.ndarray], users: int) -> dict:
-    """Mean, ci95, seed_sd and user_se of `margins`, from a value and (R,) resamples of each run."""
+    """The figures of `margins` from a value and (R,) resamples of each run."""
     resampled, count = np.mean(resamples, axis=0), len(by_run)
     mean, user_se = float(np.mean(by_run)), float(resampled.std(ddof=1))
     seed_sd, interval = np.nan, uncertainty.percentiles(resampled)
@@ -154,7 +154,8 @@ def _over_runs(by_run: Sequence[float], resamples: Sequence[np.ndarray], users: 
         seed_sd = float(np.std(by_run, ddof=1))
         half = _half_width(user_se, users - 1, seed_sd / np.sqrt(count), count - 1)
         interval = [mean - half, mean + half]
-    return {"mean": mean, "ci95": interval, "seed_sd": seed_sd, "user_se": user_se}
+    by_run = [float(value) for value in by_run]
+    return {"difference": mean, "ci95": interval, "seed_sd": seed_sd, "user_se": user_se, "by_run": by_run}
 
 
 def _half_width(first: float, first_df: int, second: float, second_df: int) -> float:
@@ -174,30 +175,17 @@ def variance_parts(intervals: pd.DataFrame, groups: pd.Series) -> pd.DataFrame:
         groups: variant of each run, indexed by run, as `variants` gives it.
 
     Returns:
-        variant, model, metric, runs, mean (over runs), seed_sd (standard deviation over runs, NaN for one run),
+        variant, model, metric, runs, mean (over runs), seed_sd (standard deviation over runs, NaN for a single run),
         user_se (standard error over shoppers, root mean square over runs), low, high: the 95 % interval of the mean
-        over seeds on this test set, mean ± t · seed_sd / √runs (Student's t, runs − 1 degrees of freedom), NaN for
-        one run. All runs share the test set, so seed_sd holds no part of user_se.
+        over seeds on this test set, mean ± t · seed_sd / √runs (Student's t, runs − 1 degrees of freedom), NaN for a
+        single run. All runs share the test set, so seed_sd holds no part of user_se.
     """
-    rows = []
-    table = intervals.assign(variant=intervals["run"].map(groups))
-    for (variant, model, metric), part in table.groupby(["variant", "model", "metric"], sort=False):
-        count, mean, spread = len(part), part["mean"].mean(), part["mean"].std(ddof=1)
-        half = scipy.stats.t.ppf(0.975, count - 1) * spread / np.sqrt(count) if count > 1 else np.nan
-        rows.append(
-            {
-                "variant": variant,
-                "model": model,
-                "metric": metric,
-                "runs": count,
-                "mean": mean,
-                "seed_sd": spread,
-                "user_se": float(np.sqrt((part["se"] ** 2).mean())),
-                "low": mean - half,
-                "high": mean + half,
-            }
-        )
-    return pd.DataFrame(rows)
+    table = intervals.assign(variant=intervals["run"].map(groups), variance=intervals["se"] ** 2)
+    parts = table.groupby(["variant", "model", "metric"], sort=False)
+    result = parts.agg(runs=("mean", "size"), mean=("mean", "mean"), seed_sd=("mean", "std"))
+    result["user_se"] = np.sqrt(parts["variance"].mean())
+    half = scipy.stats.t.ppf(0.975, result["runs"] - 1) * result["seed_sd"] / np.sqrt(result["runs"])
+    return result.assign(low=result["mean"] - half, high=result["mean"] + half).reset_index()
 
 
 def compare_variants(
@@ -215,24 +203,27 @@ def compare_variants(
     the same questions: the interval is over shoppers, with the seeds at hand as they are. Columns as in
     `uncertainty.compare`, variants in `a` and `b`.
     """
-    mine = rankings[rankings["model"] == model].assign(variant=lambda table: table["run"].map(groups))
-    if base not in set(mine["variant"]):
-        raise ValueError(f"no run of variant {base!r}; found {', '.join(sorted(set(mine['variant'])))}")
-    names = [name for name in mine["variant"].unique() if name != base]
-    users = mine.drop_duplicates("sample_id").set_index("sample_id")["user_id"].sort_index()
+    table = rankings.assign(variant=rankings["run"].map(groups))
+    ranked = table[table["model"] == model]
+    if base not in set(ranked["variant"]):
+        raise ValueError(f"no run of variant {base!r}; found {', '.join(sorted(set(ranked['variant'])))}")
+    names = [name for name in ranked["variant"].unique() if name != base]
+    if not names:
+        raise ValueError(f"every run is of variant {base!r}: nothing to compare")
+    users = uncertainty.users_of(ranked).sort_index()
     rows = []
     for metric in metrics:
-        values = mine.assign(value=ranking.metric_values(mine["rank"].to_numpy(), metric))
-        wide = values.pivot_table(index="sample_id", columns="variant", values="value", aggfunc="mean").sort_index()
-        draws = uncertainty.bootstrap(wide[[base, *names]].to_numpy(), users, resamples, seed)  # (R, 1 + variants)
-        means = wide[[base, *names]].mean().to_numpy()
+        values = table.assign(value=ranking.metric_values(table["rank"].to_numpy(), metric))
+        wide = values[values["model"] == model].pivot_table(index="sample_id", columns="variant", values="value")
+        wide = wide[[base, *names]].sort_index()
+        draws = uncertainty.bootstrap(wide.to_numpy(), users, resamples, seed)  # (R, 1 + variants)
+        means = wide.mean().to_numpy()
+        in_base = values[values["variant"] == base].groupby(["model", "run"])["value"].mean().unstack("model")
+        collapsed = bool((in_base[model] < in_base.get(uncertainty.FLOOR, -np.inf)).any())
         for i, name in enumerate(names, 1):
             row = uncertainty.difference(means[[i, 0]], draws[:, [i, 0]])
-            rows.append({"a": name, "b": base, "metric": metric} | row)
-    if not rows:
-        raise ValueError(f"every run is of variant {base!r}: nothing to compare")
-    table = pd.DataFrame(rows)
-    return table.assign(p_holm=uncertainty.holm(table["p"]))
+            rows.append({"a": name, "b": base, "metric": metric} | row | {"collapsed": collapsed})
+    return uncertainty.with_holm(pd.DataFrame(rows))
 
 
 def common_baselines(folders: Iterable[Path]) -> list[str]:
@@ -242,7 +233,7 @@ def common_baselines(folders: Iterable[Path]) -> list[str]:
 
 
 def headline(folders: Iterable[Path]) -> pd.DataFrame:
-    """The means on record: run, model and one column a metric, from each run's `metrics.json`."""
+    """The means on record: run, model and one column per metric, from each run's `metrics.json`."""
     rows = []
     for folder in map(Path, folders):
         for model, values in read_json(folder / "evaluation" / "metrics.json")["models"].items():

@@ -1,9 +1,9 @@
-"""How sure the evaluation is: user-clustered bootstrap intervals, paired comparisons, Holm's correction, slices.
+"""How sure a figure is: 95 % intervals and comparisons that take the user as the unit of chance.
 
-Rankings tables go in (one row a model and sample, as `ranking.rank_all` makes them), tables of numbers come out. All
-models and metrics are resampled together: the same drawn users decide every interval and every difference, which is
-what makes the comparisons paired. Seeds of training are another source of variance and are not seen here.
-
+Samples of one user are not independent, so users are what is drawn. Two tools, one idea: ranking metrics are
+bootstrapped over users, all models and metrics on the same draws, which is what makes comparisons paired; figures of
+texts, where nothing is compared, get cluster-robust closed forms. Training seeds are another source of variance and
+are in `studies`.
 """
 
 import math
@@ -12,13 +12,26 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.stats import norm
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
 
 from r2ec_lib.evaluation.ranking import metric_values
 
-POWER_FACTOR = 1.959964 + 0.841621
-"""Normal quantiles of a two-sided 5 % test and of 80 % power: a true effect of so many standard errors is found."""
+Z = float(norm.ppf(0.975))
+"""Half a 95 % interval in standard errors."""
 
-POPULARITY_THIRDS = ("rare third", "middle third", "popular third")
+DETECTABLE = Z + float(norm.ppf(0.8))
+"""A true effect of so many standard errors is found by a two-sided 5 % test with 80 % power."""
+
+FLOOR = "popularity"
+"""The model that knows nothing of the user: what ranks below it has collapsed."""
+
+COUNTS = ("tokens", "words", "quoted", "off_history", "claims")
+"""Figures of a reasoning that count something; all others are shares from 0 to 1."""
+
+
+# ---- bootstrap over users ------------------------------------------------------------------------------------------
 
 
 class Resampled(NamedTuple):
@@ -37,8 +50,8 @@ def bootstrap(values: np.ndarray, users: Sequence, resamples: int = 10_000, seed
     together: mean* = Σ_u w_u Σ_{s of u} value_s / Σ_u w_u n_u, with w multinomial.
 
     Args:
-        values: (S, C), a row a sample.
-        users: (S,) user of each sample.
+        values: (S, C), one row per sample.
+        users: (S,), the user of each sample.
         resamples: R.
 
     Returns:
@@ -73,7 +86,7 @@ def paired_bootstrap(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> dict:
-    """Difference a − b of a metric on the same samples, as a row of `compare`."""
+    """Difference a − b of a metric on the same samples: the figures of `difference`."""
     values = np.column_stack([metric_values(rank_a, metric), metric_values(rank_b, metric)])  # (S, 2)
     draws = bootstrap(values, users, resamples, seed)  # (R, 2)
     return difference(values.mean(axis=0), draws)
@@ -97,11 +110,16 @@ def resample(
     if ranks.empty or ranks.isna().any(axis=None):
         short = ", ".join(f"{model} {ranks[model].notna().sum()}" for model in ranks)
         raise ValueError(f"a paired comparison needs every model on the same samples; found {short or 'no sample'}")
-    users = rankings.drop_duplicates("sample_id").set_index("sample_id")["user_id"].loc[ranks.index]
+    users = users_of(rankings).loc[ranks.index]
     columns = pd.MultiIndex.from_product([ranks.columns, metrics], names=["model", "metric"])
     values = np.column_stack([metric_values(ranks[model].to_numpy(), metric) for model, metric in columns])
     draws = pd.DataFrame(bootstrap(values, users, resamples, seed), columns=columns)
     return Resampled(pd.Series(values.mean(axis=0), columns), draws, len(ranks), users.nunique())
+
+
+def users_of(rankings: pd.DataFrame) -> pd.Series:
+    """The user of each sample of a rankings table, indexed by sample_id."""
+    return rankings.drop_duplicates("sample_id").set_index("sample_id")["user_id"]
 
 
 def intervals(resampled: Resampled) -> pd.DataFrame:
@@ -129,47 +147,82 @@ def with_best(resampled: Resampled, name: str, members: Sequence[str]) -> Resamp
 
 
 def compare(resampled: Resampled, a: str, others: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
-    """Model `a` against each of `others` on each metric; p-values also corrected by Holm over all these rows.
+    """Model `a` against each of `others` on each metric: one row per comparison.
 
     Returns:
-        a, b, metric, difference (a − b), ci95 [low, high] of the difference, relative (a / b − 1, NaN where b is 0),
-        relative_ci95 (NaN where b is 0 on some resample), p (two-sided, the inverted percentile interval),
-        smallest_detectable (the true difference that a test set of this size finds with 80 % power), p_holm.
+        a, b, metric, the figures of `difference`, collapsed (of `b`, see `collapsed`), and p_holm: p corrected by Holm
+        over all these rows.
     """
     rows = []
     for metric in metrics:
         for b in others:
             pair = [(a, metric), (b, metric)]
             row = difference(resampled.means[pair].to_numpy(), resampled.draws[pair].to_numpy())
-            rows.append({"a": a, "b": b, "metric": metric} | row)
-    table = pd.DataFrame(rows)
-    return table.assign(p_holm=holm(table["p"]))
+            rows.append({"a": a, "b": b, "metric": metric} | row | {"collapsed": collapsed([resampled], b, metric)})
+    return with_holm(pd.DataFrame(rows))
 
 
-def holm(p_values: Sequence[float]) -> np.ndarray:
-    """Holm's step-down correction: the i-th smallest of m p-values times m − i + 1, never falling, at most 1.
+def difference(means: np.ndarray, draws: np.ndarray) -> dict:
+    """One comparison from the means (2,) of a and b and their resampled means (R, 2).
 
-    >>> holm([0.01, 0.04, 0.03]).tolist()  # 3 · 0.01, 2 · 0.03, max(1 · 0.04, 2 · 0.03)
-    [0.03, 0.06, 0.06]
+    Returns:
+        difference (a − b), ci95 ([low, high] of it), relative (a / b − 1, NaN where b is 0), relative_ci95 (NaN where
+        b is 0 on some resample), p (two-sided, the inverted percentile interval), smallest_detectable (the true
+        difference that a test set of this size finds with 80 % power).
     """
-    p_values = np.asarray(p_values, dtype=float)
-    order = np.argsort(p_values, kind="stable")
-    scaled = p_values[order] * np.arange(len(p_values), 0, -1)
-    adjusted = np.empty_like(p_values)
-    adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1)
-    return adjusted
+    drawn = draws[:, 0] - draws[:, 1]  # (R,)
+    tail = min((drawn <= 0).sum(), (drawn >= 0).sum())
+    return {
+        "difference": float(means[0] - means[1]),
+        "ci95": percentiles(drawn),
+        "relative": float(relative(*means)),
+        "relative_ci95": percentiles(relative(draws[:, 0], draws[:, 1])),
+        "p": float(min(1.0, 2 * (tail + 1) / (len(drawn) + 1))),
+        "smallest_detectable": float(DETECTABLE * drawn.std()),
+    }
+
+
+def with_holm(comparisons: pd.DataFrame) -> pd.DataFrame:
+    """Adds `p_holm`, the column `p` corrected by Holm's step-down method over all rows."""
+    return comparisons.assign(p_holm=multipletests(comparisons["p"], method="holm")[1])
+
+
+def collapsed(runs: Sequence[Resampled], model: str, metric: str) -> bool:
+    """Whether `model` ranks below `FLOOR` in one of the runs: a margin over it would only tell of its failure."""
+    pair = (FLOOR, metric)
+    return any(pair in run.means.index and bool(run.means[model, metric] < run.means[pair]) for run in runs)
+
+
+def relative(a: np.ndarray | float, b: np.ndarray | float) -> np.ndarray:
+    """a / b − 1, NaN where b is 0.
+
+    >>> relative([3.0, 1.0], [2.0, 0.0]).tolist()
+    [0.5, nan]
+    """
+    a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    return a / np.where(b == 0, np.nan, b) - 1
+
+
+def percentiles(draws: np.ndarray) -> list[float]:
+    """The 95 % percentile interval [low, high] of resampled values; NaN where any of them is."""
+    return [float(end) for end in np.percentile(draws, [2.5, 97.5])]
+
+
+# ---- slices of the test --------------------------------------------------------------------------------------------
+
+POPULARITY_THIRDS = ("rare third", "middle third", "popular third")
 
 
 def slice_labels(samples: pd.DataFrame, bought: pd.DataFrame) -> pd.DataFrame:
     """Which slice each sample belongs to, by what was known before the test began.
 
     Args:
-        bought: the training purchases, a row each, with `user_id` and `item`.
+        bought: one row per training purchase, with `user_id` and `item`.
 
     Returns:
-        sample_id and one column a question: "target in training" (cold, warm), "target popularity" (thirds of the warm
-        samples by the target's training purchases, cold apart), "history length", "user in training" (new, known) and
-        "time" (first and second half of the samples).
+        sample_id and one column per question: "target in training" (cold, warm), "target popularity" (thirds of the
+        warm samples by the target's training purchases, cold apart), "history length", "user in training" (new, known)
+        and "time" (first and second half of the samples).
     """
     count = samples["target"].map(bought["item"].value_counts()).fillna(0)
     thirds = count.where(count > 0).rank(method="average", pct=True)
@@ -205,71 +258,39 @@ def slices(
     return pd.concat(parts, ignore_index=True)
 
 
-def difference(means: np.ndarray, draws: np.ndarray) -> dict:
-    """One comparison from the means (2,) of a and b and their resampled means (R, 2)."""
-    drawn = draws[:, 0] - draws[:, 1]  # (R,)
-    tail = min((drawn <= 0).sum(), (drawn >= 0).sum())
-    return {
-        "difference": float(means[0] - means[1]),
-        "ci95": percentiles(drawn),
-        "relative": float(relative(*means)),
-        "relative_ci95": percentiles(relative(draws[:, 0], draws[:, 1])),
-        "p": float(min(1.0, 2 * (tail + 1) / (len(drawn) + 1))),
-        "smallest_detectable": float(POWER_FACTOR * drawn.std()),
-    }
+# ---- figures of texts, clustered by user ---------------------------------------------------------------------------
 
 
-def relative(a: np.ndarray | float, b: np.ndarray | float) -> np.ndarray:
-    """a / b − 1, NaN where b is 0.
+def mean_interval(values: Sequence[float], users: Sequence) -> tuple[float, float, float]:
+    """Mean of the values that are numbers, with a 95 % interval that counts each user as one draw.
 
-    >>> relative([3.0, 1.0], [2.0, 0.0]).tolist()
-    [0.5, nan]
+    se² = U / (U − 1) · Σ_u (Σ_{i of u} (x_i − mean))² / n², interval mean ± z se; NaN bounds with a single user.
     """
-    a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
-    return a / np.where(b == 0, np.nan, b) - 1
-
-
-def percentiles(draws: np.ndarray) -> list[float]:
-    """The 95 % percentile interval [low, high] of resampled values; NaN where any of them is."""
-    return [float(end) for end in np.percentile(draws, [2.5, 97.5])]
-
-
-Z = 1.96
-COUNTS = ("tokens", "words", "quoted", "off_history", "claims")
-"""Figures of a reasoning that count something; all its others are shares of 0…1."""
-
-
-def mean_interval(values: Sequence[float], clusters: Sequence) -> tuple[float, float, float]:
-    """Mean of the values that are numbers, with a 95 % interval that treats each cluster (user) as one draw.
-
-    se² = C / (C − 1) · Σ_c (Σ_{i in c} (x_i − mean))² / n², interval mean ± 1.96 se; NaN bounds with one cluster.
-    """
-    mean, error, _ = _clustered(values, clusters)
+    mean, error, _ = _clustered(values, users)
     return mean, mean - Z * error, mean + Z * error
 
 
-def share_interval(values: Sequence[float], clusters: Sequence) -> tuple[float, float, float]:
-    """Mean p of values in 0…1 with Wilson's 95 % interval, which stays in 0…1.
+def share_interval(values: Sequence[float], users: Sequence) -> tuple[float, float, float]:
+    """Mean p of values from 0 to 1 with Wilson's 95 % interval, which stays in that range.
 
     The number of draws in Wilson's formula is p (1 − p) / se² with the clustered se of `mean_interval`, and the number
-    of clusters where all values are equal. NaN bounds with one cluster.
+    of users where all values are equal. NaN bounds with a single user.
 
     Raises:
         ValueError: a value outside 0…1.
     """
-    mean, error, count = _clustered(values, clusters)
+    mean, error, count = _clustered(values, users)
     if math.isnan(error):
         return mean, math.nan, math.nan
     if not (np.nanmin(np.asarray(values, float)) >= 0 and np.nanmax(np.asarray(values, float)) <= 1):
         raise ValueError("a share lies in 0 to 1, and a value does not; use mean_interval")
     draws = mean * (1 - mean) / error**2 if error else count
-    centre = (mean + Z**2 / (2 * draws)) / (1 + Z**2 / draws)
-    half = Z / (1 + Z**2 / draws) * math.sqrt(mean * (1 - mean) / draws + Z**2 / (4 * draws**2))
-    return mean, max(0.0, min(centre - half, mean)), min(1.0, max(centre + half, mean))
+    low, high = proportion_confint(mean * draws, draws, method="wilson")
+    return mean, max(0.0, min(float(low), mean)), min(1.0, max(float(high), mean))
 
 
-def summarise(figures: pd.DataFrame, clusters: Sequence, counts: Sequence[str] = COUNTS) -> pd.DataFrame:
-    """Mean and interval of each column: `figure`, `mean`, `low`, `high`, `count` (the rows that have a value).
+def summarise(figures: pd.DataFrame, users: Sequence, counts: Sequence[str] = COUNTS) -> pd.DataFrame:
+    """Mean and interval of each column: `figure`, `mean`, `low`, `high`, `count` (of rows that have a value).
 
     Args:
         counts: columns that are no shares; all others must lie in 0…1 and get `share_interval`.
@@ -277,34 +298,33 @@ def summarise(figures: pd.DataFrame, clusters: Sequence, counts: Sequence[str] =
     rows = []
     for name in figures:
         interval = mean_interval if name in counts else share_interval
-        rows.append((name, *interval(figures[name], clusters), int(figures[name].count())))
+        rows.append((name, *interval(figures[name], users), int(figures[name].count())))
     return pd.DataFrame(rows, columns=["figure", "mean", "low", "high", "count"])
 
 
-def against_chance(pairs: Mapping[str, tuple[Sequence[float], Sequence[float]]], clusters: Sequence) -> pd.DataFrame:
-    """Shares found and shares that chance gives, each with its interval.
+def against_chance(pairs: Mapping[str, tuple[Sequence[float], Sequence[float]]], users: Sequence) -> pd.DataFrame:
+    """Measured shares beside those that chance gives, each with its interval.
 
     Args:
-        pairs: words to (values found, values by chance), each in 0…1, a value or NaN a row.
+        pairs: words to (measured values, values by chance), each in 0…1; one value or NaN per row.
 
     Returns:
         `facet` (the words), `found`, `found_low`, `found_high`, and the same of `chance`.
     """
     rows = [
-        (words, *share_interval(found, clusters), *share_interval(chance, clusters))
-        for words, (found, chance) in pairs.items()
+        (words, *share_interval(one, users), *share_interval(other, users)) for words, (one, other) in pairs.items()
     ]
     names = [f"{name}{end}" for name in ("found", "chance") for end in ("", "_low", "_high")]
     return pd.DataFrame(rows, columns=["facet", *names])
 
 
-def _clustered(values: Sequence[float], clusters: Sequence) -> tuple[float, float, int]:
-    """Mean, its clustered standard error, and the number of clusters."""
-    table = pd.DataFrame({"x": np.asarray(values, float), "c": np.asarray(clusters)}).dropna()
+def _clustered(values: Sequence[float], users: Sequence) -> tuple[float, float, int]:
+    """Mean, its clustered standard error, and the number of users."""
+    table = pd.DataFrame({"x": np.asarray(values, float), "user": np.asarray(users)}).dropna()
     if table.empty:
         return math.nan, math.nan, 0
     mean, n = table["x"].mean(), len(table)
-    sums = (table["x"] - mean).groupby(table["c"]).sum()
+    sums = (table["x"] - mean).groupby(table["user"]).sum()
     count = len(sums)
     error = math.sqrt(count / (count - 1) * (sums**2).sum()) / n if count > 1 else math.nan
     return mean, error if not error < 1e-12 else 0.0, count

@@ -1,11 +1,14 @@
-"""Words of the evaluation's tables and figures: names of models and metrics, means and margins as cells of text.
+"""Words of the evaluation's tables and figures: names of models and metrics, differences and margins as cells of text.
 
-Numbers in, text out; nothing is computed here. Figures are in `plots`.
+A difference comes before any percentage, and a percentage only where it means something (`holds`). The paper's tables,
+copied in `published.csv`, are read and checked for cells that cannot be right; nothing else is computed here.
 """
 
 import math
 from collections.abc import Mapping
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -28,7 +31,7 @@ NAMES = {
     "trained_on_true_reasoning": "same backbone, trained on the true facts",
     "oracle": "oracle",
 }
-"""Of each model that an evaluation may rank."""
+"""The name of each model that an evaluation may rank."""
 
 
 def metric_name(metric: str) -> str:
@@ -41,102 +44,109 @@ def metric_name(metric: str) -> str:
 
 
 def mean_cells(intervals: pd.DataFrame) -> list[str]:
-    """A cell such as "0.1200 (0.0900 to 0.1500)" of each row's mean, low and high."""
-    return [f"{row.mean:.4f} ({row.low:.4f} to {row.high:.4f})" for row in intervals.itertuples()]
+    """A cell such as "0.1200 (0.0900 to 0.1500)" from the mean, low and high of each row."""
+    return [f"{row['mean']:.4f} ({row['low']:.4f} to {row['high']:.4f})" for row in intervals.to_dict("records")]
+
+
+def difference_cells(comparisons: pd.DataFrame) -> list[str]:
+    """A cell such as "-0.0100 (-0.0200 to +0.0000)" from the difference and ci95 of each row."""
+    pairs = zip(comparisons["difference"], comparisons["ci95"], strict=True)
+    return [f"{value:+.4f} ({low:+.4f} to {high:+.4f})" for value, (low, high) in pairs]
 
 
 def margin(value: float, interval: list[float], share: bool = False, decimals: int = 1) -> str:
-    """A relative margin with its interval, or as the share that it leaves of what it is measured against.
+    """A relative margin with its interval, or the share that it leaves of what it is measured against.
 
     >>> margin(0.5, [0.25, 0.75]), margin(-0.125, [-0.25, 0.0], share=True)
     ('+50.0% (+25.0% to +75.0%)', '87.5% (75.0% to 100.0%)')
     """
-    if pd.isna(value):
+    if pd.isna([value, *interval]).any():
         return "–"
-    one = (lambda part: f"{1 + part:.{decimals}%}") if share else (lambda part: f"{part:+.{decimals}%}")
-    return one(value) if pd.isna(interval).any() else f"{one(value)} ({one(interval[0])} to {one(interval[1])})"
+    base, sign = (1, "") if share else (0, "+")
+    middle, low, high = (f"{base + part:{sign}.{decimals}%}" for part in (value, *interval))
+    return f"{middle} ({low} to {high})"
 
 
-def margin_cells(claims: pd.DataFrame, decimals: int = 1) -> list[str]:
-    """`margin` of each row's relative, relative_ci95 and share."""
-    return [margin(row.relative, row.relative_ci95, row.share, decimals) for row in claims.itertuples()]
+def holds(row: Mapping[Any, Any]) -> bool:
+    """Whether a relative margin means anything.
+
+    It does not where the opponent collapsed (`uncertainty.collapsed`), where the opponent may be nothing at all (the
+    interval is no number), and where the interval holds both signs: then not even who is ahead is known.
+    """
+    low, high = row["relative_ci95"]
+    return not row["collapsed"] and not pd.isna([low, high]).any() and not low < 0 < high
 
 
-def difference_cells(comparisons: pd.DataFrame) -> list[str]:
-    """A cell such as "-0.0100 (-0.0200 to +0.0000)" of each row's difference and ci95."""
-    return [f"{row.difference:+.4f} ({row.ci95[0]:+.4f} to {row.ci95[1]:+.4f})" for row in comparisons.itertuples()]
+def margin_cells(comparisons: pd.DataFrame, decimals: int = 1) -> list[str]:
+    """`margin` from the relative and relative_ci95 of each row, a dash where it does not hold."""
+    rows = comparisons.to_dict("records")
+    return [margin(row["relative"], row["relative_ci95"], False, decimals) if holds(row) else "–" for row in rows]
 
 
 def comparison_tables(comparisons: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """A table a metric of what `uncertainty.compare` found: a row an opponent, figures with their intervals as text.
+    """The rows of `uncertainty.compare` as one table per metric and one row per opponent.
 
-    Columns: difference, relative, p_holm and detectable; index: the opponents' names.
+    Columns: difference and relative, with their intervals as text, p_holm and detectable; index: the opponents' names.
     """
     tables = {}
-    for metric, rows in comparisons.assign(share=False).groupby("metric", sort=False):
+    for metric, rows in comparisons.groupby("metric", sort=False):
         cells = {"difference": difference_cells(rows), "relative": margin_cells(rows, decimals=0)}
         figures = {"p_holm": rows["p_holm"].to_list(), "detectable": rows["smallest_detectable"].to_list()}
-        tables[metric_name(metric)] = pd.DataFrame(cells | figures, index=[NAMES.get(b, b) for b in rows["b"]])
+        tables[metric_name(str(metric))] = pd.DataFrame(cells | figures, index=[NAMES.get(b, b) for b in rows["b"]])
     return tables
 
 
 COPIED = "copied: the paper's margin over its best baseline, on its own data"
 
 
-def claims_table(claims: pd.DataFrame, copied: Mapping[str, float] | None = None) -> pd.DataFrame:
-    """Rows of b, metric, relative, relative_ci95 and share as text: a row a claim, a column a metric.
+def claims_table(claims: pd.DataFrame, margins: Mapping[str, float] | None = None) -> pd.DataFrame:
+    """Claims as text: one row per opponent, one column per metric.
 
-    copied: margins by metric that were not measured here; they stand in a last row that says so.
+    A cell is the difference and, where it holds, the margin, each with its interval; or the share that is reached of
+    an opponent that knows the truth.
+
+    Args:
+        claims: rows of `uncertainty.compare` or `studies.margins`, with a further column `share` (bool).
+        margins: margins by metric that were not measured here; they stand in a last row that says so.
     """
-    texts = [("share of " if row.share else "margin over ") + NAMES.get(row.b, row.b) for row in claims.itertuples()]
-    metrics = claims["metric"].map(metric_name)
-    cells = claims.assign(cell=margin_cells(claims), text=texts, on=metrics)
-    wide = cells.pivot(index="text", columns="on", values="cell").loc[list(dict.fromkeys(texts)), metrics.unique()]
-    for metric, value in (copied or {}).items():
+    cells, metrics = [], list(dict.fromkeys(claims["metric"]))
+    for row, difference, relative in zip(
+        claims.to_dict("records"), difference_cells(claims), margin_cells(claims), strict=True
+    ):
+        text = ("share of " if row["share"] else "against ") + NAMES.get(row["b"], row["b"])
+        cell = difference if relative == "–" else f"{difference}, {relative}"
+        if row["share"]:
+            cell = margin(row["relative"], row["relative_ci95"], share=True)
+        cells.append({"text": text, "metric": metric_name(row["metric"]), "cell": cell})
+    table = pd.DataFrame(cells)
+    wide = table.pivot(index="text", columns="metric", values="cell")
+    wide = wide.loc[table["text"].unique(), [metric_name(metric) for metric in metrics]]
+    for metric, value in (margins or {}).items():
         wide.loc[COPIED, metric_name(metric)] = f"{value:+.2%}"
     return wide.rename_axis(index=None, columns=None)
 
 
+# ---- what the paper reports ----------------------------------------------------------------------------------------
+
 UNIT = 1e-4
-"""Of the copied figures: 237 stands for 0.0237. They are rounded to whole units."""
-
-DATASETS = ("Instruments", "CDs", "Games")
-METRICS = ("hit@5", "ndcg@5", "hit@10", "ndcg@10", "hit@20", "ndcg@20")
-
-TABLE_1 = {
-    "GRU4Rec": ("171/135/193/142/201/144", "67/37/104/41/156/51", "109/70/181/93/301/123"),
-    "Caser": ("109/141/115/149/127/155", "45/29/67/37/89/42", "124/83/191/103/279/126"),
-    "SASRec": ("175/144/201/162/223/210", "76/104/81/119/86/141", "129/80/206/105/326/135"),
-    "TIGER": ("171/128/184/132/193/134", "67/45/97/55/156/69", "123/85/222/116/323/142"),
-    "D³ (Gemma)": ("72/38/202/80/339/114", "216/129/327/164/446/194", "117/68/210/141/478/224"),
-    "LLaRA* (Gemma)": ("78/55/137/74/159/80", "97/39/127/49/202/152", "275/173/428/223/677/299"),
-    "LangPTune (Gemma)": ("130/79/221/107/403/152", "350/235/469/274/677/325", "68/53/120/59/195/94"),
-    "R²ec (Qwen)": ("237/154/374/198/615/259", "513/372/647/414/818/457", "288/185/532/264/827/337"),
-    "R²ec (Gemma)": ("264/161/397/203/615/257", "573/398/804/472/1042/527", "326/205/531/271/835/347"),
-}
-"""Full-catalogue ranking, a cell for each of `METRICS`, a column for each of `DATASETS`."""
-
-ABLATION_METRICS = ("hit@5", "ndcg@20")
-ABLATION = {
-    "with a classification head": ("44/67", "30/44", "12/32"),
-    "without reasoning": ("176/200", "469/456", "277/303"),
-    "without the NDCG reward": ("198/224", "521/486", "302/332"),
-    "without the similarity reward": ("244/258", "543/515", "316/355"),
-    "full": ("264/257", "588/525", "326/363"),
-}
-"""Gemma; a column for each of `DATASETS`."""
+"""The unit of copied figures: 237 stands for 0.0237. They are rounded to whole units."""
 
 HEADLINE = {"hit@5": 0.6867, "ndcg@20": 0.4521}
-"""Relative margins over the best baseline that the paper's abstract (v1) gives; on its data, with its backbones."""
+"""Relative margins over the best baseline in the paper's abstract (v1); on its data, with its backbones."""
 
 
-def copied(rows: Mapping[str, tuple[str, ...]], metrics: tuple[str, ...]) -> pd.DataFrame:
-    """`TABLE_1` or `ABLATION` as a table: index model, columns (dataset, metric), in `UNIT`s."""
-    cells = {
-        model: [int(cell) for dataset in datasets for cell in dataset.split("/")] for model, datasets in rows.items()
-    }
-    columns = pd.MultiIndex.from_product([DATASETS, metrics], names=["dataset", "metric"])
-    return pd.DataFrame.from_dict(cells, orient="index", columns=columns).rename_axis("model")
+def copied(title: str) -> pd.DataFrame:
+    """A table of the paper (arXiv 2505.16994, v3): index model, columns (dataset, metric), in `UNIT`s.
+
+    Args:
+        title: "Table 1" (full-catalogue ranking) or "Ablation" (of the Gemma backbone).
+    """
+    rows = pd.read_csv(Path(__file__).with_name("published.csv"))
+    rows = rows[rows["table"] == title].drop(columns="table").dropna(axis="columns")
+    names = [rows["dataset"].unique(), rows.columns.drop(["model", "dataset"])]
+    columns = pd.MultiIndex.from_product(names, names=["dataset", "metric"])
+    wide = rows.pivot(index="model", columns="dataset").astype(int).swaplevel(axis="columns")
+    return wide.reindex(index=rows["model"].unique(), columns=columns).rename_axis("model")
 
 
 def broken_rules(values: Mapping[str, float], unit: float = UNIT) -> dict[tuple[str, ...], str]:
@@ -145,7 +155,7 @@ def broken_rules(values: Mapping[str, float], unit: float = UNIT) -> dict[tuple[
     With the target of each question at one rank and all metrics averaged over the same questions,
 
     - a metric does not fall as K grows;
-    - targets found at ranks above k and up to K add 1 / log2(rank + 1) each, hence for the growth of both metrics
+    - targets at ranks above k and up to K add 1 / log2(rank + 1) each, hence for the growth of both metrics
       ΔHit / log2(K + 1) ≤ ΔNDCG ≤ ΔHit / log2(k + 2). From nothing (k = 0), that is NDCG@K ≤ Hit@K and
       NDCG@K ≥ Hit@K / log2(K + 1).
 
@@ -156,26 +166,21 @@ def broken_rules(values: Mapping[str, float], unit: float = UNIT) -> dict[tuple[
     >>> broken_rules({"hit@5": 109, "ndcg@5": 141})
     {('hit@5', 'ndcg@5'): 'NDCG@5 is above Hit@5'}
     """
-    found: dict[tuple[str, ...], str] = {}
-    for name, value in values.items():
-        if not 0 <= value * unit <= 1:
-            found[(name,)] = f"{_shown(name)} is no share"
+    broken: dict[tuple[str, ...], str] = {
+        (name,): f"{metric_name(name)} is no share" for name, value in values.items() if not 0 <= value * unit <= 1
+    }
     for family in ("hit", "ndcg"):
-        ks = _cutoffs(values, family)
-        for k, larger in pairwise(ks):
-            if values[f"{family}@{k}"] > values[f"{family}@{larger}"]:
-                names = (f"{family}@{k}", f"{family}@{larger}")
-                found[names] = f"{_shown(names[0])} is above {_shown(names[1])}"
+        for names in pairwise(f"{family}@{k}" for k in _cutoffs(values, family)):
+            if values[names[0]] > values[names[1]]:
+                broken[names] = f"{metric_name(names[0])} is above {metric_name(names[1])}"
     both = [k for k in _cutoffs(values, "hit") if f"ndcg@{k}" in values]
-    for k in both:
-        found |= _growth(values, 0, k)
-    for k, larger in pairwise(both):
-        found |= _growth(values, k, larger)
-    return found
+    for k, larger in [*((0, k) for k in both), *pairwise(both)]:
+        broken |= _growth(values, k, larger)
+    return broken
 
 
 def impossible(table: pd.DataFrame, unit: float = UNIT) -> pd.DataFrame:
-    """For each cell of a `copied` table the rules it is part of breaking, as text; "" where none."""
+    """For each cell of a `copied` table the rules that it helps to break, as text; "" where none."""
     marks = pd.DataFrame("", index=table.index, columns=table.columns)
     for model in table.index:
         for dataset in table.columns.unique(0):
@@ -204,7 +209,3 @@ def _growth(values: Mapping[str, float], k: int, larger: int) -> dict[tuple[str,
 
 def _cutoffs(values: Mapping[str, float], family: str) -> list[int]:
     return sorted(int(name.partition("@")[2]) for name in values if name.startswith(f"{family}@"))
-
-
-def _shown(metric: str) -> str:
-    return metric.replace("ndcg", "NDCG").replace("hit", "Hit")

@@ -1,13 +1,13 @@
-"""Figures: a table in, an `Axes` out; the notebook gives the title."""
+"""Figures: a table in, an `Axes` out; the notebook gives the title. What all of them share is in `style`."""
 
 from r2ec_lib.plots.data import history_lengths, popularity_tail, split_timeline
 from r2ec_lib.plots.evaluation import (
     against,
     by_training_size,
     differences,
-    margins,
-    metric_bars,
+    over_seeds,
     quality_by_cost,
+    sample_sizes,
     seeds_and_users,
     sliced,
 )
@@ -38,14 +38,14 @@ __all__ = [
     "growth",
     "history_lengths",
     "learning_curve",
-    "margins",
-    "metric_bars",
+    "over_seeds",
     "over_steps",
     "phases",
     "popularity_tail",
     "quality_by_cost",
     "ratios",
     "reasoning_length",
+    "sample_sizes",
     "seconds_by_phase",
     "seeds_and_users",
     "shares",

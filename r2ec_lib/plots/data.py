@@ -5,17 +5,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from r2ec_lib.plots.style import COLOURS, HATCHES, _require, look, style
+from r2ec_lib.plots.style import bar_look, look, require, style
 
 SPLITS = ("train", "valid", "test")
 
 
-# ---- data ----------------------------------------------------------------------------------------------------------
-
-
 def history_lengths(samples: pd.DataFrame, ax: Axes) -> Axes:
-    """Share of the samples of each split that have a history of so many purchases."""
-    _require(samples, ["split", "history"], "the samples")
+    """Share of each split's samples by the number of purchases in the history."""
+    require(samples, ["split", "history"], "the samples")
     lengths = samples["history"].map(len)
     bins = np.arange(1, lengths.max() + 1)
     for i, split in _splits(samples):
@@ -27,7 +24,7 @@ def history_lengths(samples: pd.DataFrame, ax: Axes) -> Axes:
 
 def popularity_tail(samples: pd.DataFrame, ax: Axes) -> Axes:
     """How often each item is the target, most frequent first, on logarithmic axes: a straight fall is a long tail."""
-    _require(samples, ["split", "target"], "the samples")
+    require(samples, ["split", "target"], "the samples")
     for i, split in _splits(samples):
         counts = samples.loc[samples["split"] == split, "target"].value_counts().to_numpy()
         ax.plot(np.arange(1, len(counts) + 1), counts, label=split, **look(i) | {"marker": None})
@@ -37,15 +34,14 @@ def popularity_tail(samples: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def split_timeline(samples: pd.DataFrame, ax: Axes, bins: int = 60) -> Axes:
-    """Samples over time, stacked by split: chronological splits touch at most in one bin."""
-    _require(samples, ["split", "timestamp"], "the samples")
+    """Samples over time, stacked by split: chronological splits share at most one bin."""
+    require(samples, ["split", "timestamp"], "the samples")
     dates = mdates.date2num(samples["timestamp"].dt.tz_convert(None).to_numpy())
     edges = np.histogram_bin_edges(dates, bins)
     bottom = np.zeros(bins)
     for i, split in _splits(samples):
         counts, _ = np.histogram(dates[samples["split"] == split], edges)
-        keys = {"color": COLOURS[i], "hatch": HATCHES[i], "edgecolor": "white", "linewidth": 0, "label": split}
-        ax.bar(edges[:-1], counts, np.diff(edges), bottom, align="edge", **keys)
+        ax.bar(edges[:-1], counts, np.diff(edges), bottom, align="edge", label=split, **bar_look(i))
         bottom += counts
     ax.xaxis_date()
     ax.xaxis.set_major_formatter(mdates.ConciseDateFormatter(ax.xaxis.get_major_locator()))

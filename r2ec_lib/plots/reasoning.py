@@ -1,4 +1,4 @@
-"""Figures of the reasoning analysis that `plots` has no shape for: table in, `Axes` out."""
+"""Figures of the reasoning analysis: shares and effects in rows, distributions, and shares over training."""
 
 from collections.abc import Mapping
 
@@ -7,16 +7,16 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
-from r2ec_lib.plots.style import COLOURS, LEGEND, _require, look, style
+from r2ec_lib.plots.style import COLOURS, LEGEND, dot, look, require, rows, spread, style
 
 
 def early_answering(table: pd.DataFrame, ax: Axes) -> Axes:
-    """What is left of the ranking when only the first fraction of each reasoning is kept.
+    """What remains of the ranking when only the first fraction of each reasoning is kept.
 
     Needs `fraction` (0 to 1), `ndcg` and `agreement` (share of the top K shared with the full reasoning's), each with
     optional `<name>_low` and `<name>_high`. NDCG is drawn on the left axis, agreement on the right one.
     """
-    _require(table, ["fraction", "ndcg", "agreement"], "the early-answering table")
+    require(table, ["fraction", "ndcg", "agreement"], "the early-answering table")
     right = ax.twinx()
     for axis, column, i in ((ax, "ndcg", 0), (right, "agreement", 1)):
         low, high = f"{column}_low", f"{column}_high"
@@ -33,24 +33,20 @@ def early_answering(table: pd.DataFrame, ax: Axes) -> Axes:
     return ax
 
 
-# ---- reasoning -----------------------------------------------------------------------------------------------------
-
-
 def facet_shares(table: pd.DataFrame, ax: Axes, xlabel: str = "share of the reasonings (0 to 1)") -> Axes:
     """Horizontal bars: `facet` and `share`, with optional `low` and `high`, in the table's order."""
-    _require(table, ["facet", "share"], "the shares")
+    require(table, ["facet", "share"], "the shares")
     y = np.arange(len(table))
     ax.barh(y, table["share"], color=COLOURS[0], height=0.7)
     if {"low", "high"} <= set(table.columns):
-        spread = [(table["share"] - table["low"]).clip(lower=0), (table["high"] - table["share"]).clip(lower=0)]
-        ax.errorbar(table["share"], y, xerr=spread, fmt="none", color="black", capsize=2, linewidth=1)
-    ax.set_yticks(y, table["facet"].astype(str))
-    ax.set_ylim(len(table) - 0.5, -0.5)
+        bars = spread(table["share"], table["low"], table["high"])
+        ax.errorbar(table["share"], y, xerr=bars, fmt="none", color="black", capsize=2, linewidth=1)
+    rows(ax, table["facet"].astype(str).to_list())
     return style(ax, xlabel, "")
 
 
 def distribution(values: pd.Series, ax: Axes, xlabel: str, bins: int = 30) -> Axes:
-    """Histogram of a column as counts, its mean as a dashed line; NaN are left out."""
+    """Histogram of a column as counts, its mean as a dashed line; NaN are skipped."""
     values = pd.Series(values).dropna()
     if values.empty:
         raise ValueError(f"no value of {xlabel!r}: nothing to draw")
@@ -60,56 +56,42 @@ def distribution(values: pd.Series, ax: Axes, xlabel: str, bins: int = 30) -> Ax
 
 
 def changed(table: pd.DataFrame, ax: Axes, k: int) -> Axes:
-    """What is left of the recommendation after each change: a bar a row of `causal.changes`, in per cent.
+    """How much of the recommendation each change exchanges: one bar per row of `causal.changes`, in per cent.
 
-    The bar is the share of the top k items that is exchanged, its number stands beside it.
+    A bar is the share of the top k items that is exchanged, with its number beside it.
     """
-    if table.empty:
-        raise ValueError("no change to draw: the table of changes is empty")
-    y = np.arange(len(table))
-    ax.barh(y, table["share"], color=COLOURS[0], height=0.65)
-    spread = [table["share"] - table["low"], table["high"] - table["share"]]
-    ax.errorbar(table["share"], y, xerr=np.nan_to_num(spread), fmt="none", color="black", capsize=2, linewidth=1)
-    for at, share, high in zip(y, table["share"], table["high"].fillna(table["share"]), strict=True):
-        ax.text(high + 0.015, at, f"{share:.0%}", va="center")
-    ax.set_yticks(y, table["facet"])
-    ax.set_ylim(len(table) - 0.5, -0.5)
+    facet_shares(table, ax, f"share of the top {k} that is exchanged (line: 95 % interval)")
+    ends = table["high"].fillna(table["share"])
+    for y, (share, high) in enumerate(zip(table["share"], ends, strict=True)):
+        ax.text(high + 0.015, y, f"{share:.0%}", va="center")
     ax.set_xlim(0, 1.1)
     ax.xaxis.set_major_formatter(PercentFormatter(1.0))
-    return style(ax, f"share of the top {k} that is exchanged (line: 95 % interval)", "")
+    return ax
 
 
 def dots(table: pd.DataFrame, ax: Axes, xlabel: str) -> Axes:
-    """A dot with its interval a row (`facet`, `share`, `low`, `high`) about a dashed zero; filled where the interval
-    leaves zero out. Rows without a value keep their place, empty."""
-    if table.empty:
-        raise ValueError("no row to draw: the table is empty")
-    for y, row in enumerate(table.itertuples()):
-        clear = row.low > 0 or row.high < 0
-        ax.plot([row.low, row.high], [y, y], color=COLOURS[0], linewidth=2)
-        ax.plot(row.share, y, marker="o", color=COLOURS[0], markerfacecolor=COLOURS[0] if clear else "white")
-    ax.axvline(0, color="black", linestyle="--", linewidth=1)
-    ax.set_yticks(range(len(table)), table["facet"])
-    ax.set_ylim(len(table) - 0.5, -0.5)
+    """One dot with its interval per row (`facet`, `share`, `low`, `high`) about a dashed zero; filled where the
+    interval excludes zero. Rows without a value keep their place, empty."""
+    require(table, ["facet"], "the rows")
+    for y, row in enumerate(table.to_dict("records")):
+        dot(ax, y, row["share"], row["low"], row["high"], filled=row["low"] > 0 or row["high"] < 0)
+    rows(ax, table["facet"].to_list(), zero=True)
     _say_if_empty(ax, table["share"])
     return style(ax, f"{xlabel} (line: 95 % interval)", "")
 
 
 def against_chance(table: pd.DataFrame, ax: Axes, xlabel: str) -> Axes:
-    """Two markers a row: what was found, filled, and what chance gives, open; each with its interval.
+    """Two markers per row: what was found, filled, and what chance gives, open; each with its interval.
 
     Needs `facet`, `found`, `found_low`, `found_high` and the same of `chance`.
     """
-    if table.empty:
-        raise ValueError("no row to draw: the table is empty")
+    require(table, ["facet"], "the rows")
     y = np.arange(len(table))
-    for name, shift, index, fill in (("found", -0.12, 0, COLOURS[0]), ("chance", 0.12, 1, "white")):
-        values, marker = table[name].astype(float), "os"[index]
-        spread = [values - table[f"{name}_low"], table[f"{name}_high"] - values]
+    for index, (name, shift, fill) in enumerate((("found", -0.12, COLOURS[0]), ("chance", 0.12, "white"))):
+        bars = spread(table[name], table[f"{name}_low"], table[f"{name}_high"])
         keys = {"color": COLOURS[index], "markerfacecolor": fill, "capsize": 2, "linewidth": 1.5}
-        ax.errorbar(values, y + shift, xerr=np.nan_to_num(spread), fmt=marker, label=name, **keys)
-    ax.set_yticks(y, table["facet"])
-    ax.set_ylim(len(table) - 0.5, -0.5)
+        ax.errorbar(table[name].astype(float), y + shift, xerr=bars, fmt="os"[index], label=name, **keys)
+    rows(ax, table["facet"].to_list())
     ax.set_xlim(left=0)
     ax.legend(**LEGEND)
     _say_if_empty(ax, table["found"])
@@ -117,21 +99,19 @@ def against_chance(table: pd.DataFrame, ax: Axes, xlabel: str) -> Axes:
 
 
 def grid(table: pd.DataFrame, ax: Axes, columns: Mapping[str, str], label: str) -> Axes:
-    """Many shares over training: a row each of `columns` (names to words), a field a row of `table`, darker for
-    more; the share stands in each field, and a field without a value stays empty.
+    """Many shares over training: one row for each of `columns` (names to words), one field per step, darker for more,
+    with the share in it; a field without a value stays empty.
 
     Needs `step` and the columns, such as from `texts.by_step`.
     """
-    if table.empty or not columns:
-        raise ValueError("no share to draw: the table or the list of columns is empty")
+    require(table, ["step"], "the shares by step")
     values = table[list(columns)].to_numpy(float).T  # (rows, steps)
     ax.imshow(values, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for (y, x), value in np.ndenumerate(values):
         if np.isfinite(value):
             colour = "white" if value > 0.6 else "black"
-            ax.text(
-                x, y, f"{value:.2f}"[-3:] if value < 1 else "1", ha="center", va="center", color=colour, fontsize=7
-            )
+            text = f"{value:.2f}"[-3:] if value < 1 else "1"
+            ax.text(x, y, text, ha="center", va="center", color=colour, fontsize=7)
     ax.set_yticks(range(len(columns)), list(columns.values()))
     ax.set_xticks(range(len(table)), [f"{step:.0f}" for step in table["step"]])
     style(ax, f"training step (in each field: {label})", "")
@@ -140,10 +120,9 @@ def grid(table: pd.DataFrame, ax: Axes, columns: Mapping[str, str], label: str) 
 
 
 def shares(table: pd.DataFrame, ax: Axes, xlabel: str = "share of the reasonings (0 to 1)") -> Axes:
-    """`plots.facet_shares` on the whole range of 0…1, so that figures beside each other compare; rows without a value
-    keep their place, empty."""
-    if table.empty:
-        raise ValueError("no row to draw: the table is empty")
+    """`facet_shares` on the whole range of 0…1, so that neighbouring figures compare; rows without a value keep their
+    place, empty."""
+    require(table, ["facet"], "the rows")
     facet_shares(table.fillna({"share": 0.0}), ax, xlabel)
     ax.set_xlim(0, 1.02)
     _say_if_empty(ax, table["share"])

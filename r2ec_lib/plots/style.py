@@ -1,14 +1,16 @@
-"""Every figure of the notebooks: table in, Axes out.
+"""What every figure has in common: colours, labelled axes, rows with intervals, and checks of the table.
 
-The caller makes the Axes and writes the title; a function here draws, labels the axes with units and returns the
-Axes. Intervals are drawn where the table has them. Colours are Okabe and Ito's, ordered so that neighbours differ in
-grey too, and each series has a marker, a line style or a hatch of its own: figures read in greyscale and with any
-colour vision. Nothing is computed here beyond counting and smoothing what is drawn; a table with nothing to draw
-raises ValueError.
+A figure is a function from a table and an Axes to the Axes. The caller makes the Axes and writes the title; the
+function draws, and labels the axes with units. Intervals are drawn where the table has them. Colours are Okabe and
+Ito's, ordered so that neighbours differ in grey too, and each series has its own marker, line style or hatch: figures
+read in greyscale and with any colour vision. Nothing is computed beyond counting and smoothing what is drawn; a table
+with nothing to draw raises ValueError.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
@@ -16,7 +18,9 @@ COLOURS = ("#0072B2", "#E69F00", "#D55E00", "#56B4E9", "#009E73", "#CC79A7", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
 HATCHES = ("", "///", "...", "xxx", "\\\\\\", "++", "oo", "--")
-LEGEND = {"framealpha": 0.85, "edgecolor": "none", "fontsize": "small"}
+LEGEND: dict[str, Any] = {"framealpha": 0.85, "edgecolor": "none", "fontsize": "small"}
+BESIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), **LEGEND}
+"""A legend to the right of the axes."""
 
 
 def style(ax: Axes, xlabel: str, ylabel: str, legend: bool = False) -> Axes:
@@ -31,19 +35,42 @@ def style(ax: Axes, xlabel: str, ylabel: str, legend: bool = False) -> Axes:
     return ax
 
 
-def look(index: int) -> dict:
+def look(index: int) -> dict[str, Any]:
     """Colour, marker and line style of series number `index`, as keywords of `Axes.plot`."""
     i = index % len(COLOURS)
     return {"color": COLOURS[i], "marker": MARKERS[i], "linestyle": LINES[i], "markersize": 4, "linewidth": 1.5}
 
 
-# ---- helpers -------------------------------------------------------------------------------------------------------
+def bar_look(index: int) -> dict[str, Any]:
+    """Colour and hatch of series number `index`, as keywords of `Axes.bar`."""
+    i = index % len(COLOURS)
+    return {"color": COLOURS[i], "hatch": HATCHES[i], "edgecolor": "white", "linewidth": 0}
 
 
-def _require(table: pd.DataFrame, columns: Sequence[str], name: str) -> None:
+def rows(ax: Axes, labels: Sequence[str], zero: bool = False) -> None:
+    """Make the y axis one row per label, the first on top; with `zero`, a dashed line at x = 0."""
+    ax.set_yticks(range(len(labels)), list(labels))
+    ax.set_ylim(len(labels) - 0.5, -0.5)
+    if zero:
+        ax.axvline(0, color="black", linestyle="--", linewidth=1)
+
+
+def dot(ax: Axes, y: float, value: float, low: float, high: float, filled: bool, label: str | None = None) -> None:
+    """A value with its interval in row `y`, filled or open."""
+    ax.plot([low, high], [y, y], color=COLOURS[0], linewidth=2)
+    ax.plot(value, y, marker="o", color=COLOURS[0], markerfacecolor=COLOURS[0] if filled else "white", label=label)
+
+
+def spread(values: pd.Series, low: pd.Series, high: pd.Series) -> np.ndarray:
+    """Intervals as error bars (2, rows): distances of both ends from the value, 0 where an end is missing."""
+    return np.nan_to_num(np.array([values - low, high - values], dtype=float).clip(min=0))
+
+
+def require(table: pd.DataFrame, columns: Sequence[str], name: str) -> None:
+    """Raises ValueError where a column is missing or holds no value, or the table has no row."""
     missing = [c for c in columns if c not in table.columns]
     if missing:
         raise ValueError(f"{name}: column(s) {', '.join(missing)} missing; found {', '.join(map(str, table.columns))}")
     empty = [c for c in columns if not table[c].notna().any()]
-    if empty:
+    if empty or table.empty:
         raise ValueError(f"{name}: no row with a value in {', '.join(map(str, empty))}: nothing to draw")

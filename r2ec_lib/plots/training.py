@@ -6,19 +6,17 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from r2ec_lib.plots.evaluation import _pretty
-from r2ec_lib.plots.style import COLOURS, HATCHES, _require, look, style
-
-# ---- training ------------------------------------------------------------------------------------------------------
+from r2ec_lib.evaluation.wording import metric_name
+from r2ec_lib.plots.style import COLOURS, bar_look, look, require, style
 
 
 def learning_curve(log: pd.DataFrame, ax: Axes, window: int | None = None) -> Axes:
     """Reward, its two parts and validation NDCG@10 over training steps.
 
-    Each step's reward is faint, its centred running mean over `window` steps (default: a twentieth of the run) is
-    strong. Validation is measured now and then, so it has markers and a line between them.
+    The reward of each step is faint, its centred running mean over `window` steps (default: a twentieth of the run)
+    strong. Validation is measured at intervals, so it has markers joined by a line.
     """
-    _require(log, ["step", "reward"], "the training log")
+    require(log, ["step", "reward"], "the training log")
     window = window or max(1, len(log) // 20)
     names = {"reward": "reward", "reward_ndcg": "its NDCG part", "reward_similarity": "its similarity part"}
     for i, (column, label) in enumerate(names.items()):
@@ -37,7 +35,7 @@ def reasoning_length(log: pd.DataFrame, ax: Axes) -> Axes:
 
     The band is `length_low` to `length_high` where the log has them, else one `length_std` to either side.
     """
-    _require(log, ["step", "length"], "the training log")
+    require(log, ["step", "length"], "the training log")
     low, high = None, None
     if {"length_low", "length_high"} <= set(log.columns):
         low, high = log["length_low"], log["length_high"]
@@ -61,9 +59,9 @@ def over_steps(
 
     Where the table has `<column>_low` and `<column>_high`, the band between them is drawn.
     """
-    labels = columns if isinstance(columns, Mapping) else {column: _pretty(column) for column in columns}
+    labels = columns if isinstance(columns, Mapping) else {c: metric_name(c).replace("_", " ") for c in columns}
     filled = [c for c in labels if c not in table or table[c].notna().any()]
-    _require(table, ["step", *(filled or labels)], "the table")
+    require(table, ["step", *(filled or labels)], "the table")
     for i, (column, label) in enumerate(labels.items()):
         rows = table.dropna(subset=column)
         if {f"{column}_low", f"{column}_high"} <= set(table.columns):
@@ -76,18 +74,13 @@ def over_steps(
 def seconds_by_phase(log: pd.DataFrame, ax: Axes) -> Axes:
     """Wall-clock seconds of each training step, stacked by phase: every `seconds_*` column of the log."""
     columns = [c for c in log.columns if c.startswith("seconds_") and log[c].notna().any()]
-    _require(log, ["step"], "the training log")
+    require(log, ["step"], "the training log")
     if not columns:
         raise ValueError("the training log has no column seconds_* with a value: nothing to draw")
-    bottom = np.zeros(len(log))
+    bottom, gap = np.zeros(len(log)), float(np.median(np.diff(log["step"]))) if len(log) > 1 else 1.0
     for i, column in enumerate(columns):
         seconds = log[column].fillna(0).to_numpy(float)
-        keys = {"color": COLOURS[i % len(COLOURS)], "hatch": HATCHES[i % len(HATCHES)], "edgecolor": "white"}
         label = column.removeprefix("seconds_").replace("_", " ")
-        ax.bar(log["step"], seconds, bottom=bottom, width=_gap(log["step"]), linewidth=0, label=label, **keys)
+        ax.bar(log["step"], seconds, bottom=bottom, width=gap, label=label, **bar_look(i))
         bottom += seconds
     return style(ax, "training step", "time of a step (seconds)", legend=True)
-
-
-def _gap(steps: pd.Series) -> float:
-    return float(np.median(np.diff(steps))) if len(steps) > 1 else 1.0

@@ -41,6 +41,11 @@ def features():
         ("cold == True", [10, 12]),
         ("history_length > 99", []),
         ("  history_length == 1 ", [10]),
+        ("history_length in []", []),
+        ("history_length not in [1, 3]", [12, 13]),
+        ("cold != True", [11, 13]),
+        ("mean_rating != 5", [11, 12, 13]),
+        ("5 > history_length and 1 < history_length", [11]),
     ],
 )
 def test_a_rule_selects_whom_it_names(features, rule, selected):
@@ -65,6 +70,14 @@ def test_a_rule_selects_whom_it_names(features, rule, selected):
         ("last_category == f'{cold}'", "is not allowed"),
         ("'Mugs'", "is not allowed"),
         ("1 < 2", "both constants"),
+        ("cold < -True", "is not allowed"),
+        ("history_length == -'3'", "is not allowed"),
+        ("history_length == None", "is not allowed"),
+        ("history_length == 1j", "is not allowed"),
+        ("history_length in [3, '4']", "one is a text"),
+        ("history_length[0] == 1", "is not allowed"),
+        ("[cold for _ in cold]", "is not allowed"),
+        ("-cold", "is not allowed"),
         ("history_lenght > 3", 'unknown column "history_lenght" (did you mean "history_length"?)'),
         ("history_length", "no condition by itself"),
         ("history_length == '3'", "one is a text"),
@@ -121,20 +134,27 @@ COMPARE = partial(uncertainty.paired_bootstrap, resamples=200)
 
 def test_metrics_are_those_of_the_segment_alone(rankings):
     inside = pd.Series({0: True, 1: False, 2: True, 3: True, 4: False, 5: False})
-    row = segments.segment_metrics(rankings, inside, ["ndcg@10"], COMPARE).iloc[0]
-    assert row["with reasoning"] == pytest.approx((1 + 1 / 2 + 0) / 3)
-    assert row["without reasoning"] == pytest.approx((1 / 2 + 1 / 2 + 0) / 3)
-    assert row["difference"] == pytest.approx((1 - 1 / 2) / 3)
-    assert row["deviation"] == pytest.approx(math.sqrt((2 * (1 / 2 - 1 / 3) ** 2 + (1 / 3) ** 2) / 2))
-    assert (row["samples"], row["users"]) == (3, 2)
-    assert row["with reasoning, low"] <= row["with reasoning"] <= row["with reasoning, high"]
-    assert row["ci95"][0] <= row["difference"] <= row["ci95"][1]
+    table = segments.segment_metrics(rankings, inside, ["ndcg@10"], COMPARE).set_index("ranked")
+    assert table.loc["with reasoning", "value"] == pytest.approx((1 + 1 / 2 + 0) / 3)
+    assert table.loc["without reasoning", "value"] == pytest.approx((1 / 2 + 1 / 2 + 0) / 3)
+    assert table.loc["difference", "value"] == pytest.approx((1 - 1 / 2) / 3)
+    spread = math.sqrt((2 * (1 / 2 - 1 / 3) ** 2 + (1 / 3) ** 2) / 2)
+    assert table.loc["without reasoning", "deviation"] == pytest.approx(spread)
+    assert table["samples"].tolist() == [3] * 3 and table["users"].tolist() == [2] * 3
+
+
+def test_each_sample_keeps_its_user_whatever_the_order_of_the_rows(rankings):
+    inside, mixed = pd.Series(True, range(6)), rankings.iloc[::-1]
+    first, second = (segments.segment_metrics(table, inside, ["ndcg@10"], COMPARE) for table in (rankings, mixed))
+    pd.testing.assert_frame_equal(first, second)
+    low, high = first.loc[1, ["from", "to"]]
+    values = [1 / 2, 1 / 2, 1 / 2, 0, 1 / 2, 0]
+    assert (low, high) == pytest.approx(uncertainty.share_interval(values, ["u0", "u0", "u1", "u1", "u4", "u5"])[1:])
 
 
 def test_the_page_shows_both_rankings_and_their_difference_below_each_other(rankings):
     inside = pd.Series(True, range(6))
-    wide = segments.segment_metrics(rankings, inside, ["hit@1", "ndcg@10"], COMPARE)
-    table = segments.tall(wide)
+    table = segments.segment_metrics(rankings, inside, ["hit@1", "ndcg@10"], COMPARE)
     assert table["ranked"].tolist() == ["with reasoning", "without reasoning", "difference"] * 2
     value = table.set_index(["metric", "ranked"])["value"]
     for metric in ("hit@1", "ndcg@10"):
@@ -204,9 +224,10 @@ def test_impossible_plans_are_refused(call):
 
 def test_sizes_follow_the_segments_own_figures_and_are_left_open_where_there_are_none():
     table = pd.DataFrame(
-        {"metric": ["hit@5", "ndcg@5", "hit@1"], "without reasoning": [0.5, 0.4, 0.0], "deviation": [0.5, 0.3, 0.0]}
+        {"metric": ["hit@5", "ndcg@5", "hit@1"], "value": [0.5, 0.4, 0.0], "deviation": [0.5, 0.3, 0]}
     )
-    sizes = segments.ab_sizes(table, [0.2, 1.5])
+    other = table.assign(ranked="with reasoning", value=0.9)  # its figures decide nothing
+    sizes = segments.ab_sizes(pd.concat([other, table.assign(ranked="without reasoning")]), [0.2, 1.5])
     assert sizes["effect"].tolist() == pytest.approx([0.1, 0.75, 0.08, 0.6, 0, 0])
     assert sizes["users_per_arm"][0] == segments.proportion_sample_size(0.5, 0.1)
     assert sizes["users_per_arm"][2] == segments.mean_sample_size(0.3, 0.08)

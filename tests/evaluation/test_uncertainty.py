@@ -1,3 +1,7 @@
+"""Intervals by hand: bootstrap draws and closed forms that take the user as one draw, and what follows from them."""
+
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -123,7 +127,7 @@ def test_a_real_difference_is_found_and_an_absent_one_is_not():
     assert same["p_holm"] > 0.05
 
 
-def test_p_is_below_5_percent_exactly_where_the_interval_leaves_zero_out():
+def test_p_is_below_5_percent_exactly_where_the_interval_excludes_zero():
     rng = np.random.default_rng(7)
     for shift in range(12):
         found = uncertainty.paired_bootstrap(
@@ -134,10 +138,54 @@ def test_p_is_below_5_percent_exactly_where_the_interval_leaves_zero_out():
             assert (found["p"] < 0.05) == (low > 0 or high < 0)
 
 
-def test_holm_keeps_the_order_and_never_exceeds_one():
-    assert uncertainty.holm([0.01, 0.02, 0.6]).tolist() == pytest.approx([3 * 0.01, 2 * 0.02, 0.6])
-    assert uncertainty.holm([0.5, 0.9]).tolist() == pytest.approx([2 * 0.5, 1.0])
-    assert uncertainty.holm([0.04]).tolist() == [0.04]
+@pytest.mark.parametrize(
+    ("p", "corrected"),
+    [
+        ([0.6, 0.01, 0.02], [0.6, 3 * 0.01, 2 * 0.02]),
+        ([0.01, 0.04, 0.03], [3 * 0.01, 2 * 0.03, 2 * 0.03]),  # never falls
+        ([0.5, 0.9], [2 * 0.5, 1.0]),
+        ([0.04], [0.04]),
+    ],
+)
+def test_holm_multiplies_the_smallest_p_most_and_stays_below_one(p, corrected):
+    assert uncertainty.with_holm(pd.DataFrame({"p": p}))["p_holm"].tolist() == pytest.approx(corrected)
+
+
+def test_p_counts_both_tails_and_the_interval_holds_95_percent():
+    below = np.column_stack([np.r_[-np.ones(3), np.ones(96)], np.zeros(99)])
+    assert uncertainty.difference(np.array([1.0, 0.0]), below)["p"] == pytest.approx(2 * (3 + 1) / (99 + 1))
+    steps = np.column_stack([np.linspace(0, 1, 201), np.zeros(201)])
+    found = uncertainty.difference(np.array([0.5, 0.0]), steps)
+    assert found["ci95"] == pytest.approx([0.025, 0.975])
+    columns = pd.MultiIndex.from_tuples([("m", "hit@5"), ("n", "hit@5")], names=["model", "metric"])
+    drawn = uncertainty.Resampled(pd.Series([0.5, 0.0], columns), pd.DataFrame(steps, columns=columns), 9, 8)
+    first = uncertainty.intervals(drawn).iloc[0]
+    assert (first["low"], first["high"]) == pytest.approx((0.025, 0.975))
+    assert (first["samples"], first["users"]) == (9, 8)
+
+
+def test_each_sample_keeps_its_user_whatever_the_order_of_the_rows():
+    """Four equal hits of one user and four misses of others: grouped wrongly, the interval would be narrower."""
+    table = rankings({"a": np.array([1, 1, 1, 1, 9, 9, 9, 9]), "b": np.full(8, 1)}, np.array(list("uuuuvwxy")))
+    mixed = table.iloc[np.random.default_rng(0).permutation(len(table))]
+    first, second = (uncertainty.intervals(uncertainty.resample(t, ["hit@5"], 400)) for t in (table, mixed))
+    columns = ["model", "low", "high"]
+    assert first[columns].equals(second.sort_values("model", ignore_index=True)[columns])
+    assert uncertainty.users_of(mixed)[[0, 4, 7]].tolist() == ["u", "v", "y"]
+
+
+def test_an_opponent_below_popularity_in_one_run_has_collapsed():
+    good, bad, floor = np.array([1, 1, 1, 9]), np.array([9, 9, 9, 1]), np.array([1, 1, 9, 9])
+    runs = [
+        uncertainty.resample(rankings({"m": ranks, "popularity": floor}, np.arange(4)), ["hit@5"], 10)
+        for ranks in (good, bad)
+    ]
+    assert not uncertainty.collapsed(runs[:1], "m", "hit@5")
+    assert uncertainty.collapsed(runs, "m", "hit@5")
+    assert not uncertainty.collapsed(runs, "popularity", "hit@5")
+    alone = uncertainty.resample(rankings({"m": bad}, np.arange(4)), ["hit@5"], 10)
+    assert not uncertainty.collapsed([alone], "m", "hit@5")  # nothing to hold it against
+    assert uncertainty.compare(runs[1], "popularity", ["m"], ["hit@5"])["collapsed"].tolist() == [True]
 
 
 def test_models_on_different_samples_cannot_be_compared():
@@ -182,3 +230,60 @@ def test_slices_name_cold_items_new_users_and_history_lengths():
     assert found.loc[("target in training", "cold"), "mean"] == 0
     assert found.loc[("target in training", "warm"), "samples"] == 3
     assert found.groupby("slicing")["samples"].sum().eq(4).all()
+
+
+# ---- figures of texts ----------------------------------------------------------------------------------------------
+
+
+def test_intervals_treat_a_user_as_one_draw():
+    single = uncertainty.mean_interval([0, 1, 0, 1], ["a", "b", "c", "d"])
+    paired = uncertainty.mean_interval([0, 0, 1, 1], ["a", "a", "b", "b"])
+    assert single[0] == paired[0] == 0.5
+    assert paired[2] - paired[1] > 1.5 * (single[2] - single[1])
+    # se² = 4/3 · 4 · 0.5² / 4²
+    assert single[2] - single[0] == pytest.approx(1.96 * math.sqrt(4 / 3 * 4 * 0.25 / 16), rel=1e-4)
+    assert np.isnan(uncertainty.mean_interval([1, 2], ["a", "a"])[1])
+    assert np.isnan(uncertainty.mean_interval([math.nan], ["a"])).all()
+
+
+def test_the_interval_of_a_share_is_wilsons_and_stays_in_its_range():
+    # ten draws, all 1: the lower bound is n / (n + z²)
+    mean, low, high = uncertainty.share_interval([1] * 10, range(10))
+    assert (mean, high) == (1, 1) and low == pytest.approx(10 / (10 + 1.96**2), rel=1e-4)
+    assert uncertainty.share_interval([0] * 10, range(10))[1] == 0
+    values = [1] * 9 + [0]
+    plain, bounded = uncertainty.mean_interval(values, range(10)), uncertainty.share_interval(values, range(10))
+    assert plain[2] > 1 and bounded[2] < 1 and bounded[1] < plain[0] == bounded[0] < bounded[2]
+    with pytest.raises(ValueError, match="a share lies in 0 to 1"):
+        uncertainty.share_interval([0, 2], range(2))
+
+
+def test_a_user_with_many_copies_of_a_share_brings_no_certainty():
+    few = uncertainty.share_interval([0, 1, 0, 1], list("abcd"))
+    many = uncertainty.share_interval([0, 1, 0, 1] * 50, list("abcd" * 50))
+    assert many == pytest.approx(few)
+
+
+def test_counts_are_summarised_without_a_bound_and_shares_within_it():
+    table = uncertainty.summarise(pd.DataFrame({"tokens": [0, 9, 0, 9], "true": [1, 1, 1, math.nan]}), list("abcd"))
+    table = table.set_index("figure")
+    assert table.loc["tokens", "low"] < 0
+    assert table.loc["true", ["mean", "high", "count"]].tolist() == [1, 1, 3]
+
+
+def test_found_and_chance_are_summarised_side_by_side():
+    table = uncertainty.against_chance({"x": ([1, 1], [0, 1]), "y": ([math.nan] * 2, [0, 0])}, ["a", "b"])
+    assert table[["facet", "found", "chance"]].iloc[0].tolist() == ["x", 1, 0.5]
+    assert math.isnan(table["found"][1]) and table["chance_low"][1] == 0
+
+
+@pytest.mark.parametrize("hits", [1, 5, 9])
+def test_wilsons_interval_is_the_formula_written_out(hits):
+    z, n, p = uncertainty.Z, 10, hits / 10
+    draws = (
+        p * (1 - p) / (n / (n - 1) * n * p * (1 - p) / n**2)
+    )  # p (1 − p) / se²: n − 1 for users with one value each
+    centre = (p + z**2 / (2 * draws)) / (1 + z**2 / draws)
+    half = z / (1 + z**2 / draws) * math.sqrt(p * (1 - p) / draws + z**2 / (4 * draws**2))
+    found = uncertainty.share_interval([1] * hits + [0] * (n - hits), range(n))
+    assert found == pytest.approx((p, centre - half, centre + half))

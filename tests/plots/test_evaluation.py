@@ -1,23 +1,12 @@
 """Figures of the evaluation draw what the table holds and refuse an empty one."""
 
+import math
 from itertools import pairwise
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from r2ec_lib import plots as drawn
-
-
-@pytest.fixture
-def ax():
-    fig, axes = plt.subplots()
-    yield axes
-    plt.close(fig)
-
+from r2ec_lib import plots
 
 COMPARISONS = pd.DataFrame(
     {
@@ -31,9 +20,26 @@ COMPARISONS = pd.DataFrame(
     }
 )
 
+PAIRS = pd.DataFrame(
+    [
+        {"a": "r2ec", "b": "sasrec", "metric": "ndcg@10", "difference": 0.1, "ci95": [0.05, 0.15]},
+        {"a": "r2ec", "b": "popularity", "metric": "ndcg@10", "difference": 0.1, "ci95": [-0.05, 0.25]},
+        {"a": "r2ec", "b": "popularity", "metric": "hit@10", "difference": 0.2, "ci95": None},
+    ]
+)
+
+
+def test_differences_keep_one_metric_and_fill_only_clear_ones(ax):
+    plots.differences(PAIRS, ax, metric="ndcg@10")
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["r2ec − sasrec", "r2ec − popularity"]
+    points = [line for line in ax.get_lines() if line.get_marker() == "o"]
+    assert points[0].get_markerfacecolor() != "white" and points[1].get_markerfacecolor() == "white"
+    with pytest.raises(ValueError, match="comparisons on ndcg@50: no row"):
+        plots.differences(PAIRS, ax, metric="ndcg@50")
+
 
 def test_a_dot_is_filled_where_the_corrected_p_is_small(ax):
-    drawn.against(COMPARISONS, ax, "ndcg@20", {"x": "Model X"})
+    plots.against(COMPARISONS, ax, "ndcg@20", {"x": "Model X"})
     dots = [line for line in ax.get_lines() if line.get_marker() == "o"]
     assert [dot.get_markerfacecolor() == "white" for dot in dots] == [False, True]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["Model X", "y"]
@@ -52,7 +58,7 @@ def test_slices_stand_in_their_order_with_their_counts(ax):
             "samples": [1500, 7, 1500, 7],
         }
     )
-    drawn.sliced(table, ax, {}, "NDCG@20")
+    plots.sliced(table, ax, {}, "NDCG@20")
     assert [label.get_text() for label in ax.get_xticklabels()] == ["short\n(1,500)", "long\n(7)"]
     assert len(ax.containers) == 2
 
@@ -61,13 +67,13 @@ def test_training_sizes_are_a_line_a_model(ax):
     table = pd.DataFrame(
         {"model": ["a", "a", "b"], "train_samples": [200, 100, 100], "mean": [0.2, 0.1, 0.3], "low": 0.0, "high": 0.5}
     )
-    drawn.by_training_size(table, ax, {}, "NDCG@20")
+    plots.by_training_size(table, ax, {}, "NDCG@20")
     assert [line.get_xdata().tolist() for line in ax.get_lines()] == [[100, 200], [100]]
 
 
 def test_cost_and_quality_is_a_named_point_a_model(ax):
     table = pd.DataFrame({"model": ["a", "b"], "seconds": [0.001, 1.0], "value": [0.1, 0.2]})
-    drawn.quality_by_cost(table, ax, {"b": "B"}, "seconds", "NDCG@20")
+    plots.quality_by_cost(table, ax, {"b": "B"}, "seconds", "NDCG@20")
     assert {text.get_text() for text in ax.texts} == {"a", "B"}
     assert ax.get_xscale() == "log"
 
@@ -75,32 +81,50 @@ def test_cost_and_quality_is_a_named_point_a_model(ax):
 def test_every_seed_is_a_circle(ax):
     parts = pd.DataFrame({"model": ["a"], "mean": [0.2], "user_se": [0.01]})
     points = pd.DataFrame({"model": ["a", "a", "a"], "mean": [0.1, 0.2, 0.3]})
-    drawn.seeds_and_users(parts, points, ax, {}, "ndcg@20")
+    plots.seeds_and_users(parts, points, ax, {}, "ndcg@20")
     circles = [line for line in ax.get_lines() if line.get_marker() == "o"]
     assert list(circles[0].get_xdata()) == [0.1, 0.2, 0.3]
 
 
-@pytest.mark.parametrize("draw", [drawn.by_training_size, drawn.sliced])
+@pytest.mark.parametrize("draw", [plots.by_training_size, plots.sliced])
 def test_an_empty_table_is_refused(draw, ax):
+    columns = ["model", "slice", "train_samples", "mean", "low", "high", "samples"]
     with pytest.raises(ValueError, match="nothing to draw"):
-        draw(pd.DataFrame({"model": [], "slice": []}), ax, {}, "NDCG@20")
+        draw(pd.DataFrame(columns=columns), ax, {}, "NDCG@20")
 
 
-def test_a_margin_shows_every_seed_its_mean_and_what_was_copied(ax):
-    table = pd.DataFrame({"b": ["x"], "metric": ["hit@5"], "relative": [0.5]})
-    table["relative_ci95"], table["by_run"] = [[0.2, 0.8]], [[0.4, 0.6]]
-    drawn.margins(table, ax, "hit@5", {"x": "Model X"}, copied=0.6867)
-    circles = next(line for line in ax.get_lines() if line.get_marker() == "o")
-    assert circles.get_xdata() == pytest.approx([40, 60])
+def test_an_empty_comparison_or_cost_is_refused(ax):
+    with pytest.raises(ValueError, match="nothing to draw"):
+        plots.against(COMPARISONS, ax, "hit@5", {})
+    with pytest.raises(ValueError, match="nothing to draw"):
+        plots.quality_by_cost(pd.DataFrame(columns=["model", "seconds", "value"]), ax, {}, "", "")
+    with pytest.raises(ValueError, match="nothing to draw"):
+        plots.seeds_and_users(pd.DataFrame(columns=["model", "mean", "user_se"]), COMPARISONS, ax, {}, "hit@5")
+
+
+def test_every_seed_is_shown_with_the_mean_difference_and_its_interval(ax):
+    table = pd.DataFrame({"b": ["x"], "metric": ["hit@5"], "difference": [0.5]})
+    table["ci95"], table["by_run"] = [[0.2, 0.8]], [[0.4, 0.6]]
+    plots.over_seeds(table, ax, "hit@5", {"x": "Model X"})
+    interval, circles, mean, zero = ax.get_lines()
+    assert list(interval.get_xdata()) == [0.2, 0.8] and list(circles.get_xdata()) == [0.4, 0.6]
+    assert list(mean.get_xdata()) == [0.5] and zero.get_xdata() == [0, 0]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["Model X"]
-    assert any(line.get_xdata()[0] == pytest.approx(68.67) for line in ax.get_lines())
-    with pytest.raises(ValueError, match="no margin on ndcg@20"):
-        drawn.margins(table, ax, "ndcg@20", {})
+    with pytest.raises(ValueError, match="differences on ndcg@20: no row"):
+        plots.over_seeds(table, ax, "ndcg@20", {})
+
+
+def test_sample_sizes_are_one_line_per_metric(ax):
+    sizes = pd.DataFrame({"metric": ["hit@5", "ndcg@5"] * 2, "relative": [0.1, 0.1, 0.2, 0.2]})
+    plots.sample_sizes(sizes.assign(users_per_arm=[400, math.nan, 100, 50]), ax)
+    assert [list(line.get_ydata())[-1] for line in ax.get_lines()] == [100, 50]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["Hit@5", "NDCG@5"]
+    assert ax.get_yscale() == "log"
 
 
 def test_names_of_models_that_cost_and_rank_alike_do_not_lie_on_each_other(ax):
     models = [f"model {i}" for i in range(6)]
-    drawn.quality_by_cost(pd.DataFrame({"model": models, "seconds": 0.01, "value": 0.2}), ax, {}, "seconds", "NDCG")
+    plots.quality_by_cost(pd.DataFrame({"model": models, "seconds": 0.01, "value": 0.2}), ax, {}, "seconds", "NDCG")
     heights = sorted(text.xyann[1] for text in ax.texts)
     assert {text.get_text() for text in ax.texts} == set(models)
     assert min(b - a for a, b in pairwise(heights)) >= 9

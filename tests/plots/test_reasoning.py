@@ -1,10 +1,5 @@
-"""Figures draw what the table holds."""
+"""Figures of the reasoning draw what the table holds."""
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,12 +8,36 @@ from r2ec_lib import plots
 
 TABLE = pd.DataFrame({"facet": ["x", "y"], "share": [0.5, np.nan], "low": [0.4, np.nan], "high": [0.6, np.nan]})
 
+CURVE = pd.DataFrame({"fraction": [0.0, 0.5, 1], "ndcg": [0.1, 0.2, 0.3], "agreement": [0.2, 0.5, 1]})
 
-@pytest.fixture
-def ax():
-    figure, axes = plt.subplots()
-    yield axes
-    plt.close(figure)
+SHARES = pd.DataFrame({"facet": ["style", "tier"], "share": [0.9, 0.3], "low": [0.8, np.nan], "high": [1.0, np.nan]})
+FIGURES = {
+    plots.early_answering: CURVE,
+    plots.facet_shares: SHARES,
+}
+
+
+@pytest.mark.parametrize("draw", FIGURES)
+def test_a_figure_labels_its_axes_and_leaves_the_title_free(draw, ax):
+    assert draw(FIGURES[draw], ax) is ax
+    assert ax.get_xlabel() and ax.get_title() == ""
+    assert ax.get_ylabel() or ax.get_yticklabels()
+    ax.figure.canvas.draw()
+
+
+@pytest.mark.parametrize("draw", FIGURES)
+def test_a_single_row_is_enough_and_none_is_a_clear_error(draw, ax):
+    draw(FIGURES[draw].iloc[:1], ax)
+    ax.figure.canvas.draw()
+    with pytest.raises(ValueError, match="nothing to draw"):
+        draw(FIGURES[draw].iloc[:0], ax)
+
+
+def test_a_distribution_leaves_missing_values_out(ax):
+    plots.distribution(pd.Series([1, 2, np.nan]), ax, "length (tokens)")
+    assert sum(bar.get_height() for bar in ax.patches) == 2
+    with pytest.raises(ValueError, match="nothing to draw"):
+        plots.distribution(pd.Series([np.nan]), ax, "length (tokens)")
 
 
 def test_changes_are_bars_with_their_per_cent(ax):
@@ -53,7 +72,7 @@ def test_a_grid_shows_each_share_in_its_field_and_leaves_unknown_ones_empty(ax):
     plots.grid(table, ax, {"a": "first", "b": "second"}, "share")
     assert [text.get_text() for text in ax.texts] == [".25", "1", ".00"]
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["first", "second"]
-    with pytest.raises(ValueError, match="empty"):
+    with pytest.raises(ValueError, match="nothing to draw"):
         plots.grid(table.iloc[:0], ax, {"a": "first"}, "share")
 
 
@@ -65,7 +84,7 @@ def test_shares_are_drawn_on_their_whole_range(ax):
 
 def test_empty_tables_say_so(ax):
     for draw in (lambda t: plots.changed(t, ax, 5), lambda t: plots.dots(t, ax, "")):
-        with pytest.raises(ValueError, match="empty"):
+        with pytest.raises(ValueError, match="nothing to draw"):
             draw(TABLE.iloc[:0])
-    with pytest.raises(ValueError, match="empty"):
+    with pytest.raises(ValueError, match="nothing to draw"):
         plots.against_chance(TABLE.iloc[:0], ax, "")

@@ -442,6 +442,7 @@ def test_the_index_holds_the_results_and_escapes_what_is_foreign(page):
 
 def test_the_index_of_a_study_shows_its_margins_and_leads_to_its_runs(tmp_path):
     run, claim = tmp_path / "seeds", {"b": "best_baseline", "metric": "hit@5", "relative": 0.5, "share": False}
+    claim |= {"difference": 0.1, "ci95": [0.05, 0.15], "collapsed": False}
     results = {"runs": {"one": "steps 5", "two": "steps 9"}}
     results["claims"] = [claim | {"relative_ci95": [0.25, 0.75], "variant": v} for v in ("steps 5", "steps 9")]
     storage.write_json(results, run / "study" / "metrics.json")
@@ -452,7 +453,8 @@ def test_the_index_of_a_study_shows_its_margins_and_leads_to_its_runs(tmp_path):
     facts |= {"started": "2024-01-01", "cpu": "x", "cores": 2, "memory_gb": 1.0, "python": "3.11"}
     shown = {"title": "seeds", "run": "seeds", "file": "index.html", "links": [], "before": None, "after": None}
     html = report.overview(run, shown, facts)
-    assert html.count("+50.0% (+25.0% to +75.0%)") == 2 and "margin over best of the baselines" in html
+    assert html.count("+0.1000 (+0.0500 to +0.1500), +50.0% (+25.0% to +75.0%)") == 2
+    assert "against best of the baselines" in html
     assert "+68.67%" in html and "copied" in html
     assert '<a href="../../one/report/index.html">one</a>' in html and 'report/index.html">two' not in html
 

@@ -1,18 +1,19 @@
-"""Baselines that count and do not train: popularity, item neighbours, text similarity."""
+"""Baselines that count and do not train: popularity, item neighbours, text similarity.
 
-from collections import Counter
+Each is a function from tables to a scorer. Letters in shapes: B samples asked about, N items.
+"""
+
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 import torch
+from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 from torch import Tensor
 
 from r2ec_lib.evaluation.baselines.fitting import actions
 from r2ec_lib.evaluation.ranking import Scorer
-
-# ---- counting and text ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -57,24 +58,19 @@ def item_neighbours(train: pd.DataFrame, num_items: int, *, decay: float = 0.8, 
 def text_similarity(items: pd.DataFrame, *, decay: float = 0.8, title_weight: float = 1.0) -> TableScorer:
     """TF-IDF cosine between each item's texts and those of the history, weighted by decay^age.
 
+    A word that stands n times in the texts of an item weighs ln(1 + n) · (ln(N / items with the word) + 1).
+
     Args:
         items: the items table; all columns but `item_id` are read.
         title_weight: how often a word of the title counts.
     """
-    words = [Counter() for _ in range(len(items))]
-    for column in items.columns.drop("item_id"):
-        found = items[column].astype(str).str.lower().str.findall(r"\w+")
-        for counter, tokens in zip(words, found, strict=True):
-            counter.update({t: n * (title_weight if column == "title" else 1) for t, n in Counter(tokens).items()})
-    rows = np.repeat(np.arange(len(words)), [len(counter) for counter in words])
-    columns, vocabulary = pd.factorize(np.array([token for counter in words for token in counter], dtype=object))
-    counts = np.array([n for counter in words for n in counter.values()], dtype=float)
-    idf = np.log(len(words) / np.bincount(columns, minlength=len(vocabulary))) + 1
-    vectors = sp.csr_matrix((np.log1p(counts) * idf[columns], (rows, columns)), (len(words), len(vocabulary)))
-    norms = np.sqrt(np.asarray(vectors.multiply(vectors).sum(axis=1))).ravel()  # (N,)
-    vectors = sp.diags(1 / np.maximum(norms, 1e-12)) @ vectors
-    score = lambda samples: _dense(_recent(samples, len(words), decay) @ vectors @ vectors.T)  # noqa: E731
-    return TableScorer(score, _bytes(vectors))
+    texts = {column: items[column].astype(str) for column in items.columns.drop("item_id")}
+    counter = CountVectorizer(token_pattern=r"\w+").fit(pd.concat(texts.values()))
+    counts = sum(counter.transform(text) * (title_weight if name == "title" else 1) for name, text in texts.items())
+    vectors = TfidfTransformer(smooth_idf=False).fit_transform(counts.log1p())  # (N, words), rows of length 1
+    return TableScorer(
+        lambda samples: _dense(_recent(samples, len(items), decay) @ vectors @ vectors.T), _bytes(vectors)
+    )
 
 
 def _recent(samples: pd.DataFrame, num_items: int, decay: float) -> sp.csr_matrix:

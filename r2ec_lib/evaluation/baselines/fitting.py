@@ -1,9 +1,9 @@
-"""What R²ec is compared with: popularity, neighbours, text similarity, GRU4Rec, Caser and SASRec.
+"""Fitting and tuning the baselines: training samples as actions and sequences, one loop for all networks, grids.
 
 Every baseline is fitted on the training samples alone and becomes a scorer, a function from a slice of the samples
 table to (B, N) scores; ranking and masking are the evaluator's. All sequence networks share one `fit_network`: each
 purchase of the training part is predicted once, in one causal pass over the shopper's whole sequence, with full
-cross-entropy over the catalogue (no sampled negatives) and early stopping on validation NDCG@10. None knows user ids,
+cross-entropy over the catalogue (no sampled negatives) and early stopping on validation NDCG@10. None reads user ids,
 so a new shopper needs nothing special; an item never bought in training keeps the score that training left it with.
 Letters in shapes: B rows, T positions, N items, d width.
 """
@@ -56,9 +56,8 @@ def actions(samples: pd.DataFrame) -> pd.DataFrame:
     same = shown.groupby(["user_id", "item"])["timestamp"].diff() <= SAME_ACTION
     shown["action"] = (~same).cumsum()
     exact = shown.sort_values("hours", kind="stable").drop_duplicates("action")  # the nearest view is the most precise
-    return exact.sort_values(["user_id", "timestamp"], kind="stable")[["user_id", "item", "timestamp"]].reset_index(
-        drop=True
-    )
+    exact = exact.sort_values(["user_id", "timestamp"], kind="stable", ignore_index=True)
+    return exact[["user_id", "item", "timestamp"]]
 
 
 def sequences(samples: pd.DataFrame, max_history: int) -> list[np.ndarray]:
@@ -68,10 +67,9 @@ def sequences(samples: pd.DataFrame, max_history: int) -> list[np.ndarray]:
     shopper's first is predicted exactly once.
     """
     blocks = []
-    for _, items in actions(samples).groupby("user_id", sort=False)["item"]:
-        items = items.to_numpy()
-        for stop in range(len(items), 1, -max_history):
-            blocks.append(items[max(0, stop - max_history - 1) : stop])
+    for _, bought in actions(samples).groupby("user_id", sort=False)["item"]:
+        items = bought.to_numpy()
+        blocks += [items[max(0, stop - max_history - 1) : stop] for stop in range(len(items), 1, -max_history)]
     return blocks
 
 
@@ -80,7 +78,7 @@ def sequences(samples: pd.DataFrame, max_history: int) -> list[np.ndarray]:
 
 @dataclass
 class SequenceScorer:
-    """A trained network as a scorer, with its log: one row an epoch (epoch, loss, valid_ndcg@10, seconds)."""
+    """A trained network as a scorer, with its log: one row per epoch (epoch, loss, valid_ndcg@10, seconds)."""
 
     network: SequenceNetwork
     num_items: int
@@ -89,7 +87,7 @@ class SequenceScorer:
 
     @property
     def stored_bytes(self) -> int:
-        """Of the weights, item embeddings included."""
+        """Bytes of the weights, item embeddings included."""
         return sum(weight.nbytes for weight in self.network.parameters())
 
     @torch.no_grad()
@@ -139,9 +137,9 @@ def fit_network(
     Args:
         build: `GRU4Rec`, `Caser` or `SASRec`; `sizes` are its keywords.
         max_history: latest items that a state may read.
-        batch_size: sequences a step.
-        epochs, patience: at most so many epochs; stops after `patience` epochs without a better validation, the first
-            `PLATEAU` epochs not counted.
+        batch_size: sequences per step.
+        epochs, patience: most epochs; training ends earlier after `patience` epochs without a better validation, of
+            which the first `PLATEAU` epochs do not count.
         report: called with each row of the log.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -153,7 +151,8 @@ def fit_network(
         network = build(num_items, max_history, **sizes).to(device)
         scorer = SequenceScorer(network, num_items, max_history, [])
         optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
-        best, best_state, best_epoch = -1.0, {}, 0
+        best, best_epoch = -1.0, 0
+        best_state: dict[str, Tensor] = {}
         for epoch in range(1, epochs + 1):
             began = time.perf_counter()
             losses = []
@@ -167,8 +166,7 @@ def fit_network(
                 loss.backward()
                 optimizer.step()
                 losses.append(loss.item())
-            found = rank_all(scorer, valid, num_items, model=build.__name__, mask_seen=mask_seen, batch_size=512)
-            value = metrics(found, ks=[10])["ndcg@10"]
+            value = _ndcg10(scorer, valid, num_items, build.__name__, mask_seen)
             seconds = time.perf_counter() - began
             row = {"epoch": epoch, "loss": float(np.mean(losses)), "valid_ndcg@10": value, "seconds": seconds}
             scorer.log.append(row)
@@ -182,6 +180,11 @@ def fit_network(
     return scorer
 
 
+def _ndcg10(score: Scorer, samples: pd.DataFrame, num_items: int, model: str, mask_seen: bool) -> float:
+    ranked = rank_all(score, samples, num_items, model=model, mask_seen=mask_seen, batch_size=512)
+    return metrics(ranked, ks=[10])["ndcg@10"]
+
+
 # ---- tuning --------------------------------------------------------------------------------------------------------
 
 GRIDS: dict[str, list[dict]] = {
@@ -190,8 +193,8 @@ GRIDS: dict[str, list[dict]] = {
     "text_similarity": [{"decay": d, "title_weight": w} for d in (0.3, 0.5, 0.8, 1.0) for w in (1, 3)],
     "network": [{"learning_rate": r, "dropout": d} for r, d in ((3e-3, 0.5), (1e-3, 0.5), (1e-3, 0.2), (3e-3, 0.2))],
 }
-"""Settings to try. What counts or reads texts takes a second a setting. The networks take minutes and share one grid;
-in front stand the settings that did best on the validation of a large Bazaar, so that a part of it can be tried."""
+"""Settings to try. Counting and reading texts take about a second per setting. The networks take minutes and share one
+grid, whose first settings did best on the validation of a large Bazaar, so that a part of it can be tried."""
 
 
 def tune(
@@ -211,24 +214,25 @@ def tune(
         report: called with each row of the table as it is made.
 
     Returns:
-        The chosen scorer and a row a setting: model, setting, valid_ndcg@10, epochs (NaN where none), seconds, chosen.
+        The chosen scorer, and one row per setting: model, setting, valid_ndcg@10, epochs (NaN where none), seconds,
+        chosen.
     """
-    best, rows = None, []
+    if not grid:
+        raise ValueError(f"{name}: the grid is empty; give at least one setting")
+    rows: list[dict] = []
+    best, chosen = -1.0, 0
     for setting in grid:
         began = time.perf_counter()
         scorer = fit(**setting)
-        found = rank_all(scorer, valid, num_items, model=name, mask_seen=mask_seen, batch_size=512)
         row = {
             "model": name,
             "setting": ", ".join(f"{key} {value:g}" for key, value in setting.items()),
-            "valid_ndcg@10": metrics(found, ks=[10])["ndcg@10"],
+            "valid_ndcg@10": _ndcg10(scorer, valid, num_items, name, mask_seen),
             "epochs": len(scorer.log) if isinstance(scorer, SequenceScorer) else np.nan,
             "seconds": time.perf_counter() - began,
         }
-        if best is None or row["valid_ndcg@10"] > rows[best[0]]["valid_ndcg@10"]:
-            best = (len(rows), scorer)
+        if row["valid_ndcg@10"] > best:
+            best, chosen, kept = row["valid_ndcg@10"], len(rows), scorer
         rows.append(row)
         report(row)
-    if best is None:
-        raise ValueError(f"{name}: the grid is empty; give at least one setting")
-    return best[1], pd.DataFrame(rows).assign(chosen=[i == best[0] for i in range(len(rows))])
+    return kept, pd.DataFrame(rows).assign(chosen=[number == chosen for number in range(len(rows))])

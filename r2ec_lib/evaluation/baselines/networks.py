@@ -1,8 +1,8 @@
 """The sequence networks among the baselines: GRU4Rec, Caser and SASRec, as modules without any training.
 
-Each reads item indexes padded on the right and gives a state at every position from what stands up to there, so one
-pass over a sequence asks all its questions. The item embeddings are also the output layer. Training is in `baselines`.
-The tests hold each against a second implementation in NumPy; RecBole's GRU4Rec, given the same weights, gives the same
+Each reads item indexes padded on the right and gives a state at every position from the items up to there, so one pass
+over a sequence answers all its questions. The item embeddings are also the output layer. Training is in `fitting`. The
+tests compare each with a second implementation in NumPy; RecBole's GRU4Rec, given the same weights, gives the same
 scores.
 Letters in shapes: B rows, T positions, N items, d width.
 """
@@ -51,14 +51,7 @@ class Caser(SequenceNetwork):
     """Horizontal and vertical convolutions over the latest `window` items (Tang & Wang, 1809.07426), no user ids."""
 
     def __init__(
-        self,
-        num_items: int,
-        max_history: int,
-        *,
-        width: int = 64,
-        dropout: float = 0.2,
-        window: int = 5,
-        filters: int = 16,
+        self, num_items: int, max_history: int, *, width: int = 64, dropout: float = 0.2, window: int = 5, filters=16
     ):
         super().__init__(num_items, width, dropout)
         self.window = window
@@ -70,8 +63,8 @@ class Caser(SequenceNetwork):
         vectors = F.pad(self.items(ids).transpose(1, 2), (self.window - 1, 0))  # (B, d, T + window - 1)
         parts = []
         for height, conv in enumerate(self.horizontal, 1):  # windows overlap, so each is convolved once
-            found = F.relu(conv(vectors))  # (B, filters, T + window - height)
-            parts.append(F.max_pool1d(found, self.window - height + 1, stride=1))  # (B, filters, T)
+            slides = F.relu(conv(vectors))  # (B, filters, T + window - height)
+            parts.append(F.max_pool1d(slides, self.window - height + 1, stride=1))  # (B, filters, T)
         columns = self.vertical(vectors.unfold(2, self.window, 1))  # (B, d, T, 4)
         parts.append(columns.permute(0, 3, 1, 2).flatten(1, 2))  # (B, 4 d, T)
         states = self.out(self.dropout(torch.cat(parts, dim=1).transpose(1, 2)))  # (B, T, d)
@@ -82,14 +75,7 @@ class SASRec(SequenceNetwork):
     """Causal self-attention (Kang & McAuley, 1808.09781), with cross-entropy over all items (2309.07602)."""
 
     def __init__(
-        self,
-        num_items: int,
-        max_history: int,
-        *,
-        width: int = 64,
-        dropout: float = 0.2,
-        layers: int = 2,
-        heads: int = 2,
+        self, num_items: int, max_history: int, *, width: int = 64, dropout: float = 0.2, layers: int = 2, heads=2
     ):
         super().__init__(num_items, width, dropout)
         self.positions = nn.Parameter(torch.randn(max_history, width) * width**-0.5 / 2)

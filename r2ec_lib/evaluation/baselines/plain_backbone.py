@@ -1,8 +1,8 @@
 """The recommendation action alone: the same backbone without reasoning, or with reasonings that it is given.
 
-Without reasoning, `<answer>` stands straight after the prompt: the paper's ablation and the fairest baseline of R²ec.
-It has the same prompts, the same item encoder, the same softmax over target items (Eq. 7) and the same samples; only
-the written reasoning is missing. With the true facts as reasonings it is an upper line: what reasoning could bring.
+Without reasoning, `<answer>` follows the prompt directly: the paper's ablation and the fairest baseline of R²ec. It
+has the same prompts, item encoder, softmax over target items (Eq. 7) and samples; only the written reasoning is
+missing. With the true facts as reasonings it is an upper bound: what reasoning could bring.
 """
 
 import os
@@ -50,20 +50,23 @@ def fit_item_action(
         report: called with (step, mean loss, validation NDCG@10) at each evaluation.
 
     Returns:
-        A table with `step`, `loss` and `valid_ndcg@10`, a row an evaluation.
+        One row per evaluation: `step`, `loss` (mean since the last evaluation) and `valid_ndcg@10`.
     """
     generator = np.random.default_rng(seed)
     torch.manual_seed(seed)
     parameters = [weight for weight in model.lm.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
     prompts = model.prompts.user_ids(train, model.titles)
-    starts = [len(ids) for ids in prompts]  # without reasoning, all that speaks for a user is `<answer>`
-    said, said_valid = chains or ([model.prompts.answer.ids] * len(train), None)
-    prompts = model.closed([[*ids, *chain] for ids, chain in zip(prompts, said, strict=True)])
+    starts = [len(ids) for ids in prompts]  # a read-out by mean averages from here, over the chain alone
+    train_chains, valid_chains = chains or ([model.prompts.answer.ids] * len(train), None)
+    prompts = model.closed([[*ids, *chain] for ids, chain in zip(prompts, train_chains, strict=True)])
     item_ids, readout = model.closed(model.prompts.item_ids(model.catalogue)), model.head.readout
     targets = train["target"].to_numpy().astype("int64")
     order: list[int] = []
-    log, losses, best = [], [], (-1.0, {})
+    log: list[dict] = []
+    losses: list[float] = []
+    best, best_row = -1.0, 0
+    weights: dict[str, torch.Tensor] = {}
     model.lm.train()
     for step in range(1, steps + 1):
         if catalogue_negatives and (step - 1) % refresh_steps == 0:
@@ -96,16 +99,17 @@ def fit_item_action(
         losses.append(loss.item())
         if step % eval_steps == 0 or step == steps:
             model.refresh()
-            score = objective.ndcg(ranks_of(model, valid, said_valid), 10).mean().item()
+            score = objective.ndcg(ranks_of(model, valid, valid_chains), 10).mean().item()
             log.append({"step": step, "loss": float(np.mean(losses)), "valid_ndcg@10": score})
-            report(*log[-1].values())
+            report(step, log[-1]["loss"], score)
             losses = []
-            if score > best[0]:
+            if score > best:
+                best, best_row = score, len(log)
                 trained = {name: weight for name, weight in model.lm.named_parameters() if weight.requires_grad}
-                best = (score, {name: weight.detach().clone() for name, weight in trained.items()})
-            elif max(range(len(log)), key=lambda row: log[row]["valid_ndcg@10"]) < len(log) - patience:
+                weights = {name: weight.detach().clone() for name, weight in trained.items()}
+            elif len(log) - best_row >= patience:
                 break
-    model.lm.load_state_dict(best[1], strict=False)
+    model.lm.load_state_dict(weights, strict=False)
     model.lm.eval()
     model.refresh()
     return pd.DataFrame(log)

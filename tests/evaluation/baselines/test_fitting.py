@@ -1,3 +1,5 @@
+"""Actions, sequences, the training loop of the networks, and tuning."""
+
 import functools
 
 import numpy as np
@@ -11,30 +13,9 @@ from r2ec_lib.evaluation.baselines import counting, fitting
 from r2ec_lib.evaluation.baselines.networks import Caser, GRU4Rec, SASRec
 
 NETWORKS = (GRU4Rec, Caser, SASRec)
-DAY = pd.Timedelta(days=1)
-START = pd.Timestamp("2023-01-01", tz="UTC")
 
 
-def samples_of(sequences: dict[str, list[int]], max_history=20, split="train", positions=None) -> pd.DataFrame:
-    """Every position of each shopper's daily purchases as a sample, in time order."""
-    rows = []
-    for user, items in sequences.items():
-        for at in positions or range(1, len(items)):
-            history = items[max(0, at - max_history) : at]
-            hours = [24.0 * (len(history) - i) for i in range(len(history))]
-            rows.append((user, split, START + at * DAY, items[at], np.array(history), np.array(hours, np.float32)))
-    columns = ["user_id", "split", "timestamp", "target", "history", "history_hours"]
-    table = pd.DataFrame(rows, columns=columns).sort_values("timestamp", kind="stable", ignore_index=True)
-    return table.assign(sample_id=np.arange(len(table)))
-
-
-def cycles(users: int, num_items: int, length: int, seed: int) -> dict[str, list[int]]:
-    """Shoppers who buy item i + 1 after item i."""
-    starts = np.random.default_rng(seed).integers(0, num_items, users)
-    return {f"u{seed}-{i}": [(int(s) + t) % num_items for t in range(length)] for i, s in enumerate(starts)}
-
-
-def test_actions_count_each_purchase_once_however_many_histories_repeat_it():
+def test_actions_count_each_purchase_once_however_many_histories_repeat_it(samples_of):
     samples = samples_of({"a": [5, 6, 7, 5, 8], "b": [6, 7]})
     found = fitting.actions(samples)
     assert found.groupby("user_id")["item"].apply(list).to_dict() == {"a": [5, 6, 7, 5, 8], "b": [6, 7]}
@@ -51,56 +32,18 @@ def test_actions_outlive_hours_rounded_to_float32():
     assert fitting.actions(samples)["item"].tolist() == [0, 1, 2, 3]
 
 
-def test_dropped_samples_leave_their_purchase_in_the_sequence():
+def test_dropped_samples_leave_their_purchase_in_the_sequence(samples_of):
     samples = samples_of({"a": [1, 2, 1, 3]})
     repeats_dropped = samples[samples["target"] != 1]
     assert fitting.actions(repeats_dropped)["item"].tolist() == [1, 2, 1, 3]
 
 
 @pytest.mark.parametrize("max_history", [1, 2, 3, 20])
-def test_every_purchase_but_the_first_is_predicted_exactly_once(max_history):
+def test_every_purchase_but_the_first_is_predicted_exactly_once(max_history, samples_of):
     items = list(range(10))
     blocks = fitting.sequences(samples_of({"a": items}, max_history), max_history)
     assert sorted(int(item) for block in blocks for item in block[1:]) == items[1:]
     assert max(map(len, blocks)) <= max_history + 1
-
-
-def test_popularity_counts_purchases_and_recent_popularity_the_last_days():
-    samples = samples_of({"a": [0, 1, 2], "b": [0, 1], "c": [0, 3, 4, 5, 5]})
-    ever, recent = counting.popularity(samples, 7), counting.popularity(samples, 7, days=1.5)
-    assert ever(samples[:2]).tolist() == [[3, 2, 1, 1, 1, 2, 0]] * 2
-    assert recent(samples[:1]).tolist() == [[0, 0, 0, 0, 0, 2, 0]]
-
-
-def test_neighbours_prefer_what_the_same_shoppers_bought():
-    samples = samples_of({"a": [0, 1], "b": [0, 1], "c": [0, 2], "d": [3, 4]})
-    score = counting.item_neighbours(samples, 6, decay=0.5, shrink=0.0)
-    scores = score(samples_of({"new": [0, 5]}))[0]  # history: item 0 alone
-    assert scores.argmax() == 1
-    assert scores[1].item() == pytest.approx(2 / np.sqrt(3 * 2))
-    assert scores[[0, 3, 4, 5]].tolist() == [0, 0, 0, 0]
-
-
-def test_neighbours_weigh_the_latest_purchase_most():
-    samples = samples_of({"a": [0, 1], "b": [2, 3]})
-    score = counting.item_neighbours(samples, 5, decay=0.5, shrink=0.0)
-    first, last = score(samples_of({"new": [0, 2, 4]}, positions=[2]))[0][[1, 3]].tolist()
-    assert (first, last) == (0.5, 1.0)
-
-
-def test_text_similarity_finds_the_same_words_in_items_never_bought():
-    items = pd.DataFrame(
-        {"item_id": list("abcd"), "title": ["red oak chair", "blue pen", "oak table red", "pen refill blue ink"]}
-    )
-    score = counting.text_similarity(items)
-    scores = score(samples_of({"new": [0, 1]}))[0]
-    assert scores[0].item() == pytest.approx(1.0)
-    assert scores[2] > 0.3 > scores[1] == scores[3] == 0
-
-
-def test_items_without_text_get_a_number():
-    items = pd.DataFrame({"item_id": list("ab"), "title": ["", "pen"]})
-    assert torch.isfinite(counting.text_similarity(items)(samples_of({"new": [0, 1]}))).all()
 
 
 @pytest.mark.parametrize("build", NETWORKS)
@@ -115,7 +58,7 @@ def test_a_network_never_reads_what_comes_later(build):
 
 
 @pytest.mark.parametrize("build", NETWORKS)
-def test_a_network_learns_what_follows_what(build):
+def test_a_network_learns_what_follows_what(build, samples_of, cycles):
     train, valid = samples_of(cycles(60, 12, 6, 0)), samples_of(cycles(15, 12, 4, 1), split="valid")
     score = fitting.fit_network(
         build, train, valid, 12, max_history=6, width=16, learning_rate=1e-2, dropout=0.0, batch_size=16, epochs=25
@@ -125,7 +68,7 @@ def test_a_network_learns_what_follows_what(build):
     assert score.log[-1]["loss"] < score.log[0]["loss"]
 
 
-def test_training_stops_early_and_keeps_its_best_epoch():
+def test_training_stops_early_and_keeps_its_best_epoch(samples_of, cycles):
     train, valid = samples_of(cycles(30, 12, 6, 0)), samples_of(cycles(8, 12, 4, 1), split="valid")
     score = fitting.fit_network(
         SASRec, train, valid, 12, width=8, learning_rate=3e-2, batch_size=8, epochs=60, patience=2
@@ -137,7 +80,7 @@ def test_training_stops_early_and_keeps_its_best_epoch():
     assert found == pytest.approx(max(values))
 
 
-def test_the_seed_decides_the_network_and_the_callers_generator_is_left_alone():
+def test_the_seed_decides_the_network_and_the_callers_generator_is_left_alone(samples_of, cycles):
     train, valid = samples_of(cycles(10, 8, 5, 0)), samples_of(cycles(4, 8, 4, 1))
     fit = functools.partial(fitting.fit_network, SASRec, train, valid, 8, width=8, epochs=2)
     torch.manual_seed(5)
@@ -150,7 +93,7 @@ def test_the_seed_decides_the_network_and_the_callers_generator_is_left_alone():
 
 
 @pytest.mark.parametrize("build", NETWORKS)
-def test_cold_items_and_new_shoppers_are_ranked(build):
+def test_cold_items_and_new_shoppers_are_ranked(build, samples_of, cycles):
     train, valid = samples_of(cycles(10, 8, 5, 0)), samples_of(cycles(4, 8, 4, 1))
     score = fitting.fit_network(build, train, valid, 11, max_history=4, width=8, epochs=2)
     cold = samples_of({"stranger": [9, 8, 9, 0, 8, 1, 2, 10]})  # items 8 to 10 are in no training sequence
@@ -158,7 +101,7 @@ def test_cold_items_and_new_shoppers_are_ranked(build):
     assert 1 <= found["rank"].item() <= 11
 
 
-def test_padding_leaves_the_scores_of_a_short_history_alone():
+def test_padding_leaves_the_scores_of_a_short_history_alone(samples_of, cycles):
     train, valid = samples_of(cycles(10, 8, 5, 0)), samples_of(cycles(4, 8, 4, 1))
     for build in NETWORKS:
         score = fitting.fit_network(build, train, valid, 8, max_history=5, width=8, epochs=1)
@@ -166,7 +109,7 @@ def test_padding_leaves_the_scores_of_a_short_history_alone():
         torch.testing.assert_close(score(pd.concat([short, long]))[:1], score(short))
 
 
-def test_tuning_keeps_the_best_setting_on_validation_and_shows_all():
+def test_tuning_keeps_the_best_setting_on_validation_and_shows_all(samples_of):
     valid = samples_of({"a": [0, 1, 2]})
     fit = lambda lift: lambda batch: torch.eye(4)[torch.tensor(batch["target"].to_numpy())] * lift  # noqa: E731
     seen = []
@@ -184,7 +127,7 @@ def test_no_grid_tries_a_setting_twice():
         assert len(grid) >= 4 and all(grid.count(setting) == 1 for setting in grid)
 
 
-def test_no_baseline_changes_when_the_future_is_shuffled():
+def test_no_baseline_changes_when_the_future_is_shuffled(samples_of, cycles):
     train, later = samples_of(cycles(12, 9, 6, 0)), samples_of(cycles(8, 9, 4, 1), split="test")
     everything = pd.concat([train, later.assign(sample_id=later["sample_id"] + 1000)], ignore_index=True)
     asked = everything.tail(6)
@@ -202,22 +145,6 @@ def test_no_baseline_changes_when_the_future_is_shuffled():
     assert not leaks.future_check("leaking", leaking, everything, asked)["ok"].item()
 
 
-def test_a_test_split_of_strangers_alone_is_ranked_by_every_baseline():
-    train = samples_of(cycles(12, 9, 6, 0))
-    items = pd.DataFrame({"item_id": list("abcdefghi"), "title": [f"title {i % 3}" for i in range(9)]})
-    strangers = samples_of(cycles(5, 9, 4, 7), split="test")
-    assert not set(strangers["user_id"]) & set(train["user_id"])
-    scorers = {
-        "popularity": counting.popularity(train, 9),
-        "neighbours": counting.item_neighbours(train, 9),
-        "text": counting.text_similarity(items),
-    }
-    for name, scorer in scorers.items():
-        found = ranking.rank_all(scorer, strangers, 9, model=name)
-        assert found["rank"].between(1, 9).all()
-        assert scorer.stored_bytes > 0
-
-
 def test_every_sequence_is_in_exactly_one_batch_of_about_its_length():
     lengths = np.random.default_rng(0).integers(2, 21, 500)
     found = fitting.batches(lengths, 16, np.random.default_rng(1))
@@ -228,3 +155,20 @@ def test_every_sequence_is_in_exactly_one_batch_of_about_its_length():
     again, other = (fitting.batches(lengths, 16, np.random.default_rng(seed)) for seed in (1, 2))
     assert all(np.array_equal(a, b) for a, b in zip(found, again, strict=True))
     assert not np.array_equal(found[0], other[0])
+
+
+@pytest.mark.parametrize("build", NETWORKS)
+def test_of_a_history_longer_than_the_networks_only_the_latest_items_are_read(build, samples_of, cycles):
+    train, valid = samples_of(cycles(10, 8, 5, 0)), samples_of(cycles(4, 8, 4, 1))
+    score = fitting.fit_network(build, train, valid, 8, max_history=3, width=8, epochs=1)
+    long = pd.DataFrame({"history": [[7, 6, 5, 1, 2, 3], [4], [0, 1, 2, 3]]})
+    short = long.assign(history=[history[-3:] for history in long["history"]])
+    torch.testing.assert_close(score(long), score(short))
+    assert not torch.allclose(score(long)[0], score(long.assign(history=[[7, 6, 5], [4], [0]]))[0])
+
+
+def test_a_scorer_counts_the_bytes_of_its_weights(samples_of, cycles):
+    train, valid = samples_of(cycles(10, 8, 5, 0)), samples_of(cycles(4, 8, 4, 1))
+    score = fitting.fit_network(GRU4Rec, train, valid, 8, width=4, epochs=1)
+    gru, out, norm, items = 2 * (3 * 4 * 4 + 3 * 4), 4 * 4 + 4, 2 * 4, 9 * 4
+    assert score.stored_bytes == 4 * (gru + out + norm + items)

@@ -1,5 +1,7 @@
 """The same backbone without reasoning: it learns, stops on validation, and is left at its best."""
 
+import math
+
 import pytest
 import torch
 
@@ -63,3 +65,72 @@ def test_a_job_of_its_own_saves_what_training_in_place_gives(tiny, samples, tmp_
     here = R2ec.load(tmp_path / "start")
     assert log.drop(columns="seconds").equals(fit_item_action(here, samples.head(12), samples.tail(12), 8, **how))
     assert torch.equal(R2ec.load(tmp_path / "end").head.table, here.head.table)
+
+
+def first_loss(model, table, **choices):
+    """The loss of the first step, before any weight has changed."""
+    how = {"steps": 1, "batch_users": len(table), "eval_steps": 1} | choices
+    return fit_item_action(model, table, table, **how)["loss"].item()
+
+
+def test_four_samples_of_one_target_have_nothing_to_tell_apart(tiny, samples):
+    few = samples.drop_duplicates("user_id").head(4).assign(target=29)
+    few["history"] = [[item for item in history if item != 29] or [0] for history in few["history"]]
+    few["history_hours"] = [[float(n) for n in range(len(history), 0, -1)] for history in few["history"]]
+    few["history_ratings"] = [[math.nan] * len(history) for history in few["history"]]
+    assert first_loss(tiny, few) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("similarity", ["inner", "cosine"])
+@pytest.mark.parametrize("mask_seen", [True, False])
+@pytest.mark.parametrize("catalogue_negatives", [True, False])
+def test_the_loss_is_equation_7_over_the_targets_that_a_shopper_has_not_bought(
+    tiny, samples, catalogue_negatives, mask_seen, similarity
+):
+    """Histories overlap with the other targets of the batch, and two samples share a target."""
+    few = samples.head(5).assign(target=[3, 8, 11, 3, 20])
+    few["history"] = [[8, 1], [3, 11, 2], [5], [11], [3, 8, 11]]
+    few["history_hours"] = [[float(n) for n in range(len(history), 0, -1)] for history in few["history"]]
+    few["history_ratings"] = [[math.nan] * len(history) for history in few["history"]]
+    tiny.head.similarity, tiny.head.temperature = similarity, 0.5
+    users, table = tiny.user_states(few).tolist(), tiny.encode(tiny.prompts.item_ids(tiny.catalogue)).tolist()
+    losses = []
+    for user, target, history in zip(users, few["target"], few["history"], strict=True):
+        candidates = range(len(table)) if catalogue_negatives else set(few["target"])
+        scores = {}
+        for item in candidates:
+            if mask_seen and item in history:
+                continue
+            scores[item] = sum(a * b for a, b in zip(user, table[item], strict=True))
+            if similarity == "cosine":
+                scores[item] /= math.hypot(*user) * math.hypot(*table[item])
+        losses.append(-math.log(math.exp(scores[target] / 0.5) / sum(math.exp(s / 0.5) for s in scores.values())))
+    found = first_loss(tiny, few, catalogue_negatives=catalogue_negatives, mask_seen=mask_seen)
+    assert found == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+
+
+def test_the_learning_rate_rises_over_the_warm_up_and_the_gradient_is_clipped(tiny, samples, monkeypatch):
+    rates, norms = [], []
+    step, clip = torch.optim.AdamW.step, torch.nn.utils.clip_grad_norm_
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: rates.append(self.param_groups[0]["lr"]) or step(self))
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda w, most: norms.append(most) or clip(w, most))
+    choices = {"batch_users": 4, "eval_steps": 6, "learning_rate": 8e-3, "warmup_steps": 4}
+    fit_item_action(tiny, samples.head(8), samples.head(4), 6, **choices)
+    assert rates == pytest.approx([2e-3, 4e-3, 6e-3, 8e-3, 8e-3, 8e-3]) and set(norms) == {1.0}
+
+
+def test_every_sample_is_read_once_before_any_is_read_again(tiny, samples, monkeypatch):
+    read, original = [], R2ec.closed
+    prompts = tiny.prompts.user_ids(samples.head(8), tiny.titles)
+    from r2ec_lib.evaluation.baselines import plain_backbone
+
+    states = plain_backbone.forward_states
+
+    def noting(lm, plain_lm, ids, *args, **kwargs):
+        read.append([tuple(row) for row in ids])
+        return states(lm, plain_lm, ids, *args, **kwargs)
+
+    monkeypatch.setattr(plain_backbone, "forward_states", noting)
+    fit_item_action(tiny, samples.head(8), samples.head(4), 2, batch_users=4, eval_steps=2)
+    closed = [tuple(row) for row in original(tiny, [[*ids, tiny.prompts.answer_id] for ids in prompts])]
+    assert sorted(read[0] + read[2]) == sorted(closed)  # users of both steps; items are read between them

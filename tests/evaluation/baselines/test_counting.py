@@ -1,0 +1,101 @@
+"""Baselines that count, against small worlds worked out by hand."""
+
+import math
+import re
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from r2ec_lib.evaluation import ranking
+from r2ec_lib.evaluation.baselines import counting
+
+
+def test_popularity_counts_purchases_and_recent_popularity_the_last_days(samples_of):
+    samples = samples_of({"a": [0, 1, 2], "b": [0, 1], "c": [0, 3, 4, 5, 5]})
+    ever, recent = counting.popularity(samples, 7), counting.popularity(samples, 7, days=1.5)
+    assert ever(samples[:2]).tolist() == [[3, 2, 1, 1, 1, 2, 0]] * 2
+    assert recent(samples[:1]).tolist() == [[0, 0, 0, 0, 0, 2, 0]]
+
+
+def test_neighbours_prefer_what_the_same_shoppers_bought(samples_of):
+    samples = samples_of({"a": [0, 1], "b": [0, 1], "c": [0, 2], "d": [3, 4]})
+    score = counting.item_neighbours(samples, 6, decay=0.5, shrink=0.0)
+    scores = score(samples_of({"new": [0, 5]}))[0]  # history: item 0 alone
+    assert scores.argmax() == 1
+    assert scores[1].item() == pytest.approx(2 / np.sqrt(3 * 2))
+    assert scores[[0, 3, 4, 5]].tolist() == [0, 0, 0, 0]
+
+
+def test_neighbours_weigh_the_latest_purchase_most(samples_of):
+    samples = samples_of({"a": [0, 1], "b": [2, 3]})
+    score = counting.item_neighbours(samples, 5, decay=0.5, shrink=0.0)
+    first, last = score(samples_of({"new": [0, 2, 4]}, positions=[2]))[0][[1, 3]].tolist()
+    assert (first, last) == (0.5, 1.0)
+
+
+def test_text_similarity_finds_the_same_words_in_items_never_bought(samples_of):
+    items = pd.DataFrame(
+        {"item_id": list("abcd"), "title": ["red oak chair", "blue pen", "oak table red", "pen refill blue ink"]}
+    )
+    score = counting.text_similarity(items)
+    scores = score(samples_of({"new": [0, 1]}))[0]
+    assert scores[0].item() == pytest.approx(1.0)
+    assert scores[2] > 0.3 > scores[1] == scores[3] == 0
+
+
+def test_items_without_text_get_a_number(samples_of):
+    items = pd.DataFrame({"item_id": list("ab"), "title": ["", "pen"]})
+    assert torch.isfinite(counting.text_similarity(items)(samples_of({"new": [0, 1]}))).all()
+
+
+def test_a_test_split_of_strangers_alone_is_ranked_by_every_baseline(samples_of, cycles):
+    train = samples_of(cycles(12, 9, 6, 0))
+    items = pd.DataFrame({"item_id": list("abcdefghi"), "title": [f"title {i % 3}" for i in range(9)]})
+    strangers = samples_of(cycles(5, 9, 4, 7), split="test")
+    assert not set(strangers["user_id"]) & set(train["user_id"])
+    scorers = {
+        "popularity": counting.popularity(train, 9),
+        "neighbours": counting.item_neighbours(train, 9),
+        "text": counting.text_similarity(items),
+    }
+    for name, scorer in scorers.items():
+        found = ranking.rank_all(scorer, strangers, 9, model=name)
+        assert found["rank"].between(1, 9).all()
+        assert scorer.stored_bytes > 0
+
+
+@pytest.mark.parametrize("title_weight", [1, 3])
+def test_text_similarity_is_tf_idf_written_out(title_weight):
+    """tf = ln(1 + n) and idf = ln(N / items with the word) + 1, as cosines, over all columns but the id."""
+    table = pd.DataFrame(
+        {
+            "item_id": list("abcd"),
+            "title": ["Red oak chair, red", "blue pen", "Oak table", ""],
+            "brand": ["oak & co", "Blue", "red", "a pen of 1991"],
+            "year": [1991, 1992, 1991, 2000],
+        }
+    )
+    bags = []
+    for row in table.drop(columns="item_id").astype(str).to_dict("records"):
+        bag = Counter()
+        for column, text in row.items():
+            for word in re.findall(r"\w+", text.lower()):
+                bag[word] += title_weight if column == "title" else 1
+        bags.append(bag)
+    idf = {word: math.log(4 / sum(word in bag for bag in bags)) + 1 for bag in bags for word in bag}
+    vectors = [{word: math.log(1 + n) * idf[word] for word, n in bag.items()} for bag in bags]
+    norms = [math.sqrt(sum(value**2 for value in vector.values())) for vector in vectors]
+    cosine = lambda i, j: sum(vectors[i][w] * vectors[j].get(w, 0) for w in vectors[i]) / norms[i] / norms[j]  # noqa: E731
+    score = counting.text_similarity(table, decay=0.5, title_weight=title_weight)
+    found = score(pd.DataFrame({"history": [[0, 3], [1]]}))
+    assert found[0].tolist() == pytest.approx([0.5 * cosine(0, j) + cosine(3, j) for j in range(4)])
+    assert found[1].tolist() == pytest.approx([cosine(1, j) for j in range(4)])
+
+
+def test_neighbours_shrink_what_few_shoppers_bought_and_count_a_shopper_once(samples_of):
+    samples = samples_of({"a": [0, 1, 0, 1], "b": [0, 1], "c": [0, 2]})
+    scores = counting.item_neighbours(samples, 4, shrink=2.0)(samples_of({"new": [0, 3]}))[0]
+    assert scores.tolist() == pytest.approx([0, 2 / (math.sqrt(3 * 2) + 2), 1 / (math.sqrt(3 * 1) + 2), 0])

@@ -56,8 +56,8 @@ def family_lm(family: str, tied: bool = True, vocab_size: int = 400) -> PreTrain
 
 
 TEXT_TOKENIZERS = ("byte-level", "sentencepiece", "byte-fallback")
-"""Kinds of tokenizer that pretrained models have: byte-level BPE as in SmolLM2, Qwen and Llama 3, whose words may merge
-with what is beside the symbol; SentencePiece as in Gemma; SentencePiece with single bytes for rare characters."""
+"""Kinds of tokenizer that pretrained models have: byte-level BPE as in SmolLM2, Qwen and Llama 3, where the symbol may
+merge with its neighbours; SentencePiece as in Gemma; SentencePiece with single bytes for rare characters."""
 
 
 def text_tokenizer(kind: str) -> PreTrainedTokenizerFast:

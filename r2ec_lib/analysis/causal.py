@@ -1,9 +1,10 @@
 """Does the ranking depend on the reasoning? Chains are altered, the catalogue is ranked again, the rankings compared.
 
 Chains are lists of token ids, each closed by `<answer>`, and every altered chain still ends in it. Scores come from a
-function that the caller hands in, so nothing here knows a model or a tokenizer. That a change of text changes the
-ranking shows that the model reads the text; it does not show that the text tells everything the model used. What the
-text says is the business of `mentions` and `texts`.
+function that the caller hands in, so nothing here knows a model or a tokenizer; where `<answer>` is text of several
+tokens, the caller also hands in `body` (`Answer.body`), which gives a chain without them. That a change of text
+changes the ranking shows that the model reads the text; it does not show that the text tells everything the model
+used. What the text says is the business of `mentions` and `texts`.
 """
 
 import math
@@ -19,7 +20,8 @@ from r2ec_lib.evaluation.uncertainty import mean_interval, share_interval
 from r2ec_lib.model.scoring import seen_mask, target_ranks
 from r2ec_lib.training.objective import ndcg
 
-Chains = Sequence[Sequence[int]]  # token ids, each chain closed by the `<answer>` id
+Chains = Sequence[Sequence[int]]  # token ids, each chain closed by `<answer>`
+Body = Callable[[Sequence[int]], list[int]]
 ScoreFn = Callable[[pd.DataFrame, Chains | None], torch.Tensor]
 """(rows of the samples table, a chain per row or None for no reasoning) to (B, N) scores."""
 
@@ -47,16 +49,28 @@ CHANGES = {
 # ---- altered chains ------------------------------------------------------------------------------------------------
 
 
-def truncate(chains: Chains, fraction: float) -> list[list[int]]:
+def one_token(chain: Sequence[int]) -> list[int]:
+    """The body of a chain whose `<answer>` is one token."""
+    return list(chain[:-1])
+
+
+def truncate(chains: Chains, fraction: float, body: Body = one_token) -> list[list[int]]:
     """The first `fraction` of each chain's tokens (rounded half up), then its `<answer>`."""
-    return [[*chain[: math.floor(fraction * (len(chain) - 1) + 0.5)], chain[-1]] for chain in chains]
+    sizes = [len(body(chain)) for chain in chains]
+    return [
+        [*chain[: math.floor(fraction * size + 0.5)], *chain[size:]] for chain, size in zip(chains, sizes, strict=True)
+    ]
 
 
-def filler(chains: Chains, filler_ids: Sequence[int]) -> list[list[int]]:
+def filler(chains: Chains, filler_ids: Sequence[int], body: Body = one_token) -> list[list[int]]:
     """Chains of equal length that repeat `filler_ids` and say nothing."""
     if not filler_ids:
         raise ValueError("filler needs at least one token id")
-    return [[*(filler_ids[i % len(filler_ids)] for i in range(len(chain) - 1)), chain[-1]] for chain in chains]
+    sizes = [len(body(chain)) for chain in chains]
+    return [
+        [*(filler_ids[i % len(filler_ids)] for i in range(size)), *chain[size:]]
+        for chain, size in zip(chains, sizes, strict=True)
+    ]
 
 
 def swap_partners(samples: pd.DataFrame, seed: int = 0) -> np.ndarray:
@@ -78,15 +92,20 @@ def swap_partners(samples: pd.DataFrame, seed: int = 0) -> np.ndarray:
 
 
 def conditions(
-    samples: pd.DataFrame, chains: Chains, fractions: Sequence[float], filler_ids: Sequence[int], seed: int = 0
+    samples: pd.DataFrame,
+    chains: Chains,
+    fractions: Sequence[float],
+    filler_ids: Sequence[int],
+    seed: int = 0,
+    body: Body = one_token,
 ) -> dict[str, Chains | None]:
     """The chains of every causal test: full, none, filler, swapped, and `kept <fraction>` for each of `fractions`."""
     return {
         "full": chains,
         "none": None,
-        "filler": filler(chains, filler_ids),
+        "filler": filler(chains, filler_ids, body),
         "swapped": [chains[partner] for partner in swap_partners(samples, seed)],
-        **{f"kept {fraction:g}": truncate(chains, fraction) for fraction in fractions},
+        **{f"kept {fraction:g}": truncate(chains, fraction, body) for fraction in fractions},
     }
 
 
@@ -206,7 +225,9 @@ def area_over_curve(ranked: pd.DataFrame) -> tuple[float, float, float]:
     return share_interval(area.clip(0, 1), users)
 
 
-def drop_one(score_fn: ScoreFn, samples: pd.DataFrame, chains: Chains, ends: set[int], **keys: Any) -> pd.DataFrame:
+def drop_one(
+    score_fn: ScoreFn, samples: pd.DataFrame, chains: Chains, ends: set[int], body: Body = one_token, **keys: Any
+) -> pd.DataFrame:
     """Leaves out each sentence j in turn: `effect` = log π(v̂|x,o) − log π(v̂|x,o∖j) for the first item v̂ of the full
     chain; positive where the sentence speaks for it.
 
@@ -218,7 +239,7 @@ def drop_one(score_fn: ScoreFn, samples: pd.DataFrame, chains: Chains, ends: set
         position (row of `samples`), sample_id, user_id, `sentence` (from 0), `sentences` of the chain, `start` and
         `stop` (tokens), `effect` (nats). Chains of a single sentence are left out: without it they are no reasoning.
     """
-    spans = [(p, *span) for p, chain in enumerate(chains) for span in _sentences(chain[:-1], ends)]
+    spans = [(p, *span) for p, chain in enumerate(chains) for span in _sentences(body(chain), ends)]
     table = pd.DataFrame(spans, columns=["position", "sentence", "sentences", "start", "stop"])
     table = table[table["sentences"] > 1].reset_index(drop=True)
     if table.empty:

@@ -22,12 +22,14 @@ class Answers:
 
     Attributes:
         chains: S reasonings as token ids, each ending in `<answer>`; `<answer>` alone where nothing is reasoned.
+        written: whether the model wrote that `<answer>` itself; False for chains that it was given.
         states: (S, d) user states h_T.
         reasoning_seconds, encoding_seconds: wall-clock time of each for the whole table; states that came with the
             reasoning cost no encoding.
     """
 
     chains: list[list[int]]
+    written: list[bool]
     states: Tensor
     reasoning_seconds: float
     encoding_seconds: float
@@ -44,12 +46,12 @@ def answer(
     """
     began = time.perf_counter()
     if chains is None and max_new_tokens:
-        written = model.sample(model.prompts.user_ids(samples, model.titles), max_new_tokens)
-        return Answers(written.chains, written.states, time.perf_counter() - began, 0.0)
+        sampled = model.sample(model.prompts.user_ids(samples, model.titles), max_new_tokens)
+        return Answers(sampled.chains, sampled.written, sampled.states, time.perf_counter() - began, 0.0)
     reasoned = time.perf_counter()
     chains = [model.prompts.answer.ids] * len(samples) if chains is None else [list(chain) for chain in chains]
     states = model.user_states(samples, chains)
-    return Answers(chains, states, reasoned - began, time.perf_counter() - reasoned)
+    return Answers(chains, [False] * len(samples), states, reasoned - began, time.perf_counter() - reasoned)
 
 
 def chains_of(model: R2ec, texts: Sequence[str]) -> list[list[int]]:
@@ -78,7 +80,6 @@ def chains_table(
     samples: pd.DataFrame,
     rankings: pd.DataFrame,
     *,
-    max_new_tokens: int,
     k: int = 20,
     mask_seen: bool = True,
 ) -> pd.DataFrame:
@@ -86,20 +87,19 @@ def chains_table(
 
     Returns:
         sample_id, user_id, model, chain (text), tokens (`<answer>` included), closed (the model wrote `<answer>`
-        itself within `max_new_tokens`), rank, top_items (k indexes, best first), top_scores, target.
+        itself), rank, top_items (k indexes, best first), top_scores, target.
     """
     states, table = answers.states.float().cpu(), model.head.table.float().cpu()
     if model.head.similarity == "cosine":
         states, table = F.normalize(states, dim=-1), F.normalize(table, dim=-1)
     seen = samples["history"].to_list() if mask_seen else None
     scores, items = scoring.topk(states, table, k, seen)
-    others = set(stop_ids(model.lm, model.prompts.answer_id)) - {model.prompts.answer_id}
     result = samples[["sample_id", "user_id"]].reset_index(drop=True)
     return result.assign(
         model=rankings["model"].to_numpy(),
         chain=[model.decode(chain) for chain in answers.chains],
         tokens=[len(chain) for chain in answers.chains],
-        closed=[len(chain) <= max_new_tokens and not others & set(chain[-2:-1]) for chain in answers.chains],
+        closed=answers.written,
         rank=rankings["rank"].to_numpy(),
         top_items=list(items.int().numpy()),
         top_scores=list(scores.numpy()),

@@ -20,6 +20,7 @@ class Answer:
     Attributes:
         ids: the tokens that close a chain which the model did not close itself, and every item prompt.
         text: the string at which a sampler has to stop; None where the symbol is one token.
+        last_ids: the tokens that can complete it.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
@@ -28,9 +29,10 @@ class Answer:
         self.text = None if ANSWER in vocabulary else ANSWER
         self.ids: list[int] = tokenizer(ANSWER, add_special_tokens=False)["input_ids"]
         # only a token with the last character can complete the symbol; byte tokens are written "<0x3E>"
-        last = [vocabulary[ANSWER]] if self.text is None else [i for piece, i in vocabulary.items() if ">" in piece]
+        ends = self.ids if self.text is None else [index for piece, index in vocabulary.items() if ">" in piece]
+        self.last_ids: list[int] = sorted(ends)
         self._last = torch.zeros(max(vocabulary.values()) + 1, dtype=torch.bool)  # (|T|,)
-        self._last[last] = True
+        self._last[self.last_ids] = True
 
     def is_complete(self, tokens: Tensor) -> Tensor:
         """Whether each of the rows (B, L) completes the symbol with its last token: (B,) bool."""

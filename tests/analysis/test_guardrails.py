@@ -138,7 +138,7 @@ def speaking(tiny, monkeypatch):
         def sample(prompt_ids, max_new_tokens, temperature=0.0):
             texts = [later[n % len(later)] if temperature else first for n in range(len(prompt_ids))]
             chains = [
-                chain if text else [tiny.prompts.answer_id]
+                chain if text else tiny.prompts.answer.ids
                 for text, chain in zip(texts, chains_of(tiny, texts), strict=True)
             ]
             rows = [[*prompt, *chain] for prompt, chain in zip(prompt_ids, chains, strict=True)]

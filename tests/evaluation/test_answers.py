@@ -17,13 +17,13 @@ def test_answers_hold_the_states_of_what_the_model_wrote(tiny, samples):
 
 def test_no_reasoning_is_the_answer_straight_after_the_prompt(tiny, samples):
     answers = answer(tiny, samples.head(4), 0)
-    assert answers.chains == [[tiny.prompts.answer_id]] * 4
+    assert answers.chains == [tiny.prompts.answer.ids] * 4
     torch.testing.assert_close(answers.states, tiny.user_states(samples.head(4)))
 
 
 def test_given_reasonings_are_read_instead_of_the_models_own(tiny, samples):
     chains = chains_of(tiny, ["the shopper likes red", "mug"])
-    assert all(chain[-1] == tiny.prompts.answer_id for chain in chains)
+    assert all(tiny.prompts.answer.closed(chain) for chain in chains)
     assert tiny.decode(chains[0]) == "the shopper likes red"
     answers = answer(tiny, samples.head(2), 6, chains)
     assert answers.chains == chains
@@ -50,7 +50,7 @@ def test_top_items_leave_the_history_out_and_agree_with_the_rank(tiny, samples, 
     tiny.head.similarity = similarity
     answers = answer(tiny, samples, 4)
     ranked = rank(tiny, answers, samples, name="r2ec")
-    table = chains_table(tiny, answers, samples, ranked, max_new_tokens=4, k=10)
+    table = chains_table(tiny, answers, samples, ranked, k=10)
     scores = tiny.head.scores(answers.states)
     for row, (top, values) in enumerate(zip(table["top_items"], table["top_scores"], strict=True)):
         assert not set(top) & set(samples["history"][row])
@@ -63,13 +63,27 @@ def test_top_items_leave_the_history_out_and_agree_with_the_rank(tiny, samples, 
 
 
 def test_a_chain_is_closed_only_if_the_model_wrote_answer_itself(tiny, samples):
-    close, end = tiny.prompts.answer_id, tiny.tokenizer.eos_token_id
-    chains = [[5, 6, close], [5, 6, 7, close], [5, 6, 7, 8, close], [5, end, close], [close]]
-    answers = answer(tiny, samples.head(5), 4, chains)
-    ranked = rank(tiny, answers, samples.head(5), name="m")
-    table = chains_table(tiny, answers, samples.head(5), ranked, max_new_tokens=4, k=3)
-    assert table["closed"].tolist() == [True, True, False, False, True]
-    assert table["tokens"].tolist() == [3, 4, 5, 3, 1]
+    few, close = samples.head(5), tiny.prompts.answer.ids
+    tiny.lm.get_output_embeddings().register_forward_hook(_answers_after(4, close[0]))
+    wrote = answer(tiny, few, 4)
+    table = chains_table(tiny, wrote, few, rank(tiny, wrote, few, name="m"), k=3)
+    assert table["closed"].all() and (table["tokens"] == 4).all()
+    cut = answer(tiny, few, 2)
+    assert not chains_table(tiny, cut, few, rank(tiny, cut, few, name="m"), k=3)["closed"].any()
+    given = answer(tiny, few, 4, [[5, 6, *close]] * 5)
+    table = chains_table(tiny, given, few, rank(tiny, given, few, name="m"), k=3)
+    assert not table["closed"].any() and (table["tokens"] == 3).all()
+
+
+def _answers_after(tokens, answer_id):
+    """A hook under which every chain writes `<answer>` as the token of that number, and not before."""
+    calls = []
+
+    def change(_, __, logits):
+        calls.append(None)
+        logits[..., answer_id] = 1e4 if len(calls) % tokens == 0 else -1e4
+
+    return change
 
 
 def test_the_live_scorer_gives_the_scores_of_the_evaluation(tiny, samples):

@@ -21,10 +21,10 @@ from r2ec_lib.bazaar import world
 from r2ec_lib.data import amazon
 from r2ec_lib.evaluation.speed.timing import Side, Stopwatch, in_turn, ratio
 from r2ec_lib.model import R2ec, encoding
+from r2ec_lib.model.answer import Answer
 from r2ec_lib.model.backbone import add_lora, load_pretrained
 from r2ec_lib.model.encoding import captured_states
 from r2ec_lib.model.prompts import Prompts, PromptStyle
-from r2ec_lib.model.r2ec import stop_ids
 from r2ec_lib.model.sampling import left_padded, sample
 from r2ec_lib.model.tiny import build_tiny, train_tokenizer
 from r2ec_lib.training.config import RecPOConfig
@@ -106,13 +106,19 @@ def pretrained_model(
 
 
 @contextmanager
-def answers_at_random(lm: PreTrainedModel, stops: Sequence[int], answer_id: int, rate: float = 0.0) -> Iterator[None]:
-    """While sampling, `<answer>` comes with probability `rate` a token, and no other stop token ever does.
+def answers_at_random(lm: PreTrainedModel, answer: Answer, rate: float = 0.0) -> Iterator[None]:
+    """While sampling, `<answer>` comes with probability `rate` per token, and nothing else ends a chain.
 
     So chains have the lengths that the benchmark wants, on both sides: all the longest at rate 0. Only forwards
     without a gradient are touched; the policy's pass is computed as it is.
+
+    Raises:
+        ValueError: a rate where `<answer>` is text, which no single token can write.
     """
-    banned = torch.tensor(list(stops), device=lm.get_input_embeddings().weight.device)
+    if rate and answer.text:
+        raise ValueError("chains end at random only where <answer> is one token")
+    stops = [*answer.stop_ids(lm), *answer.last_ids]
+    banned = torch.tensor(stops, device=lm.get_input_embeddings().weight.device)
 
     def change(_, __, logits: Tensor) -> None:
         if torch.is_grad_enabled():
@@ -120,7 +126,7 @@ def answers_at_random(lm: PreTrainedModel, stops: Sequence[int], answer_id: int,
         logits[..., banned] = -torch.inf
         if rate:
             rows = torch.rand(logits.shape[:-1], device=logits.device) < rate
-            logits[..., answer_id] = torch.where(rows, 1e4, logits[..., answer_id])
+            logits[..., answer.ids] = torch.where(rows[..., None], 1e4, logits[..., answer.ids])
 
     handle = lm.get_output_embeddings().register_forward_hook(change)
     try:
@@ -138,7 +144,7 @@ def settings(model: R2ec, max_new_tokens: int, temperature: float = 0.0) -> Gene
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
         pad_token_id=model.tokenizer.pad_token_id,
-        eos_token_id=stop_ids(model.lm, model.prompts.answer_id),
+        eos_token_id=model.prompts.answer.stop_ids(model.lm),
         **drawn,
     )
 
@@ -264,7 +270,7 @@ def growing_sides(trainer: RecPOTrainer, users: int, history: int, group: int, t
     ids, mask = torch.cat([ids, chains], dim=1), torch.cat([mask, torch.ones_like(chains)], dim=1)
     drawn = settings(model, tokens, temperature=1.0)
     return {
-        "sampling": lambda: sample(model.lm.eval(), prompts, drawn, model.prompts.answer_id),
+        "sampling": lambda: sample(model.lm.eval(), prompts, drawn, model.prompts.answer),
         "policy pass": policy_pass(trainer, ids, mask, tokens, share=True),
     }
 
@@ -288,7 +294,7 @@ def recpo_trainer(model: R2ec, samples: pd.DataFrame, folder: str, **choices) ->
 def plain_trainer(model: R2ec, samples: pd.DataFrame, folder: str, **choices) -> GRPOTrainer:
     """TRL's own trainer on a copy of the model's weights, with a constant reward and the same prompts."""
     lm = copy.deepcopy(model.lm)
-    lm.generation_config.eos_token_id = stop_ids(lm, model.prompts.answer_id)
+    lm.generation_config.eos_token_id = model.prompts.answer.stop_ids(lm)
     columns = (samples["history"], samples["history_hours"], samples["history_ratings"])
     texts = [
         model.prompts.user_text([model.titles[item] for item in history], hours, ratings)

@@ -51,7 +51,7 @@ def test_given_reasonings_are_what_is_learned_from(tiny, samples):
     one = few.iloc[0]
     few["history"], few["history_hours"] = [one["history"]] * 12, [one["history_hours"]] * 12
     few["history_ratings"] = [one["history_ratings"]] * 12
-    chains = [[5 + target, tiny.prompts.answer_id] for target in few["target"]]
+    chains = [[5 + target, *tiny.prompts.answer.ids] for target in few["target"]]
     fit_item_action(tiny, few, few, 80, (chains, chains), batch_users=12, learning_rate=1e-2, mask_seen=False)
     told, silent = (objective.ndcg(ranks_of(tiny, few, said), 10).mean() for said in (chains, None))
     assert told > silent + 0.1
@@ -132,5 +132,5 @@ def test_every_sample_is_read_once_before_any_is_read_again(tiny, samples, monke
 
     monkeypatch.setattr(plain_backbone, "forward_states", noting)
     fit_item_action(tiny, samples.head(8), samples.head(4), 2, batch_users=4, eval_steps=2)
-    closed = [tuple(row) for row in original(tiny, [[*ids, tiny.prompts.answer_id] for ids in prompts])]
+    closed = [tuple(row) for row in original(tiny, [[*ids, *tiny.prompts.answer.ids] for ids in prompts])]
     assert sorted(read[0] + read[2]) == sorted(closed)  # users of both steps; items are read between them

@@ -17,10 +17,10 @@ def test_every_sentence_reads_back_as_the_claim_it_was_written_from():
     "chain",
     [
         "",
+        ".",
         "rug rug.",
         "the style is deco",
         "the style is deco. the style is deco.",
-        ".",
         "Hm. The style is deco.",
         "The style is deco. Next",
     ],

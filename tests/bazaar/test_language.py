@@ -15,7 +15,15 @@ def test_every_sentence_reads_back_as_the_claim_it_was_written_from():
 
 @pytest.mark.parametrize(
     "chain",
-    ["", "rug rug.", "the style is deco", "the style is deco. the style is deco.", ".", "Hm. The style is deco."],
+    [
+        "",
+        ".",
+        "rug rug.",
+        "the style is deco",
+        "the style is deco. the style is deco.",
+        "Hm. The style is deco.",
+        "The style is deco. Next",
+    ],
 )
 def test_broken_repeated_or_unfinished_chains_are_not_well_formed(chain):
     assert not text.well_formed(chain)
@@ -37,6 +45,7 @@ def test_every_facet_has_values_and_sentences_of_different_facets_differ():
     sentences = [text.sentence(Claim(kind, value)) for kind in text.FACETS for value in text.VALUES[kind]]
     assert len(set(sentences)) == len(sentences)
     assert set(text.SUNDRIES) == set(text.VALUES["owns"]) - set(text.VALUES["next"]) == set(text.VALUES["side"])
+    assert text.VALUES["latest"] == text.VALUES["owns"] and len(text.VALUES["owns"]) == 72
     assert text.VALUES["accent"] == text.VALUES["style"] == tuple(text.MATERIALS)
 
 
@@ -46,6 +55,10 @@ def test_every_facet_has_values_and_sentences_of_different_facets_differ():
         (text.title("Halden", "Fern", "mug", "sage"), "Halden Fern mug, sage"),
         (text.card("mug", "nordic", "everyday", []), "A nordic mug in birch at an everyday price, handy every day."),
         (text.card("jar", "deco", "luxury", ["cafe"]), "A deco jar in brass at a luxury price, made for the cafe."),
+        (
+            text.card("rug", "industrial", "premium", ["den", "balcony"]),
+            "An industrial rug in steel at a premium price, made for the den or the balcony.",
+        ),
         (text.kit_fact("spa", ["towel", "robe"]), "For the spa people buy, in this order: the towel, the robe."),
         (text.accent_fact("spa", "deco", "retro"), "This is for the spa. The style is deco. Accents are retro."),
         (text.line_fact("Halden", "Fern", "deco", "luxury"), "Halden Fern: the style is deco, prices are luxury."),

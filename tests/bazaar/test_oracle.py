@@ -118,7 +118,8 @@ def kinds_of_samples(world, samples):
 
     in_basket = np.array([hours[0] == 0 for hours in samples["history_hours"]])
     sundries = np.array([process.sundry[items].sum() for items, _ in rows])
-    twice = np.array([pd.Series(items)[process.sundry[items]].duplicated().any() for items, _ in rows])
+    counts = [pd.Series(items)[process.sundry[items]].value_counts() for items, _ in rows]
+    twice = np.array([len(count) > 1 and count.max() > 1 for count in counts])
     pieces = [{facts["piece"][item] for item in items} for items, _ in rows]
     complete = np.array([any(set(kit) <= owned for kit in world.kits["pieces"]) for owned in pieces])
     return {
@@ -126,7 +127,7 @@ def kinds_of_samples(world, samples):
         "next after the basket": ~in_basket,
         "sundry in the basket": in_basket & (sundries > 0),
         "sundry to repeat": ~in_basket & (sundries > 0),
-        "sundry bought twice": ~in_basket & twice,
+        "sundry bought twice beside another": ~in_basket & twice,
         "complete kit": complete,
         "launch on the target's day": today.isin(launches).to_numpy(),
         "launch on the day after": (today + 1).isin(launches).to_numpy(),

@@ -20,7 +20,7 @@ def test_a_claim_is_true_only_of_a_history_that_bears_it_out(world):
     facts = history_facts(world, [grinder, mug], [500.0, 30.0])
     chain = "the style is rustic. the latest is the mug. next comes the kettle. the style is nordic."
     assert text.claims_true(text.claims(chain), facts) == [True, True, True, False]
-    assert "cafe" in facts["kit"] and facts["pace"] == {"days ago"}
+    assert facts["kit"] == {"cafe"} and facts["pace"] == {"days ago"}
     assert facts["owns"] == {"mug", "grinder"} and facts["latest"] == {"mug"} and facts["side"] == set()
     assert facts["brand"] == set(world.facts["brand"][[mug, grinder]])
 
@@ -104,7 +104,7 @@ def test_a_complete_kit_lacks_nothing(world):
 
 
 def test_true_facts_are_the_maxima_of_the_posterior_in_chunks_of_any_size(world, samples):
-    some = samples.iloc[-30:]
+    some = samples.iloc[:250]
     posterior, process = belief(world, some).posterior, world.process
     facts = true_facts(world, some)
     for row, truth in enumerate(facts):

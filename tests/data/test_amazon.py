@@ -237,7 +237,7 @@ def site(amazon, tmp_path):
             if not path.is_file():
                 return self.send_error(404)
             body, start = path.read_bytes(), 0
-            if self.headers.get("Range"):
+            if self.headers.get("Range") and "/no_ranges/" not in self.path:
                 start = int(self.headers["Range"].removeprefix("bytes=").rstrip("-"))
             if start >= len(body):
                 self.send_response(416)
@@ -295,6 +295,15 @@ def test_a_broken_download_continues_where_it_stopped(site, tmp_path, share):
     download_amazon(tmp_path / "data", "Pens", base_url=url)
     assert asked[0][1] == f"bytes={int(len(whole) * share)}-"
     assert part.with_suffix("").read_bytes() == whole and not part.exists()
+
+
+def test_a_server_without_ranges_sends_the_whole_file_again(site, tmp_path):
+    url, folder, _ = site
+    part = tmp_path / "data/benchmark/0core/rating_only/Pens.csv.gz.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(b"other")
+    download_amazon(tmp_path / "data", "Pens", base_url=f"{url}/no_ranges")
+    assert part.with_suffix("").read_bytes() == (folder / "Pens.csv.gz").read_bytes()
 
 
 def test_a_download_tells_its_progress_in_tenths(tmp_path, capsys):

@@ -144,7 +144,7 @@ def read_times(values: pd.Series, unit: str) -> pd.Series:
     text = text.where(~text.str.casefold().isin(["now", "today"]))  # pandas would read the clock
     if unit == "iso":
         text = text.str.replace(r"\s*UTC$", "Z", regex=True)
-        dated = text.str.match(r"\d{4}(?:$|\d{4}(?:T|$)|\D)").fillna(False).astype(bool)
+        dated = text.str.match(r"\d{4}(?:$|\d{4}(?:T|$)|\D)")
         return pd.to_datetime(text.where(dated), format="ISO8601", utc=True, errors="coerce")
     if "%" not in unit:
         raise DataError(

@@ -41,6 +41,7 @@ def read(folder, content, name="items.csv"):
         ("Title 2", '"Title 2', r"items\.csv, line 3: a quote opens here and never closes"),
         ("Title 5,brand 5\n", '"Title 5', r"line 6: a quote opens here and never closes"),
         ("Title 2,brand 2\ni3,", '"Title 2,brand 2\ni3,"', r"line 3: a quote opens here .*closes, at line 4"),
+        ("i2,", '"i2,', r"line 3: a quote opens here and never closes"),
         ("Title 2", '"2"" seam jeans', r"line 3: a quote opens here and never closes"),
         ("Title 2", '"Best" chair', r"line 3: a quote opens here and is followed by more text"),
         ("Title 2", '"ok\nstill ok","Best" chair', r"line 4: a quote opens here and is followed by more text"),

@@ -43,6 +43,10 @@ def test_each_history_has_its_own_hours_and_ratings():
     assert np.isnan(rows["history_ratings"][0][0]) and rows["history_ratings"][1].tolist() == [0.0, 10.0]
 
 
+def test_a_purchase_of_this_very_hour_is_taken():
+    assert table([["pen", 4]], [[0, 0.0]])["history_hours"][0].tolist() == [0.0, 0.0]
+
+
 def test_only_the_latest_purchases_are_kept():
     row = table([["pen", 4, 17]], [[9, 8, 7]], [[1, 2, 3]], max_history=2).iloc[0]
     assert [row[name].tolist() for name in row.index] == [[0, 1], [8.0, 7.0], [2.0, 3.0]]

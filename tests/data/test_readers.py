@@ -122,6 +122,7 @@ def test_index_and_empty_columns_without_a_name_are_left_out_and_counted(logs):
     items = ",item_id,title,title2,,\n1,p,Pen,x,,\n0,q,Quill,,,\n"
     catalogue, _, drops = readers.read_logs(*logs(items=items))
     assert catalogue.columns.tolist() == ["item_id", "title", "title2"]
+    assert drops["dropped"].sum() == 0 and set(drops["remaining"]) == {2}
     reasons = drops["reason"].tolist()
     assert [f"column 'Unnamed: {k}' left out: it has no name of its own" in reasons for k in (0, 4, 5)] == [True] * 3
 

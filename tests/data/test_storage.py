@@ -77,3 +77,19 @@ def test_sha256_of_a_folder_depends_on_the_names_and_contents_of_its_files(tmp_p
         (tmp_path / "folder" / name).write_bytes(content)
         digests.add(storage.sha256(tmp_path / "folder"))
     assert len(digests) == 3 and digests.pop() not in digests
+
+
+def test_an_index_is_not_written(tmp_path):
+    storage.write_table(pd.DataFrame({"a": [1, 2]}, index=[5, 6]), tmp_path / "t.parquet")
+    pd.testing.assert_frame_equal(storage.read_table(tmp_path / "t.parquet"), pd.DataFrame({"a": [1, 2]}))
+
+
+def test_json_is_written_for_people(tmp_path):
+    storage.write_json({"name": "Zoë"}, tmp_path / "m.json")
+    assert (tmp_path / "m.json").read_text(encoding="utf-8") == '{\n  "name": "Zoë"\n}\n'
+
+
+def test_text_that_cannot_be_written_leaves_no_litter(tmp_path):
+    with pytest.raises(UnicodeEncodeError):
+        storage.write_text("half an emoji: \ud83d", tmp_path / "t.txt")
+    assert list(tmp_path.iterdir()) == []

@@ -31,7 +31,8 @@ def notebook(path: Path, parameters: str, *cells: str) -> None:
         body.append(new_cell(text, metadata={"tags": tags}))
     tagged = new_code_cell(parameters, metadata={"tags": ["parameters"]})
     path.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(new_notebook(cells=[new_markdown_cell("# A title"), tagged, *body]), path)
+    kernel = {"kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3"}}
+    nbformat.write(new_notebook(cells=[new_markdown_cell("# A title"), tagged, *body], metadata=kernel), path)
 
 
 def load(world: Path, text: str, *overrides: str, name: str | None = None) -> recipes.Recipe:

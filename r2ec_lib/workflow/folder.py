@@ -124,8 +124,8 @@ def open_run(
         if not run.metrics(folder).is_file():
             before = next((name for name, owned in STAGES.items() if folder in owned), folder)
             raise RecipeError(
-                f"{shown(run.path)} holds no finished {folder}. Run {before}.ipynb with the same run_dir first, or all "
-                f"notebooks of a recipe: r2ec run params/quickstart.yaml."
+                f"{shown(run.path)} holds no finished {folder}. Run {before}.ipynb with the same run_dir first, or "
+                "all notebooks of a recipe: r2ec run params/quickstart.yaml."
             )
     text = run.recipe.read_text(encoding="utf-8") if run.recipe.is_file() else ""
     stored = yaml.safe_load(text) or {}

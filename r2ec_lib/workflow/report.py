@@ -192,7 +192,8 @@ class _Renderer(IPythonRenderer):
 
     def __init__(self, folder: Path):
         super().__init__(escape=True, allow_harmful_protocols=False)
-        self.folder, self.headings = folder, []
+        self.folder = folder
+        self.headings: list[dict[str, Any]] = []
 
     def heading(self, text: str, level: int, **attrs: Any) -> str:
         plain = unescape(re.sub(r"<[^>]+>", "", text))

@@ -78,8 +78,8 @@ def test_a_kernel_and_its_children_have_the_environment_before_they_load_torch(t
         "import os, torch; seen = os.environ['SEEN'] + str(os.getpid()); "
         "open(seen, 'w').write(str(torch.get_num_threads()))"
     )
-    cell = f"import subprocess, sys\ncode = {code!r}\nexec(code)\nsubprocess.run([sys.executable, '-c', code], check=True)"
-    notebook(tmp_path / "a.ipynb", FIRST, cell)
+    cells = f"code = {code!r}\nexec(code)", "import subprocess, sys\nsubprocess.run([sys.executable, '-c', code])"
+    notebook(tmp_path / "a.ipynb", FIRST, *cells)
     seen = tmp_path / "seen"
     seen.mkdir()
     variables = {"OMP_NUM_THREADS": "3", "SEEN": f"{seen}/"}

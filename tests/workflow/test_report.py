@@ -11,6 +11,9 @@ from r2ec_lib.data import storage
 from r2ec_lib.workflow import report
 from r2ec_lib.workflow.folder import RunFolder
 
+FACTS = {"stages": {}, "versions": {}, "gpu": [], "commit": "", "uncommitted_changes": None, "seed": 0}
+FACTS |= {"started": "2024-01-01", "cpu": "x", "cores": 2, "memory_gb": 1.0, "python": "3.11"}
+
 HOSTILE = (
     "<style>#T_a_row0 { color: red; } body { display: none; } #T_b { background: url(http://x.y/z); }</style>"
     '<table id="T_a" onclick="steal()"><tr><td style="color: red; background: url(http://x.y)">Tom &amp; Co</td></tr>'
@@ -113,10 +116,50 @@ def test_the_index_of_a_study_shows_its_margins_and_leads_to_its_runs(tmp_path):
     storage.write_text("", run / "recipe.yaml")
     storage.write_text("", tmp_path / "one" / "report" / "index.html")
     (run / "report").mkdir()
-    facts = {"stages": {}, "versions": {}, "gpu": [], "commit": "", "uncommitted_changes": None, "seed": 0}
-    facts |= {"started": "2024-01-01", "cpu": "x", "cores": 2, "memory_gb": 1.0, "python": "3.11"}
     shown = {"title": "seeds", "run": "seeds", "file": "index.html", "links": [], "before": None, "after": None}
-    html = report.overview(RunFolder(run), shown, facts)
+    html = report.overview(RunFolder(run), shown, FACTS)
     assert html.count("+50.0% (+25.0% to +75.0%)") == 2 and "margin over best of the baselines" in html
     assert "+68.67%" in html and "copied" in html
     assert '<a href="../../one/report/index.html">one</a>' in html and 'report/index.html">two' not in html
+
+
+@pytest.mark.parametrize(
+    ("tags", "kept"),
+    [
+        ([], True),
+        (["only:source=bazaar"], False),
+        (["only:source=amazon"], True),
+        (["only:source=bazaar|amazon"], True),
+        (["only:source=amazon", "only:backbone=tiny"], False),
+        (["only:source=amazon", "only:seed=0"], True),
+        (["only:no_such_key=1"], True),
+    ],
+)
+def test_cells_that_concern_other_runs_are_left_out(tags, kept):
+    cells = [
+        new_markdown_cell("text", metadata={"tags": tags}),
+        new_code_cell("1", metadata={"tags": tags}, outputs=[new_output("stream", name="stdout", text="out")]),
+    ]
+    recipe = {"source": "amazon", "backbone": "some/model", "seed": 0}
+    assert len(report.concerning(new_notebook(cells=cells), recipe).cells) == (2 if kept else 0)
+
+
+def test_an_error_is_shown_whatever_the_cell_concerns():
+    error = new_output("error", ename="ValueError", evalue="broken", traceback=["broken"])
+    cells = [new_code_cell("1", metadata={"tags": ["only:source=bazaar"]}, outputs=[error]), new_code_cell("2")]
+    notebook = report.concerning(new_notebook(cells=cells), {"source": "logs"})
+    assert len(notebook.cells) == 2 and report.has_failed(notebook)
+    assert not report.has_failed(new_notebook(cells=cells[1:]))
+
+
+def test_a_page_leaves_out_what_concerns_other_runs(tmp_path):
+    run = RunFolder(tmp_path / "shop")
+    tags = {"tags": ["only:source=bazaar"]}
+    cells = [new_markdown_cell("# Data"), new_markdown_cell("## A made-up market", metadata=tags)]
+    storage.write_text(nbformat.writes(new_notebook(cells=cells)), run.notebook("01_first"))
+    storage.write_text("source: logs\n", run.recipe)
+    storage.write_json(FACTS, run.provenance)
+    page = report.render(run, tmp_path).with_name("01_first.html").read_text()
+    assert "Data" in page and "made-up" not in page
+    storage.write_text("source: bazaar\n", run.recipe)
+    assert "made-up" in report.render(run, tmp_path).with_name("01_first.html").read_text()

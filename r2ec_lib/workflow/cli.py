@@ -1,54 +1,135 @@
 """The command line: `r2ec run RECIPE` executes the notebooks of a recipe and renders their report."""
 
 import argparse
+import io
 import logging
+import os
+import signal
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, NoReturn
 
+import yaml
+
+from r2ec_lib.data.schema import DataError
 from r2ec_lib.workflow import recipes, report
-from r2ec_lib.workflow.folder import NOTEBOOKS, shown
+from r2ec_lib.workflow.folder import NOTEBOOKS, RUNS, shown
+from r2ec_lib.workflow.kernels import RunError, Stopped
 from r2ec_lib.workflow.recipes import RecipeError
-from r2ec_lib.workflow.runner import RunError, check, execute, run_folder
+from r2ec_lib.workflow.runner import check, execute, existing_run, stage_order
+
+STOPS = {
+    signal.SIGINT: "Interrupted",
+    signal.SIGTERM: "Stopped by SIGTERM",
+    signal.SIGHUP: "The terminal was closed",
+    signal.SIGPIPE: "Standard output was closed",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line. Exit codes: 0 done, 1 the run failed, 2 the recipe is wrong, 130 interrupted."""
-    parser = argparse.ArgumentParser(prog="r2ec", description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="execute the notebooks of a recipe and render the report")
-    run.add_argument("recipe", type=Path, help="a YAML file, such as params/quickstart.yaml")
-    run.add_argument("-p", metavar="KEY=VALUE", action="append", default=[], help="overrides a key of the recipe")
-    run.add_argument("--name", help="name of the run's folder (default: the recipe's)")
-    run.add_argument("--fresh", action="store_true", help="remove the run's folder first")
-    run.add_argument("--check", action="store_true", help="only check the recipe and say which stages would run")
-    show = commands.add_parser("report", help="render the report of a run again")
-    show.add_argument("run", help="name or folder of a run")
-    options = parser.parse_args(arguments)
+    """The command line. Exit codes: 0 done, 1 the run failed, 2 the recipe is wrong, 128 + number of a signal."""
+    options = _parser().parse_args(arguments)
     warnings.filterwarnings("ignore", module=r"nbformat|papermill|traitlets|zmq")
     for name in ("papermill", "traitlets", "asyncio"):  # they repeat in their own words what is told below
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal or file of ASCII has no ² and no é
     try:
-        if options.command == "report":
-            print(f"Report: {shown(report.render(run_folder(options.run)))}")
-            return 0
-        declared = recipes.declared_in(NOTEBOOKS)
-        recipe = recipes.load(options.recipe, declared, options.p, options.name)
-        if options.check:
-            check(recipe)
-        else:
-            print(f"Report: {shown(execute(recipe, fresh=options.fresh))}")
+        with _stopped_by_signals():
+            _run(options)
+            sys.stdout.flush()
+        return 0
     except RecipeError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except RunError as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nInterrupted. The same command goes on from here.", file=sys.stderr)
-        return 130
-    return 0
+        return _told(error, 2)
+    except (RunError, DataError) as error:
+        return _told(error, 1)
+    except Stopped as stop:
+        return _stopped(stop.number)
+    except BrokenPipeError:
+        return _stopped(signal.SIGPIPE)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="r2ec", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="execute the notebooks of a recipe and render the report")
+    run.add_argument("--fresh", action="store_true", help="remove the run's folder first")
+    run.add_argument("--check", action="store_true", help="only check the recipe and say which stages would run")
+    show = commands.add_parser("recipe", help="print a recipe with its bases merged, for papermill --parameters_yaml")
+    show.add_argument("--stage", help="only what this notebook takes, such as 02 or 02_training")
+    for command in (run, show):
+        command.add_argument("recipe", type=Path, help="a YAML file, such as params/quickstart.yaml")
+        command.add_argument("-p", metavar="KEY=VALUE", action="append", default=[], help="overrides a key")
+        command.add_argument("--name", help="name of the run's folder (default: the recipe's)")
+    again = commands.add_parser("report", help="render the report of a run again")
+    again.add_argument("run", help="name or folder of a run")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> None:
+    if options.command == "report":
+        return print(f"Report: {shown(report.render(existing_run(options.run)))}")
+    declared = recipes.declared_in(NOTEBOOKS)
+    recipe = recipes.load(options.recipe, declared, options.p, options.name)
+    if options.command == "recipe":
+        print(resolved(recipe, declared, options.stage), end="")
+    elif options.check:
+        check(recipe)
+    else:
+        print(f"Report: {shown(execute(recipe, fresh=options.fresh))}")
+
+
+def resolved(recipe: recipes.Recipe, declared: dict[str, dict[str, recipes.Parameter]], stage: str | None) -> str:
+    """`recipe` as YAML; for one stage, what Papermill has to be given: the values chosen for it, and the run's folder.
+
+    stage: a notebook's name or how it begins.
+    """
+    if stage is None:
+        return recipes.as_yaml(recipe, declared, stage_order(recipe, declared))
+    names = [name for name in declared if name.startswith(stage)]
+    if len(names) != 1:
+        raise RecipeError(recipes.no_stage(stage, declared))
+    chosen = recipes.given(recipe, declared[names[0]], RUNS / recipe.name)
+    return yaml.safe_dump(chosen, allow_unicode=True, sort_keys=False, width=1000)
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """Signals that end a program raise `Stopped`, so that everything it started is ended; what is ignored stays so."""
+
+    def stop(number: int, frame: Any) -> NoReturn:
+        for other in before:
+            signal.signal(other, signal.SIG_IGN)  # ending takes some seconds, which a second Ctrl-C would cut short
+        raise Stopped(number)
+
+    before = {number: signal.getsignal(number) for number in STOPS}
+    before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}  # as by nohup
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stopped(number: int) -> int:
+    return _told(f"{STOPS[signal.Signals(number)]}. The same command goes on from here.", 128 + number)
+
+
+def _told(message: object, code: int) -> int:
+    """`code`, after the message; whatever of the terminal is gone is written to no longer."""
+    with suppress(OSError):
+        print(message, file=sys.stderr, flush=True)
+    with suppress(OSError):
+        sys.stdout.flush()
+        return code
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code
 
 
 if __name__ == "__main__":

@@ -1,17 +1,152 @@
-"""Where things stand: the project's folders, and every path inside a run."""
+"""Where things lie: the project's folders, and every path inside a run, once.
+
+Rooms of the science take paths and know no run; notebooks, the runner and the report get theirs from `RunFolder`. A
+notebook begins with `open_run`, which works the same under `r2ec run`, Papermill and JupyterLab.
+"""
 
 import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import yaml
+
+from r2ec_lib.data.storage import write_text
+from r2ec_lib.workflow import recipes
+from r2ec_lib.workflow.recipes import RecipeError
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = ROOT / "notebooks"
 RUNS = ROOT / "runs"
 LIBRARY = ROOT / "r2ec_lib"
 
+STAGES = {
+    "01_data_preparation": ("data",),
+    "02_training": ("training", "model", "model_item_only"),
+    "03_evaluation": ("evaluation",),
+    "04_reasoning": ("reasoning",),
+    "05_oversight": ("oversight",),
+    "06_study": ("study",),
+    "07_benchmark": ("benchmark",),
+}
+"""The stages in order, with the folders of a run that each owns; the first of them gets its metrics.json."""
+ON_REQUEST = ("06_study", "07_benchmark")
+"""Stages that run only where a recipe names them."""
 
-def is_run(folder: Path) -> bool:
-    """Whether `folder` is a run: its own files say so."""
-    return (folder / "recipe.yaml").is_file() or (folder / ".stages").is_dir()
+
+class _Inside:
+    """A path inside a run, as an attribute of `RunFolder`."""
+
+    def __init__(self, path: str):
+        self.path = path
+
+    def __get__(self, run: "RunFolder", owner: type) -> Path:
+        return run.path / self.path
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths inside the run in `path`; none needs to exist.
+
+    >>> RunFolder(Path("runs/quickstart")).items.as_posix()
+    'runs/quickstart/data/items.parquet'
+    """
+
+    path: Path
+
+    # kept by the command line
+    recipe = _Inside("recipe.yaml")
+    provenance = _Inside("provenance.json")
+    states = _Inside(".stages")
+    notebooks = _Inside("notebooks")  # as executed
+    report = _Inside("report")
+    index = _Inside("report/index.html")
+
+    # data preparation
+    data = _Inside("data")
+    interactions = _Inside("data/interactions.parquet")
+    items = _Inside("data/items.parquet")
+    samples = _Inside("data/samples.parquet")
+    world = _Inside("data/world.json")  # only where the data are generated
+
+    # training
+    training = _Inside("training")
+    start = _Inside("training/start")  # the R²ec before RecPO
+    log = _Inside("training/log.parquet")
+    rollouts = _Inside("training/rollouts.parquet")
+    model = _Inside("model")
+    model_item_only = _Inside("model_item_only")
+
+    # evaluation and analysis
+    evaluation = _Inside("evaluation")
+    rankings = _Inside("evaluation/rankings.parquet")
+    chains = _Inside("evaluation/chains.parquet")
+    reasoning = _Inside("reasoning")
+    oversight = _Inside("oversight")
+    study = _Inside("study")
+    benchmark = _Inside("benchmark")
+
+    def metrics(self, folder: str) -> Path:
+        """The figures of a stage, which it writes last into the `folder` of its own."""
+        return self.path / folder / "metrics.json"
+
+    def notebook(self, stage: str) -> Path:
+        """The executed copy of a stage's notebook."""
+        return self.notebooks / f"{stage}.ipynb"
+
+    def state(self, stage: str) -> Path:
+        """What `stages` notes of a stage."""
+        return self.states / f"{stage}.json"
+
+    def exists(self) -> bool:
+        """Whether the folder is a run: its own files say so."""
+        return self.recipe.is_file() or self.states.is_dir()
+
+
+def open_run(
+    stage: str, variables: Mapping[str, Any], needs: Iterable[str] = (), notebooks: Path = NOTEBOOKS, root: Path = ROOT
+) -> RunFolder:
+    """The run that a notebook works in, once it is clear that the notebook may.
+
+    A key has one value throughout a run. What the notebook's parameters say is compared with the run's recipe.yaml;
+    keys that are new to it are added, so that runs made by hand have a recipe, too.
+
+    Args:
+        stage: name of the notebook; its `parameters` cell says which variables count.
+        variables: `globals()` of the notebook, `run_dir` among them; relative paths are taken from `root`.
+        needs: folders of the run, such as "data" and "training", that earlier notebooks must have finished.
+
+    Raises:
+        RecipeError: an earlier notebook has not finished, or the folder is the run of another recipe.
+    """
+    run = RunFolder(root / variables["run_dir"])
+    for folder in needs:
+        if not run.metrics(folder).is_file():
+            before = next((name for name, owned in STAGES.items() if folder in owned), folder)
+            raise RecipeError(
+                f"{shown(run.path)} holds no finished {folder}. Run {before}.ipynb with the same run_dir first, or "
+                "all notebooks of a recipe: r2ec run params/quickstart.yaml."
+            )
+    text = run.recipe.read_text(encoding="utf-8") if run.recipe.is_file() else ""
+    stored = yaml.safe_load(text) or {}
+    chosen = {key: variables[key] for key in recipes.declared(notebooks / f"{stage}.ipynb")}
+    chosen = {key: recipes.absolute(key, value, root) for key, value in chosen.items() if key not in recipes.PLACES}
+    for key, value in chosen.items():
+        if key in stored and recipes.absolute(key, stored[key], root) != value:
+            raise RecipeError(
+                f"{shown(run.path)} is the run of another recipe: {key} is {stored[key]!r} in its recipe.yaml and "
+                f"{value!r} here. Choose another run_dir, such as runs/my_run, or the value that the run has."
+            )
+    if new := {key: value for key, value in chosen.items() if key not in stored}:
+        added = yaml.safe_dump(new, allow_unicode=True, sort_keys=False)
+        write_text(f"{text}\n# {stage}, by hand\n{added}", run.recipe)
+    return run
+
+
+def project_path(path: str, root: Path = ROOT) -> Path:
+    """`path` as a parameter of a notebook names it: relative ones are taken from the project's folder."""
+    return root / Path(path).expanduser()
 
 
 def shown(path: Path) -> str:

@@ -4,6 +4,7 @@ import os
 import platform
 import re
 import subprocess
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -13,15 +14,17 @@ import psutil
 
 from r2ec_lib.data.storage import read_json, write_json
 from r2ec_lib.workflow import stages
-from r2ec_lib.workflow.folder import ROOT
+from r2ec_lib.workflow.folder import ROOT, RunFolder
 from r2ec_lib.workflow.recipes import Recipe
 
 VERSIONS = (*stages.PACKAGES, "accelerate", "datasets", "pyarrow", "scipy", "papermill", "nbconvert")
 
 
-def record(recipe: Recipe, run: Path) -> dict[str, Any]:
-    """What a result depends on beside the recipe; the costs of stages that are up to date are kept."""
-    path = run / "provenance.json"
+def record(recipe: Recipe, run: RunFolder, variables: Mapping[str, str]) -> dict[str, Any]:
+    """Writes and returns what a result depends on besides the recipe; the costs of stages already done are kept.
+
+    variables: environment of the run's kernels, which has their number of threads.
+    """
     changes = _output("git", "-C", str(ROOT), "status", "--porcelain")
     gpu = _output("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader")
     facts = {
@@ -33,14 +36,15 @@ def record(recipe: Recipe, run: Path) -> dict[str, Any]:
         "platform": platform.platform(),
         "cpu": _cpu(),
         "cores": os.cpu_count(),
+        "threads": int(variables["OMP_NUM_THREADS"]),
         "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
         "gpu": gpu.splitlines() if gpu else [],
         "seed": recipe.values.get("seed", 0),
         "started": now(),
         "recipe": recipe.values,
-        "stages": read_json(path)["stages"] if path.is_file() else {},
+        "stages": read_json(run.provenance)["stages"] if run.provenance.is_file() else {},
     }
-    write_json(facts, path)
+    write_json(facts, run.provenance)
     return facts
 
 
@@ -54,8 +58,8 @@ def _output(*command: str) -> str | None:
 
 def _cpu() -> str:
     info = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.is_file() else None
-    return found[1] if found else platform.processor()
+    model = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.is_file() else None
+    return model[1] if model else platform.processor()
 
 
 def now() -> str:

@@ -8,16 +8,22 @@ runs a notebook nor knows what a key means, except that paths are made absolute.
 import ast
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Literal
 
 import nbformat
 import yaml
+from pydantic import TypeAdapter, ValidationError
 
-OWN_KEYS = {"base": "str", "name": "str", "stages": "list[str]"}  # of the pipeline; no notebook sees them
-ATOMS = {"str": str, "int": int, "float": (int, float), "bool": bool}
+PIPELINE_KEYS = {"base": "str", "name": "str", "stages": "list[str]", "threads": "int"}
+"""Keys that the command line itself reads: CPU threads of a kernel among them, 0 for a number that fits the model."""
+PLACES = ("run_dir", "cache_dir")
+"""Keys that say where a notebook keeps things; no result depends on them."""
+TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "Literal": Literal}
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -30,7 +36,7 @@ class Parameter:
     """One key as a notebook declares it."""
 
     name: str
-    type: str  # as written: "float", "list[int]", "str | None"
+    type: str  # as written: "float", "list[int]", "str | None", "Literal['grpo', 'rloo']"
     default: Any
     comment: str
 
@@ -58,7 +64,9 @@ def declared(notebook: Path) -> dict[str, Parameter]:
         for node in ast.parse(tagged[0]).body:
             if not (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value):
                 raise ValueError(f"line {node.lineno} is no annotated assignment (name: type = value  # comment)")
-            name, kind, default = node.target.id, ast.unparse(node.annotation), ast.literal_eval(node.value)
+            quoted = isinstance(node.annotation, ast.Constant) and isinstance(node.annotation.value, str)
+            kind = node.annotation.value if quoted else ast.unparse(node.annotation)
+            name, default = node.target.id, ast.literal_eval(node.value)
             if problem := mismatch(default, kind):
                 raise ValueError(f"{name}: {problem}")
             comment = lines[node.end_lineno - 1][node.end_col_offset :].strip().lstrip("#").strip()
@@ -70,17 +78,22 @@ def declared(notebook: Path) -> dict[str, Parameter]:
 
 def declared_in(folder: Path) -> dict[str, dict[str, Parameter]]:
     """The keys of every notebook in `folder` by its stem; a key in two of them must agree in type and default."""
-    found = {path.stem: declared(path) for path in sorted(folder.glob("*.ipynb"))}
-    seen: dict[str, tuple[str, Parameter]] = {}
-    for stem, parameters in found.items():
+    notebooks = {path.stem: declared(path) for path in sorted(folder.glob("*.ipynb"))}
+    if not notebooks:
+        raise RecipeError(
+            f"{folder} holds no notebooks. r2ec runs the notebooks of a checkout; install it there: "
+            "pip install --editable ."
+        )
+    firsts: dict[str, tuple[str, Parameter]] = {}
+    for stem, parameters in notebooks.items():
         for name, parameter in parameters.items():
-            other, first = seen.setdefault(name, (stem, parameter))
+            other, first = firsts.setdefault(name, (stem, parameter))
             if (first.type, first.default) != (parameter.type, parameter.default):
                 raise RecipeError(
                     f"{name}: {other} declares {first.type} = {first.default!r}, {stem} declares "
                     f"{parameter.type} = {parameter.default!r}; they must be the same."
                 )
-    return found
+    return notebooks
 
 
 def load(
@@ -95,29 +108,27 @@ def load(
     Relative paths (keys ending in `_dir` or `_path`, and a `backbone` that is a folder) are taken from `folder`, the
     current folder where it is None. Raises RecipeError with one line for each problem.
     """
-    known = {key: (kind, "the pipeline") for key, kind in OWN_KEYS.items()}
+    kinds = {key: (kind, "the command line") for key, kind in PIPELINE_KEYS.items()}
     for stem, keys in notebooks.items():
-        known = {key: (parameter.type, stem) for key, parameter in keys.items()} | known
+        kinds = {key: (parameter.type, stem) for key, parameter in keys.items()} | kinds
     entries, problems = _merged(path, ()), []
     for text in overrides:
-        key, value = _override(text, {key: kind for key, (kind, _) in known.items()})
+        key, value = _override(text, {key: kind for key, (kind, _) in kinds.items()})
         entries[key] = (value, f"-p {text}")
     for key, (value, where) in entries.items():
         if key == "run_dir":
-            problems.append(f"{where}: run_dir is set by the pipeline; choose `name` instead.")
-        elif key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f' Did you mean "{near[0]}" ({known[near[0]][1]})?' if near else ""
+            problems.append(f"{where}: run_dir is set by the command line; choose `name` instead.")
+        elif key not in kinds:
+            hint = did_you_mean(key, kinds, {key: f" ({stem})" for key, (_, stem) in kinds.items()})
             problems.append(f'{where}: unknown key "{key}", no notebook declares it.{hint}')
-        elif problem := mismatch(value, known[key][0]):
+        elif problem := mismatch(value, kinds[key][0]):
             problems.append(f"{where}: {key}: {problem}.")
     values = {key: value for key, (value, _) in entries.items()}
     name, stages = name or values.pop("name", None) or path.stem, values.pop("stages", None)
     if isinstance(name, str) and not RUN_NAME.fullmatch(name):
         problems.append(f'{path}: name "{name}": use letters, digits, ".", "_" and "-", without a folder.')
     if isinstance(stages, list):
-        unknown = [stage for stage in stages if stage not in notebooks]
-        problems += [f'{path}: stages: there is no notebook "{s}" ({", ".join(notebooks)}).' for s in unknown]
+        problems += [f"{path}: stages: {no_stage(one, notebooks)}" for one in stages if one not in notebooks]
     if problems:
         raise RecipeError("\n".join(problems))
     folder = folder or Path.cwd()
@@ -141,30 +152,64 @@ def absolute(key: str, value: Any, folder: Path) -> Any:
     return value
 
 
+def given(recipe: Recipe, keys: Mapping[str, Parameter], run: Path) -> dict[str, Any]:
+    """What one notebook is given: the recipe's values of the `keys` that it declares, and the run's folder."""
+    values = {key: recipe.values[key] for key in keys if key in recipe.values}
+    return values | ({"run_dir": str(run.resolve())} if "run_dir" in keys else {})
+
+
+def as_yaml(recipe: Recipe, notebooks: Mapping[str, Mapping[str, Parameter]], order: Sequence[str]) -> str:
+    """The resolved recipe, grouped by the notebook that declares a key first; without paths left at their defaults."""
+    head = {"name": recipe.name, "stages": list(order), "threads": recipe.values.get("threads", 0)}
+    lines, written = [yaml.safe_dump(head, sort_keys=False).strip()], {"run_dir", *head}
+    for stage in order:
+        lines.append(f"\n# {stage}")
+        for key, parameter in notebooks[stage].items():
+            if key not in written and (key in recipe.values or not is_path(key)):
+                value = recipe.values.get(key, parameter.default)
+                lines.append(yaml.safe_dump({key: value}, allow_unicode=True, width=1000).strip())
+                written.add(key)
+    return "\n".join(lines) + "\n"
+
+
+def did_you_mean(name: str, options: Iterable[str], notes: Mapping[str, str] = MappingProxyType({})) -> str:
+    """A question that names the option nearest to `name`, with its note; empty where none is near."""
+    near = difflib.get_close_matches(name, list(options), n=1)
+    return f' Did you mean "{near[0]}"{notes.get(near[0], "")}?' if near else ""
+
+
+def no_stage(name: str, stages: Iterable[str]) -> str:
+    return f'there is no notebook "{name}" ({", ".join(stages)}).{did_you_mean(name, stages)}'
+
+
 def mismatch(value: Any, kind: str) -> str:
     """What is wrong with `value` as a `kind` ("float", "list[int]", "str | None"); empty where nothing is.
 
     An integer is a float too; a truth value is no number.
     """
-    options = [option.strip() for option in kind.split("|")]
-    if any(_matches(value, option) for option in options):
+    try:
+        _adapter(kind).validate_python(value, strict=True)
         return ""
+    except ValidationError:
+        pass
     if isinstance(value, str) and _number(value) is not None and "float" in kind:
         return f"{value} is text in YAML; write {_yaml_float(value)} (expected {kind})"
     if isinstance(value, dict):
         return f"expected {kind}, found nested keys; recipes are flat"
-    found = {type(None): "nothing (null)", bool: "a truth value"}.get(type(value), f"{type(value).__name__}")
-    return f"expected {kind}, found {found}" + ("" if value is None else f": {value!r}")
+    if options := re.findall(r"'[^']*'", kind):
+        return f"expected one of {', '.join(options)}, found {value!r}"
+    what = {type(None): "nothing (null)", bool: "a truth value"}.get(type(value), f"{type(value).__name__}")
+    return f"expected {kind}, found {what}" + ("" if value is None else f": {value!r}")
 
 
-def _matches(value: Any, option: str) -> bool:
-    if option == "None":
-        return value is None
-    if option.startswith("list[") and option.endswith("]"):
-        return isinstance(value, list) and all(_matches(one, option[5:-1]) for one in value)
-    if option not in ATOMS:
-        raise ValueError(f"{option} is no type of a recipe key (str, int, float, bool, list[…] of them, … | None)")
-    return isinstance(value, ATOMS[option]) and (option == "bool" or not isinstance(value, bool))
+def _adapter(kind: str) -> TypeAdapter:
+    """pydantic's check of a type as a notebook writes it; its names are those of `TYPES`, and nothing is called."""
+    try:
+        if any(isinstance(node, ast.Call | ast.Attribute) for node in ast.walk(ast.parse(kind, mode="eval"))):
+            raise NameError
+        return TypeAdapter(eval(kind, {"__builtins__": {}}, TYPES))
+    except (NameError, SyntaxError, TypeError):
+        raise ValueError(f"{kind} is no type of a recipe key ({', '.join(TYPES)}, … | None)") from None
 
 
 def _number(text: str) -> float | None:
@@ -191,7 +236,7 @@ def _entries(path: Path) -> dict[str, tuple[Any, str]]:
     """Each key of one file with its value and its place ("params/x.yaml line 3")."""
     if not path.is_file():
         raise RecipeError(f"{path}: no such recipe.")
-    found: dict[str, tuple[Any, str]] = {}
+    entries: dict[str, tuple[Any, str]] = {}
     try:
         loader = _Loader(path.read_text(encoding="utf-8"))
         root = loader.get_single_node()
@@ -199,12 +244,12 @@ def _entries(path: Path) -> dict[str, tuple[Any, str]]:
             raise RecipeError(f"{path}: expected lines `key: value`.")
         for key_node, value_node in root.value if root else ():
             key, where = loader.construct_object(key_node), f"{path} line {key_node.start_mark.line + 1}"
-            if key in found:
-                raise RecipeError(f'{where}: "{key}" stands twice, first in {found[key][1]}.')
-            found[str(key)] = (loader.construct_object(value_node, deep=True), where)
+            if key in entries:
+                raise RecipeError(f'{where}: "{key}" stands twice, first in {entries[key][1]}.')
+            entries[str(key)] = (loader.construct_object(value_node, deep=True), where)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: no valid YAML: {' '.join(str(error).split())}") from error
-    return found
+    return entries
 
 
 def _merged(path: Path, above: tuple[Path, ...]) -> dict[str, tuple[Any, str]]:
@@ -228,15 +273,13 @@ def _override(text: str, kinds: Mapping[str, str]) -> tuple[str, Any]:
     key = key.strip()
     if not equals or not key:
         raise RecipeError(f"-p {text}: expected key=value.")
-    kind = kinds.get(key, "")
+    kind = kinds.get(key, "str")
     try:
         value = yaml.load(raw, _Loader)
     except yaml.YAMLError as error:
         raise RecipeError(f"-p {text}: the value is no valid YAML.") from error
-    if isinstance(value, str) and kind.startswith("float") and _number(value) is not None:
-        return key, float(value)
-    if isinstance(value, list) and "list[float]" in kind:
-        return key, [float(one) if isinstance(one, str) and _number(one) is not None else one for one in value]
-    if kind == "str" or (kind.startswith("str") and value is not None):
+    if kind.startswith("str") and (kind == "str" or value is not None):
         return key, raw.strip()
+    with suppress(ValidationError):  # left as it is, it is refused with the recipe's other problems
+        value = _adapter(kind).validate_python(value, strict=False)
     return key, value

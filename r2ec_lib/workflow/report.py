@@ -7,6 +7,7 @@ the run already holds are read; nothing is computed here but the learning curve'
 
 import base64
 import io
+import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -19,18 +20,20 @@ import jinja2
 import latex2mathml.converter
 import nbformat
 import pandas as pd
+import yaml
 from bleach.css_sanitizer import CSSSanitizer
 from bs4 import BeautifulSoup
 from matplotlib.figure import Figure
 from nbconvert import HTMLExporter
 from nbconvert.filters import strip_ansi
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 from papermill.execute import ERROR_MARKER_TAG
 
 from r2ec_lib import plots
 from r2ec_lib.data.storage import read_json, write_text
 from r2ec_lib.evaluation import wording
-from r2ec_lib.workflow.folder import NOTEBOOKS
+from r2ec_lib.workflow.folder import NOTEBOOKS, RunFolder
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -44,36 +47,63 @@ TOLD = ("oracle", "corrected_reasoning", "trained_on_true_reasoning")  # they kn
 NAMES = {"r2ec": "R²ec", "sasrec": "SASRec", "gru4rec": "GRU4Rec", "caser": "Caser", "_": " "}
 NAMES |= {"ndcg": "NDCG", "hit": "Hit"}
 KINDS = {".png": "image/png", ".svg": "image/svg+xml", ".jpg": "image/jpeg"}
+ONLY = "only:"
+"""Begins the tag of a cell that concerns some runs alone: "only:source=bazaar", "only:source=amazon|logs"."""
 MATHML = "http://www.w3.org/1998/Math/MathML"
 LOOKS = {"color", "background-color", "font-weight", "font-style", "text-align", "width", "max-width", "white-space"}
 NUMBER = re.compile(r"([+−-]?[\d.,]+(e[+-]?\d+)?( ?%)?)?|[–-]|nan|inf|[\d: +T-]+", re.IGNORECASE)
 LOADS = re.compile(r"url|image|import|expression|http|//|[\\<@]", re.IGNORECASE)  # what could fetch, in a style sheet
 
 
-def render(run: Path, sources: Path = NOTEBOOKS) -> Path:
-    """Writes `run/report/` from what the run holds and returns its `index.html`; the old report is replaced.
+def render(run: RunFolder, sources: Path = NOTEBOOKS) -> Path:
+    """Writes the report of what the run holds and returns its `index.html`; the old report is replaced.
 
     sources: the folder of the notebooks, where pictures that their text names lie.
     """
-    paths = sorted((run / "notebooks").glob("*.ipynb"))
-    notebooks = [nbformat.read(path, as_version=4) for path in paths]
-    provenance = read_json(run / "provenance.json")
+    paths = sorted(run.notebooks.glob("*.ipynb"))
+    recipe = yaml.safe_load(run.recipe.read_text(encoding="utf-8")) or {}
+    notebooks = [concerning(nbformat.read(path, as_version=4), recipe) for path in paths]
+    provenance = read_json(run.provenance)
     titles = [_title(notebook, path.stem) for notebook, path in zip(notebooks, paths, strict=True)]
     links = [{"file": "index.html", "label": "Overview", "title": "Overview"}] + [
-        {"file": f"{path.stem}.html", "label": _label(path.stem), "title": title, "cost": _cost(provenance, path.stem)}
-        for path, title in zip(paths, titles, strict=True)
+        {
+            "file": f"{path.stem}.html",
+            "label": _label(path.stem),
+            "title": title,
+            "note": "failed; the page ends with the error" if has_failed(notebook) else _cost(provenance, path.stem),
+        }
+        for path, title, notebook in zip(paths, titles, notebooks, strict=True)
     ]
     exporter = HTMLExporter(template_name="report", extra_template_basedirs=[str(TEMPLATES)])
-    folder = run / "report"
-    if folder.exists():
-        shutil.rmtree(folder)
+    if run.report.exists():
+        shutil.rmtree(run.report)
     for number, (notebook, title) in enumerate(zip(notebooks, titles, strict=True), 1):
         page = _page(run, links, number, title)
         page["contents"] = prepare(notebook, sources)
         html, _ = exporter.from_notebook_node(notebook, {"page": page})
-        write_text(html, folder / page["file"])
-    write_text(overview(run, _page(run, links, 0, f"Run {run.name}"), provenance), folder / "index.html")
-    return folder / "index.html"
+        write_text(html, run.report / page["file"])
+    write_text(overview(run, _page(run, links, 0, f"Run {run.path.name}"), provenance), run.index)
+    return run.index
+
+
+def concerning(notebook: nbformat.NotebookNode, recipe: Mapping[str, Any]) -> nbformat.NotebookNode:
+    """`notebook`, in place, without the cells whose tags say that they concern runs of another recipe.
+
+    A tag "only:key=value", with "|" between several values, leaves a cell to the runs whose recipe has one of the
+    values under the key; a recipe without the key keeps it. So does an error, which must be seen.
+    """
+
+    def concerns(cell: nbformat.NotebookNode) -> bool:
+        rules = [tag[len(ONLY) :].split("=", 1) for tag in cell.metadata.get("tags", []) if tag.startswith(ONLY)]
+        return all(str(recipe[key]) in values.split("|") for key, values in rules if key in recipe)
+
+    notebook.cells = [cell for cell in notebook.cells if concerns(cell) or _is_error(cell)]
+    return notebook
+
+
+def has_failed(notebook: nbformat.NotebookNode) -> bool:
+    """Whether an executed notebook ended with an error."""
+    return any(_is_error(cell) for cell in notebook.cells)
 
 
 def prepare(notebook: nbformat.NotebookNode, folder: Path) -> list[dict[str, str]]:
@@ -93,28 +123,28 @@ def prepare(notebook: nbformat.NotebookNode, folder: Path) -> list[dict[str, str
             tags = cell.metadata.get("tags", [])
             cell.metadata["summary"] = next((SUMMARIES[tag] for tag in tags if tag in SUMMARIES), "Code")
             cell.metadata["alt"] = f"Plot: {heading}" if heading else "Plot"
-            cell.outputs = _merged([shown for output in cell.outputs if (shown := _shown(output, renderer))])
+            cell.outputs = [shown for output in cell.outputs if (shown := _shown(output, renderer))]
+            CoalesceStreamsPreprocessor().preprocess_cell(cell, {}, 0)  # as a terminal would leave them
     return [entry for entry in renderer.headings if entry["level"] == 2]
 
 
-def overview(run: Path, page: Mapping[str, Any], provenance: Mapping[str, Any]) -> str:
+def overview(run: RunFolder, page: Mapping[str, Any], provenance: Mapping[str, Any]) -> str:
     """The index page: question, results, learning curve, facts; what the run does not hold is left out."""
-    results, study = (_json(run / stage / "metrics.json") for stage in ("evaluation", "study"))
+    results, study = (_json(run.metrics(stage)) for stage in ("evaluation", "study"))
     models = results.get("models", {})
     names = list(dict.fromkeys(name for values in models.values() for name in values if _is_metric(name)))
-    recipe = (run / "recipe.yaml").read_text(encoding="utf-8")
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES / "report"), autoescape=True)
     return environment.get_template("overview.html.j2").render(
         page=page,
-        notes=_notes(_json(run / "data" / "metrics.json"), _json(run / "training" / "metrics.json")),
+        notes=_notes(_json(run.metrics("data")), _json(run.metrics("training"))),
         metrics=[_pretty(name) for name in names],
         models=_rows(models, names),
         claims=_claims(study.get("claims") or results.get("claims", [])),
         studied=_studied(run, study.get("runs", {})),
         comparisons=[_comparison(row) for row in results.get("comparisons", [])],
-        curve=_curve(run / "training" / "log.parquet"),
+        curve=_curve(run.log),
         facts=_facts(provenance, results.get("counts", {})),
-        recipe=recipe,
+        recipe=run.recipe.read_text(encoding="utf-8"),
     )
 
 
@@ -162,7 +192,8 @@ class _Renderer(IPythonRenderer):
 
     def __init__(self, folder: Path):
         super().__init__(escape=True, allow_harmful_protocols=False)
-        self.folder, self.headings = folder, []
+        self.folder = folder
+        self.headings: list[dict[str, Any]] = []
 
     def heading(self, text: str, level: int, **attrs: Any) -> str:
         plain = unescape(re.sub(r"<[^>]+>", "", text))
@@ -206,6 +237,7 @@ def _embedded(content: bytes, kind: str) -> str:
 def _shown(output: nbformat.NotebookNode, renderer: _Renderer) -> nbformat.NotebookNode | None:
     """`output` in its best form and cleaned, or None where it is not for a reader."""
     if output.output_type == "stream":
+        output["text"] = strip_ansi(output.text)
         return output if output.name == "stdout" and output.text.strip() else None
     if output.output_type == "error":
         output["traceback"] = [strip_ansi(line) for line in output.traceback]
@@ -228,26 +260,6 @@ def _shown(output: nbformat.NotebookNode, renderer: _Renderer) -> nbformat.Noteb
         content = strip_ansi(content)
     output["data"] = {kind: content}
     return output
-
-
-def _merged(outputs: Sequence[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
-    """Neighbouring streams as one, in the state in which a terminal would leave them."""
-    merged: list[nbformat.NotebookNode] = []
-    for output in outputs:
-        if merged and output.output_type == merged[-1].output_type == "stream":
-            merged[-1]["text"] += output.text
-        else:
-            merged.append(output)
-    for output in merged:
-        if output.output_type == "stream":
-            output["text"] = _last_states(strip_ansi(output.text))
-    return merged
-
-
-def _last_states(text: str) -> str:
-    """`text` as a terminal would leave it: what a carriage return overwrote is gone."""
-    lines = text.replace("\r\n", "\n").split("\n")
-    return "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in lines)
 
 
 def _allowed(tag: str, name: str, value: str) -> bool:
@@ -278,11 +290,15 @@ def _notes(data: Mapping[str, Any], training: Mapping[str, Any]) -> list[str]:
     return notes
 
 
+def _is_error(cell: nbformat.NotebookNode) -> bool:
+    return any(output.output_type == "error" for output in cell.get("outputs", ()))
+
+
 def _title(notebook: nbformat.NotebookNode, stem: str) -> str:
     """The notebook's first heading, or its name."""
     texts = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
-    found = next((match for text in texts if (match := re.search(r"^# (.+)$", text, re.MULTILINE))), None)
-    return found[1].strip() if found else _label(stem)
+    first = next((match for text in texts if (match := re.search(r"^# (.+)$", text, re.MULTILINE))), None)
+    return first[1].strip() if first else _label(stem)
 
 
 def _label(stem: str) -> str:
@@ -298,10 +314,10 @@ def _time(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
-def _page(run: Path, links: Sequence[Mapping[str, str]], number: int, title: str) -> dict[str, Any]:
+def _page(run: RunFolder, links: Sequence[Mapping[str, str]], number: int, title: str) -> dict[str, Any]:
     return {
         "title": title,
-        "run": run.name,
+        "run": run.path.name,
         "file": links[number]["file"],
         "links": links,
         "before": links[number - 1] if number else None,
@@ -314,7 +330,7 @@ def _is_metric(name: str) -> bool:
 
 
 def _pretty(name: str) -> str:
-    return re.sub(r"r2ec|sasrec|gru4rec|caser|ndcg|hit|_", lambda found: NAMES[found[0]], name)
+    return re.sub(r"r2ec|sasrec|gru4rec|caser|ndcg|hit|_", lambda part: NAMES[part[0]], name)
 
 
 def _named(model: str) -> str:
@@ -331,11 +347,11 @@ def _claims(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return tables
 
 
-def _studied(run: Path, variants: Mapping[str, str]) -> list[dict[str, str]]:
+def _studied(run: RunFolder, variants: Mapping[str, str]) -> list[dict[str, str]]:
     """Name, variant and, where there is one, the report of each run of a study, as seen from this run's report."""
-    pages = {name: f"../../{name}/report/index.html" for name in variants}
-    found = {name: page if (run / "report" / page).resolve().is_file() else "" for name, page in pages.items()}
-    return [{"name": name, "variant": variants[name], "page": page} for name, page in found.items()]
+    indexes = {name: RunFolder(run.path.parent / name).index for name in variants}
+    pages = {name: os.path.relpath(index, run.report) if index.is_file() else "" for name, index in indexes.items()}
+    return [{"name": name, "variant": variants[name], "page": page} for name, page in pages.items()]
 
 
 def _rows(models: Mapping[str, Mapping[str, float]], names: Sequence[str]) -> list[dict[str, Any]]:

@@ -17,23 +17,10 @@ from typing import Any
 import nbformat
 
 from r2ec_lib.data.storage import read_json, write_json
-from r2ec_lib.workflow.folder import LIBRARY
-from r2ec_lib.workflow.recipes import is_path, is_runs
+from r2ec_lib.workflow.folder import LIBRARY, RunFolder
+from r2ec_lib.workflow.recipes import PLACES, is_path, is_runs
 
-# The stages in order, and the folders of a run that each of them owns.
-STAGES = {
-    "01_data_preparation": ("data",),
-    "02_training": ("model", "model_item_only", "training"),
-    "03_evaluation": ("evaluation",),
-    "04_reasoning": ("reasoning",),
-    "05_oversight": ("oversight",),
-    "06_study": ("study",),
-    "07_benchmark": ("benchmark",),
-}
-ON_REQUEST = ("06_study", "07_benchmark")  # stages that run only where a recipe names them
-STUDIED = ("evaluation/rankings.parquet", "evaluation/metrics.json")  # what a stage may read of another run
 PACKAGES = ("torch", "transformers", "trl", "peft", "tokenizers", "numpy", "pandas")
-PLACES = ("run_dir", "cache_dir")  # where a notebook keeps things; no result depends on them
 
 
 def ingredients(notebook: Path, values: Mapping[str, Any], previous: str, library: Path = LIBRARY) -> dict[str, Any]:
@@ -74,48 +61,61 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 def imported(code: Sequence[str], library: Path = LIBRARY) -> list[Path]:
     """The modules of `library` that the cells import, with everything those import, sorted by path."""
     wanted = [(_parsed_cell(cell), library.name) for cell in code]
-    found: set[Path] = set()
+    modules: set[Path] = set()
     while wanted:
         tree, package = wanted.pop()
         names = {name for node in ast.walk(tree) for name in _imports(node, package)}
-        for path in {path for name in names for path in _modules(name, library)} - found:
-            found.add(path)
+        for path in {path for name in names for path in _modules(name, library)} - modules:
+            modules.add(path)
             wanted.append((_parsed(path), ".".join(path.relative_to(library.parent).parent.parts)))
-    return sorted(found)
+    return sorted(modules)
 
 
-def state(run: Path, stage: str) -> dict[str, Any] | None:
+def state(run: RunFolder, stage: str) -> dict[str, Any] | None:
     """What the state file of `stage` says (key, ingredients, finished, seconds, peak_memory_gb, outputs), or None."""
-    path = _state_path(run, stage)
+    path = run.state(stage)
     return read_json(path) if path.is_file() else None
 
 
-def is_done(run: Path, stage: str, wanted: str) -> bool:
+def is_done(run: RunFolder, stage: str, wanted: str) -> bool:
     """Whether `stage` finished with the key `wanted` and everything it wrote is still there."""
-    known = state(run, stage)
-    return bool(known and known["finished"] and known["key"] == wanted and _present(run, known["outputs"]))
+    last = state(run, stage)
+    return bool(last and last["finished"] and last["key"] == wanted and _present(run, last["outputs"]))
 
 
-def begin(run: Path, stage: str, later: Sequence[str], parts: Mapping[str, Any], folders: Mapping) -> bool:
+def begin(
+    run: RunFolder,
+    stage: str,
+    later: Sequence[str],
+    parts: Mapping[str, Any],
+    folders: Mapping[str, Sequence[str]],
+) -> bool:
     """Makes the run ready for `stage` and notes that it began; returns whether it continues an interrupted one.
 
     With the ingredients of an interrupted attempt the stage's folders stay, so that its notebook can go on from what
     it saved. Otherwise they are removed, and with them the folders and states of the `later` stages, now out of date.
     """
-    known = state(run, stage)
-    continues = bool(known and not known["finished"] and known["key"] == key(parts))
+    last = state(run, stage)
+    continues = bool(last and not last["finished"] and last["key"] == key(parts))
     if not continues:
         for old in (stage, *later):
             for folder in folders.get(old, ()):
-                if (run / folder).exists():
-                    shutil.rmtree(run / folder)
-            _state_path(run, old).unlink(missing_ok=True)
-            executed(run, old).unlink(missing_ok=True)
-    write_json({"key": key(parts), "ingredients": parts, "finished": False}, _state_path(run, stage))
+                if (run.path / folder).exists():
+                    shutil.rmtree(run.path / folder)
+            run.state(old).unlink(missing_ok=True)
+            run.notebook(old).unlink(missing_ok=True)
+    write_json({"key": key(parts), "ingredients": parts, "finished": False}, run.state(stage))
     return continues
 
 
-def finish(run: Path, stage: str, parts: dict, values: Mapping, folders: Mapping, cost: Mapping[str, float]) -> str:
+def finish(
+    run: RunFolder,
+    stage: str,
+    parts: Mapping[str, Any],
+    values: Mapping[str, Any],
+    folders: Mapping[str, Sequence[str]],
+    cost: Mapping[str, float],
+) -> str:
     """Notes that `stage` is done, what it wrote and what it cost; returns its key.
 
     A stage may fetch its own inputs (a download into `data_dir`): files that appeared during the stage are noted as
@@ -123,20 +123,11 @@ def finish(run: Path, stage: str, parts: dict, values: Mapping, folders: Mapping
     """
     now = _inputs(values)
     parts = {**parts, "inputs": {path: parts["inputs"].get(path, stamp) for path, stamp in now.items()}}
-    written = [path for folder in folders.get(stage, ()) for path in _files(run / folder)] + [executed(run, stage)]
-    outputs = {path.relative_to(run).as_posix(): path.stat().st_size for path in written}
+    written = [path for folder in folders.get(stage, ()) for path in _files(run.path / folder)] + [run.notebook(stage)]
+    outputs = {path.relative_to(run.path).as_posix(): path.stat().st_size for path in written}
     done = {"key": key(parts), "ingredients": parts, "finished": True, **cost, "outputs": outputs}
-    write_json(done, _state_path(run, stage))
+    write_json(done, run.state(stage))
     return done["key"]
-
-
-def executed(run: Path, stage: str) -> Path:
-    """Where the executed copy of a stage's notebook lies."""
-    return run / "notebooks" / f"{stage}.ipynb"
-
-
-def _state_path(run: Path, stage: str) -> Path:
-    return run / ".stages" / f"{stage}.json"
 
 
 def _digest(value: Any) -> str:
@@ -179,8 +170,8 @@ def _inputs(values: Mapping[str, Any]) -> dict[str, list[int]]:
     """
     given = {key: value for key, value in values.items() if value and key not in PLACES}
     named = [Path(value) for key, value in given.items() if is_path(key) or key == "backbone"]
-    others = [Path(values["run_dir"]).parent / name for key in given if is_runs(key) for name in given[key]]
-    named += [run / path for run in others for path in STUDIED]
+    others = [RunFolder(Path(values["run_dir"]).parent / name) for key in given if is_runs(key) for name in given[key]]
+    named += [path for run in others for path in (run.rankings, run.metrics("evaluation"))]  # what a study reads
     files = [file for path in named if path.is_absolute() for file in _files(path)]
     return {str(file): [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
 
@@ -189,5 +180,6 @@ def _files(path: Path) -> list[Path]:
     return [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
 
 
-def _present(run: Path, outputs: Mapping[str, int]) -> bool:
-    return all((run / path).is_file() and (run / path).stat().st_size == size for path, size in outputs.items())
+def _present(run: RunFolder, outputs: Mapping[str, int]) -> bool:
+    files = [(run.path / path, size) for path, size in outputs.items()]
+    return all(file.is_file() and file.stat().st_size == size for file, size in files)

@@ -1,0 +1,116 @@
+"""The command as it is typed: its messages, its exit codes, and what is left when it is stopped."""
+
+import os
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+from workflow.toy import FIRST, notebook, start
+
+from r2ec_lib.workflow import cli, stages
+from r2ec_lib.workflow.folder import RunFolder
+
+SLEEPS = (
+    "import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', 'import time; time.sleep(120)'], "
+    "start_new_session=True)\nprint('sleeping', flush=True)\nimport time\ntime.sleep(60)"
+)
+
+
+def test_a_wrong_recipe_ends_the_command_with_two_and_one_message(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("x.yaml").write_text("no_such_key_anywhere: 1\n")
+    assert cli.main(["run", "x.yaml"]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err == 'x.yaml line 1: unknown key "no_such_key_anywhere", no notebook declares it.\n'
+
+
+def test_a_failed_run_ends_with_one_and_names_its_report(world):
+    (world / "toy.yaml").write_text("fail: true\n")
+    _, told = (child := start(world, "run", "toy.yaml")).communicate(timeout=120)
+    assert child.returncode == 1 and "broken on purpose" in told and "Traceback" not in told
+    assert "runs/toy/report/index.html" in told and (world / "runs" / "toy" / "report" / "02_second.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "told"),
+    [
+        (signal.SIGINT, 130, "Interrupted"),
+        (signal.SIGTERM, 143, "Stopped by SIGTERM"),
+        (signal.SIGHUP, 129, "The terminal was closed"),
+    ],
+)
+def test_a_stopped_run_takes_everything_along_and_says_how_to_go_on(world, number, code, told):
+    """In the middle of a stage, with a child of the kernel that has left its session; the stage is left open."""
+    notebook(world / "notebooks" / "01_first.ipynb", FIRST, SLEEPS)
+    (world / "toy.yaml").write_text("")
+    for one in (signal.SIGINT, signal.SIGHUP):  # ignored where the tests run in a background job
+        signal.signal(one, signal.default_int_handler)
+    child = start(world, "run", "toy.yaml")
+    assert child.stdout.readline() == "01_first: starts\n"
+    assert child.stdout.readline() == "    sleeping\n"
+    started = psutil.Process(child.pid).children(recursive=True)
+    child.send_signal(number)
+    child.send_signal(number)  # once more, out of impatience
+    _, message = child.communicate(timeout=60)
+    assert child.returncode == code and message.strip() == f"{told}. The same command goes on from here."
+    assert len(started) >= 2 and not psutil.wait_procs(started, timeout=5)[1]
+    assert stages.state(RunFolder(world / "runs" / "toy"), "01_first")["finished"] is False
+
+
+def test_the_kernel_of_a_killed_command_ends_by_itself(world):
+    notebook(world / "notebooks" / "01_first.ipynb", FIRST, SLEEPS.replace("sys.executable", "'true'"))
+    (world / "toy.yaml").write_text("")
+    child = start(world, "run", "toy.yaml")
+    while "sleeping" not in child.stdout.readline():
+        pass
+    started = psutil.Process(child.pid).children(recursive=True)
+    child.kill()
+    assert started and not psutil.wait_procs(started, timeout=20)[1]
+
+
+def test_a_closed_output_ends_the_command_without_a_traceback(world):
+    notebook(world / "notebooks" / "01_first.ipynb", FIRST, SLEEPS)
+    (world / "toy.yaml").write_text("")
+    child = start(world, "run", "toy.yaml")
+    child.stdout.close()
+    told = child.stderr.read()
+    assert child.wait(60) == 141 and told == "Standard output was closed. The same command goes on from here.\n"
+
+
+def test_an_output_of_ascii_shows_what_it_can(world):
+    notebook(world / "notebooks" / "01_first.ipynb", FIRST, "print('R²ec')")
+    (world / "toy.yaml").write_text("stages: [01_first]\n")
+    child = start(world, "run", "toy.yaml", env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    out, told = child.communicate(timeout=120)
+    assert child.returncode == 0 and "    R?ec\n" in out and told == ""
+
+
+def test_a_library_without_its_notebooks_says_so_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "NOTEBOOKS", tmp_path / "notebooks")
+    (tmp_path / "x.yaml").write_text("rows: 1\nrate: 2\n")
+    assert cli.main(["run", str(tmp_path / "x.yaml")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_recipe_is_printed_with_its_base_for_all_stages_or_one(world, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "NOTEBOOKS", world / "notebooks")
+    monkeypatch.setattr(cli, "RUNS", world / "runs")
+    monkeypatch.setattr(cli, "stage_order", lambda recipe, declared: list(declared))
+    (world / "base.yaml").write_text("rows: 7\nfactor: 3.0\n")
+    (world / "toy.yaml").write_text("base: base.yaml\nsource_path: log.csv\n")
+    assert cli.main(["recipe", "toy.yaml", "--stage", "01", "-p", "rate=1e-4"]) == 0
+    one = yaml.safe_load(capsys.readouterr().out)
+    assert one == {
+        "run_dir": str(world / "runs" / "toy"),
+        "rows": 7,
+        "source_path": str(world / "log.csv"),
+        "rate": 1e-4,
+    }
+    assert cli.main(["recipe", "toy.yaml"]) == 0
+    everything = yaml.safe_load(capsys.readouterr().out)
+    assert everything["factor"] == 3.0 and everything["ks"] == [5, 10] and everything["name"] == "toy"
+    assert cli.main(["recipe", "toy.yaml", "--stage", "3"]) == 2
+    assert '"3" (01_first, 02_second)' in capsys.readouterr().err

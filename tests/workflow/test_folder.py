@@ -1,0 +1,120 @@
+"""How a notebook opens its run: under `r2ec run`, under Papermill, and by hand."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from workflow.toy import notebook
+
+from r2ec_lib.data import storage
+from r2ec_lib.workflow import folder, recipes
+from r2ec_lib.workflow.folder import RunFolder, open_run
+
+ROOT = Path(__file__).parents[2]
+VALUES = {"run_dir": "runs/toy", "rows": 3, "source_path": "", "rate": 0.5, "ks": [5, 10], "limit": None}
+VALUES |= {"estimator": "grpo", "other_variable": object()}
+
+
+def opened(world: Path, stage: str = "01_first", needs=(), **changes) -> RunFolder:
+    return open_run(stage, VALUES | changes, needs, world / "notebooks", world)
+
+
+def test_paths_of_a_run_are_inside_it():
+    run = RunFolder(Path("runs/x"))
+    paths = [getattr(run, name) for name, value in vars(RunFolder).items() if isinstance(value, folder._Inside)]
+    assert len(paths) == len(set(paths)) > 20 and all(path.is_relative_to(run.path) for path in paths)
+    assert run.metrics("data") == run.data / "metrics.json" and run.index.parent == run.report
+
+
+def test_every_folder_of_a_stage_belongs_to_it_alone():
+    owned = [name for folders in folder.STAGES.values() for name in folders]
+    assert len(owned) == len(set(owned))
+
+
+def test_a_run_lies_in_the_project_wherever_the_kernel_starts(world, monkeypatch):
+    monkeypatch.chdir(world / "notebooks")
+    assert opened(world).path == world / "runs" / "toy"
+    assert opened(world, run_dir=str(world / "elsewhere")).path == world / "elsewhere"
+    assert folder.project_path("params/x.yaml", world) == world / "params" / "x.yaml"
+
+
+def test_a_notebook_opened_too_early_names_the_one_before(world):
+    storage.write_json({}, RunFolder(world / "runs" / "toy").metrics("data"))
+    with pytest.raises(recipes.RecipeError, match=r"runs/toy holds no finished training\. Run 02_training\.ipynb"):
+        opened(world, needs=["data", "training"])
+    with pytest.raises(recipes.RecipeError, match=r"no finished data\. Run 01_data_preparation\.ipynb .* r2ec run"):
+        opened(world, needs=["data"], run_dir="runs/other")
+    storage.write_json({}, RunFolder(world / "runs" / "toy").metrics("training"))
+    assert opened(world, needs=["data", "training"]).path == world / "runs" / "toy"
+
+
+def test_a_run_made_by_hand_has_a_recipe(world):
+    run = opened(world)
+    assert yaml.safe_load(run.recipe.read_text()) == {
+        key: value for key, value in VALUES.items() if key not in ("run_dir", "other_variable")
+    }
+    written = run.recipe.read_text()
+    assert opened(world) == run and run.recipe.read_text() == written
+    notebook(world / "notebooks" / "03_third.ipynb", 'run_dir: str = "runs/toy"  # run\nmore: int = 1  # more')
+    open_run("03_third", {"run_dir": "runs/toy", "more": 1}, (), world / "notebooks", world)
+    assert run.recipe.read_text().startswith(written) and yaml.safe_load(run.recipe.read_text())["more"] == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("rows", 4), ("limit", 0.0), ("ks", [5]), ("source_path", "log.csv"), ("rate", 1.0)]
+)
+def test_the_run_of_another_recipe_is_not_overwritten(world, key, value):
+    before = opened(world).recipe.read_text()
+    with pytest.raises(recipes.RecipeError, match=rf"runs/toy is the run of another recipe: {key} is"):
+        opened(world, **{key: value})
+    assert (world / "runs" / "toy" / "recipe.yaml").read_text() == before
+
+
+def test_the_same_file_named_from_elsewhere_is_the_same_recipe(world):
+    opened(world, source_path="log.csv")
+    assert opened(world, source_path=str(world / "log.csv"))
+
+
+# -- Papermill by itself ----------------------------------------------------------------------------------------------
+
+SCRIPT = """import sys; from pathlib import Path; from r2ec_lib.workflow import cli
+if notebooks := {notebooks!r}: cli.NOTEBOOKS, cli.RUNS = Path(notebooks), Path(notebooks).parent / "runs"
+sys.exit(cli.main())"""
+
+
+def papermill(cwd: Path, notebook: Path, recipe: Path, overrides: str = "", notebooks: Path | None = None):
+    """The command of the README, typed in `cwd`; returns the process and the executed notebook's path."""
+    r2ec = f'"{sys.executable}" -c "$SCRIPT"'
+    command = f'"{sys.executable}" -m papermill "{os.path.relpath(notebook, cwd)}" out.ipynb --no-progress-bar '
+    command += f'-y "$({r2ec} recipe "{os.path.relpath(recipe, cwd)}" {overrides} --stage 01)"'
+    script = SCRIPT.format(notebooks=str(notebooks) if notebooks else "")
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), "SCRIPT": script}
+    return subprocess.run(["bash", "-c", command], cwd=cwd, env=variables, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("start", [".", "notebooks", "other"])
+def test_papermill_by_itself_runs_a_resolved_recipe_from_any_folder(world, start):
+    """A base is merged, the run is named after the recipe, and no key is unknown to the notebook."""
+    (world / "base.yaml").write_text("rows: 7\nfactor: 3.0\n")
+    (world / "toy.yaml").write_text("base: base.yaml\nrate: 0.25\n")
+    (world / "other").mkdir(exist_ok=True)
+    stage = world / "notebooks" / "01_first.ipynb"
+    done = papermill(world / start, stage, world / "toy.yaml", notebooks=world / "notebooks")
+    assert done.returncode == 0 and "unknown parameter" not in done.stderr, done.stderr
+    assert (world / "runs" / "toy" / "data" / "rows").read_text() == "7"
+
+
+def test_papermill_by_itself_prepares_the_data_of_the_smallest_recipe(tmp_path):
+    stage = ROOT / "notebooks" / "01_data_preparation.ipynb"
+    overrides = f"--name test_{os.getpid()}"
+    done = papermill(tmp_path, stage, ROOT / "params" / "smoke.yaml", overrides, notebooks=None)
+    run = RunFolder(folder.RUNS / f"test_{os.getpid()}")
+    try:
+        assert done.returncode == 0 and "unknown parameter" not in done.stderr, done.stderr
+        assert storage.read_json(run.metrics("data")) and len(storage.read_table(run.items)) <= 900
+    finally:
+        shutil.rmtree(run.path, ignore_errors=True)

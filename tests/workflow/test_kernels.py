@@ -1,0 +1,120 @@
+"""One notebook in its kernel: what it is given, what is shown of it, and that nothing outlives it."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+
+import psutil
+import pytest
+from workflow.toy import FIRST, notebook
+
+from r2ec_lib.workflow import kernels
+
+
+def marked(word: str) -> list[psutil.Process]:
+    """Processes with `word` in their command line."""
+    return [process for process in psutil.process_iter(["cmdline"]) if word in (process.info["cmdline"] or [])]
+
+
+def test_printed_lines_are_indented_and_carriage_returns_kept():
+    out = io.StringIO()
+    echo = kernels._Indented(out)
+    for text in ("one\ntw", "o\n\rstep 1", "\rstep 2"):
+        echo.write(text)
+    echo.end()
+    assert out.getvalue() == "    one\n    two\n\r    step 1\r    step 2\n"
+
+
+def test_a_closed_output_stops_the_notebook():
+    read, write = os.pipe()
+    os.close(read)
+    with pytest.raises(kernels.Stopped) as caught:
+        kernels._Indented(os.fdopen(write, "w")).write("a line\n")
+    assert caught.value.number == signal.SIGPIPE
+
+
+TINY = {"backbone": "tiny", "hidden_size": 96, "threads": 0}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "user", "threads"),
+    [
+        (TINY, {}, 2),
+        (TINY | {"hidden_size": 512}, {}, 8),
+        (TINY | {"backbone": "some/model"}, {}, 8),
+        (TINY | {"threads": 5}, {}, 5),
+        (TINY, {"OMP_NUM_THREADS": "3"}, 3),
+        (TINY | {"threads": 5}, {"OMP_NUM_THREADS": "3"}, 5),
+    ],
+)
+def test_threads_fit_the_model_unless_someone_has_chosen(monkeypatch, parameters, user, threads):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical: 16 if logical else 8)
+    for name, value in user.items():
+        monkeypatch.setenv(name, value)
+    assert kernels.environment(parameters)["OMP_NUM_THREADS"] == str(threads)
+
+
+def test_one_core_has_one_thread(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical: 1)
+    assert kernels.environment(TINY)["OMP_NUM_THREADS"] == "1"
+
+
+@pytest.mark.parametrize("name", ["GOMP_SPINCOUNT", "OMP_WAIT_POLICY"])
+def test_threads_wait_briefly_unless_the_user_says_how(monkeypatch, name):
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    assert kernels.environment(TINY)["GOMP_SPINCOUNT"] == str(kernels.SPINS)
+    monkeypatch.setenv(name, "5")
+    assert "GOMP_SPINCOUNT" not in kernels.environment(TINY)
+
+
+def test_a_kernel_and_its_children_have_the_environment_before_they_load_torch(tmp_path):
+    """torch reads it when it is loaded, in the kernel and in whatever the kernel starts."""
+    code = (
+        "import os, torch; seen = os.environ['SEEN'] + str(os.getpid()); "
+        "open(seen, 'w').write(str(torch.get_num_threads()))"
+    )
+    cells = f"code = {code!r}\nexec(code)", "import subprocess, sys\nsubprocess.run([sys.executable, '-c', code])"
+    notebook(tmp_path / "a.ipynb", FIRST, *cells)
+    seen = tmp_path / "seen"
+    seen.mkdir()
+    variables = {"OMP_NUM_THREADS": "3", "SEEN": f"{seen}/"}
+    kernels.run_notebook(tmp_path / "a.ipynb", tmp_path / "out.ipynb", {}, io.StringIO(), variables)
+    assert [path.read_text() for path in seen.iterdir()] == ["3", "3"]
+
+
+@pytest.mark.parametrize("ending", ["returns", "raise RuntimeError('broken')", "os.kill(os.getpid(), 9)"])
+def test_no_process_outlives_its_notebook(tmp_path, ending):
+    """A child of the notebook leaves its session and its parent, as elastic workers and orphans do."""
+    word = f"sleeper-{tmp_path.name}"
+    sleeper = f"[sys.executable, '-c', 'import time; time.sleep(120)', '{word}']"
+    start = f"import os, subprocess, sys\nsubprocess.Popen({sleeper}, start_new_session=True)"
+    notebook(tmp_path / "a.ipynb", FIRST, start, "print('started')" if ending == "returns" else ending)
+    out = io.StringIO()
+    try:
+        kernels.run_notebook(tmp_path / "a.ipynb", tmp_path / "out.ipynb", {}, out)
+        assert ending == "returns" and out.getvalue() == "    started\n"
+    except kernels.RunError as error:
+        assert ("broken" in str(error)) or ("its process died" in str(error) and "kill" in ending)
+    assert not marked(word)
+
+
+def test_ending_asks_first_and_then_kills(tmp_path):
+    stubborn = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(120)"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", stubborn], env={**os.environ, kernels.MARK: "this"}, stdout=subprocess.PIPE
+    )
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(120)"], env={**os.environ})
+    child.stdout.readline()
+    try:
+        kernels.end_all("this", patience=0.2)
+        assert child.wait(5) == -signal.SIGKILL and other.poll() is None
+    finally:
+        other.kill()
+        child.kill()

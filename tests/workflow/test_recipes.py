@@ -1,0 +1,88 @@
+"""What a recipe may say, what is refused and in which words."""
+
+import pytest
+from workflow.toy import load, notebook
+
+from r2ec_lib.workflow import recipes
+
+
+def refused(world, text: str, *overrides: str) -> str:
+    with pytest.raises(recipes.RecipeError) as caught:
+        load(world, text, *overrides)
+    return str(caught.value)
+
+
+def test_an_unknown_key_names_the_nearest_one_and_its_notebook(world):
+    message = refused(world, "# data\nfactr: 3.0\n")
+    assert "toy.yaml line 2" in message and '"factor" (02_second)' in message
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("rate: 1e-4", "1e-4 is text in YAML; write 1.0e-4"),
+        ("rows: 3.5", "expected int, found float: 3.5"),
+        ("rows: true", "expected int, found a truth value"),
+        ("rate: true", "expected float, found a truth value"),
+        ("fail: 1", "expected bool, found int: 1"),
+        ("ks: 5", "expected list[int], found int: 5"),
+        ("ks: [5, x]", "expected list[int], found list"),
+        ("rate:", "expected float, found nothing (null)"),
+        ("rate: {a: 1}", "recipes are flat"),
+        ("run_dir: elsewhere", "set by the command line"),
+        ("estimator: grop", "expected one of 'grpo', 'rloo', found 'grop'"),
+        ("rows: 1\nrows: 2", '"rows" stands twice, first in toy.yaml line 1'),
+        ("rows: [1", "no valid YAML"),
+        ("- 1", "expected lines"),
+        ("name: ../up", "without a folder"),
+        ("stages: [03_third]", 'no notebook "03_third"'),
+        ("stages: [01_frist]", 'Did you mean "01_first"?'),
+        ("base: toy.yaml", "leads back to itself"),
+        ("base: none.yaml", "no such recipe"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_with_its_reason(world, text, told):
+    assert told in refused(world, text)
+
+
+def test_all_problems_of_a_recipe_are_told_at_once(world):
+    assert len(refused(world, "rows: x\nrate: x\nnothing: 1").splitlines()) == 3
+
+
+def test_types_that_fit_are_taken(world):
+    values = load(world, "rate: 1\nks: [1, 2]\nlimit: null\nfail: yes\nsource_path: 2024-01-01\n").values
+    assert values["rate"] == 1 and values["limit"] is None and values["fail"] is True
+    assert values["source_path"] == str(world / "2024-01-01")  # a date stays text
+
+
+def test_what_is_typed_on_the_command_line_is_read_as_its_key_wants(world):
+    recipe = load(world, "", "rate=1e-4", "ks=[1, 2]", "source_path=7", "limit=2")
+    assert recipe.values == {"rate": 1e-4, "ks": [1, 2], "source_path": str(world / "7"), "limit": 2}
+    assert "expected int, found str" in refused(world, "", "rows=many")
+    assert "expected key=value" in refused(world, "", "rows")
+
+
+def test_a_recipe_overrides_its_base_and_does_not_inherit_its_name(world):
+    (world / "base").mkdir()
+    (world / "base" / "base.yaml").write_text("name: base\nrows: 1\nrate: 0.1\n")
+    recipe = load(world, "base: base/base.yaml\nrows: 2\n")
+    assert recipe.values == {"rows": 2, "rate": 0.1} and recipe.name == "toy"
+
+
+def test_notebooks_must_agree_on_a_key_they_share(world):
+    notebook(world / "notebooks" / "03_third.ipynb", "rows: int = 4  # rows")
+    with pytest.raises(recipes.RecipeError, match=r"rows: 01_first declares int = 3, 03_third declares int = 4"):
+        recipes.declared_in(world / "notebooks")
+
+
+@pytest.mark.parametrize("cell", ["rows = 3", "rows: int = 3.0", "rows: dict = 3", "rows: int = len([])", "print(1)"])
+def test_a_parameters_cell_holds_annotated_literals_only(world, cell):
+    notebook(world / "notebooks" / "03_third.ipynb", cell)
+    with pytest.raises(recipes.RecipeError, match=r"03_third\.ipynb, parameters cell"):
+        recipes.declared_in(world / "notebooks")
+
+
+def test_a_declaration_keeps_its_comment(world):
+    assert recipes.declared(world / "notebooks" / "01_first.ipynb")["rate"] == recipes.Parameter(
+        "rate", "float", 0.5, "learning rate"
+    )

@@ -1,0 +1,89 @@
+"""When a stage runs again."""
+
+from pathlib import Path
+
+import pytest
+from workflow.toy import FIRST, FOLDERS, notebook
+
+from r2ec_lib.data import storage
+from r2ec_lib.workflow import stages
+from r2ec_lib.workflow.folder import RunFolder
+
+
+def test_library_modules_count_as_far_as_they_are_imported(world):
+    names = [
+        path.stem for path in stages.imported(["%matplotlib inline\nfrom toylib import second"], world / "toylib")
+    ]
+    assert names == ["__init__", "first", "second"]
+    assert [p.stem for p in stages.imported(["import toylib.first as f"], world / "toylib")] == ["__init__", "first"]
+
+
+def ingredients(world: Path, **values) -> dict:
+    return stages.ingredients(world / "notebooks" / "01_first.ipynb", values, "", world / "toylib")
+
+
+def test_a_key_follows_parameters_and_input_files_but_not_the_run_folder(world):
+    (world / "log.csv").write_text("a")
+    values = {"rows": 1, "source_path": str(world / "log.csv"), "run_dir": str(world)}
+    first = ingredients(world, **values)
+    assert stages.key(first) == stages.key(ingredients(world, **{**values, "run_dir": "other"}))
+    (world / "log.csv").write_text("ab")
+    assert "inputs changed" in stages.difference(first, ingredients(world, **values))
+    assert stages.difference(first, {**first, "parameters": {**first["parameters"], "rows": 2}}) == (
+        "parameters changed: rows"
+    )
+
+
+def test_a_stage_that_reads_other_runs_follows_what_they_left(world):
+    values = {"study_runs": ["seed0", "seed1"], "run_dir": str(world / "runs" / "study")}
+    nothing = ingredients(world, **values)
+    left = world / "runs" / "seed1" / "evaluation"
+    storage.write_json({"models": {}}, left / "metrics.json")
+    first = ingredients(world, **values)
+    assert "inputs changed" in stages.difference(nothing, first)
+    (left / "chains.parquet").write_text("not read by a study")
+    assert ingredients(world, **values) == first
+    storage.write_json({"models": {"r2ec": {}}}, left / "metrics.json")
+    assert "inputs changed" in stages.difference(first, ingredients(world, **values))
+
+
+def test_comments_in_the_library_do_not_count_and_code_does(world):
+    code = ["import toylib.first"]
+    notebook(world / "notebooks" / "01_first.ipynb", FIRST, *code)
+    first = ingredients(world)
+    (world / "toylib" / "first.py").write_text("# a comment\nVALUE  =  1\n")
+    assert ingredients(world) == first
+    (world / "toylib" / "first.py").write_text("VALUE = 2\n")
+    assert stages.difference(first, ingredients(world)) == "library changed: first.py"
+
+
+@pytest.mark.parametrize(
+    "cell", ["from toylib.room import outer", "import toylib.room.outer", "from toylib import room"]
+)
+def test_a_change_deep_inside_the_library_counts(world, cell):
+    """A stage imports a package, which imports a module, which imports one of a package below."""
+    room = world / "toylib" / "room"
+    (room / "deep").mkdir(parents=True)
+    (room / "__init__.py").write_text("from toylib.room import outer\n")
+    (room / "outer.py").write_text("from .deep.inner import VALUE\n")
+    (room / "deep" / "__init__.py").write_text("")
+    (room / "deep" / "inner.py").write_text("from ...first import VALUE\n")
+    notebook(world / "notebooks" / "01_first.ipynb", FIRST, cell)
+    first = ingredients(world)
+    for name in ("first.py", "room/deep/__init__.py", "room/deep/inner.py", "room/outer.py", "room/__init__.py"):
+        old = (world / "toylib" / name).read_text()
+        (world / "toylib" / name).write_text(f"{old}CHANGED = 1\n")
+        assert stages.difference(first, ingredients(world)) == f"library changed: {name}"
+        (world / "toylib" / name).write_text(old)
+    assert ingredients(world) == first
+
+
+def test_inputs_that_a_stage_fetched_itself_do_not_make_it_run_again(world):
+    run, values = RunFolder(world / "runs" / "x"), {"data_dir": str(world / "raw")}
+    before = ingredients(world, **values)
+    stages.begin(run, "01_first", (), before, FOLDERS)
+    (world / "raw").mkdir()
+    (world / "raw" / "fetched").write_text("abc")
+    storage.write_text("", run.notebook("01_first"))
+    stages.finish(run, "01_first", before, values, FOLDERS, {})
+    assert stages.is_done(run, "01_first", stages.key(ingredients(world, **values)))

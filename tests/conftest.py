@@ -111,10 +111,7 @@ def tiny_with_token(tiny) -> R2ec:
 @pytest.fixture
 def make_trainer(tiny, samples, tmp_path):
     """Makes trainers of `tiny` (or another model) on `samples`, in training mode, that have not yet started."""
-    from r2ec_lib.training.trainer import (
-        RecPOConfig,
-        RecPOTrainer,  # slow to import, and few tests need it
-    )
+    from r2ec_lib.training.trainer import RecPOConfig, RecPOTrainer  # slow to import, and few tests need it
 
     def make(model=tiny, **choices):
         usual = {

@@ -10,13 +10,11 @@ from types import MappingProxyType
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import Accelerator
 from IPython import get_ipython
 from IPython.display import DisplayHandle
-from torch import Tensor
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 
-from r2ec_lib.data.storage import read_table, write_table
+from r2ec_lib.data.storage import write_table
 
 LOG_COLUMNS = {
     "reward": "reward",
@@ -44,6 +42,9 @@ LOG_COLUMNS = {
     "step_time": "step_seconds",
     "seconds_sampling": "seconds_sampling",
     "seconds_reward": "seconds_reward",
+    "peak_memory_gb": "peak_memory_gb",
+    "peak_device_memory_gb": "peak_device_memory_gb",
+    "warnings": "warnings",
 }
 """TRL's names and ours: lengths in tokens with `<answer>`, seconds a step, shares from 0 to 1. `item_surprise` is the
 mean −log π(v⁺) of Eq. 7 over the trajectories that carry the item action. `entropy` is the mean over all sampled
@@ -51,7 +52,7 @@ tokens, or over those of these trajectories in warm-up steps that compute no oth
 norms of the token terms and of the item term are taken before clipping, every `rollout_steps` steps. `repetition` is
 1 − different token triples / token triples. Memory (`peak_memory_gb` of this process, `peak_device_memory_gb` of its
 GPU) is the highest so far. `warnings` names the figures that are beyond their limits."""
-COLUMNS = ["step", *LOG_COLUMNS.values(), "peak_memory_gb", "peak_device_memory_gb", "seconds_update", "warnings"]
+COLUMNS = ["step", *LOG_COLUMNS.values(), "seconds_update"]
 
 LIMITS = {
     "warn_entropy_below": ("entropy", -1, "the trajectories of a shopper hardly differ any more"),
@@ -80,6 +81,8 @@ def beyond(row: Mapping[str, float], limits: Mapping[str, float | None]) -> dict
 class TrainingTables(TrainerCallback):
     """Writes `log.parquet` and `rollouts.parquet` into `folder` as training goes, and reports.
 
+    The log is transformers' own (`TrainerState.log_history`), which checkpoints keep.
+
     Args:
         trainer_rollouts: the trainer's growing list of kept trajectories.
         report: called with one line of text every `report_steps` steps, at each evaluation, and with one that begins
@@ -104,55 +107,42 @@ class TrainingTables(TrainerCallback):
         self.show = show
         self.limits = limits
         self.beyond: set[str] = set()
-        self.rows: dict[int, dict] = {}
         self.start = time.perf_counter()
 
     def on_train_begin(self, args, state, control, **kwargs):
-        """A resumed run keeps the rows that its checkpoint had reached."""
-        path = self.folder / "log.parquet"
-        if state.global_step and path.exists():
-            earlier = read_table(path)
-            self.rows = {row["step"]: row for row in earlier.to_dict("records") if row["step"] <= state.global_step}
+        if state.global_step:
             self.report(f"resumed at step {state.global_step} of {state.max_steps}")
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        found = {ours: logs[theirs] for theirs, ours in LOG_COLUMNS.items() if theirs in logs}
-        if not found or not state.is_world_process_zero:
+        entry = state.log_history[-1]
+        figures = LOG_COLUMNS.keys() & entry.keys()
+        if not figures or not state.is_world_process_zero:
             return
-        row = self.rows.setdefault(state.global_step, {"step": state.global_step})
-        row.update(found)
-        row["peak_memory_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        entry["peak_memory_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         if torch.cuda.is_available():
-            row["peak_device_memory_gb"] = torch.cuda.max_memory_allocated() / 2**30
-        if "step_seconds" in row:
-            other = row.get("seconds_sampling", 0.0) + row.get("seconds_reward", 0.0)  # a step may reuse a rollout
-            row["seconds_update"] = row["step_seconds"] - other
-        warnings = beyond(found, self.limits)
-        row["warnings"] = ", ".join(warnings) or row.get("warnings", "")
+            entry["peak_device_memory_gb"] = torch.cuda.max_memory_allocated() / 2**30
+        warnings = beyond(entry, self.limits)
+        if warnings:
+            entry["warnings"] = ", ".join(warnings)
         for figure in warnings.keys() - self.beyond:
             self.report(f"WARNING step {state.global_step}: {warnings[figure]}")
-        self.beyond = (self.beyond - found.keys()) | warnings.keys()
+        self.beyond = (self.beyond - entry.keys()) | warnings.keys()
+        row = log_rows(state.log_history[-2:])[-1]  # an evaluation follows the training entry of its step
         self.show({**row, "max_steps": state.max_steps, "elapsed": time.perf_counter() - self.start})
-        evaluated = "valid_ndcg@10" in found
-        if evaluated or (state.global_step % self.report_steps == 0 and "reward" in found):
+        evaluated = "eval_ndcg@10" in entry
+        if evaluated or (state.global_step % self.report_steps == 0 and "reward" in entry):
             self.report(self._line(row, state.max_steps, evaluated))
 
     def on_save(self, args, state, control, **kwargs):
-        if state.is_world_process_zero:
-            self.write()
+        self.write(state)
 
     def on_train_end(self, args, state, control, **kwargs):
+        self.write(state)
+
+    def write(self, state: TrainerState) -> None:
         if state.is_world_process_zero:
-            self.write()
-
-    def log_table(self) -> pd.DataFrame:
-        """One row a logged step, columns as in `COLUMNS`; NaN where a figure was not taken at that step."""
-        table = pd.DataFrame(sorted(self.rows.values(), key=lambda row: row["step"]))
-        return table.reindex(columns=COLUMNS).astype({"step": "int64"})
-
-    def write(self) -> None:
-        write_table(self.log_table(), self.folder / "log.parquet")
-        write_table(pd.DataFrame(self.trainer_rollouts()), self.folder / "rollouts.parquet")
+            write_table(log_table(state.log_history), self.folder / "log.parquet")
+            write_table(pd.DataFrame(self.trainer_rollouts()), self.folder / "rollouts.parquet")
 
     def _line(self, row: dict, max_steps: int, evaluated: bool) -> str:
         seconds = time.perf_counter() - self.start
@@ -163,6 +153,25 @@ class TrainingTables(TrainerCallback):
             f"{head}  reward {row['reward']:.4f}  length {row['length']:.1f}  "
             f"unclosed {row['share_unclosed']:.0%}  entropy {row['entropy']:.2f}"
         )
+
+
+def log_rows(history: Sequence[Mapping]) -> list[dict]:
+    """Entries of a `TrainerState.log_history` as one row per step, under our names."""
+    rows: dict[int, dict] = {}
+    for entry in history:
+        figures = {ours: entry[theirs] for theirs, ours in LOG_COLUMNS.items() if theirs in entry}
+        if figures:
+            rows.setdefault(entry["step"], {"step": entry["step"], "warnings": ""}).update(figures)
+    for row in rows.values():
+        if "step_seconds" in row:
+            other = row.get("seconds_sampling", 0.0) + row.get("seconds_reward", 0.0)  # a step may reuse a rollout
+            row["seconds_update"] = row["step_seconds"] - other
+    return list(rows.values())
+
+
+def log_table(history: Sequence[Mapping]) -> pd.DataFrame:
+    """One row per logged step, columns as in `COLUMNS`; NaN where a figure was not taken at that step."""
+    return pd.DataFrame(log_rows(history)).reindex(columns=COLUMNS).astype({"step": "int64"})
 
 
 FIGURES = {
@@ -273,30 +282,3 @@ class LiveTable:
         table = summary(pd.DataFrame(list(self.rows.values()))).to_html(index=False, border=0)
         warnings = "".join(f'<p style="color: #b00000"><b>{escape(text)}</b></p>' for text in self.warnings)
         return f"<p>{escape(self.head())}</p>{warnings}{table}"
-
-
-class GradientNorms:
-    """L2 norms of the gradients of the token terms and of the item term over one optimiser step, before clipping.
-
-    One more backward walk gives the token terms' gradient; the item term's is what the step's whole gradient has
-    beyond it. So a measured step costs a second backward and a copy of the trainable weights' gradients; other steps
-    cost nothing.
-    """
-
-    def __init__(self, weights: Sequence[torch.nn.Parameter]):
-        self.weights = weights
-        self.tokens: list[Tensor] | None = None
-
-    def add(self, token_loss: Tensor) -> None:
-        """Adds the gradient of one micro-batch's token terms; leaves `.grad` and the graph as they are."""
-        found = torch.autograd.grad(token_loss, self.weights, retain_graph=True, materialize_grads=True)
-        found = [gradient.detach() for gradient in found]
-        self.tokens = found if self.tokens is None else [a + b for a, b in zip(self.tokens, found, strict=True)]
-
-    def norms(self, accelerator: Accelerator) -> tuple[float, float]:
-        """(token terms, item term), averaged over processes as the update is; starts anew afterwards."""
-        tokens = [accelerator.reduce(gradient, reduction="mean") for gradient in self.tokens]
-        pairs = zip(self.weights, tokens, strict=True)
-        items = [-gradient if weight.grad is None else weight.grad - gradient for weight, gradient in pairs]
-        self.tokens = None
-        return torch.nn.utils.get_total_norm(tokens).item(), torch.nn.utils.get_total_norm(items).item()

@@ -12,6 +12,7 @@ import torch
 from r2ec_lib.data.schema import DataError
 from r2ec_lib.data.storage import read_table, write_table
 from r2ec_lib.training import jobs, objective
+from r2ec_lib.training.rollout import Drawn
 from r2ec_lib.workflow import recipes
 
 ROOT = Path(__file__).parents[2]
@@ -58,10 +59,10 @@ def test_sampled_tokens_are_trained_on_though_their_text_would_give_others(make_
     tokenizer, words = trainer.r2ec.tokenizer, tokenizer_pieces(trainer.r2ec.tokenizer)
     again = tokenizer(tokenizer.decode(words), add_special_tokens=False)["input_ids"]
     assert again != words  # decoded and read again they are other tokens
-    monkeypatch.setattr(
-        type(trainer), "_generate_single_turn", lambda self, *_: ([[*words, self.r2ec.prompts.answer_id]] * 4, None)
-    )
-    inputs = trainer._generate_and_score_completions([{"prompt": [5, 6, 7], "row": row} for row in (0, 0, 1, 1)])
+    chains, states = [[*words, trainer.r2ec.prompts.answer_id]] * 4, torch.zeros(4, 16)
+    drawn = Drawn(chains, list(map(len, chains)), [True] * 4, states)
+    monkeypatch.setattr(type(trainer), "sample_chains", lambda self, prompts: drawn)
+    inputs = trainer._generate_and_score_completions([{"prompt": row} for row in (0, 0, 1, 1)])
     assert inputs["completion_ids"][0, : len(words)].tolist() == words
 
 

@@ -1,11 +1,9 @@
 """The log of a training and the watch over its language."""
 
-from types import SimpleNamespace
-
-import pandas as pd
 import pytest
+from transformers import TrainerState
 
-from r2ec_lib.training.monitoring import COLUMNS, TrainingTables, beyond
+from r2ec_lib.training.monitoring import COLUMNS, TrainingTables, beyond, log_table
 
 LIMITS = {
     "warn_entropy_below": 0.5,
@@ -15,11 +13,20 @@ LIMITS = {
 }
 
 
+STATE = TrainerState(max_steps=9, is_world_process_zero=True)
+
+
+@pytest.fixture(autouse=True)
+def empty_history():
+    STATE.log_history = []
+
+
 def log(tables, step, **figures):
     usual = {"reward": 0.1, "completions/mean_length": 4.0, "entropy": 1.0, "share_unclosed": 0.1, "repetition": 0.1}
     usual |= {"step_time": 3.0, "seconds_sampling": 1.0, "seconds_reward": 0.5}
-    state = SimpleNamespace(global_step=step, max_steps=9, is_world_process_zero=True)
-    tables.on_log(None, state, None, logs={**usual, **figures})
+    STATE.global_step = step
+    STATE.log_history.append({**usual, **figures, "step": step})
+    tables.on_log(None, STATE, None)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +51,7 @@ def test_a_warning_is_given_when_a_limit_is_passed_and_again_after_it_was_kept(t
         log(tables, step, entropy=entropy)
     assert [line[:14] for line in lines] == ["WARNING step 2", "WARNING step 5"]
     assert "entropy is 0.4, below 0.5" in lines[0]
-    table = tables.log_table()
+    table = log_table(STATE.log_history)
     assert table["warnings"].tolist() == ["", "entropy", "entropy", "", "entropy"]
     assert list(table.columns) == COLUMNS and (table["seconds_update"] == 1.5).all()
     assert shown[1]["step"] == 2 and shown[1]["max_steps"] == 9 and shown[1]["elapsed"] >= 0
@@ -63,4 +70,4 @@ def test_without_limits_nothing_is_watched(tmp_path):
     lines = []
     tables = TrainingTables(tmp_path, lambda: [], lines.append, 100)
     log(tables, 1, entropy=0.0, kl=99.0, share_unclosed=1.0, repetition=1.0)
-    assert lines == [] and isinstance(tables.log_table(), pd.DataFrame)
+    assert lines == []

@@ -12,7 +12,7 @@ from r2ec_lib.model.encoding import READOUTS, captured_states, forward_states, r
 from r2ec_lib.model.prompts import Prompts, PromptStyle
 from r2ec_lib.training import trainer as trainer_module
 from r2ec_lib.training.log_probs import token_log_probs
-from r2ec_lib.training.trainer import RecPOConfig, RecPOTrainer, Rollout
+from r2ec_lib.training.trainer import RecPOConfig, RecPOTrainer
 
 CHAINS = [[40, 41, 2], [42, 2], [43, 44, 45, 46, 2], [47, 48, 49, 2]]  # 2 is `<answer>`; different lengths
 
@@ -24,7 +24,7 @@ def whole_texts(monkeypatch):
 
 
 def rows_of(trainer, chains=CHAINS, rows=(0, 0, 1, 1), written=None):
-    """The tensors that TRL hands to the loss for given chains, and the trainer's rollout for them."""
+    """The tensors that the loss gets for given chains."""
     prompts = trainer.r2ec.prompts.user_ids(trainer.samples.iloc[list(rows)], trainer.r2ec.titles)
     written = written or [True] * len(chains)
     actions = [len(chain) - (not own) for chain, own in zip(chains, written, strict=True)]
@@ -39,9 +39,8 @@ def rows_of(trainer, chains=CHAINS, rows=(0, 0, 1, 1), written=None):
         "sample_rows": torch.tensor(rows),
         "num_items_in_batch": torch.tensor(sum(map(len, chains))),
     }
-    targets = torch.tensor(trainer.samples["target"].iloc[list(rows)].to_list())
-    trainer.rollout = Rollout(written, batch_targets=targets.unique())
-    return inputs
+    targets = torch.tensor(trainer.samples["target"].iloc[list(rows)].to_list()).unique()
+    return {**inputs, "candidates": targets.expand(len(rows), -1)}
 
 
 def with_old(trainer, inputs):
@@ -53,14 +52,20 @@ def with_old(trainer, inputs):
         old, _, _ = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, keep)
         ends = hidden[-1].shape[1] - keep + inputs["completion_mask"].sum(dim=1) - 1
         states = read_out(hidden[-1], ends, ends)
-        live = [trainer.items.texts[item] for item in trainer.rollout.batch_targets.tolist()]
-        items = forward_states(trainer.r2ec.lm, trainer.r2ec.lm, live)
-        items_old = trainer._item_log_probs(states, inputs["sample_rows"], items)
+        candidates = inputs["candidates"][0]
+        items = forward_states(trainer.r2ec.lm, trainer.r2ec.lm, [trainer.items.texts[item] for item in candidates])
+        items_old = trainer._item_log_probs(states, inputs["sample_rows"], items, candidates)
     return {**inputs, "old_per_token_logps": old, "old_item_log_probs": items_old}
 
 
-def live_items(trainer):
-    return trainer.items.live(trainer.model, trainer.rollout.batch_targets, 0)
+def live_items(trainer, inputs):
+    return trainer.items.live(trainer.model, inputs["candidates"][0], 0)
+
+
+def generated(trainer, rows=(3, 3, 9, 9)):
+    """A whole rollout for rows of the samples table: the tensors of the loss, and a dict per trajectory."""
+    trajectories = [{"prompt": row} for row in rows]
+    return trainer._generate_and_score_completions(trajectories), trajectories
 
 
 def gradients(trainer, inputs):
@@ -176,14 +181,14 @@ def test_the_item_gradient_has_both_terms(make_trainer):
     inputs = {**rows_of(trainer), **still}
     whole = gradients(trainer, inputs)
     prompts = trainer.r2ec.prompts.user_ids(trainer.samples.iloc[[0, 0, 1, 1]], trainer.r2ec.titles)
-    lm, targets = trainer.r2ec.lm, trainer.rollout.batch_targets.tolist()
+    lm, targets = trainer.r2ec.lm, inputs["candidates"][0]
     parts = []
     for live in ("users", "items"):
         trainer.model.zero_grad()
         states = forward_states(lm, lm, [[*p, *c] for p, c in zip(prompts, CHAINS, strict=True)])
         items = forward_states(lm, lm, [trainer.items.texts[item] for item in targets])
         states, items = (states, items.detach()) if live == "users" else (states.detach(), items)
-        log_probs = trainer._item_log_probs(states, inputs["sample_rows"], items)
+        log_probs = trainer._item_log_probs(states, inputs["sample_rows"], items, targets)
         (-(log_probs * BEST).sum() / 4).backward()
         parts.append({n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None})
     name = "model.layers.0.self_attn.q_proj.weight"
@@ -216,7 +221,7 @@ def test_the_training_state_is_the_evaluation_state(make_trainer, tiny_with_toke
     inputs |= {"advantages": ADVANTAGES, "best": BEST}
     seen = []
     original = trainer._item_log_probs
-    trainer._item_log_probs = lambda states, rows, items: seen.append(states) or original(states, rows, items)
+    trainer._item_log_probs = lambda states, *rest: seen.append(states) or original(states, *rest)
     trainer.compute_loss(trainer.model, inputs)
     evaluated = trainer.r2ec.user_states(trainer.samples.iloc[[0, 0, 1, 1]], CHAINS)
     assert torch.allclose(seen[0].float(), evaluated.float(), atol=1e-5)
@@ -235,13 +240,13 @@ def test_chains_are_closed_and_the_share_of_unclosed_ones_is_logged(make_trainer
     tiny_with_token.head.readout = readout
     trainer = make_trainer(tiny_with_token)
     tail = trainer.r2ec.closed([[]])[0]
-    inputs = trainer._generate_and_score_completions([{"prompt": [5, 6, 7], "row": row} for row in (0, 0, 1, 1)])
+    inputs, trajectories = generated(trainer, rows=(0, 0, 1, 1))
     answer, lengths = trainer.r2ec.prompts.answer_id, inputs["completion_mask"].sum(dim=1)
     ends = [
         ids[: int(end)].tolist()[-1 - len(tail) :] for ids, end in zip(inputs["completion_ids"], lengths, strict=True)
     ]
     assert ends == [[answer, *tail]] * 4
-    unclosed = [not own for own in trainer.rollout.written]
+    unclosed = [not trajectory["written"] for trajectory in trajectories]
     assert trainer._metrics["train"]["share_unclosed"] == [sum(unclosed) / 4]
     appended = inputs["completion_mask"].sum() - inputs["tool_mask"].mul(inputs["completion_mask"]).sum()
     assert appended == sum(unclosed) + 4 * len(tail)
@@ -250,10 +255,7 @@ def test_chains_are_closed_and_the_share_of_unclosed_ones_is_logged(make_trainer
 def test_rewards_and_advantages_come_from_the_ranks_of_the_catalogue(make_trainer):
     trainer = make_trainer(estimator="rloo", reward_cutoff=5)
     rows = [3, 3, 9, 9]
-    prompts = trainer.r2ec.prompts.user_ids(trainer.samples.iloc[rows], trainer.r2ec.titles)
-    inputs = trainer._generate_and_score_completions(
-        [{"prompt": p, "row": row} for p, row in zip(prompts, rows, strict=True)]
-    )
+    inputs, _ = generated(trainer, rows)
     chains = [
         ids[: int(mask.sum())].tolist()
         for ids, mask in zip(inputs["completion_ids"], inputs["completion_mask"], strict=True)
@@ -341,43 +343,40 @@ def test_the_reward_reads_the_states_of_sampling_and_needs_no_forward(
     tiny_with_token.head.readout = readout
     trainer = make_trainer(tiny_with_token)
     rows = [3, 3, 9, 9]
-    prompts = trainer.r2ec.prompts.user_ids(trainer.samples.iloc[rows], trainer.r2ec.titles)
     trainer.items.refreshed_at = 0  # the table is fresh, so the reward encodes the targets alone
     with captured_states(trainer.r2ec.lm) as hidden:
-        inputs = trainer._generate_and_score_completions(
-            [{"prompt": p, "row": row} for p, row in zip(prompts, rows, strict=True)]
-        )
+        inputs, trajectories = generated(trainer, rows)
         steps = [states for states in hidden[1:] if states.shape[1] == 1]
         assert len(hidden) == 1 + len(steps) + 1  # prompts, tokens, target items
     lengths = inputs["completion_mask"].sum(dim=1).tolist()
     tail = len(trainer.r2ec.closed([[]])[0])
     chains = [ids[: length - tail].tolist() for ids, length in zip(inputs["completion_ids"], lengths, strict=True)]
     again = trainer.r2ec.user_states(trainer.samples.iloc[rows], chains)
-    assert torch.allclose(trainer.rollout.states, again, atol=1e-4)
+    assert torch.allclose(torch.stack([one["state"] for one in trajectories]), again, atol=1e-4)
 
 
 def test_targets_are_encoded_once_for_table_and_loss_and_again_after_an_update(make_trainer):
     trainer = make_trainer()
     inputs = {**rows_of(trainer), "advantages": ADVANTAGES, "best": BEST}
-    trainer.items.update(trainer.model, trainer.rollout.batch_targets, 0)
+    trainer.items.update(trainer.model, inputs["candidates"][0], 0)
     with captured_states(trainer.r2ec.lm) as hidden:
         trainer.compute_loss(trainer.model, inputs).backward()
         assert len(hidden) == 2  # prompts and chains: the items came from the pass that wrote the table
-    trainer.items.update(trainer.model, trainer.rollout.batch_targets, 0)
-    before = live_items(trainer)
+    trainer.items.update(trainer.model, inputs["candidates"][0], 0)
+    before = live_items(trainer, inputs)
     with torch.no_grad():
         next(trainer.model.parameters()).mul_(1.5)
-    assert live_items(trainer) is not before
-    plain = trainer.r2ec.encode([trainer.items.texts[item] for item in trainer.rollout.batch_targets.tolist()])
-    assert torch.allclose(live_items(trainer).states.float(), plain, atol=1e-5)
+    assert live_items(trainer, inputs) is not before
+    plain = trainer.r2ec.encode([trainer.items.texts[item] for item in inputs["candidates"][0]])
+    assert torch.allclose(live_items(trainer, inputs).states.float(), plain, atol=1e-5)
 
 
 def test_a_refresh_encodes_each_item_once(make_trainer, whole_texts):
     trainer = make_trainer()
-    rows_of(trainer)
+    candidates = rows_of(trainer)["candidates"][0]
     trainer.r2ec.head.table.zero_()
     with captured_states(trainer.r2ec.lm) as hidden:
-        trainer.items.update(trainer.model, trainer.rollout.batch_targets, 0)
+        trainer.items.update(trainer.model, candidates, 0)
         assert sum(len(states) for states in hidden) == len(trainer.items.texts)
     assert torch.allclose(trainer.r2ec.head.table, trainer.r2ec.encode(trainer.items.texts), atol=1e-5)
 
@@ -470,14 +469,6 @@ def test_the_divergence_from_the_start_has_a_weight_of_its_own_while_only_items_
     assert trainer.beta == trainer.args.beta == 0 and trainer._metrics["train"]["kl"][-1] > 0
 
 
-def generated(trainer, rows=(3, 3, 9, 9)):
-    """A whole rollout of the trainer for rows of the samples table."""
-    prompts = trainer.r2ec.prompts.user_ids(trainer.samples.iloc[list(rows)], trainer.r2ec.titles)
-    return trainer._generate_and_score_completions(
-        [{"prompt": prompt, "row": row} for prompt, row in zip(prompts, rows, strict=True)]
-    )
-
-
 def test_judgements_shift_the_advantages_and_the_best_trajectory(make_trainer, tiny, samples, tmp_path):
     def judge(texts):
         seen.append(texts)
@@ -485,7 +476,7 @@ def test_judgements_shift_the_advantages_and_the_best_trajectory(make_trainer, t
 
     seen, plain = [], make_trainer(estimator="rloo")
     torch.manual_seed(0)
-    without = generated(plain)
+    without, _ = generated(plain)
     config = RecPOConfig(
         output_dir=str(tmp_path), use_cpu=True, num_generations=2, per_device_train_batch_size=4, estimator="rloo",
         max_completion_length=6, judged_weight=0.5,
@@ -493,9 +484,9 @@ def test_judgements_shift_the_advantages_and_the_best_trajectory(make_trainer, t
     trainer = RecPOTrainer(tiny, config, samples, judge=judge)
     trainer.model.train()
     torch.manual_seed(0)
-    found = generated(trainer)
+    found, trajectories = generated(trainer)
     assert torch.equal(found["completion_ids"], without["completion_ids"])
-    assert seen == [[tiny.decode(chain) for chain in trainer.rollout.chains]]
+    assert seen == [[tiny.decode(one["chain"]) for one in trajectories]]
     shift = torch.tensor([0.5 * 1 - 0.5 * -1, 0.5 * -1 - 0.5 * 1, 0.0, 0.0])  # leave-one-out in groups of two
     assert torch.allclose(found["advantages"], without["advantages"] + shift, atol=1e-6)
     assert found["best"].tolist()[:2] == [True, False]
@@ -543,33 +534,33 @@ def test_vllm_must_not_write_the_token_that_is_read(make_trainer, monkeypatch, t
     read = tiny_with_token.read_id
     trainer = make_trainer(tiny_with_token, use_vllm=True)
     assert trainer.vllm_generation.given["generation_kwargs"]["logit_bias"] == {read: -100.0}
-    inputs = generated(trainer)
+    inputs, _ = generated(trainer)
     assert inputs["completion_ids"][0, :4].tolist() == [40, 41, 2, read]
 
 
 def test_chains_of_vllm_are_trained_on_as_sampled_and_closed(vllm_trainer):
     trainer = vllm_trainer
-    inputs = generated(trainer)
+    inputs, trajectories = generated(trainer)
     lengths = inputs["completion_mask"].sum(dim=1).tolist()
     chains = [ids[:length].tolist() for ids, length in zip(inputs["completion_ids"], lengths, strict=True)]
     assert chains == [[40, 41, 2], [42, 43, 44, 45, 46, 47, 2], [48, 1, 2], [2]]
-    assert trainer.rollout.written == [True, False, False, True]
+    assert [one["written"] for one in trajectories] == [True, False, False, True]
     actions = (inputs["completion_mask"] * inputs["tool_mask"]).sum(dim=1)
     assert actions.tolist() == [3, 6, 2, 1]  # an appended `<answer>` is none
     states = trainer.r2ec.user_states(trainer.samples.iloc[[3, 3, 9, 9]], chains)
-    assert torch.allclose(trainer.rollout.states, states, atol=1e-5)
+    assert torch.allclose(torch.stack([one["state"] for one in trajectories]), states, atol=1e-5)
 
 
 def test_the_mismatch_between_vllm_and_the_model_is_corrected_token_by_token(vllm_trainer):
     trainer = vllm_trainer
-    inputs = generated(trainer)
+    inputs, trajectories = generated(trainer)
     old, ratio = inputs["old_per_token_logps"], inputs["importance_sampling_ratio"]
     actions = (inputs["completion_mask"] * inputs["tool_mask"]).bool()
     expected = (old + 1.5).exp().clamp(max=trainer.args.vllm_importance_sampling_clip_max)
     assert torch.allclose(ratio[actions], expected[actions], atol=1e-6)
     assert (ratio[~actions] == 1).all()
-    targets = trainer.r2ec.head.table[trainer.rollout.batch_targets]
-    item = trainer._item_log_probs(trainer.rollout.states, trainer.rollout.rows, targets)
+    states, candidates = torch.stack([one["state"] for one in trajectories]), inputs["candidates"][0]
+    item = trainer._item_log_probs(states, inputs["sample_rows"], trainer.r2ec.head.table[candidates], candidates)
     assert torch.allclose(inputs["old_item_log_probs"], item)
     inputs = {**inputs, "advantages": torch.zeros(4), "best": torch.zeros(4, dtype=torch.bool)}
     assert max(gradient.abs().max() for gradient in gradients(trainer, inputs).values()) == 0

@@ -566,3 +566,22 @@ def test_the_mismatch_between_vllm_and_the_model_is_corrected_token_by_token(vll
     assert max(gradient.abs().max() for gradient in gradients(trainer, inputs).values()) == 0
     inputs["advantages"] = torch.tensor([1.0, -1.0, 0.5, -0.5])
     assert max(gradient.abs().max() for gradient in gradients(trainer, inputs).values()) > 0
+
+
+REWARDS = [[0.1, 0.9, 0.3, 0.4], [0.5, 0.5, 0.5, 0.5], [0.2, 0.0, 0.7, 0.7]]
+
+
+@pytest.mark.parametrize("estimator", ["grpo", "rloo"])
+def test_advantages_follow_equation_2_and_equal_rewards_give_none(make_scored, estimator):
+    found = make_scored(REWARDS, estimator=estimator, relabel_top=2)
+    expected, best = [], []
+    for group in REWARDS:
+        mean = sum(group) / 4
+        std = math.sqrt(sum((reward - mean) ** 2 for reward in group) / 3)
+        grpo = [(reward - mean) / (std + 1e-4) for reward in group]
+        expected += grpo if estimator == "grpo" else [reward - (sum(group) - reward) / 3 for reward in group]
+        order = sorted(range(4), key=lambda place: -group[place])  # stable: of equal ones the first
+        best += [place in order[:2] for place in range(4)]
+    assert found["advantages"].tolist() == pytest.approx(expected, abs=1e-5)
+    assert found["advantages"][4:8].tolist() == [0.0] * 4
+    assert found["best"].tolist() == best

@@ -9,7 +9,9 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from accelerate.data_loader import BatchSamplerShard
 from safetensors.torch import load_file, save_file
+from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 
 from r2ec_lib.data.schema import DataError
@@ -41,7 +43,7 @@ class Checkpoints(TrainerCallback):
                 shutil.rmtree(other)
 
     def on_train_begin(self, args, state, control, **kwargs):
-        """A resumed training has the rewards of an uninterrupted one, which needs the item table as it was."""
+        """A resumed training has the samples and rewards of an uninterrupted one: the order and the item table."""
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         self.trainer.accelerator.wait_for_everyone()  # all have chosen the checkpoint to resume from
         for other in _folders(folder.parent):
@@ -49,12 +51,21 @@ class Checkpoints(TrainerCallback):
                 shutil.rmtree(other)
         if not state.global_step:
             return
+        skip_orders(kwargs["train_dataloader"], int(state.epoch))
         notes = read_json(folder / MARK)
         self.trainer.r2ec.head.table = load_file(folder / TABLE)["item_table"].to(self.trainer.accelerator.device)
         self.trainer.items.refreshed_at, self.trainer.rollout_log = notes["refreshed_at"], notes["rollouts"]
         if state.best_global_step and fault(folder.with_name(f"checkpoint-{state.best_global_step}")):
             # what was best is lost, so the next validation is the best so far
             state.best_metric = state.best_global_step = state.best_model_checkpoint = None
+
+
+def skip_orders(loader: DataLoader, epochs: int) -> None:
+    """Lets the sampler behind `loader` draw the orders of past epochs; made anew, TRL's begins with the first."""
+    batches = loader.batch_sampler
+    batches = batches.batch_sampler if isinstance(batches, BatchSamplerShard) else batches  # of several processes
+    for _ in range(epochs):
+        next(iter(batches.sampler))
 
 
 def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:

@@ -217,7 +217,7 @@ def _restore_best(trainer: RecPOTrainer, error: FloatingPointError, report: Call
     advice = "a lower learning_rate or max_grad_norm may help"
     state, (last, _) = trainer.state, newest_whole(Path(trainer.args.output_dir))
     if last is None or state.best_global_step is None:
-        raise RuntimeError(f"{error}, before the first validation, so there is no checkpoint; {advice}") from error
+        raise RuntimeError(f"{error}, before the first validation, so no model is left; {advice}") from error
     trainer._load_best_model()
     report(
         f"WARNING training ended: {error}. The last good checkpoint is that of step {last.name.split('-')[1]}; the "

@@ -38,12 +38,8 @@ START = "training/start"
 """Folder in a run of the R²ec that its trainings start from."""
 ROW = "row "
 """Begins a line in which a process hands on a row of the log as JSON."""
-OWN = ("step ", "resumed ", "already ", "WARNING ")
+OWN = ("step ", "resumed ", "already ", "WARNING ", "checkpoint-")
 """How the lines of a training itself begin, see `TrainingTables`."""
-STAMP = r"\[rank\d+\]:|\b[WEI]\d{4} [\d:.]+"
-"""What differs where several processes print the same: their number and the time."""
-PROCESS_LINES = 200
-"""Most other lines of the processes that are reported."""
 
 
 def check_settings(
@@ -235,8 +231,7 @@ def launch(
     """Trains as `<folder>/job.json` says: here on one process, or through `accelerate launch` on several.
 
     Args:
-        report, show: as in `train`. Beside the training's own lines, each different line that its processes print is
-            reported once; all of them are in `<folder>/processes.log`.
+        report, show: as in `train`. What else the processes print is in `<folder>/processes.log`.
         accelerate_config: path of an accelerate configuration file (DeepSpeed, FSDP, several machines); "" for plain
             data parallelism.
 
@@ -267,11 +262,8 @@ def launch(
 
 
 def _streamed(stream: Iterable[str], log: TextIO, report: Callable[[str], None], show: Callable) -> list[str]:
-    """Passes on what the processes print, as it comes: rows to `show`, lines to `report`; all but rows to `log`.
-
-    Several processes print the same notes, so each different line is reported once, and at most `PROCESS_LINES`.
-    """
-    lines, others = [], set()
+    """Passes on what processes print, as it comes: rows to `show`, the training's lines to `report`, lines to `log`."""
+    lines = []
     for line in map(str.rstrip, stream):
         if line.startswith(ROW):
             show(json.loads(line.removeprefix(ROW)))
@@ -280,11 +272,6 @@ def _streamed(stream: Iterable[str], log: TextIO, report: Callable[[str], None],
         print(line, file=log, flush=True)
         if line.startswith(OWN):
             report(line)
-        elif line.strip() and (text := re.sub(STAMP, "", line)) not in others and len(others) < PROCESS_LINES:
-            others.add(text)
-            report(f"  | {line}")
-            if len(others) == PROCESS_LINES:
-                report(f"  | … (all in {log.name})")
     return lines
 
 
@@ -301,15 +288,8 @@ def training_metrics(log: pd.DataFrame, rollouts: pd.DataFrame) -> dict:
     rewarded = log.dropna(subset=["reward"])
     window = max(1, len(rewarded) // 10)
     first, last = rewarded.head(window), rewarded.tail(window)
-    figures = [
-        "reward",
-        "reward_ndcg",
-        "reward_similarity",
-        "length",
-        "share_unclosed",
-        "share_equal_groups",
-        "entropy",
-    ]
+    figures = ["reward", "reward_ndcg", "reward_similarity", "length", "entropy"]
+    figures += ["share_unclosed", "share_equal_groups"]
     return {
         "steps": int(log["step"].max()),
         "first": first[figures].mean().to_dict(),

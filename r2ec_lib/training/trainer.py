@@ -190,23 +190,13 @@ class RecPOTrainer(GRPOTrainer):
             return super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **kwargs
             )
-        size = batch_size or len(input_ids)
-        log_probs, entropies = [], []
-        for ids, mask in zip(input_ids.split(size), attention_mask.split(size), strict=True):
-            with self.accelerator.autocast():
-                part, spread = token_log_probs(
-                    model,
-                    self.r2ec.lm,
-                    ids,
-                    mask,
-                    logits_to_keep,
-                    self.temperature,
-                    share_prompts=share,
-                    fused=fused,
-                    entropies=compute_entropy,
-                )
-            log_probs.append(part)
-            entropies.append(spread)
+        size, how = batch_size or len(input_ids), (self.temperature, share, fused, compute_entropy)
+        with self.accelerator.autocast():
+            parts = [
+                token_log_probs(model, self.r2ec.lm, ids, mask, logits_to_keep, *how)
+                for ids, mask in zip(input_ids.split(size), attention_mask.split(size), strict=True)
+            ]
+        log_probs, entropies = zip(*parts, strict=True)
         return torch.cat(log_probs), torch.cat(entropies) if compute_entropy else None, None
 
     # --- change 2: the recommendation action ------------------------------------------------------------------------

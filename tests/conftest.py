@@ -142,10 +142,7 @@ def tiny_with_token(tiny) -> R2ec:
 @pytest.fixture
 def make_trainer(tiny, samples, tmp_path):
     """Makes trainers of `tiny` (or another model) on `samples`, in training mode, that have not yet started."""
-    from r2ec_lib.training.trainer import (
-        RecPOConfig,
-        RecPOTrainer,  # slow to import, and few tests need it
-    )
+    from r2ec_lib.training.trainer import RecPOConfig, RecPOTrainer  # slow to import, and few tests need it
 
     def make(model=tiny, **choices):
         usual = {
@@ -162,6 +159,29 @@ def make_trainer(tiny, samples, tmp_path):
         trainer.current_gradient_accumulation_steps = config.gradient_accumulation_steps
         trainer.model.train()
         return trainer
+
+    return make
+
+
+@pytest.fixture
+def make_scored(make_trainer, monkeypatch):
+    """Makes the tensors of a rollout whose trajectories earn given rewards (U, G)."""
+    from r2ec_lib.training import rollout
+
+    def make(rewards, **choices):
+        size = {"num_generations": len(rewards[0]), "per_device_train_batch_size": len(rewards) * len(rewards[0])}
+        trainer = make_trainer(reward_mix=0.0, **size, **choices)
+        earned = [reward for group in rewards for reward in group]
+        chains = [[40 + place, 2] for place in range(len(earned))]
+        drawn = rollout.Drawn(chains, [2] * len(chains), [True] * len(chains), torch.zeros(len(chains), 16))
+        monkeypatch.setattr(trainer, "sample_chains", lambda prompts: drawn)
+        original = rollout.rewarded
+        monkeypatch.setattr(
+            rollout, "rewarded", lambda *given: {**original(*given), "reward_ndcg": earned}, raising=True
+        )
+        return trainer._generate_and_score_completions(
+            [{"prompt": user} for user, group in enumerate(rewards) for _ in group]
+        )
 
     return make
 

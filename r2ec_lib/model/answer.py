@@ -31,6 +31,7 @@ class Answer:
         # only a token with the last character can complete the symbol; byte tokens are written "<0x3E>"
         ends = self.ids if self.text is None else [index for piece, index in vocabulary.items() if ">" in piece]
         self.last_ids: list[int] = sorted(ends)
+        self._last_set = frozenset(ends)
         self._last = torch.zeros(max(vocabulary.values()) + 1, dtype=torch.bool)  # (|T|,)
         self._last[self.last_ids] = True
 
@@ -50,6 +51,17 @@ class Answer:
     def closed(self, chain: Sequence[int]) -> bool:
         """Whether a chain of token ids ends in the symbol."""
         return bool(chain) and bool(self.is_complete(torch.tensor([chain]))[0])
+
+    def close(self, chains: Sequence[Sequence[int]]) -> tuple[list[list[int]], list[bool]]:
+        """Chains that end in the symbol, and whether each had it itself: what stands after it is cut off, and where it is
+        missing it is appended."""
+        closed, written = [], []
+        for chain in chains:
+            ends = [place for place, token in enumerate(chain, 1) if token in self._last_set]
+            end = next((place for place in ends if self.closed(chain[:place])), None)
+            closed.append([*chain, *self.ids] if end is None else list(chain[:end]))
+            written.append(end is not None)
+        return closed, written
 
     def body(self, chain: Sequence[int]) -> list[int]:
         """A closed chain without the tokens of the symbol.

@@ -4,8 +4,6 @@ from dataclasses import dataclass, field
 
 from trl import GRPOConfig
 
-from r2ec_lib.training import objective
-
 LENGTH_LOSS = {"sum": "luspo", "sequence": "grpo", "constant": "dr_grpo", "batch": "dapo"}
 """How token terms are summed, and TRL's name for it: "sum" is Eq. 8; the others divide by the chain's length, by the
 longest allowed length, or by all tokens of the batch."""
@@ -18,7 +16,7 @@ class RecPOConfig(GRPOConfig):
     Attributes:
         reward_mix: β of Eq. 5, the weight of the similarity reward.
         reward_cutoff: k of the NDCG@k reward (Eq. 4).
-        estimator: "grpo" or "rloo" advantages (Eq. 2).
+        estimator: advantages (Eq. 2): "grpo" divides by the group's deviation, as TRL does; "rloo" leaves one out.
         relabel_top: how many of a group's best trajectories carry the recommendation action (paper: 1).
         refresh_steps: T_refresh, optimiser steps between two encodings of the whole catalogue.
         length_handling: "sum" (Eq. 8), "sequence", "constant" or "batch", see `LENGTH_LOSS`.
@@ -40,7 +38,7 @@ class RecPOConfig(GRPOConfig):
         rollout_users: users whose trajectories are kept in the rollouts table, each `rollout_steps`.
         rollout_steps: steps between two entries of the rollouts table.
         warn_entropy_below, warn_kl_above, warn_unclosed_above, warn_repetition_above: limits of the watch over the
-            language, None for none (`tracking.LIMITS`). With `warn_kl_above` the KL to the start is measured every
+            language, None for none (`monitoring.LIMITS`). With `warn_kl_above` the KL to the start is measured every
             `rollout_steps` steps where it has no weight and is not known anyway.
     """
 
@@ -77,7 +75,7 @@ class RecPOConfig(GRPOConfig):
 
     def __post_init__(self):
         choices = {
-            "estimator": objective.ESTIMATORS,
+            "estimator": ("grpo", "rloo"),
             "length_handling": tuple(LENGTH_LOSS),
             "item_advantage": ("trajectory", "unit"),
         }
@@ -90,7 +88,12 @@ class RecPOConfig(GRPOConfig):
             raise ValueError(
                 f"relabel_top is {self.relabel_top}; expected 1 to num_generations={self.num_generations}"
             )
+        if self.temperature <= 0:
+            raise ValueError(
+                f"temperature is {self.temperature}; reasonings of a group have to differ: expected a number above 0"
+            )
         self.loss_type = LENGTH_LOSS[self.length_handling]
+        self.scale_rewards = "group" if self.estimator == "grpo" else "none"
         self.reward_weights = [
             1 - self.reward_mix,
             self.reward_mix,

@@ -6,6 +6,7 @@ this module through `accelerate launch` and shows its lines. Both read the same 
 one device and many but the number of processes.
 """
 
+import importlib.util
 import json
 import os
 import re
@@ -17,31 +18,75 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import TextIO
+from typing import Any, TextIO
 
 import pandas as pd
 import torch
 import transformers
 from transformers import EarlyStoppingCallback, PrinterCallback
-from transformers.trainer_utils import get_last_checkpoint
 
 from r2ec_lib.data.schema import DataError
 from r2ec_lib.data.storage import read_json, read_table, sha256, write_json
 from r2ec_lib.model import R2ec
+from r2ec_lib.training.checkpoints import Checkpoints, newest_whole
+from r2ec_lib.training.config import RecPOConfig
 from r2ec_lib.training.judgements import judged_reward
 from r2ec_lib.training.monitoring import LIMITS, TrainingTables
-from r2ec_lib.training.trainer import RecPOConfig, RecPOTrainer
+from r2ec_lib.training.trainer import RecPOTrainer
 
 START = "training/start"
 """Folder in a run of the R²ec that its trainings start from."""
 ROW = "row "
 """Begins a line in which a process hands on a row of the log as JSON."""
-OWN = ("step ", "resumed ", "already ", "WARNING ")
+OWN = ("step ", "resumed ", "already ", "WARNING ", "checkpoint-")
 """How the lines of a training itself begin, see `TrainingTables`."""
-STAMP = r"\[rank\d+\]:|\b[WEI]\d{4} [\d:.]+"
-"""What differs where several processes print the same: their number and the time."""
-PROCESS_LINES = 200
-"""Most other lines of the processes that are reported."""
+
+
+def check_settings(
+    settings: Mapping[str, Any], *, batch_users: int, num_processes: int, train_samples: int, num_judged: int = 0
+) -> None:
+    """Refuses what would fail a training, or leave it without a step, before any work is done; writes nothing.
+
+    Args:
+        settings: fields of `RecPOConfig`.
+        batch_users: users whose trajectories make one optimiser step, over all processes.
+        num_processes: devices (or CPU processes) to train on.
+        train_samples: rows of the train split.
+        num_judged: reasonings that people have judged.
+
+    Raises:
+        DataError: names the setting, what was found and what to do.
+    """
+    if settings.get("judged_weight") and not num_judged:
+        raise DataError(
+            "judged_weight asks for judgements, but no reasoning was accepted or rejected; name the reviews"
+        )
+    if settings.get("use_vllm") and importlib.util.find_spec("vllm") is None:
+        raise DataError("use_vllm is true, but vLLM is not installed; install the extra `vllm`, or set it to false")
+    group, accumulation = settings["num_generations"], settings.get("gradient_accumulation_steps", 1)
+    rows, parts = batch_users * group, num_processes * accumulation
+    if rows < 1 or rows % parts:
+        raise DataError(
+            f"a step of {batch_users} users × {group} trajectories = {rows} rows cannot be "
+            f"split evenly over {num_processes} processes × {accumulation} accumulation steps; change batch_users"
+        )
+    here = {"output_dir": "checkpoints", "use_cpu": not torch.accelerator.is_available()}
+    size = {"per_device_train_batch_size": rows // accumulation, "per_device_eval_batch_size": group}
+    try:  # one process stands for all: the rows of a step are the same
+        config = RecPOConfig(**{**here, **size, **settings})
+    except (ValueError, TypeError, ImportError, RuntimeError) as error:
+        raise DataError(f"the training settings: {error}") from error
+    users = config.generation_batch_size // group  # of one rollout; those left over are not trained on
+    if train_samples < users:
+        raise DataError(
+            f"a training would make no step: there are {train_samples} training samples, and one rollout takes "
+            f"{users} (batch_users: {batch_users}); lower batch_users to {train_samples} or fewer, or bring more data"
+        )
+    if config.max_steps <= 0 and config.num_train_epochs <= 0:
+        raise DataError(
+            f"a training would make no step: max_steps is {config.max_steps} and num_train_epochs is "
+            f"{config.num_train_epochs:g}; set one of them (the recipe's steps or epochs) above 0"
+        )
 
 
 def write_job(
@@ -58,36 +103,26 @@ def write_job(
     """Writes `<folder>/job.json`: what one training is. Checkpoints and model of another job in `folder` are removed.
 
     Args:
-        settings: fields of `RecPOConfig`; checked here, before any work starts.
-        batch_users: users whose trajectories make one optimiser step, over all processes.
-        num_processes: devices (or CPU processes) to train on.
+        settings, batch_users, num_processes: as in `check_settings`, which is called here.
         patience: evaluations without a better validation NDCG@10 after which training ends.
         folder: of the run, for job and tables.
         model: of the run, where the trained R²ec goes.
         judged: people's judgements (`judgements.judgements`), which `settings["judged_weight"]` weighs.
 
     Raises:
-        DataError: the batch cannot be split evenly, or there are no judgements to weigh.
+        DataError: as `check_settings`.
     """
     run_dir, place = Path(run_dir), Path(run_dir) / folder
-    if settings.get("judged_weight") and not judged:
-        raise DataError(
-            "judged_weight asks for judgements, but no reasoning was accepted or rejected; name the reviews"
-        )
-    accumulation = settings.get("gradient_accumulation_steps", 1)
-    rows, parts = batch_users * settings["num_generations"], num_processes * accumulation
-    if rows % parts:
-        raise DataError(
-            f"a step of {batch_users} users × {settings['num_generations']} trajectories = {rows} rows cannot be "
-            f"split evenly over {num_processes} processes × {accumulation} accumulation steps; change batch_users"
-        )
+    train_samples = int((read_table(run_dir / "data" / "samples.parquet")["split"] == "train").sum())
+    sizes = {"batch_users": batch_users, "num_processes": num_processes}
+    check_settings(settings, **sizes, train_samples=train_samples, num_judged=len(judged))
+    rows, accumulation = batch_users * settings["num_generations"], settings.get("gradient_accumulation_steps", 1)
     settings = {
         **settings,
         "output_dir": str(place / "checkpoints"),
-        "per_device_train_batch_size": rows // parts,
+        "per_device_train_batch_size": rows // (num_processes * accumulation),
         "per_device_eval_batch_size": settings["num_generations"],
         "logging_steps": 1,
-        "save_total_limit": 2,
         "restore_callback_states_from_checkpoint": True,
         "load_best_model_at_end": True,
         "metric_for_best_model": "ndcg@10",
@@ -123,15 +158,20 @@ def train(
     """Trains the R²ec in `training/start` on the train split of `data/samples.parquet`, as `<folder>/job.json` says.
 
     Writes `<folder>/log.parquet`, `<folder>/rollouts.parquet` and, at the end, the best model by validation NDCG@10 to
-    the job's `model`. An interrupted training goes on from its last checkpoint; a finished one is left as it is.
+    the job's `model`. An interrupted training goes on from its newest whole checkpoint; a finished one is left as it
+    is. One whose weights become NaN ends there with a warning, and the best model before it is saved.
 
     Args:
-        report, show: called with lines of text and with rows of the log, see `tracking.TrainingTables`.
+        report, show: called with lines of text and with rows of the log, see `monitoring.TrainingTables`.
+
+    Raises:
+        RuntimeError: another number of processes than the job's; NaN before the first validation; no step was made.
     """
     run_dir, place = Path(run_dir), Path(run_dir) / folder
     job = read_json(place / "job.json")
     checkpoints = place / "checkpoints"
-    if (run_dir / job["model"]).is_dir() and not checkpoints.is_dir():
+    if (run_dir / job["model"]).is_dir():  # saved in one rename, at the end
+        shutil.rmtree(checkpoints, ignore_errors=True)
         return report(f"already trained: {job['model']}")
     quiet()
     config = RecPOConfig(**{"use_cpu": not torch.accelerator.is_available(), **job["settings"]})
@@ -147,14 +187,38 @@ def train(
         place, lambda: trainer.rollout_log, report, max(1, config.eval_steps // 2), show=show, limits=limits
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(tables)
-    trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=job["patience"]))
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(checkpoints) if checkpoints.is_dir() else None)
-    model.refresh()  # by all processes: weights that are spread over them are gathered in each forward
+    for callback in (Checkpoints(trainer), tables, EarlyStoppingCallback(early_stopping_patience=job["patience"])):
+        trainer.add_callback(callback)
+    checkpoint, passed_over = newest_whole(checkpoints)
+    for line in passed_over:
+        report(line)
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        model.refresh()  # by all processes: weights that are spread over them are gathered in each forward
+        trainer.require_numbers(model.head.table)
+    except FloatingPointError as error:
+        tables.write(trainer.state)
+        _restore_best(trainer, error, report)
+        model.refresh()
+    if not trainer.state.global_step:
+        raise RuntimeError("training made no step; more training samples, or more epochs, are needed")
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer.is_fsdp_enabled else None
     if trainer.is_world_process_zero():
         model.save(run_dir / job["model"], weights)
         shutil.rmtree(checkpoints)
+
+
+def _restore_best(trainer: RecPOTrainer, error: FloatingPointError, report: Callable[[str], None]) -> None:
+    """Gives `trainer` the weights of the best validation before it met NaN; RuntimeError where there was none."""
+    advice = "a lower learning_rate or max_grad_norm may help"
+    state, (last, _) = trainer.state, newest_whole(Path(trainer.args.output_dir))
+    if last is None or state.best_global_step is None:
+        raise RuntimeError(f"{error}, before the first validation, so no model is left; {advice}") from error
+    trainer._load_best_model()
+    report(
+        f"WARNING training ended: {error}. The last good checkpoint is that of step {last.name.split('-')[1]}; the "
+        f"model is the best one, of step {state.best_global_step} (NDCG@10 {state.best_metric:.4f}); {advice}"
+    )
 
 
 def launch(
@@ -167,8 +231,7 @@ def launch(
     """Trains as `<folder>/job.json` says: here on one process, or through `accelerate launch` on several.
 
     Args:
-        report, show: as in `train`. Beside the training's own lines, each different line that its processes print is
-            reported once; all of them are in `<folder>/processes.log`.
+        report, show: as in `train`. What else the processes print is in `<folder>/processes.log`.
         accelerate_config: path of an accelerate configuration file (DeepSpeed, FSDP, several machines); "" for plain
             data parallelism.
 
@@ -199,11 +262,8 @@ def launch(
 
 
 def _streamed(stream: Iterable[str], log: TextIO, report: Callable[[str], None], show: Callable) -> list[str]:
-    """Passes on what the processes print, as it comes: rows to `show`, lines to `report`; all but rows to `log`.
-
-    Several processes print the same notes, so each different line is reported once, and at most `PROCESS_LINES`.
-    """
-    lines, others = [], set()
+    """Passes on what processes print, as it comes: rows to `show`, the training's lines to `report`, lines to `log`."""
+    lines = []
     for line in map(str.rstrip, stream):
         if line.startswith(ROW):
             show(json.loads(line.removeprefix(ROW)))
@@ -212,11 +272,6 @@ def _streamed(stream: Iterable[str], log: TextIO, report: Callable[[str], None],
         print(line, file=log, flush=True)
         if line.startswith(OWN):
             report(line)
-        elif line.strip() and (text := re.sub(STAMP, "", line)) not in others and len(others) < PROCESS_LINES:
-            others.add(text)
-            report(f"  | {line}")
-            if len(others) == PROCESS_LINES:
-                report(f"  | … (all in {log.name})")
     return lines
 
 
@@ -233,15 +288,8 @@ def training_metrics(log: pd.DataFrame, rollouts: pd.DataFrame) -> dict:
     rewarded = log.dropna(subset=["reward"])
     window = max(1, len(rewarded) // 10)
     first, last = rewarded.head(window), rewarded.tail(window)
-    figures = [
-        "reward",
-        "reward_ndcg",
-        "reward_similarity",
-        "length",
-        "share_unclosed",
-        "share_equal_groups",
-        "entropy",
-    ]
+    figures = ["reward", "reward_ndcg", "reward_similarity", "length", "entropy"]
+    figures += ["share_unclosed", "share_equal_groups"]
     return {
         "steps": int(log["step"].max()),
         "first": first[figures].mean().to_dict(),

@@ -10,48 +10,52 @@ from types import MappingProxyType
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import Accelerator
 from IPython import get_ipython
 from IPython.display import DisplayHandle
-from torch import Tensor
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 
-from r2ec_lib.data.storage import read_table, write_table
+from r2ec_lib.data.storage import write_table
 
-LOG_COLUMNS = {
-    "reward": "reward",
-    "rewards/ndcg/mean": "reward_ndcg",
-    "rewards/similarity/mean": "reward_similarity",
-    "rewards/judged/mean": "reward_judged",
-    "eval_ndcg@10": "valid_ndcg@10",
-    "eval_hit@10": "valid_hit@10",
-    "eval_length": "valid_length",
-    "completions/mean_length": "length",
-    "completions/min_length": "length_low",
-    "completions/max_length": "length_high",
-    "share_unclosed": "share_unclosed",
-    "repetition": "repetition",
-    "frac_reward_zero_std": "share_equal_groups",
-    "entropy": "entropy",
-    "kl": "kl",
-    "loss": "loss",
-    "item_surprise": "item_surprise",
-    "grad_norm": "grad_norm",
-    "grad_norm_tokens": "grad_norm_tokens",
-    "grad_norm_items": "grad_norm_items",
-    "tokens_per_second": "tokens_per_second",
-    "learning_rate": "learning_rate",
-    "step_time": "step_seconds",
-    "seconds_sampling": "seconds_sampling",
-    "seconds_reward": "seconds_reward",
-}
-"""TRL's names and ours: lengths in tokens with `<answer>`, seconds a step, shares from 0 to 1. `item_surprise` is the
-mean −log π(v⁺) of Eq. 7 over the trajectories that carry the item action. `entropy` is the mean over all sampled
-tokens, or over those of these trajectories in warm-up steps that compute no others (`item_warmup_steps`). The gradient
-norms of the token terms and of the item term are taken before clipping, every `rollout_steps` steps. `repetition` is
-1 − different token triples / token triples. Memory (`peak_memory_gb` of this process, `peak_device_memory_gb` of its
-GPU) is the highest so far. `warnings` names the figures that are beyond their limits."""
-COLUMNS = ["step", *LOG_COLUMNS.values(), "peak_memory_gb", "peak_device_memory_gb", "seconds_update", "warnings"]
+FIGURES = [
+    ("reward", "reward", "reward", ".4f"),
+    ("rewards/ndcg/mean", "reward_ndcg", "its NDCG part", ".4f"),
+    ("rewards/similarity/mean", "reward_similarity", "its similarity part", ".4f"),
+    ("rewards/judged/mean", "reward_judged", "people's judgements", ".3f"),
+    ("eval_ndcg@10", "valid_ndcg@10", "validation NDCG@10", ".4f"),
+    ("eval_hit@10", "valid_hit@10", "", ""),
+    ("eval_length", "valid_length", "", ""),
+    ("completions/mean_length", "length", "length (tokens)", ".1f"),
+    ("completions/min_length", "length_low", "", ""),
+    ("completions/max_length", "length_high", "", ""),
+    ("share_unclosed", "share_unclosed", "chains without <answer>", ".0%"),
+    ("repetition", "repetition", "repetition (0 to 1)", ".2f"),
+    ("frac_reward_zero_std", "share_equal_groups", "groups of equal rewards", ".0%"),
+    ("entropy", "entropy", "entropy (nats a token)", ".3f"),
+    ("kl", "kl", "KL to the start", ".4f"),
+    ("loss", "loss", "", ""),
+    ("item_surprise", "item_surprise", "", ""),
+    ("grad_norm", "grad_norm", "gradient norm", ".3g"),
+    ("grad_norm_tokens", "grad_norm_tokens", "… of the token terms", ".3g"),
+    ("grad_norm_items", "grad_norm_items", "… of the item term", ".3g"),
+    ("learning_rate", "learning_rate", "", ""),
+    ("step_time", "step_seconds", "", ""),
+    ("seconds_sampling", "seconds_sampling", "seconds: sampling", ".2f"),
+    ("seconds_reward", "seconds_reward", "seconds: reward", ".2f"),
+    ("seconds_update", "seconds_update", "seconds: update", ".2f"),
+    ("tokens_per_second", "tokens_per_second", "tokens a second", ",.0f"),
+    ("peak_memory_gb", "peak_memory_gb", "peak memory (GB)", ".2f"),
+    ("peak_device_memory_gb", "peak_device_memory_gb", "peak GPU memory (GB)", ".2f"),
+    ("warnings", "warnings", "", ""),
+]
+"""TRL's name of each figure, the log table's, and, where the live table shows it, what it says and how it is written.
+
+Lengths are in tokens with `<answer>`, seconds per step, shares from 0 to 1. `item_surprise` is the mean −log π(v⁺) of
+Eq. 7 over the trajectories that carry the item action. `entropy` is the mean over all sampled tokens, or over those of
+these trajectories in warm-up steps that compute no others (`item_warmup_steps`). The gradient norms of the token terms
+and of the item term are taken before clipping, every `rollout_steps` steps. `repetition` is
+1 − different token triples / token triples. Memory (of this process, and of its GPU) is the highest so far. `warnings` names the figures that are
+beyond their limits."""
+COLUMNS = ["step", *(column for _, column, _, _ in FIGURES)]
 
 LIMITS = {
     "warn_entropy_below": ("entropy", -1, "the trajectories of a shopper hardly differ any more"),
@@ -80,6 +84,8 @@ def beyond(row: Mapping[str, float], limits: Mapping[str, float | None]) -> dict
 class TrainingTables(TrainerCallback):
     """Writes `log.parquet` and `rollouts.parquet` into `folder` as training goes, and reports.
 
+    The log is transformers' own (`TrainerState.log_history`), which checkpoints keep.
+
     Args:
         trainer_rollouts: the trainer's growing list of kept trajectories.
         report: called with one line of text every `report_steps` steps, at each evaluation, and with one that begins
@@ -104,55 +110,41 @@ class TrainingTables(TrainerCallback):
         self.show = show
         self.limits = limits
         self.beyond: set[str] = set()
-        self.rows: dict[int, dict] = {}
         self.start = time.perf_counter()
 
     def on_train_begin(self, args, state, control, **kwargs):
-        """A resumed run keeps the rows that its checkpoint had reached."""
-        path = self.folder / "log.parquet"
-        if state.global_step and path.exists():
-            earlier = read_table(path)
-            self.rows = {row["step"]: row for row in earlier.to_dict("records") if row["step"] <= state.global_step}
+        if state.global_step:
             self.report(f"resumed at step {state.global_step} of {state.max_steps}")
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        found = {ours: logs[theirs] for theirs, ours in LOG_COLUMNS.items() if theirs in logs}
-        if not found or not state.is_world_process_zero:
+        entry = state.log_history[-1]
+        if not state.is_world_process_zero or "train_runtime" in entry:  # transformers' summary at the end
             return
-        row = self.rows.setdefault(state.global_step, {"step": state.global_step})
-        row.update(found)
-        row["peak_memory_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        entry["peak_memory_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         if torch.cuda.is_available():
-            row["peak_device_memory_gb"] = torch.cuda.max_memory_allocated() / 2**30
-        if "step_seconds" in row:
-            other = row.get("seconds_sampling", 0.0) + row.get("seconds_reward", 0.0)  # a step may reuse a rollout
-            row["seconds_update"] = row["step_seconds"] - other
-        warnings = beyond(found, self.limits)
-        row["warnings"] = ", ".join(warnings) or row.get("warnings", "")
+            entry["peak_device_memory_gb"] = torch.cuda.max_memory_allocated() / 2**30
+        warnings = beyond(entry, self.limits)
+        if warnings:
+            entry["warnings"] = ", ".join(warnings)
         for figure in warnings.keys() - self.beyond:
             self.report(f"WARNING step {state.global_step}: {warnings[figure]}")
-        self.beyond = (self.beyond - found.keys()) | warnings.keys()
+        self.beyond = (self.beyond - entry.keys()) | warnings.keys()
+        row = log_rows(state.log_history[-2:])[-1]  # an evaluation follows the training entry of its step
         self.show({**row, "max_steps": state.max_steps, "elapsed": time.perf_counter() - self.start})
-        evaluated = "valid_ndcg@10" in found
-        if evaluated or (state.global_step % self.report_steps == 0 and "reward" in found):
+        evaluated = "eval_ndcg@10" in entry
+        if evaluated or (state.global_step % self.report_steps == 0 and "reward" in entry):
             self.report(self._line(row, state.max_steps, evaluated))
 
     def on_save(self, args, state, control, **kwargs):
-        if state.is_world_process_zero:
-            self.write()
+        self.write(state)
 
     def on_train_end(self, args, state, control, **kwargs):
+        self.write(state)
+
+    def write(self, state: TrainerState) -> None:
         if state.is_world_process_zero:
-            self.write()
-
-    def log_table(self) -> pd.DataFrame:
-        """One row a logged step, columns as in `COLUMNS`; NaN where a figure was not taken at that step."""
-        table = pd.DataFrame(sorted(self.rows.values(), key=lambda row: row["step"]))
-        return table.reindex(columns=COLUMNS).astype({"step": "int64"})
-
-    def write(self) -> None:
-        write_table(self.log_table(), self.folder / "log.parquet")
-        write_table(pd.DataFrame(self.trainer_rollouts()), self.folder / "rollouts.parquet")
+            write_table(log_table(state.log_history), self.folder / "log.parquet")
+            write_table(pd.DataFrame(self.trainer_rollouts()), self.folder / "rollouts.parquet")
 
     def _line(self, row: dict, max_steps: int, evaluated: bool) -> str:
         seconds = time.perf_counter() - self.start
@@ -165,29 +157,24 @@ class TrainingTables(TrainerCallback):
         )
 
 
-FIGURES = {
-    "reward": ("reward", ".4f"),
-    "reward_ndcg": ("its NDCG part", ".4f"),
-    "reward_similarity": ("its similarity part", ".4f"),
-    "reward_judged": ("people's judgements", ".3f"),
-    "valid_ndcg@10": ("validation NDCG@10", ".4f"),
-    "length": ("length (tokens)", ".1f"),
-    "share_unclosed": ("chains without <answer>", ".0%"),
-    "repetition": ("repetition (0 to 1)", ".2f"),
-    "share_equal_groups": ("groups of equal rewards", ".0%"),
-    "entropy": ("entropy (nats a token)", ".3f"),
-    "kl": ("KL to the start", ".4f"),
-    "grad_norm": ("gradient norm", ".3g"),
-    "grad_norm_tokens": ("… of the token terms", ".3g"),
-    "grad_norm_items": ("… of the item term", ".3g"),
-    "seconds_sampling": ("seconds: sampling", ".2f"),
-    "seconds_reward": ("seconds: reward", ".2f"),
-    "seconds_update": ("seconds: update", ".2f"),
-    "tokens_per_second": ("tokens a second", ",.0f"),
-    "peak_memory_gb": ("peak memory (GB)", ".2f"),
-    "peak_device_memory_gb": ("peak GPU memory (GB)", ".2f"),
-}
-"""Columns of the training log that the table shows, with what it calls them and how it writes their values."""
+def log_rows(history: Sequence[Mapping]) -> list[dict]:
+    """Entries of a `TrainerState.log_history` as one row per step, under our names."""
+    rows: dict[int, dict] = {}
+    for entry in history:
+        row = rows.setdefault(entry["step"], {"step": entry["step"], "warnings": ""})
+        row.update({column: entry[name] for name, column, _, _ in FIGURES if name in entry})
+    for row in rows.values():
+        if "step_seconds" in row:
+            other = row.get("seconds_sampling", 0.0) + row.get("seconds_reward", 0.0)  # a step may reuse a rollout
+            row["seconds_update"] = row["step_seconds"] - other
+    return list(rows.values())
+
+
+def log_table(history: Sequence[Mapping]) -> pd.DataFrame:
+    """One row per logged step, columns as in `COLUMNS`; NaN where a figure was not taken at that step."""
+    return pd.DataFrame(log_rows(history)).reindex(columns=COLUMNS).astype({"step": "int64"})
+
+
 BLOCKS = "▁▂▃▄▅▆▇█"
 COURSE = 24
 """Most characters of a figure's course."""
@@ -210,8 +197,8 @@ def summary(log: pd.DataFrame) -> pd.DataFrame:
     Figures that were never taken are left out.
     """
     rows = []
-    for column, (label, form) in FIGURES.items():
-        values = log[column].dropna() if column in log else []
+    for _, column, label, form in FIGURES:
+        values = log[column].dropna() if label and column in log else []
         if len(values):
             window = max(1, len(values) // 10)
             ends = (values.head(window).mean(), values.tail(window).mean())
@@ -220,7 +207,7 @@ def summary(log: pd.DataFrame) -> pd.DataFrame:
 
 
 class LiveTable:
-    """Shows a training: `row` and `line` are what `training.launch` calls.
+    """Shows a training: `row` and `line` are what `jobs.launch` calls.
 
     In a notebook, one display that is replaced as rows come in (also when Papermill executes it), and lines for what
     the table does not tell; elsewhere lines alone.
@@ -232,8 +219,7 @@ class LiveTable:
     """
 
     def __init__(self, notebook: bool | None = None, out: Callable[[str], None] = print, seconds: float = 1.0):
-        shell = get_ipython()
-        self.notebook = "IPKernelApp" in getattr(shell, "config", {}) if notebook is None else notebook
+        self.notebook = "IPKernelApp" in getattr(get_ipython(), "config", {}) if notebook is None else notebook
         self.out = out
         self.seconds = seconds
         self.rows: dict[int, dict] = {}
@@ -253,50 +239,18 @@ class LiveTable:
         self.rows[row["step"]] = row
         now = time.perf_counter()
         due = self._drawn is None or now - self._drawn >= self.seconds
-        if self.notebook and (due or row["step"] == row["max_steps"] or "valid_ndcg@10" in row):
-            page = {"text/html": self.html(), "text/plain": self.text()}
-            (self._display.display if self._drawn is None else self._display.update)(page, raw=True)
+        if self._display and (due or row["step"] == row["max_steps"] or "valid_ndcg@10" in row):
+            (self._display.display if self._drawn is None else self._display.update)(self.page(row), raw=True)
             self._drawn = now
 
-    def head(self) -> str:
-        """How far the training is, in words."""
-        row = self.rows[max(self.rows)]
+    def page(self, row: dict) -> dict[str, str]:
+        """How far the training is, its warnings and the table, as HTML and as text."""
         done, elapsed = row["step"] / row["max_steps"], row["elapsed"]
         left = f", about {elapsed / done - elapsed:.0f} s left" if done < 1 else ""
-        return f"step {row['step']} of {row['max_steps']}, {elapsed:.0f} s{left}"
-
-    def text(self) -> str:
+        head = f"step {row['step']} of {row['max_steps']}, {elapsed:.0f} s{left}"
         table = summary(pd.DataFrame(list(self.rows.values())))
-        return "\n".join([self.head(), *self.warnings, table.to_string(index=False)])
-
-    def html(self) -> str:
-        table = summary(pd.DataFrame(list(self.rows.values()))).to_html(index=False, border=0)
         warnings = "".join(f'<p style="color: #b00000"><b>{escape(text)}</b></p>' for text in self.warnings)
-        return f"<p>{escape(self.head())}</p>{warnings}{table}"
-
-
-class GradientNorms:
-    """L2 norms of the gradients of the token terms and of the item term over one optimiser step, before clipping.
-
-    One more backward walk gives the token terms' gradient; the item term's is what the step's whole gradient has
-    beyond it. So a measured step costs a second backward and a copy of the trainable weights' gradients; other steps
-    cost nothing.
-    """
-
-    def __init__(self, weights: Sequence[torch.nn.Parameter]):
-        self.weights = weights
-        self.tokens: list[Tensor] | None = None
-
-    def add(self, token_loss: Tensor) -> None:
-        """Adds the gradient of one micro-batch's token terms; leaves `.grad` and the graph as they are."""
-        found = torch.autograd.grad(token_loss, self.weights, retain_graph=True, materialize_grads=True)
-        found = [gradient.detach() for gradient in found]
-        self.tokens = found if self.tokens is None else [a + b for a, b in zip(self.tokens, found, strict=True)]
-
-    def norms(self, accelerator: Accelerator) -> tuple[float, float]:
-        """(token terms, item term), averaged over processes as the update is; starts anew afterwards."""
-        tokens = [accelerator.reduce(gradient, reduction="mean") for gradient in self.tokens]
-        pairs = zip(self.weights, tokens, strict=True)
-        items = [-gradient if weight.grad is None else weight.grad - gradient for weight, gradient in pairs]
-        self.tokens = None
-        return torch.nn.utils.get_total_norm(tokens).item(), torch.nn.utils.get_total_norm(items).item()
+        return {
+            "text/html": f"<p>{head}</p>{warnings}{table.to_html(index=False, border=0)}",
+            "text/plain": "\n".join([head, *self.warnings, table.to_string(index=False)]),
+        }

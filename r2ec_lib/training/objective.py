@@ -8,8 +8,6 @@ M distinct target items of a batch, U users (groups), G trajectories a user, d h
 import torch
 from torch import Tensor
 
-ESTIMATORS = ("grpo", "rloo")
-
 
 def ndcg(ranks: Tensor, k: int) -> Tensor:
     """NDCG@k with one relevant item, R_d of Eq. 4: 1 / log2(rank + 1) if rank ≤ k, else 0. Any shape.
@@ -18,37 +16,6 @@ def ndcg(ranks: Tensor, k: int) -> Tensor:
     [1.0, 0.5, 0.0]
     """
     return torch.where(ranks <= k, 1 / torch.log2(ranks + 1), torch.zeros_like(ranks))
-
-
-def fused_reward(discrete: Tensor, continuous: Tensor, reward_mix: float) -> Tensor:
-    """R = β R_c + (1 − β) R_d (Eq. 5); `reward_mix` is β. Any shape."""
-    return reward_mix * continuous + (1 - reward_mix) * discrete
-
-
-def advantages(rewards: Tensor, estimator: str = "grpo", epsilon: float = 1e-4) -> Tensor:
-    """Advantage of each trajectory within its group (Eq. 2).
-
-    "grpo": A_i = (R_i − mean R) / (std R + ε), with the sample standard deviation, as in TRL; ε keeps a group of all
-    but equal rewards from being blown up to unit size. "rloo": A_i = R_i − mean of the other G − 1 rewards.
-
-    Args:
-        rewards: (U, G), G ≥ 2.
-
-    Returns:
-        (U, G). Equal rewards give exactly 0 under both estimators, up to rounding of the mean.
-
-    >>> advantages(torch.tensor([[1.0, 0.0, 0.0, 0.0]]), "rloo")[0, 0].item()  # 1 - (0 + 0 + 0) / 3
-    1.0
-    """
-    group_size = rewards.shape[1]
-    if group_size < 2:
-        raise ValueError(f"an advantage compares at least 2 trajectories of a user; the groups hold {group_size}")
-    centred = rewards - rewards.mean(dim=1, keepdim=True)  # (U, G)
-    if estimator == "grpo":
-        return centred / (rewards.std(dim=1, keepdim=True) + epsilon)
-    if estimator == "rloo":
-        return centred * group_size / (group_size - 1)
-    raise ValueError(f"estimator is {estimator!r}; expected one of {ESTIMATORS}")
 
 
 def best_trajectories(rewards: Tensor, top: int = 1) -> Tensor:

@@ -12,19 +12,44 @@ import torch
 from r2ec_lib.data.schema import DataError
 from r2ec_lib.data.storage import read_table, write_table
 from r2ec_lib.training import jobs, objective
+from r2ec_lib.training.rollout import Drawn
 from r2ec_lib.workflow import recipes
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_advantages_broadcast_over_the_batch_give_reasoning_no_gradient():
-    """(B, S) × (B, 1, 1) → (B, B, S) weights every token by the sum of advantages, which is 0 for whole groups."""
-    log_probs = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
-    advantages = objective.advantages(torch.rand(2, 2, dtype=torch.float64), "grpo").flatten()
-    (slip,) = torch.autograd.grad((log_probs * advantages[:, None, None]).sum(), log_probs)
+def broadcast(advantages, log_probs):
+    """(B, S) × (B, 1, 1) → (B, B, S): every token is weighted by the sum of all advantages."""
+    return (log_probs * advantages[:, None, None]).sum()
+
+
+def token_gradients(advantages, log_probs):
+    """The gradient of the reasoning tokens under the broadcast, and token by token as in Eq. 8."""
+    (slip,) = torch.autograd.grad(broadcast(advantages, log_probs), log_probs)
     (ours,) = torch.autograd.grad((log_probs * advantages[:, None]).sum(), log_probs)
-    assert slip.abs().max() < 1e-12
-    assert torch.allclose(ours, advantages[:, None].expand(4, 5))
+    return slip, ours
+
+
+@pytest.mark.parametrize("estimator", ["grpo", "rloo"])
+def test_reasoning_gets_no_gradient_from_broadcast_advantages_where_a_batch_holds_whole_groups(make_scored, estimator):
+    """They sum to 0 but for rounding, in float32 about 1e-7 of the right norm here; the official run had 1e-5."""
+    rewards = torch.rand(6, 4, generator=torch.Generator().manual_seed(0)).tolist()
+    advantages = make_scored(rewards, estimator=estimator)["advantages"]
+    slip, ours = token_gradients(advantages, torch.randn(24, 5, requires_grad=True))
+    assert slip.norm() < 1e-5 * ours.norm()
+    assert torch.allclose(ours, advantages[:, None].expand(24, 5))
+
+
+def test_where_groups_are_split_broadcast_advantages_give_reasoning_a_wrong_gradient_that_is_not_zero(make_scored):
+    """All tokens of a micro-batch are pushed the same way, good reasonings and bad ones alike."""
+    rewards = torch.rand(6, 4, generator=torch.Generator().manual_seed(0)).tolist()
+    advantages = make_scored(rewards)["advantages"].view(6, 4)
+    log_probs = torch.randn(6, 5, requires_grad=True)
+    for advantage in advantages.T:  # a trajectory of each user: no micro-batch holds a whole group
+        slip, ours = token_gradients(advantage, log_probs)
+        assert slip.norm() > 0.1 * ours.norm()
+        assert (slip == slip[0, 0]).all() and (torch.sign(ours) != torch.sign(slip)).any()
+        assert torch.cosine_similarity(slip.flatten(), ours.flatten(), dim=0).abs() < 0.9
 
 
 def test_the_same_broadcast_voids_the_mark_of_the_best_trajectory():
@@ -36,11 +61,42 @@ def test_the_same_broadcast_voids_the_mark_of_the_best_trajectory():
     assert ours.flatten().tolist() == best.double().tolist()
 
 
-def test_leaving_one_out_of_equal_rewards_leaves_nothing():
-    rewards = torch.full((1, 4), 0.8, dtype=torch.float64)
-    slip = rewards - (rewards.sum() - rewards) / 4  # divides the other three by G
-    assert slip.tolist()[0] == pytest.approx([0.25 * 0.8] * 4)
-    assert objective.advantages(rewards, "rloo").abs().max() == 0
+@pytest.mark.parametrize("group", [2, 4])
+def test_leaving_one_out_of_equal_rewards_leaves_nothing(make_scored, group):
+    rewards = torch.full((2, group), 0.75)
+    slip = rewards - (rewards.sum(dim=1, keepdim=True) - rewards) / group  # divides the other G − 1 by G
+    assert slip.flatten().tolist() == pytest.approx([0.75 / group] * 2 * group)
+    assert make_scored(rewards.tolist(), estimator="rloo")["advantages"].abs().max() == 0
+
+
+def test_losses_of_micro_batches_are_averaged_so_their_number_leaves_the_gradient_as_it_is(make_trainer):
+    """Summed, as in the official code, the gradient grows with their number, until clipping hides it."""
+    weight = torch.ones(3, dtype=torch.float64, requires_grad=True)
+    rows = torch.randn(8, 3, dtype=torch.float64)
+    slip, ours = [], []
+    for count in (1, 2, 4):
+        losses = [(part @ weight).mean() for part in rows.split(8 // count)]
+        slip.append(torch.autograd.grad(sum(losses), weight, retain_graph=True)[0])
+        ours.append(torch.autograd.grad(sum(loss / count for loss in losses), weight)[0])
+    assert all(torch.allclose(one, count * slip[0]) for one, count in zip(slip, (1, 2, 4), strict=True))
+    assert all(torch.allclose(one, ours[0]) for one in ours)
+    clipped = [gradient / gradient.norm().clamp(min=1e-3) for gradient in slip]
+    assert all(torch.allclose(one, clipped[0]) for one in clipped)
+
+
+def test_only_the_logits_of_chain_tokens_are_computed(make_trainer):
+    """The official code's `logits_to_keep` reaches no forward at its pinned transformers, so it holds all logits."""
+    trainer = make_trainer()
+    prompts, chains = torch.full((2, 9), 5), torch.tensor([[40, 41, 2], [42, 2, 0]])
+    ids, mask = torch.cat([prompts, chains], dim=1), torch.ones(2, 12, dtype=torch.long)
+    mask[1, -1] = 0
+    rows = []
+    handle = trainer.r2ec.lm.get_output_embeddings().register_forward_hook(
+        lambda _, __, logits: rows.append(logits.numel() // logits.shape[-1])
+    )
+    trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, 3)
+    handle.remove()
+    assert max(rows) == 5 < ids.numel()  # three and two chain tokens; the prompts' pass keeps one position each
 
 
 def test_a_step_that_cannot_be_split_evenly_is_refused_and_not_rounded(tiny, samples, tmp_path):
@@ -58,10 +114,10 @@ def test_sampled_tokens_are_trained_on_though_their_text_would_give_others(make_
     tokenizer, words = trainer.r2ec.tokenizer, tokenizer_pieces(trainer.r2ec.tokenizer)
     again = tokenizer(tokenizer.decode(words), add_special_tokens=False)["input_ids"]
     assert again != words  # decoded and read again they are other tokens
-    monkeypatch.setattr(
-        type(trainer), "_generate_single_turn", lambda self, *_: ([[*words, self.r2ec.prompts.answer_id]] * 4, None)
-    )
-    inputs = trainer._generate_and_score_completions([{"prompt": [5, 6, 7], "row": row} for row in (0, 0, 1, 1)])
+    chains, states = [[*words, *trainer.r2ec.prompts.answer.ids]] * 4, torch.zeros(4, 16)
+    drawn = Drawn(chains, list(map(len, chains)), [True] * 4, states)
+    monkeypatch.setattr(type(trainer), "sample_chains", lambda self, prompts: drawn)
+    inputs = trainer._generate_and_score_completions([{"prompt": row} for row in (0, 0, 1, 1)])
     assert inputs["completion_ids"][0, : len(words)].tolist() == words
 
 
@@ -70,12 +126,14 @@ def tokenizer_pieces(tokenizer) -> list[int]:
     return tokenizer.convert_tokens_to_ids(list("likes"))
 
 
-def test_the_longest_row_keeps_its_last_token_and_with_it_its_state(tiny, samples):
-    rows = [[5, 6, 7, 40, 41, 2], [5, 6, 7, 42, 2]]
+def test_the_longest_rows_keep_their_last_token_and_with_it_their_state(tiny, samples):
+    rows = [[5, 6, 7, 40, 41, 2], [5, 6, 7, 42, 2], [8, 6, 7, 40, 41, 2]]
     states = tiny.encode(rows)
-    cut = [row[: max(map(len, rows)) - 1] for row in rows]  # a column less: only the longest row loses a token
-    slip = tiny.encode(cut)
-    assert torch.allclose(slip[1], states[1], atol=1e-5) and not torch.allclose(slip[0], states[0], atol=1e-2)
+    width = max(map(len, rows)) - 1  # a column less: every row that is tied for the longest loses its last token
+    slip = tiny.encode([row[:width] for row in rows])
+    assert [torch.allclose(one, other, atol=1e-2) for one, other in zip(slip, states, strict=True)] == [
+        len(row) <= width for row in rows
+    ]
     assert torch.allclose(states[0], tiny.encode(rows[:1])[0], atol=1e-5)
 
 

@@ -166,21 +166,20 @@ def test_a_failing_worker_fails_the_launch_loudly(run):
         jobs.launch(folder, report=lambda line: None)
 
 
-def test_what_processes_print_is_reported_once_and_kept_whole(tmp_path):
-    note, again = (f"[rank{rank}]:[W1124 07:17:04.64{rank} reducer.cpp:1] a note" for rank in (0, 1))
-    printed = [note, "step 1 of 2", 'row {"step": 1}', again, "", "step 1 of 2"]
+def test_of_what_processes_print_the_training_s_lines_and_rows_are_shown_and_the_log_keeps_all_lines(tmp_path):
+    printed = [
+        "[rank1]: a note",
+        "step 1 of 2",
+        'row {"step": 1}',
+        "",
+        "WARNING step 1",
+        "checkpoint-3 is passed over",
+    ]
     lines, rows = [], []
     with (tmp_path / "processes.log").open("w") as log:
         kept = jobs._streamed((f"{line}\n" for line in printed), log, lines.append, rows.append)
-    assert lines == [f"  | {note}", "step 1 of 2", "step 1 of 2"] and rows == [{"step": 1}]
-    assert (tmp_path / "processes.log").read_text().splitlines() == kept == [printed[0], printed[1], *printed[3:]]
-
-
-def test_a_flood_of_process_lines_is_cut_off_in_the_report_alone(tmp_path):
-    lines = []
-    with (tmp_path / "processes.log").open("w") as log:
-        kept = jobs._streamed((f"line {number}" for number in range(500)), log, lines.append, print)
-    assert len(kept) == 500 and len(lines) == jobs.PROCESS_LINES + 1 and "processes.log" in lines[-1]
+    assert lines == [printed[1], *printed[4:]] and rows == [{"step": 1}]
+    assert (tmp_path / "processes.log").read_text().splitlines() == kept == [*printed[:2], *printed[3:]]
 
 
 def test_the_watch_measures_the_drift_also_where_it_has_no_weight(run):
@@ -197,9 +196,110 @@ def test_the_watch_measures_the_drift_also_where_it_has_no_weight(run):
     assert all(torch.equal(weights[name], other) for name, other in outcome(folder)[2].items())
 
 
-def test_a_batch_that_cannot_be_split_is_refused_before_any_work(run):
-    with pytest.raises(DataError, match="5 users × 2 trajectories = 10 rows cannot be split evenly over 4 processes"):
-        run("uneven", batch_users=5, num_processes=4)
+REFUSED = {
+    "an uneven batch": (
+        {},
+        {"batch_users": 5, "num_processes": 4},
+        r"5 users × 2 trajectories = 10 rows cannot be split",
+    ),
+    "an empty batch": ({}, {"batch_users": 0}, r"a step of 0 users"),
+    "fewer samples than a step": (
+        {},
+        {"batch_users": 37},
+        r"no step: there are 36 training samples.* takes 37 ",
+    ),
+    "no steps and no epochs": ({"max_steps": 0, "num_train_epochs": 0}, {}, r"no step: max_steps is 0"),
+    "an unknown estimator": ({"estimator": "grop"}, {}, r"estimator is 'grop'; expected one of"),
+    "greedy sampling": ({"temperature": 0}, {}, r"temperature is 0; .*expected a number above 0"),
+    "one trajectory": ({"num_generations": 1}, {}, r"at least 2 generations"),
+    "vLLM without vLLM": ({"use_vllm": True}, {}, r"vLLM is not installed; install the extra `vllm`"),
+    "an unknown optimiser": ({"optim": "adamw_tocrh"}, {}, r"adamw_tocrh is not a valid OptimizerNames"),
+    "an unknown schedule": ({"lr_scheduler_type": "linaer"}, {}, r"linaer is not a valid SchedulerType"),
+    "an unknown field": ({"learning_rat": 1}, {}, r"unexpected keyword argument 'learning_rat'"),
+    "no judgements to weigh": ({"judged_weight": 0.5}, {}, r"no reasoning was accepted or rejected"),
+}
+
+
+@pytest.mark.parametrize(("settings", "sizes", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_would_fail_or_train_nothing_is_refused_when_the_job_is_written(
+    run, monkeypatch, settings, sizes, message
+):
+    folder = run("refused")
+    (folder / "training" / "job.json").unlink()
+    monkeypatch.setattr(jobs.importlib.util, "find_spec", lambda name: None)
+    job = {"batch_users": 4, "num_processes": 1, "patience": 9}
+    with pytest.raises(DataError, match=message):
+        jobs.write_job(folder, {**SETTINGS, **settings}, **{**job, **sizes})
+    assert not (folder / "training" / "job.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "sizes"),
+    [
+        ({}, {"batch_users": 36}),
+        ({"max_steps": -1, "num_train_epochs": 0.1}, {}),
+        ({"gradient_accumulation_steps": 2}, {"batch_users": 4, "num_processes": 4}),
+        ({"num_generations": 8}, {"batch_users": 1, "num_processes": 8}),
+    ],
+)
+def test_settings_that_make_a_step_pass_the_check(settings, sizes):
+    usual = {"batch_users": 4, "num_processes": 1, "train_samples": 36}
+    jobs.check_settings({**SETTINGS, **settings}, **{**usual, **sizes})
+
+
+def test_a_training_that_made_no_step_saves_nothing(run, monkeypatch):
+    folder = run("still")
+    monkeypatch.setattr(RecPOTrainer, "train", lambda self, resume_from_checkpoint: None)
+    with pytest.raises(RuntimeError, match="made no step"):
+        jobs.train(folder, report=lambda line: None)
+    assert not (folder / "model").exists()
+
+
+def spoil(monkeypatch, step):
+    """The optimiser's step of this number gives a weight that is no number."""
+    original = RecPOTrainer.training_step
+
+    def spoiled(self, model, *rest):
+        if self.state.global_step == step:
+            with torch.no_grad():
+                next(model.parameters()).fill_(torch.nan)
+        return original(self, model, *rest)
+
+    monkeypatch.setattr(RecPOTrainer, "training_step", spoiled)
+
+
+def test_a_training_that_meets_nan_says_when_and_leaves_the_best_model_before_it(run, monkeypatch):
+    folder, lines = run("spoiled", {"max_steps": 6}), []
+    spoil(monkeypatch, step=5)
+    jobs.train(folder, lines.append)
+    warning = next(line for line in lines if line.startswith("WARNING"))
+    assert "training ended: after step 5 (learning rate " in warning
+    assert "last good checkpoint is that of step 4" in warning and "a lower learning_rate" in warning
+    log = read_table(folder / "training" / "log.parquet")
+    assert log["step"].tolist() == [1, 2, 3, 4, 5]
+    best = int(log.loc[log["valid_ndcg@10"].idxmax(), "step"])
+    assert f"the best one, of step {best} " in warning
+    assert all(weight.isfinite().all() for weight in outcome(folder)[2].values())
+    trained = R2ec.load(folder / "model")
+    assert trained.head.table.isfinite().all()
+    jobs.train(folder, lines.append)
+    assert lines[-1] == "already trained: model"
+
+
+def test_nan_before_any_checkpoint_is_an_error_that_names_step_and_rate_and_saves_no_model(run, monkeypatch):
+    folder = run("spoiled")
+    spoil(monkeypatch, step=0)
+    with pytest.raises(RuntimeError, match=r"after step 0 \(learning rate 0\.005\).*before the first validation"):
+        jobs.train(folder, report=lambda line: None)
+    assert not (folder / "model").exists()
+    assert not list((folder / "training").glob("checkpoints/checkpoint-*"))
+
+
+def test_nan_that_no_validation_follows_is_not_saved(run):
+    folder = run("spoiled", {"max_steps": 1, "learning_rate": 1e38})
+    with pytest.raises(RuntimeError, match=r"after step 1 \(learning rate 1e\+38\)"):
+        jobs.train(folder, report=lambda line: None)
+    assert not (folder / "model").exists()
 
 
 def rewards_of(tiny, samples, tmp_path, **choices) -> list[float]:

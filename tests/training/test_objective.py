@@ -52,47 +52,18 @@ def test_ndcg_is_the_discounted_gain_of_one_relevant_item():
     assert objective.ndcg(torch.tensor(ranks, dtype=torch.float64), 10).tolist() == pytest.approx(expected, abs=1e-15)
 
 
-def test_the_fused_reward_follows_equations_4_and_5():
-    tau, beta, k = 0.7, 0.05, 5
-    scores, targets = random_scores(), [random.randrange(11) for _ in range(7)]
-    seen = [set(random.sample([v for v in range(11) if v != t], 3)) for t in targets]
+def test_the_similarity_reward_is_a_softmax_over_unseen_items_and_the_target():
+    """R_c of Eq. 5; a target that is in the history itself still counts."""
+    tau, scores = 0.7, random_scores()
+    targets = [random.randrange(11) for _ in scores]
+    seen = [set(random.sample(range(11), 4)) | ({target} if row % 2 else set()) for row, target in enumerate(targets)]
     expected = []
     for row, target, hidden in zip(scores, targets, seen, strict=True):
-        rank = plain_rank(row, target, hidden)
-        discrete = 1 / math.log2(rank + 1) if rank <= k else 0.0
-        weights = [math.exp(s / tau) for v, s in enumerate(row) if v not in hidden]
-        expected.append(beta * math.exp(row[target] / tau) / sum(weights) + (1 - beta) * discrete)
-    tensor, columns = torch.tensor(scores, dtype=torch.float64), torch.tensor(targets)
+        weights = [math.exp(s / tau) for v, s in enumerate(row) if v not in hidden or v == target]
+        expected.append(math.exp(row[target] / tau) / sum(weights))
     mask = torch.tensor([[v in hidden for v in range(11)] for hidden in seen])
-    discrete = objective.ndcg(scoring.target_ranks(tensor, columns, mask), k)
-    continuous = scoring.target_probabilities(tensor, columns, tau, mask)
-    assert objective.fused_reward(discrete, continuous, beta).tolist() == pytest.approx(expected, rel=1e-12)
-
-
-def test_advantages_follow_equation_2():
-    rewards = [[random.random() for _ in range(4)] for _ in range(6)]
-    tensor = torch.tensor(rewards, dtype=torch.float64)
-    for group, grpo, rloo in zip(
-        rewards,
-        objective.advantages(tensor, "grpo", epsilon=0.0).tolist(),
-        objective.advantages(tensor, "rloo").tolist(),
-        strict=True,
-    ):
-        mean = sum(group) / 4
-        std = math.sqrt(sum((r - mean) ** 2 for r in group) / 3)
-        assert grpo == pytest.approx([(r - mean) / std for r in group])
-        assert rloo == pytest.approx([r - (sum(group) - r) / 3 for r in group])
-
-
-@pytest.mark.parametrize("estimator", objective.ESTIMATORS)
-def test_equal_rewards_give_no_advantage(estimator):
-    """The official code's leave-one-out gives a quarter of the reward here."""
-    assert objective.advantages(torch.full((3, 4), 0.75, dtype=torch.float64), estimator).abs().max() == 0
-
-
-def test_a_single_trajectory_has_no_advantage_to_speak_of():
-    with pytest.raises(ValueError, match="at least 2 trajectories"):
-        objective.advantages(torch.ones(3, 1))
+    found = scoring.target_probabilities(torch.tensor(scores, dtype=torch.float64), torch.tensor(targets), tau, mask)
+    assert found.tolist() == pytest.approx(expected, rel=1e-12)
 
 
 def test_only_the_best_trajectory_is_marked_and_the_first_of_equal_ones():

@@ -1,72 +1,19 @@
 """The trainer's real loss: Eq. 8 to the last gradient, on a two-layer model in float64."""
 
 import math
-import sys
 
 import pytest
 import torch
 from conftest import FAMILIES, family_lm
+from training.helpers import ADVANTAGES, BEST, CHAINS, generated, gradients, rows_of, with_old
+from trl import GRPOTrainer
 
-from r2ec_lib.model import R2ec, encoding
-from r2ec_lib.model.encoding import READOUTS, captured_states, forward_states, read_out
+from r2ec_lib.model import R2ec
+from r2ec_lib.model.encoding import READOUTS, captured_states, forward_states
 from r2ec_lib.model.prompts import Prompts, PromptStyle
 from r2ec_lib.training import trainer as trainer_module
-from r2ec_lib.training.log_probs import token_log_probs
-from r2ec_lib.training.trainer import RecPOConfig, RecPOTrainer, Rollout
-
-CHAINS = [[40, 41, 2], [42, 2], [43, 44, 45, 46, 2], [47, 48, 49, 2]]  # 2 is `<answer>`; different lengths
-
-
-@pytest.fixture
-def whole_texts(monkeypatch):
-    """No forward of its own for what item texts begin with, so that forwards can be counted."""
-    monkeypatch.setattr(encoding, "SHARED_TOKENS", 999)
-
-
-def rows_of(trainer, chains=CHAINS, rows=(0, 0, 1, 1), written=None):
-    """The tensors that TRL hands to the loss for given chains, and the trainer's rollout for them."""
-    prompts = trainer.r2ec.prompts.user_ids(trainer.samples.iloc[list(rows)], trainer.r2ec.titles)
-    written = written or [True] * len(chains)
-    actions = [len(chain) - (not own) for chain, own in zip(chains, written, strict=True)]
-    chains = trainer.r2ec.closed(chains)
-    width, length = max(map(len, prompts)), max(map(len, chains))
-    inputs = {
-        "prompt_ids": torch.tensor([[0] * (width - len(p)) + p for p in prompts]),
-        "prompt_mask": torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts]),
-        "completion_ids": torch.tensor([c + [0] * (length - len(c)) for c in chains]),
-        "completion_mask": torch.tensor([[1] * len(c) + [0] * (length - len(c)) for c in chains]),
-        "tool_mask": torch.tensor([[int(at < n) for at in range(length)] for n in actions]),
-        "sample_rows": torch.tensor(rows),
-        "num_items_in_batch": torch.tensor(sum(map(len, chains))),
-    }
-    targets = torch.tensor(trainer.samples["target"].iloc[list(rows)].to_list())
-    trainer.rollout = Rollout(written, batch_targets=targets.unique())
-    return inputs
-
-
-def with_old(trainer, inputs):
-    """Adds π_old as the current policy has it, so that the ratio differs from 1 once weights move."""
-    ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
-    mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
-    keep = inputs["completion_ids"].shape[1]
-    with torch.no_grad(), captured_states(trainer.r2ec.lm) as hidden:
-        old, _, _ = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, keep)
-        ends = hidden[-1].shape[1] - keep + inputs["completion_mask"].sum(dim=1) - 1
-        states = read_out(hidden[-1], ends, ends)
-        live = [trainer.items.texts[item] for item in trainer.rollout.batch_targets.tolist()]
-        items = forward_states(trainer.r2ec.lm, trainer.r2ec.lm, live)
-        items_old = trainer._item_log_probs(states, inputs["sample_rows"], items)
-    return {**inputs, "old_per_token_logps": old, "old_item_log_probs": items_old}
-
-
-def live_items(trainer):
-    return trainer.items.live(trainer.model, trainer.rollout.batch_targets, 0)
-
-
-def gradients(trainer, inputs):
-    trainer.model.zero_grad()
-    trainer.compute_loss(trainer.model, inputs).backward()
-    return {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
+from r2ec_lib.training.config import RecPOConfig
+from r2ec_lib.training.trainer import RecPOTrainer, start_weights
 
 
 def plain_objective(trainer, chains, rows, advantages, best, old_tokens, old_items):
@@ -94,14 +41,16 @@ def plain_objective(trainer, chains, rows, advantages, best, old_tokens, old_ite
     return total / len(chains)
 
 
-ADVANTAGES = torch.tensor([0.7, -0.7, -0.4, 0.4], dtype=torch.float64)
-BEST = torch.tensor([True, False, False, True])
-
-
-def test_the_loss_is_equation_8_also_when_ratios_leave_one(make_trainer):
+@pytest.mark.parametrize("overlapping", [False, True])
+def test_the_loss_is_equation_8_also_when_ratios_leave_one(make_trainer, samples, overlapping):
+    """An item of a shopper's history is no negative of the item term: with `overlapping` one is another's target."""
+    history, target = samples["history"], samples["target"]
+    others = range(1, len(samples))
+    other = next(row for row in others if (target[row] in history[0]) == overlapping and target[row] != target[0])
+    rows = (0, 0, other, other)
     trainer = make_trainer()
     trainer.r2ec.head.temperature = 3.0
-    inputs = with_old(trainer, {**rows_of(trainer), "advantages": ADVANTAGES, "best": BEST})
+    inputs = with_old(trainer, {**rows_of(trainer, rows=rows), "advantages": ADVANTAGES, "best": BEST})
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in trainer.model.parameters():
@@ -109,7 +58,7 @@ def test_the_loss_is_equation_8_also_when_ratios_leave_one(make_trainer):
     loss = trainer.compute_loss(trainer.model, inputs).item()
     old = inputs["old_per_token_logps"].tolist()
     expected = plain_objective(
-        trainer, CHAINS, (0, 0, 1, 1), ADVANTAGES.tolist(), BEST.tolist(), old, inputs["old_item_log_probs"].tolist()
+        trainer, CHAINS, rows, ADVANTAGES.tolist(), BEST.tolist(), old, inputs["old_item_log_probs"].tolist()
     )
     assert loss == pytest.approx(-expected, rel=1e-6)
 
@@ -176,14 +125,14 @@ def test_the_item_gradient_has_both_terms(make_trainer):
     inputs = {**rows_of(trainer), **still}
     whole = gradients(trainer, inputs)
     prompts = trainer.r2ec.prompts.user_ids(trainer.samples.iloc[[0, 0, 1, 1]], trainer.r2ec.titles)
-    lm, targets = trainer.r2ec.lm, trainer.rollout.batch_targets.tolist()
+    lm, targets = trainer.r2ec.lm, inputs["candidates"][0]
     parts = []
     for live in ("users", "items"):
         trainer.model.zero_grad()
         states = forward_states(lm, lm, [[*p, *c] for p, c in zip(prompts, CHAINS, strict=True)])
         items = forward_states(lm, lm, [trainer.items.texts[item] for item in targets])
         states, items = (states, items.detach()) if live == "users" else (states.detach(), items)
-        log_probs = trainer._item_log_probs(states, inputs["sample_rows"], items)
+        log_probs = trainer._item_log_probs(states, inputs["sample_rows"], items, targets)
         (-(log_probs * BEST).sum() / 4).backward()
         parts.append({n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None})
     name = "model.layers.0.self_attn.q_proj.weight"
@@ -216,7 +165,7 @@ def test_the_training_state_is_the_evaluation_state(make_trainer, tiny_with_toke
     inputs |= {"advantages": ADVANTAGES, "best": BEST}
     seen = []
     original = trainer._item_log_probs
-    trainer._item_log_probs = lambda states, rows, items: seen.append(states) or original(states, rows, items)
+    trainer._item_log_probs = lambda states, *rest: seen.append(states) or original(states, *rest)
     trainer.compute_loss(trainer.model, inputs)
     evaluated = trainer.r2ec.user_states(trainer.samples.iloc[[0, 0, 1, 1]], CHAINS)
     assert torch.allclose(seen[0].float(), evaluated.float(), atol=1e-5)
@@ -228,62 +177,6 @@ def test_an_appended_answer_is_no_action_of_the_policy(make_trainer):
     inputs = rows_of(trainer, chains=[[2], [2]], rows=(0, 0), written=[False, False])
     inputs |= {"advantages": torch.tensor([1.0, -1.0]).double(), "best": torch.tensor([False, False])}
     assert max(g.abs().max() for g in gradients(trainer, inputs).values()) == 0
-
-
-@pytest.mark.parametrize("readout", ["last", "token"])
-def test_chains_are_closed_and_the_share_of_unclosed_ones_is_logged(make_trainer, tiny_with_token, readout):
-    tiny_with_token.head.readout = readout
-    trainer = make_trainer(tiny_with_token)
-    tail = trainer.r2ec.closed([[]])[0]
-    inputs = trainer._generate_and_score_completions([{"prompt": [5, 6, 7], "row": row} for row in (0, 0, 1, 1)])
-    answer, lengths = trainer.r2ec.prompts.answer_id, inputs["completion_mask"].sum(dim=1)
-    ends = [
-        ids[: int(end)].tolist()[-1 - len(tail) :] for ids, end in zip(inputs["completion_ids"], lengths, strict=True)
-    ]
-    assert ends == [[answer, *tail]] * 4
-    unclosed = [not own for own in trainer.rollout.written]
-    assert trainer._metrics["train"]["share_unclosed"] == [sum(unclosed) / 4]
-    appended = inputs["completion_mask"].sum() - inputs["tool_mask"].mul(inputs["completion_mask"]).sum()
-    assert appended == sum(unclosed) + 4 * len(tail)
-
-
-def test_rewards_and_advantages_come_from_the_ranks_of_the_catalogue(make_trainer):
-    trainer = make_trainer(estimator="rloo", reward_cutoff=5)
-    rows = [3, 3, 9, 9]
-    prompts = trainer.r2ec.prompts.user_ids(trainer.samples.iloc[rows], trainer.r2ec.titles)
-    inputs = trainer._generate_and_score_completions(
-        [{"prompt": p, "row": row} for p, row in zip(prompts, rows, strict=True)]
-    )
-    chains = [
-        ids[: int(mask.sum())].tolist()
-        for ids, mask in zip(inputs["completion_ids"], inputs["completion_mask"], strict=True)
-    ]
-    samples = trainer.samples.iloc[rows]
-    scores = trainer.r2ec.head.scores(trainer.r2ec.user_states(samples, chains))
-    rewards = []
-    for row, (history, target) in zip(
-        scores.tolist(), zip(samples["history"], samples["target"], strict=True), strict=True
-    ):
-        kept = [s for v, s in enumerate(row) if v not in set(history)]
-        rank = 1 + sum(s > row[target] for s in kept)
-        share = math.exp(row[target]) / sum(math.exp(s) for s in kept)
-        rewards.append(0.05 * share + 0.95 * (1 / math.log2(rank + 1) if rank <= 5 else 0))
-    expected = [rewards[i] - rewards[i ^ 1] for i in range(4)]
-    assert inputs["advantages"].tolist() == pytest.approx(expected, abs=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("choice", "message"),
-    [
-        ({"estimator": "ppo"}, "estimator is 'ppo'"),
-        ({"reward_mix": 2.0}, "reward_mix"),
-        ({"relabel_top": 9}, "relabel_top is 9"),
-        ({"length_handling": "mean"}, "length_handling"),
-    ],
-)
-def test_a_wrong_choice_is_refused_with_its_name(tmp_path, choice, message):
-    with pytest.raises(ValueError, match=message):
-        RecPOConfig(output_dir=str(tmp_path), per_device_train_batch_size=8, use_cpu=True, **choice)
 
 
 @pytest.mark.parametrize("readout", ["last", "mean", "max"])
@@ -308,120 +201,6 @@ def test_a_prompt_computed_once_gives_the_loss_and_gradients_of_repeated_prompts
     assert loss.item() == pytest.approx(trainer.compute_loss(trainer.model, inputs).item(), abs=1e-5)
     assert shared.keys() == plain.keys()
     assert all(torch.allclose(shared[name], plain[name], atol=2e-5, rtol=1e-3) for name in plain)
-
-
-@pytest.mark.parametrize("share", [True, False])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_log_probabilities_and_entropies_are_those_of_each_chain_alone(family, share):
-    lm = family_lm(family, tied=False)
-    prompts, chains = [[5, 6, 7, 8] * 3, [9], [5, 6, 7, 8] * 3, [10, 11]], CHAINS
-    width, length = max(map(len, prompts)), max(map(len, chains))
-    pairs = list(zip(prompts, chains, strict=True))
-    ids = torch.tensor([[0] * (width - len(p)) + p + c + [0] * (length - len(c)) for p, c in pairs])
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * (len(p) + len(c)) + [0] * (length - len(c)) for p, c in pairs])
-    found, entropies = token_log_probs(lm, lm, ids, mask, length, 0.7, share, fused=False, entropies=True)
-    for row, (prompt, chain) in enumerate(pairs):
-        log_probs = (lm(torch.tensor([prompt + chain])).logits[0] / 0.7).log_softmax(dim=-1)[len(prompt) - 1 : -1]
-        assert torch.allclose(found[row, : len(chain)], log_probs[range(len(chain)), chain], atol=1e-5)
-        assert torch.allclose(entropies[row, : len(chain)], -(log_probs.exp() * log_probs).sum(dim=1), atol=1e-5)
-        assert not found[row, len(chain) :].any() and not entropies[row, len(chain) :].any()
-
-
-def test_prompts_of_one_token_can_be_shared_too():
-    lm = family_lm("Qwen3")
-    ids, mask = torch.tensor([[5, 40, 2], [5, 41, 2], [6, 40, 2]]), torch.ones(3, 3, dtype=torch.long)
-    found = [token_log_probs(lm, lm, ids, mask, 2, 1.0, share, False, False)[0] for share in (True, False)]
-    assert torch.allclose(*found, atol=1e-6)
-
-
-@pytest.mark.parametrize("readout", ["last", "token"])
-def test_the_reward_reads_the_states_of_sampling_and_needs_no_forward(
-    make_trainer, tiny_with_token, whole_texts, readout
-):
-    tiny_with_token.head.readout = readout
-    trainer = make_trainer(tiny_with_token)
-    rows = [3, 3, 9, 9]
-    prompts = trainer.r2ec.prompts.user_ids(trainer.samples.iloc[rows], trainer.r2ec.titles)
-    trainer.items.refreshed_at = 0  # the table is fresh, so the reward encodes the targets alone
-    with captured_states(trainer.r2ec.lm) as hidden:
-        inputs = trainer._generate_and_score_completions(
-            [{"prompt": p, "row": row} for p, row in zip(prompts, rows, strict=True)]
-        )
-        steps = [states for states in hidden[1:] if states.shape[1] == 1]
-        assert len(hidden) == 1 + len(steps) + 1  # prompts, tokens, target items
-    lengths = inputs["completion_mask"].sum(dim=1).tolist()
-    tail = len(trainer.r2ec.closed([[]])[0])
-    chains = [ids[: length - tail].tolist() for ids, length in zip(inputs["completion_ids"], lengths, strict=True)]
-    again = trainer.r2ec.user_states(trainer.samples.iloc[rows], chains)
-    assert torch.allclose(trainer.rollout.states, again, atol=1e-4)
-
-
-def test_targets_are_encoded_once_for_table_and_loss_and_again_after_an_update(make_trainer):
-    trainer = make_trainer()
-    inputs = {**rows_of(trainer), "advantages": ADVANTAGES, "best": BEST}
-    trainer.items.update(trainer.model, trainer.rollout.batch_targets, 0)
-    with captured_states(trainer.r2ec.lm) as hidden:
-        trainer.compute_loss(trainer.model, inputs).backward()
-        assert len(hidden) == 2  # prompts and chains: the items came from the pass that wrote the table
-    trainer.items.update(trainer.model, trainer.rollout.batch_targets, 0)
-    before = live_items(trainer)
-    with torch.no_grad():
-        next(trainer.model.parameters()).mul_(1.5)
-    assert live_items(trainer) is not before
-    plain = trainer.r2ec.encode([trainer.items.texts[item] for item in trainer.rollout.batch_targets.tolist()])
-    assert torch.allclose(live_items(trainer).states.float(), plain, atol=1e-5)
-
-
-def test_a_refresh_encodes_each_item_once(make_trainer, whole_texts):
-    trainer = make_trainer()
-    rows_of(trainer)
-    trainer.r2ec.head.table.zero_()
-    with captured_states(trainer.r2ec.lm) as hidden:
-        trainer.items.update(trainer.model, trainer.rollout.batch_targets, 0)
-        assert sum(len(states) for states in hidden) == len(trainer.items.texts)
-    assert torch.allclose(trainer.r2ec.head.table, trainer.r2ec.encode(trainer.items.texts), atol=1e-5)
-
-
-@pytest.mark.parametrize("item_weight", [1.0, 3.0])
-def test_micro_batches_share_one_encoding_of_the_targets(make_trainer, whole_texts, item_weight):
-    trainer = make_trainer(item_weight=item_weight)
-    inputs = {**rows_of(trainer), "advantages": ADVANTAGES, "best": BEST}
-    whole = gradients(trainer, inputs)
-    trainer.current_gradient_accumulation_steps = 2
-    trainer.model.zero_grad()
-    with captured_states(trainer.r2ec.lm) as hidden:
-        for half, last in (([0, 2], False), ([1, 3], True)):
-            trainer.accelerator.gradient_state._set_sync_gradients(last)
-            part = {k: v[half] if v.dim() else v for k, v in inputs.items()}
-            trainer.compute_loss(trainer.model, part).backward()
-    assert len(hidden) == 2 + 1 + 2
-    for name, weight in trainer.model.named_parameters():
-        assert torch.allclose(weight.grad, whole[name], atol=1e-5), name
-
-
-def test_the_gradient_of_each_term_is_measured_apart(make_trainer):
-    trainer = make_trainer(rollout_steps=2)
-    trainer.r2ec.head.temperature = 3.0
-    inputs = {**rows_of(trainer), "advantages": ADVANTAGES, "best": BEST}
-    expected = []
-    for weight, advantages in ((0.0, ADVANTAGES), (1.0, torch.zeros_like(ADVANTAGES))):
-        trainer.args.item_weight, trainer.args.item_advantage = weight, "trajectory"
-        terms = {**inputs, "advantages": advantages}
-        if weight:
-            trainer.args.item_advantage = "unit"
-        expected.append(torch.stack([g.norm() for g in gradients(trainer, terms).values()]).norm().item())
-        trainer._gradients.tokens = None
-    trainer._prepare_inputs, trainer._trained_tokens = (lambda given: given), 0
-    trainer.model.zero_grad()
-    trainer.training_step(trainer.model, inputs, None)
-    metrics = trainer._metrics["train"]
-    assert metrics["grad_norm_tokens"] == [pytest.approx(expected[0], rel=1e-4)]
-    assert metrics["grad_norm_items"] == [pytest.approx(expected[1], rel=1e-4)]
-    trained = int(inputs["prompt_mask"].sum() + inputs["completion_mask"].sum())
-    assert metrics["tokens_per_second"] == [pytest.approx(trained / metrics["step_time"][0])]
-    trainer.state.global_step = 1
-    trainer.training_step(trainer.model, inputs, None)
-    assert len(metrics["grad_norm_items"]) == 1 and len(metrics["tokens_per_second"]) == 2
 
 
 @pytest.mark.parametrize("marks", [[True, False, False, True], [False, True, True, True], [False] * 4])
@@ -470,108 +249,94 @@ def test_the_divergence_from_the_start_has_a_weight_of_its_own_while_only_items_
     assert trainer.beta == trainer.args.beta == 0 and trainer._metrics["train"]["kl"][-1] > 0
 
 
-def generated(trainer, rows=(3, 3, 9, 9)):
-    """A whole rollout of the trainer for rows of the samples table."""
-    prompts = trainer.r2ec.prompts.user_ids(trainer.samples.iloc[list(rows)], trainer.r2ec.titles)
-    return trainer._generate_and_score_completions(
-        [{"prompt": prompt, "row": row} for prompt, row in zip(prompts, rows, strict=True)]
-    )
+REWARDS = [[0.1, 0.9, 0.3, 0.4], [0.5, 0.5, 0.5, 0.5], [0.2, 0.0, 0.7, 0.7]]
 
 
-def test_judgements_shift_the_advantages_and_the_best_trajectory(make_trainer, tiny, samples, tmp_path):
-    def judge(texts):
-        seen.append(texts)
-        return [1.0, -1.0, 0.0, 0.0]
+@pytest.mark.parametrize("estimator", ["grpo", "rloo"])
+def test_advantages_follow_equation_2_and_equal_rewards_give_none(make_scored, estimator):
+    found = make_scored(REWARDS, estimator=estimator, relabel_top=2)
+    expected, best = [], []
+    for group in REWARDS:
+        mean = sum(group) / 4
+        std = math.sqrt(sum((reward - mean) ** 2 for reward in group) / 3)
+        grpo = [(reward - mean) / (std + 1e-4) for reward in group]
+        expected += grpo if estimator == "grpo" else [reward - (sum(group) - reward) / 3 for reward in group]
+        order = sorted(range(4), key=lambda place: -group[place])  # stable: of equal ones the first
+        best += [place in order[:2] for place in range(4)]
+    assert found["advantages"].tolist() == pytest.approx(expected, abs=1e-5)
+    assert found["advantages"][4:8].tolist() == [0.0] * 4
+    assert found["best"].tolist() == best
 
-    seen, plain = [], make_trainer(estimator="rloo")
+
+def test_live_columns_stand_in_place_of_stored_ones_among_catalogue_negatives(make_trainer):
+    trainer = make_trainer(catalogue_negatives=True)
+    rows, candidates = torch.tensor([0, 1]), torch.tensor(sorted(trainer.samples["target"][:2]))
+    generator = torch.Generator().manual_seed(0)
+    states, live = (torch.randn(2, 16, generator=generator, dtype=torch.float64) for _ in range(2))
+    live.requires_grad_()
+    found = trainer._item_log_probs(states, rows, live, candidates)
+    table = trainer.r2ec.head.table.double().clone()
+    table[candidates] = live.detach()
+    for row, log_prob in enumerate(found.tolist()):
+        target, history = trainer.samples.at[row, "target"], set(trainer.samples.at[row, "history"])
+        scores = (table @ states[row]).tolist()
+        kept = [score for item, score in enumerate(scores) if item not in history or item == target]
+        assert log_prob == pytest.approx(scores[target] - math.log(sum(map(math.exp, kept))), abs=1e-9)
+    (gradient,) = torch.autograd.grad(found.sum(), live)
+    assert (gradient.abs().sum(dim=1) > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("choices", "kept"),
+    [
+        ({}, False),
+        ({"beta": 0.1}, False),
+        ({"beta": 0.1, "warn_kl_above": 1.0}, False),
+        ({"beta": 0.1, "kl_weight_warmup": 0.0, "warn_kl_above": 1.0}, True),
+        ({"kl_weight_warmup": 0.0}, False),
+        ({"kl_weight_warmup": 0.5}, True),
+        ({"beta": 0.1, "kl_weight_warmup": 0.5}, False),
+        ({"warn_kl_above": 1.0}, True),
+    ],
+)
+def test_the_start_is_kept_only_where_the_divergence_is_asked_for_and_trl_keeps_none(tiny, tmp_path, choices, kept):
+    args = RecPOConfig(output_dir=str(tmp_path), use_cpu=True, per_device_train_batch_size=8, **choices)
+    assert (start_weights(tiny.lm, args) is not None) == kept
+
+
+@pytest.mark.parametrize("family", ["Qwen3", "Gemma3"])
+def test_the_reference_is_the_policy_as_training_found_it(make_trainer, tokenizer, items, family):
+    model = R2ec(family_lm(family), Prompts(tokenizer, PromptStyle(instruct=False)), items)
+    model.refresh()
+    trainer = make_trainer(model, kl_weight_warmup=0.5, item_warmup_steps=9)
     torch.manual_seed(0)
-    without = generated(plain)
-    config = RecPOConfig(
-        output_dir=str(tmp_path), use_cpu=True, num_generations=2, per_device_train_batch_size=4, estimator="rloo",
-        max_completion_length=6, judged_weight=0.5,
-    )  # fmt: skip
-    trainer = RecPOTrainer(tiny, config, samples, judge=judge)
-    trainer.model.train()
-    torch.manual_seed(0)
-    found = generated(trainer)
-    assert torch.equal(found["completion_ids"], without["completion_ids"])
-    assert seen == [[tiny.decode(chain) for chain in trainer.rollout.chains]]
-    shift = torch.tensor([0.5 * 1 - 0.5 * -1, 0.5 * -1 - 0.5 * 1, 0.0, 0.0])  # leave-one-out in groups of two
-    assert torch.allclose(found["advantages"], without["advantages"] + shift, atol=1e-6)
-    assert found["best"].tolist()[:2] == [True, False]
-    assert trainer._metrics["train"]["rewards/judged/mean"] == [0.0]
+    before = with_old(trainer, generated(trainer)[0])
+    assert torch.allclose(before["ref_per_token_logps"], before["old_per_token_logps"], atol=1e-6)
+    with torch.no_grad():
+        for weight in trainer.model.parameters():
+            weight *= 1.1
+    inputs, _ = generated(trainer)
+    now = with_old(trainer, inputs)["old_per_token_logps"]
+    with torch.no_grad():
+        for weight in trainer.model.parameters():
+            weight /= 1.1
+    then = with_old(trainer, inputs)["old_per_token_logps"]
+    assert torch.allclose(inputs["ref_per_token_logps"], then, atol=1e-5)
+    assert not torch.allclose(now, then, atol=1e-2)
 
 
-def test_a_weight_without_judgements_is_refused(make_trainer):
-    with pytest.raises(ValueError, match=r"judged_weight is 0\.5"):
-        make_trainer(judged_weight=0.5)
+def test_the_weight_of_the_divergence_is_the_largest_that_a_rollout_will_meet(make_trainer):
+    """Rows sampled in the last warm-up step may serve updates after it."""
+    for updates, expected in ((1, False), (2, True)):
+        trainer = make_trainer(kl_weight_warmup=0.0, item_warmup_steps=1, num_iterations=updates)
+        trainer.args.beta, trainer.ref_model = 0.3, trainer.model
+        inputs, _ = generated(trainer)
+        assert ("ref_per_token_logps" in inputs) == expected
 
 
-class FakeVLLM:
-    """TRL's interface to vLLM 0.30: raw ids in, ids and the sampled tokens' log-probabilities out."""
-
-    chains = ([40, 41, 2], [42, 43, 44, 45, 46, 47], [48, 1], [2])  # closed, cut off, turn ended otherwise, empty
-
-    def __init__(self, **given):
-        self.given, self.synced = given, 0
-
-    def sync_weights(self):
-        self.synced += 1
-
-    def generate(self, prompts, images, num_generations, profiler):
-        self.prompts = prompts
-        return prompts, list(self.chains), [[[-1.5] for _ in chain] for chain in self.chains], None
-
-
-@pytest.fixture
-def vllm_trainer(make_trainer, monkeypatch):
-    monkeypatch.setattr("trl.trainer.grpo_trainer.VLLMGeneration", FakeVLLM)
-    return make_trainer(use_vllm=True)
-
-
-def test_vllm_is_asked_for_ids_and_told_where_a_reasoning_ends(vllm_trainer):
-    generated(vllm_trainer)
-    backend, prompts = vllm_trainer.vllm_generation, vllm_trainer.r2ec.prompts
-    assert backend.given["generation_kwargs"] == {"stop_token_ids": [prompts.answer_id, 1]}
-    assert backend.prompts == prompts.user_ids(vllm_trainer.samples.iloc[[3, 3, 9, 9]], vllm_trainer.r2ec.titles)
-    assert backend.synced == 1
-    assert "vllm" not in sys.modules
-
-
-def test_vllm_must_not_write_the_token_that_is_read(make_trainer, monkeypatch, tiny_with_token):
-    monkeypatch.setattr("trl.trainer.grpo_trainer.VLLMGeneration", FakeVLLM)
-    read = tiny_with_token.read_id
-    trainer = make_trainer(tiny_with_token, use_vllm=True)
-    assert trainer.vllm_generation.given["generation_kwargs"]["logit_bias"] == {read: -100.0}
-    inputs = generated(trainer)
-    assert inputs["completion_ids"][0, :4].tolist() == [40, 41, 2, read]
-
-
-def test_chains_of_vllm_are_trained_on_as_sampled_and_closed(vllm_trainer):
-    trainer = vllm_trainer
-    inputs = generated(trainer)
-    lengths = inputs["completion_mask"].sum(dim=1).tolist()
-    chains = [ids[:length].tolist() for ids, length in zip(inputs["completion_ids"], lengths, strict=True)]
-    assert chains == [[40, 41, 2], [42, 43, 44, 45, 46, 47, 2], [48, 1, 2], [2]]
-    assert trainer.rollout.written == [True, False, False, True]
-    actions = (inputs["completion_mask"] * inputs["tool_mask"]).sum(dim=1)
-    assert actions.tolist() == [3, 6, 2, 1]  # an appended `<answer>` is none
-    states = trainer.r2ec.user_states(trainer.samples.iloc[[3, 3, 9, 9]], chains)
-    assert torch.allclose(trainer.rollout.states, states, atol=1e-5)
-
-
-def test_the_mismatch_between_vllm_and_the_model_is_corrected_token_by_token(vllm_trainer):
-    trainer = vllm_trainer
-    inputs = generated(trainer)
-    old, ratio = inputs["old_per_token_logps"], inputs["importance_sampling_ratio"]
-    actions = (inputs["completion_mask"] * inputs["tool_mask"]).bool()
-    expected = (old + 1.5).exp().clamp(max=trainer.args.vllm_importance_sampling_clip_max)
-    assert torch.allclose(ratio[actions], expected[actions], atol=1e-6)
-    assert (ratio[~actions] == 1).all()
-    targets = trainer.r2ec.head.table[trainer.rollout.batch_targets]
-    item = trainer._item_log_probs(trainer.rollout.states, trainer.rollout.rows, targets)
-    assert torch.allclose(inputs["old_item_log_probs"], item)
-    inputs = {**inputs, "advantages": torch.zeros(4), "best": torch.zeros(4, dtype=torch.bool)}
-    assert max(gradient.abs().max() for gradient in gradients(trainer, inputs).values()) == 0
-    inputs["advantages"] = torch.tensor([1.0, -1.0, 0.5, -0.5])
-    assert max(gradient.abs().max() for gradient in gradients(trainer, inputs).values()) > 0
+def test_only_five_methods_of_trl_are_overridden_and_two_of_them_private():
+    """The class says which ones and why."""
+    own = {name for name, value in vars(RecPOTrainer).items() if callable(value) and hasattr(GRPOTrainer, name)}
+    own -= {"__init__"}
+    assert len(own) <= 5 and sum(name.startswith("_") for name in own) <= 2
+    assert all(f"{name}:" in RecPOTrainer.__doc__ for name in own)

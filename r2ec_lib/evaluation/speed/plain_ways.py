@@ -29,6 +29,7 @@ from r2ec_lib.model.sampling import left_padded, sample
 from r2ec_lib.model.tiny import build_tiny, train_tokenizer
 from r2ec_lib.training.config import RecPOConfig
 from r2ec_lib.training.log_probs import token_log_probs
+from r2ec_lib.training.rollout import Drawn, rewarded
 from r2ec_lib.training.trainer import RecPOTrainer
 
 # ---- what is measured on -------------------------------------------------------------------------------------------
@@ -335,8 +336,7 @@ def optimiser_step(trainer: GRPOTrainer, watch: Stopwatch | None = None) -> None
     Args:
         watch: notes the seconds of each phase.
     """
-    users = trainer.args.per_device_train_batch_size // trainer.num_generations
-    rows = [trainer.train_dataset[user] for user in range(users) for _ in range(trainer.num_generations)]
+    rows = [trainer.train_dataset[user] for user in _first_users(trainer) for _ in range(trainer.num_generations)]
     with watch.watching(_phases(trainer)) if watch else nullcontext():
         trainer.training_step(trainer.model, rows, None)
         with watch.phase("optimiser") if watch else nullcontext():
@@ -348,34 +348,43 @@ def optimiser_step(trainer: GRPOTrainer, watch: Stopwatch | None = None) -> None
 
 def _phases(trainer: GRPOTrainer) -> list[tuple[object, str, str]]:
     """Methods whose time is told apart, as `Stopwatch.watching` wants them."""
-    methods = [(trainer, "training_step", "other"), (trainer, "_generate", "sampling")]
-    methods += [(trainer, "_calculate_rewards", "reward"), (trainer, "compute_loss", "policy pass")]
-    methods.append((trainer.accelerator, "backward", "backward"))
-    if isinstance(trainer, RecPOTrainer):
+    methods = [(trainer, "training_step", "other"), (trainer, "compute_loss", "policy pass")]
+    methods += [(trainer, "_calculate_rewards", "reward"), (trainer.accelerator, "backward", "backward")]
+    recpo = isinstance(trainer, RecPOTrainer)  # samples and rewards in one call
+    methods.append((trainer, "_generate", "reward" if recpo else "sampling"))
+    if recpo:
+        methods += [(trainer, "sample_chains", "sampling")]
         methods += [(trainer.items, "live", "target items"), (trainer.items, "refresh", "refresh")]
     return methods
 
 
-def sampled_rollout(trainer: RecPOTrainer) -> tuple[list, list, list]:
-    """Prompts, chains and sample rows of one sampling by the trainer, ready for its rewards.
+def sampled_rollout(trainer: RecPOTrainer) -> tuple[list[list[int]], Drawn, list[int]]:
+    """Prompts, trajectories and sample rows of one sampling by the trainer, ready for its rewards.
 
-    The trainer then holds the states at `<answer>`, its targets' encodings and an up-to-date item table, as it does
-    when a step reaches its reward.
+    The trainer then holds its targets' encodings and an up-to-date item table, as it does when a step reaches its
+    reward.
     """
-    users = trainer.args.per_device_train_batch_size // trainer.num_generations
-    rows = [user for user in range(users) for _ in range(trainer.num_generations)]
-    prompts = [trainer.train_dataset[user]["prompt"] for user in rows]
+    rows = [user for user in _first_users(trainer) for _ in range(trainer.num_generations)]
+    prompts = [trainer.prompt_ids[row] for row in rows]
     trainer.model.train()
-    with torch.no_grad():
-        _, chains, *_ = trainer._generate(prompts)
-    rewards(trainer, prompts, chains, rows)
-    return prompts, chains, rows
+    drawn = trainer.sample_chains(prompts)
+    rewards(trainer, drawn, rows)
+    return prompts, drawn, rows
 
 
-def rewards(trainer: RecPOTrainer, prompts: list, chains: list, rows: list[int]) -> Tensor:
-    """Both rewards of the trajectories sampled last (B, 2), as TRL asks for them."""
-    asked = {"prompts": prompts, "completion_ids": chains, "row": rows}
-    return torch.tensor([trainer.ndcg(**asked), trainer.similarity(**asked)]).T
+def rewards(trainer: RecPOTrainer, drawn: Drawn, rows: list[int]) -> Tensor:
+    """Both rewards of sampled trajectories (B, 2)."""
+    fields = rewarded(trainer, rows, drawn)
+    return torch.tensor([fields["reward_ndcg"], fields["reward_similarity"]]).T
+
+
+def candidates(trainer: RecPOTrainer) -> Tensor:
+    """The target items (M,) of the trainer's first samples, which its steps here are made of."""
+    return trainer.targets(torch.tensor(list(_first_users(trainer)), device=trainer.accelerator.device)).unique()
+
+
+def _first_users(trainer: GRPOTrainer) -> range:
+    return range(trainer.args.per_device_train_batch_size // trainer.num_generations)
 
 
 def fresh_items(trainer: RecPOTrainer) -> None:
@@ -391,12 +400,12 @@ def whole_table(trainer: RecPOTrainer) -> None:
 
 def table_and_targets(trainer: RecPOTrainer) -> None:
     """The item table as the reward of a step asks for it, the batch's targets among it, due for a refresh or not."""
-    trainer.items.update(trainer.model_wrapped, trainer.rollout.batch_targets, trainer.state.global_step)
+    trainer.items.update(trainer.model_wrapped, candidates(trainer), trainer.state.global_step)
 
 
 def targets_alone(trainer: RecPOTrainer) -> None:
     """The batch's targets with a gradient, as the loss of a step asks for them."""
-    trainer.items.live(trainer.model_wrapped, trainer.rollout.batch_targets, trainer.state.global_step)
+    trainer.items.live(trainer.model_wrapped, candidates(trainer), trainer.state.global_step)
 
 
 def table_for_a_step(trainer: RecPOTrainer, once: bool) -> None:

@@ -1,0 +1,258 @@
+"""A rollout: chains as sampled and closed, ranks of the catalogue, rewards; by our sampler and by vLLM."""
+
+import math
+import sys
+
+import pytest
+import torch
+from training.helpers import generated, gradients
+
+from r2ec_lib.model import encoding
+from r2ec_lib.model.encoding import captured_states
+from r2ec_lib.training import rollout
+from r2ec_lib.training.config import RecPOConfig
+from r2ec_lib.training.trainer import RecPOTrainer
+
+
+@pytest.fixture
+def whole_texts(monkeypatch):
+    """No forward of its own for what item texts begin with, so that forwards can be counted."""
+    monkeypatch.setattr(encoding, "SHARED_TOKENS", 999)
+
+
+@pytest.mark.parametrize("readout", ["last", "token"])
+def test_chains_are_closed_and_the_share_of_unclosed_ones_is_logged(make_trainer, tiny_with_token, readout):
+    tiny_with_token.head.readout = readout
+    trainer = make_trainer(tiny_with_token)
+    tail = trainer.r2ec.closed([[]])[0]
+    inputs, trajectories = generated(trainer, rows=(0, 0, 1, 1))
+    answer, lengths = trainer.r2ec.prompts.answer.ids[0], inputs["completion_mask"].sum(dim=1)
+    ends = [
+        ids[: int(end)].tolist()[-1 - len(tail) :] for ids, end in zip(inputs["completion_ids"], lengths, strict=True)
+    ]
+    assert ends == [[answer, *tail]] * 4
+    unclosed = [not trajectory["written"] for trajectory in trajectories]
+    assert trainer._metrics["train"]["share_unclosed"] == [sum(unclosed) / 4]
+    appended = inputs["completion_mask"].sum() - inputs["tool_mask"].mul(inputs["completion_mask"]).sum()
+    assert appended == sum(unclosed) + 4 * len(tail)
+
+
+def test_both_rewards_come_from_ranks_among_unseen_items_and_the_target(make_trainer):
+    trainer = make_trainer(estimator="rloo", reward_cutoff=30, reward_mix=0.5)
+    rows = [3, 3, 9, 9, 11, 11]
+    history, target = trainer.samples.at[9, "history"], int(trainer.samples.at[9, "target"])
+    trainer.samples.at[9, "history"] = [*history, target]  # bought before; still the target
+    inputs, trajectories = generated(trainer, rows)
+    trainer.r2ec.head.temperature, parts = 1.0, {True: [], False: []}
+    scores = trainer.r2ec.head.scores(torch.stack([one["state"] for one in trajectories])).double().tolist()
+    for masked, found in parts.items():
+        for row, values in zip(rows, scores, strict=True):
+            target = trainer.samples.at[row, "target"]
+            hidden = set(trainer.samples.at[row, "history"]) - {target} if masked else set()
+            kept = [value for item, value in enumerate(values) if item not in hidden]
+            rank = 1 + sum(value > values[target] for value in kept)
+            share = math.exp(values[target]) / sum(math.exp(value) for value in kept)
+            found.append((rank, 1 / math.log2(rank + 1) if rank <= 30 else 0.0, share))
+    names = ("rank", "reward_ndcg", "reward_similarity")
+    for name, expected, unmasked in zip(names, *(zip(*parts[masked], strict=True) for masked in parts), strict=True):
+        assert [one[name] for one in trajectories] == pytest.approx(list(expected), abs=1e-6), name
+        assert list(expected) != pytest.approx(list(unmasked), abs=1e-4), name
+    rewards = [0.5 * share + 0.5 * gain for _, gain, share in parts[True]]
+    expected = [rewards[i] - rewards[i ^ 1] for i in range(6)]
+    assert inputs["advantages"].tolist() == pytest.approx(expected, abs=1e-6)
+    assert inputs["candidates"][0].tolist() == sorted(set(trainer.samples.loc[rows, "target"]))
+
+
+def test_without_a_mask_items_of_the_history_compete(make_trainer):
+    trainer = make_trainer(mask_seen=False)
+    _, trajectories = generated(trainer)
+    values = trainer.r2ec.head.scores(trajectories[0]["state"][None])[0]
+    target = trainer.samples.at[3, "target"]
+    assert trajectories[0]["rank"] == 1 + int((values > values[target]).sum())
+
+
+def test_reward_functions_hand_on_what_one_pass_has_computed_in_any_order(make_trainer):
+    trainer, logged = make_trainer(), {}
+    fields = rollout.roll_out([3, 3, 9, 9], trainer)
+    figures = [fields["figures"]] * 4
+    given = {**fields, "figures": figures, "log_metric": logged.__setitem__, "prompts": None}
+    assert rollout.similarity(**given) == fields["reward_similarity"]
+    assert rollout.ndcg(**given) == fields["reward_ndcg"] == rollout.ndcg(**given)
+    assert logged == figures[0] and set(logged) == {
+        "share_unclosed", "repetition", "seconds_sampling", "seconds_reward",
+    }  # fmt: skip
+
+
+def test_targets_are_encoded_anew_before_the_reward_and_other_items_stay_until_the_refresh(make_trainer):
+    trainer = make_trainer(refresh_steps=50)
+    generated(trainer)
+    with torch.no_grad():
+        for weight in trainer.model.parameters():
+            weight *= 1.3
+    stored = trainer.r2ec.head.table.clone()
+    _, trajectories = generated(trainer)
+    fresh, targets = trainer.r2ec.encode(trainer.items.texts), trajectories[0]["candidates"]
+    others = torch.ones(len(fresh), dtype=torch.bool).index_fill(0, targets, False)
+    table = trainer.r2ec.head.table
+    assert torch.allclose(table[targets], fresh[targets], atol=1e-5)
+    assert torch.equal(table[others], stored[others]) and not torch.allclose(table[others], fresh[others], atol=1e-2)
+
+
+def test_kept_trajectories_have_their_own_figures_in_groups(make_trainer):
+    trainer = make_trainer(rollout_users=1, rollout_steps=2, num_generations=2, reward_mix=0.25)
+    trainer.state.global_step = 1
+    generated(trainer)
+    assert trainer.rollout_log == []
+    trainer.state.global_step = 2
+    inputs, trajectories = generated(trainer, rows=(9, 9, 3, 3))
+    assert [row["trajectory"] for row in trainer.rollout_log] == [0, 1]
+    for place, row in enumerate(trainer.rollout_log):
+        one = trajectories[place]
+        assert row["step"] == 2 and row["sample_id"] == trainer.samples.at[9, "sample_id"]
+        assert (row["rank"], row["closed"], row["tokens"]) == (one["rank"], one["written"], len(one["chain"]))
+        assert row["chain"] == trainer.r2ec.decode(one["chain"])
+        assert row["reward"] == pytest.approx(0.75 * one["reward_ndcg"] + 0.25 * one["reward_similarity"])
+        assert (row["advantage"], row["best"]) == (inputs["advantages"][place], inputs["best"][place])
+
+
+@pytest.mark.parametrize(
+    ("chain", "closing", "closed", "written"),
+    [
+        ([5, 2], [2], [5, 2], True),
+        ([5, 6], [2], [5, 6, 2], False),
+        ([2, 5], [2], [2, 5, 2], False),
+        ([5, 7, 8], [7, 8], [5, 7, 8], True),
+        ([5, 8], [7, 8], [5, 8, 7, 8], False),
+        ([], [7, 8], [7, 8], False),
+    ],
+)
+def test_a_chain_is_closed_by_all_tokens_of_answer_where_the_model_did_not_write_them(chain, closing, closed, written):
+    assert rollout.close([chain], closing) == ([closed], [written])
+
+
+def test_appended_tokens_are_no_actions_and_have_no_log_probability_of_their_own():
+    drawn = rollout.Drawn(
+        [[5, 7, 8], [6, 7, 8]], [3, 1], [True, False], torch.zeros(2, 1), [[-1.0, -2.0, -3.0], [-4.0]]
+    )
+    found = drawn.completions(lambda chains: [[*chain, 9] for chain in chains])
+    assert found["completion_ids"] == [[5, 7, 8, 9], [6, 7, 8, 9]]
+    assert found["env_mask"] == [[1, 1, 1, 0], [1, 0, 0, 0]]
+    assert found["logprobs"] == [[-1.0, -2.0, -3.0, 0.0], [-4.0, 0.0, 0.0, 0.0]]
+
+
+@pytest.mark.parametrize("readout", ["last", "token"])
+def test_the_reward_reads_the_states_of_sampling_and_needs_no_forward(
+    make_trainer, tiny_with_token, whole_texts, readout
+):
+    tiny_with_token.head.readout = readout
+    trainer = make_trainer(tiny_with_token)
+    rows = [3, 3, 9, 9]
+    trainer.items.refreshed_at = 0  # the table is fresh, so the reward encodes the targets alone
+    with captured_states(trainer.r2ec.lm) as hidden:
+        inputs, trajectories = generated(trainer, rows)
+        steps = [states for states in hidden[1:] if states.shape[1] == 1]
+        assert len(hidden) == 1 + len(steps) + 1  # prompts, tokens, target items
+    lengths = inputs["completion_mask"].sum(dim=1).tolist()
+    tail = len(trainer.r2ec.closed([[]])[0])
+    chains = [ids[: length - tail].tolist() for ids, length in zip(inputs["completion_ids"], lengths, strict=True)]
+    again = trainer.r2ec.user_states(trainer.samples.iloc[rows], chains)
+    assert torch.allclose(torch.stack([one["state"] for one in trajectories]), again, atol=1e-4)
+
+
+def test_judgements_shift_the_advantages_and_the_best_trajectory(make_trainer, tiny, samples, tmp_path):
+    def judge(texts):
+        seen.append(texts)
+        return [1.0, -1.0, 0.0, 0.0]
+
+    seen, plain = [], make_trainer(estimator="rloo")
+    torch.manual_seed(0)
+    without, _ = generated(plain)
+    config = RecPOConfig(
+        output_dir=str(tmp_path), use_cpu=True, num_generations=2, per_device_train_batch_size=4, estimator="rloo",
+        max_completion_length=6, judged_weight=0.5,
+    )  # fmt: skip
+    trainer = RecPOTrainer(tiny, config, samples, judge=judge)
+    trainer.model.train()
+    torch.manual_seed(0)
+    found, trajectories = generated(trainer)
+    assert torch.equal(found["completion_ids"], without["completion_ids"])
+    assert seen == [[tiny.decode(one["chain"]) for one in trajectories]]
+    shift = torch.tensor([0.5 * 1 - 0.5 * -1, 0.5 * -1 - 0.5 * 1, 0.0, 0.0])  # leave-one-out in groups of two
+    assert torch.allclose(found["advantages"], without["advantages"] + shift, atol=1e-6)
+    assert found["best"].tolist()[:2] == [True, False]
+    assert trainer._metrics["train"]["rewards/judged/mean"] == [0.0]
+
+
+def test_a_weight_without_judgements_is_refused(make_trainer):
+    with pytest.raises(ValueError, match=r"judged_weight is 0\.5"):
+        make_trainer(judged_weight=0.5)
+
+
+class FakeVLLM:
+    """TRL's interface to vLLM 0.30: raw ids in, ids and the sampled tokens' log-probabilities out."""
+
+    chains = ([40, 41, 2], [42, 43, 44, 45, 46, 47], [48, 1], [2])  # closed, cut off, turn ended otherwise, empty
+
+    def __init__(self, **given):
+        self.given, self.synced = given, 0
+
+    def sync_weights(self):
+        self.synced += 1
+
+    def generate(self, prompts, images, num_generations, profiler):
+        self.prompts = prompts
+        return prompts, list(self.chains), [[[-1.5] for _ in chain] for chain in self.chains], None
+
+
+@pytest.fixture
+def vllm_trainer(make_trainer, monkeypatch):
+    monkeypatch.setattr("trl.trainer.grpo_trainer.VLLMGeneration", FakeVLLM)
+    return make_trainer(use_vllm=True)
+
+
+def test_vllm_is_asked_for_ids_and_told_where_a_reasoning_ends(vllm_trainer):
+    generated(vllm_trainer)
+    backend, prompts = vllm_trainer.vllm_generation, vllm_trainer.r2ec.prompts
+    assert backend.given["generation_kwargs"] == {"stop_token_ids": [*prompts.answer.ids, 1]}
+    assert backend.prompts == prompts.user_ids(vllm_trainer.samples.iloc[[3, 3, 9, 9]], vllm_trainer.r2ec.titles)
+    assert backend.synced == 1
+    assert "vllm" not in sys.modules
+
+
+def test_vllm_must_not_write_the_token_that_is_read(make_trainer, monkeypatch, tiny_with_token):
+    monkeypatch.setattr("trl.trainer.grpo_trainer.VLLMGeneration", FakeVLLM)
+    read = tiny_with_token.read_id
+    trainer = make_trainer(tiny_with_token, use_vllm=True)
+    assert trainer.vllm_generation.given["generation_kwargs"]["logit_bias"] == {read: -100.0}
+    inputs, _ = generated(trainer)
+    assert inputs["completion_ids"][0, :4].tolist() == [40, 41, 2, read]
+
+
+def test_chains_of_vllm_are_trained_on_as_sampled_and_closed(vllm_trainer):
+    trainer = vllm_trainer
+    inputs, trajectories = generated(trainer)
+    lengths = inputs["completion_mask"].sum(dim=1).tolist()
+    chains = [ids[:length].tolist() for ids, length in zip(inputs["completion_ids"], lengths, strict=True)]
+    assert chains == [[40, 41, 2], [42, 43, 44, 45, 46, 47, 2], [48, 1, 2], [2]]
+    assert [one["written"] for one in trajectories] == [True, False, False, True]
+    actions = (inputs["completion_mask"] * inputs["tool_mask"]).sum(dim=1)
+    assert actions.tolist() == [3, 6, 2, 1]  # an appended `<answer>` is none
+    states = trainer.r2ec.user_states(trainer.samples.iloc[[3, 3, 9, 9]], chains)
+    assert torch.allclose(torch.stack([one["state"] for one in trajectories]), states, atol=1e-5)
+
+
+def test_the_mismatch_between_vllm_and_the_model_is_corrected_token_by_token(vllm_trainer):
+    trainer = vllm_trainer
+    inputs, trajectories = generated(trainer)
+    old, ratio = inputs["old_per_token_logps"], inputs["importance_sampling_ratio"]
+    actions = (inputs["completion_mask"] * inputs["tool_mask"]).bool()
+    expected = (old + 1.5).exp().clamp(max=trainer.args.vllm_importance_sampling_clip_max)
+    assert torch.allclose(ratio[actions], expected[actions], atol=1e-6)
+    assert (ratio[~actions] == 1).all()
+    states, candidates = torch.stack([one["state"] for one in trajectories]), inputs["candidates"][0]
+    item = trainer._item_log_probs(states, inputs["sample_rows"], trainer.r2ec.head.table[candidates], candidates)
+    assert torch.allclose(inputs["old_item_log_probs"], item)
+    inputs = {**inputs, "advantages": torch.zeros(4), "best": torch.zeros(4, dtype=torch.bool)}
+    assert max(gradient.abs().max() for gradient in gradients(trainer, inputs).values()) == 0
+    inputs["advantages"] = torch.tensor([1.0, -1.0, 0.5, -0.5])
+    assert max(gradient.abs().max() for gradient in gradients(trainer, inputs).values()) > 0

@@ -20,7 +20,7 @@ def working_bytes(call: Callable[[], object]) -> int:
     """Largest number of bytes that `call` held at one time beyond those held before it.
 
     On an accelerator its memory counts, elsewhere tensors and Python's objects (NumPy's arrays among them); the two
-    peaks are added, so the figure may be too large, never too small. `call` runs under a profiler: do not time it here.
+    peaks are added, so the figure may be too large, never too small. `call` runs under a profiler, so it is not timed.
     """
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()

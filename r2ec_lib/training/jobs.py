@@ -262,7 +262,7 @@ def launch(
 
 
 def _streamed(stream: Iterable[str], log: TextIO, report: Callable[[str], None], show: Callable) -> list[str]:
-    """Passes on what processes print, as it comes: rows to `show`, the training's lines to `report`, lines to `log`."""
+    """Passes on what processes print, as it comes: rows to `show`, a training's lines to `report`, lines to `log`."""
     lines = []
     for line in map(str.rstrip, stream):
         if line.startswith(ROW):

@@ -41,7 +41,7 @@ def test_ranks_are_those_of_the_common_evaluator_whatever_the_order_of_ids(tiny,
 
 
 def test_seconds_count_the_reasoning_too(tiny, samples):
-    answers = Answers([[0]] * 48, answer(tiny, samples, 0).states, 96.0, 48.0)
+    answers = Answers([[0]] * 48, [True] * 48, answer(tiny, samples, 0).states, 96.0, 48.0)
     assert (rank(tiny, answers, samples, name="m")["seconds"] > 96 / 48 + 48 / 48).all()
 
 

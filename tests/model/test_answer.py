@@ -87,3 +87,19 @@ def test_sampling_stops_at_the_model_s_own_ends_and_at_a_symbol_that_is_a_token(
     lm.generation_config.eos_token_id = ends
     assert Answer(text_tokenizer("byte-level")).stop_ids(lm) == expected
     assert Answer(train_tokenizer([], 0)).stop_ids(lm) == [2, *expected]
+
+
+@pytest.mark.parametrize("kind", TEXT_TOKENIZERS)
+def test_chains_from_elsewhere_are_cut_behind_the_symbol_or_get_it_appended(kind):
+    tokenizer = text_tokenizer(kind)
+    answer = Answer(tokenizer)
+    closed, going_on, opened = tokenizer(
+        ["a red mug <answer>", "a red mug <answer> and > more", "a red > mug"], add_special_tokens=False
+    )["input_ids"]
+    chains, written = answer.close([closed, going_on, opened])
+    assert chains == [closed, closed, [*opened, *answer.ids]] and written == [True, True, False]
+
+
+def test_chains_of_a_single_symbol_are_closed_too():
+    answer = Answer(train_tokenizer([], vocab_size=0))
+    assert answer.close([[5, 2], [5, 6], [2, 7]]) == ([[5, 2], [5, 6, 2], [2]], [True, False, True])

@@ -115,21 +115,6 @@ def test_kept_trajectories_have_their_own_figures_in_groups(make_trainer):
         assert (row["advantage"], row["best"]) == (inputs["advantages"][place], inputs["best"][place])
 
 
-@pytest.mark.parametrize(
-    ("chain", "closing", "closed", "written"),
-    [
-        ([5, 2], [2], [5, 2], True),
-        ([5, 6], [2], [5, 6, 2], False),
-        ([2, 5], [2], [2, 5, 2], False),
-        ([5, 7, 8], [7, 8], [5, 7, 8], True),
-        ([5, 8], [7, 8], [5, 8, 7, 8], False),
-        ([], [7, 8], [7, 8], False),
-    ],
-)
-def test_a_chain_is_closed_by_all_tokens_of_answer_where_the_model_did_not_write_them(chain, closing, closed, written):
-    assert rollout.close([chain], closing) == ([closed], [written])
-
-
 def test_appended_tokens_are_no_actions_and_have_no_log_probability_of_their_own():
     drawn = rollout.Drawn(
         [[5, 7, 8], [6, 7, 8]], [3, 1], [True, False], torch.zeros(2, 1), [[-1.0, -2.0, -3.0], [-4.0]]

@@ -79,7 +79,7 @@ def test_both_trainers_read_the_same_prompts_and_write_as_many_tokens(trainers):
     recpo, plain = trainers
     users = len(recpo.train_dataset)
     texts = [plain.train_dataset[user]["prompt"] for user in range(users)]
-    assert plain._tokenize_prompts(texts)[0] == [recpo.train_dataset[user]["prompt"] for user in range(users)]
+    assert plain._tokenize_prompts(texts)[0] == recpo.prompt_ids
     weights = [weight.detach().clone() for weight in recpo.model.parameters()]
     watches = [timing.Stopwatch(), timing.Stopwatch()]
     for trainer, watch in zip(trainers, watches, strict=True):
@@ -113,11 +113,11 @@ def test_a_prompt_once_a_group_gives_the_gradient_of_once_a_chain(trainers):
 
 def test_a_step_that_refreshes_encodes_every_item_once(trainers):
     recpo, _ = trainers
-    asked, found, rows = plain_ways.sampled_rollout(recpo)
-    assert len(asked) == len(found) == len(rows) == 8
+    asked, drawn, rows = plain_ways.sampled_rollout(recpo)
+    assert len(asked) == len(drawn.chains) == len(rows) == 8
     cards = recpo.r2ec.prompts.item_ids(recpo.r2ec.catalogue)
-    targets, every = len(recpo.rollout.batch_targets), len(cards)
-    assert plain_ways.rewards(recpo, asked, found, rows).shape == (8, 2)
+    targets, every = len(plain_ways.candidates(recpo)), len(cards)
+    assert plain_ways.rewards(recpo, drawn, rows).shape == (8, 2)
     plain_ways.fresh_items(recpo)
     original = encoding.forward_states
     with plain_ways.encodings_noted() as noted:

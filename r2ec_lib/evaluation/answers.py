@@ -48,9 +48,9 @@ def answer(
         written = model.sample(model.prompts.user_ids(samples, model.titles), max_new_tokens)
         return Answers(written.chains, written.states, time.perf_counter() - began, 0.0)
     reasoned = time.perf_counter()
-    chains = [[model.prompts.answer_id]] * len(samples) if chains is None else [list(chain) for chain in chains]
-    states = model.user_states(samples, chains)
-    return Answers(chains, states, reasoned - began, time.perf_counter() - reasoned)
+    read = [[model.prompts.answer_id]] * len(samples) if chains is None else [list(chain) for chain in chains]
+    states = model.user_states(samples, read)
+    return Answers(read, states, reasoned - began, time.perf_counter() - reasoned)
 
 
 def chains_of(model: R2ec, texts: Sequence[str]) -> list[list[int]]:

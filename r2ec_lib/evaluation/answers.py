@@ -49,9 +49,9 @@ def answer(
         sampled = model.sample(model.prompts.user_ids(samples, model.titles), max_new_tokens)
         return Answers(sampled.chains, sampled.written, sampled.states, time.perf_counter() - began, 0.0)
     reasoned = time.perf_counter()
-    chains = [model.prompts.answer.ids] * len(samples) if chains is None else [list(chain) for chain in chains]
-    states = model.user_states(samples, chains)
-    return Answers(chains, [False] * len(samples), states, reasoned - began, time.perf_counter() - reasoned)
+    read = [model.prompts.answer.ids] * len(samples) if chains is None else [list(chain) for chain in chains]
+    states = model.user_states(samples, read)
+    return Answers(read, [False] * len(samples), states, reasoned - began, time.perf_counter() - reasoned)
 
 
 def chains_of(model: R2ec, texts: Sequence[str]) -> list[list[int]]:

@@ -8,6 +8,7 @@ both (a thread's stack, a kernel's scratch space) is not included.
 import itertools
 import tracemalloc
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import pandas as pd
 import torch
@@ -20,7 +21,8 @@ def working_bytes(call: Callable[[], object]) -> int:
     """Largest number of bytes that `call` held at one time beyond those held before it.
 
     On an accelerator its memory counts, elsewhere tensors and Python's objects (NumPy's arrays among them); the two
-    peaks are added, so the figure may be too large, never too small. `call` runs under a profiler, so it is not timed.
+    peaks are added, so the figure may be too large, never too small. `call` runs under a profiler: its time
+    means nothing.
     """
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
@@ -82,7 +84,7 @@ def table_of_costs(
                 "model": name,
                 **{f"seconds_batch_{size}": seconds[size] for size in batch_sizes},
                 "stored_mb": stored[name] / 1e6,
-                "working_mb": working_bytes(lambda score=score, largest=largest: score(largest)) / 1e6,
+                "working_mb": working_bytes(partial(score, largest)) / 1e6,
                 "tokens": (tokens or {}).get(name, 0.0),
                 "reasoning_share": share,
             }

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from r2ec_lib.evaluation.uncertainty import bootstrap, percentiles
 
@@ -64,7 +65,7 @@ def concentration(lists: Sequence[Sequence[int]], num_items: int) -> dict[str, f
     return {"gini": float(gini), "coverage": float((counts > 0).mean())}
 
 
-def popularity_lift(table: pd.DataFrame, users: Sequence, resamples: int = 2_000, seed: int = 0) -> dict[str, float]:
+def popularity_lift(table: pd.DataFrame, users: ArrayLike, resamples: int = 2_000, seed: int = 0) -> dict[str, float]:
     """Mean popularity of all lists against that of their histories: `popularity`, `history_popularity`, `lift` =
     their ratio − 1, with `low` and `high` (95 %, over users). Rows without a list are skipped; all NaN without any.
 
@@ -82,9 +83,9 @@ def popularity_lift(table: pd.DataFrame, users: Sequence, resamples: int = 2_000
 
 
 def worst_group(
-    values: Sequence[float],
+    values: ArrayLike,
     labels: pd.DataFrame,
-    users: Sequence,
+    users: ArrayLike,
     fewest: int = 20,
     resamples: int = 2_000,
     seed: int = 0,

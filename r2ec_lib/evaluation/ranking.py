@@ -158,7 +158,8 @@ def latency(
     """Median seconds per query of `score` at each batch size, over `queries` batches after one that is not timed.
 
     Returns:
-        One row per batch size: model, batch_size, seconds (of one query: the batch's time over its size), batches.
+        One row per batch size: model, batch_size, seconds (of one query: the batch's time divided by its size),
+        batches.
     """
     rows = []
     for size in batch_sizes:

@@ -91,10 +91,8 @@ def resample_runs(
     rankings: pd.DataFrame, metrics: Sequence[str], resamples: int = 2_000, seed: int = 0
 ) -> dict[str, Resampled]:
     """`uncertainty.resample` of each run; all answer the same questions, so all have the same drawn shoppers."""
-    return {
-        run: uncertainty.resample(table, metrics, resamples, seed)
-        for run, table in rankings.groupby("run", sort=False)
-    }
+    runs = rankings.groupby("run", sort=False)
+    return {str(run): uncertainty.resample(table, metrics, resamples, seed) for run, table in runs}
 
 
 def run_intervals(drawn: Mapping[str, Resampled]) -> pd.DataFrame:

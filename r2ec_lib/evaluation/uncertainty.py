@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy.stats import norm
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
@@ -43,7 +44,7 @@ class Resampled(NamedTuple):
     users: int
 
 
-def bootstrap(values: np.ndarray, users: Sequence, resamples: int = 10_000, seed: int = 0) -> np.ndarray:
+def bootstrap(values: np.ndarray, users: ArrayLike, resamples: int = 10_000, seed: int = 0) -> np.ndarray:
     """Means of columns over samples, in each resample of the users with replacement.
 
     A resample draws as many users as there are and takes all samples of a drawn user, so samples of one user stay
@@ -79,9 +80,9 @@ def bootstrap(values: np.ndarray, users: Sequence, resamples: int = 10_000, seed
 
 
 def paired_bootstrap(
-    rank_a: Sequence[float],
-    rank_b: Sequence[float],
-    users: Sequence,
+    rank_a: ArrayLike,
+    rank_b: ArrayLike,
+    users: ArrayLike,
     metric: str,
     resamples: int = 10_000,
     seed: int = 0,
@@ -93,7 +94,7 @@ def paired_bootstrap(
 
 
 def resample(
-    rankings: pd.DataFrame, metrics: Sequence[str], resamples: int = 10_000, seed: int = 0, samples: Sequence = ()
+    rankings: pd.DataFrame, metrics: Sequence[str], resamples: int = 10_000, seed: int = 0, samples: ArrayLike = ()
 ) -> Resampled:
     """Bootstraps every model and metric of a rankings table together.
 
@@ -103,8 +104,8 @@ def resample(
     Raises:
         ValueError: the models were not ranked on the same samples, or none is left.
     """
-    if len(samples):
-        rankings = rankings[rankings["sample_id"].isin(samples)]
+    if np.size(samples):
+        rankings = rankings[rankings["sample_id"].isin(np.asarray(samples))]
     ranks = rankings.pivot(index="sample_id", columns="model", values="rank")  # (S, models)
     ranks = ranks[rankings["model"].unique()]
     if ranks.empty or ranks.isna().any(axis=None):
@@ -261,7 +262,7 @@ def slices(
 # ---- figures of texts, clustered by user ---------------------------------------------------------------------------
 
 
-def mean_interval(values: Sequence[float], users: Sequence) -> tuple[float, float, float]:
+def mean_interval(values: ArrayLike, users: ArrayLike) -> tuple[float, float, float]:
     """Mean of the values that are numbers, with a 95 % interval that counts each user as one draw.
 
     se² = U / (U − 1) · Σ_u (Σ_{i of u} (x_i − mean))² / n², interval mean ± z se; NaN bounds with a single user.
@@ -270,7 +271,7 @@ def mean_interval(values: Sequence[float], users: Sequence) -> tuple[float, floa
     return mean, mean - Z * error, mean + Z * error
 
 
-def share_interval(values: Sequence[float], users: Sequence) -> tuple[float, float, float]:
+def share_interval(values: ArrayLike, users: ArrayLike) -> tuple[float, float, float]:
     """Mean p of values from 0 to 1 with Wilson's 95 % interval, which stays in that range.
 
     The number of draws in Wilson's formula is p (1 − p) / se² with the clustered se of `mean_interval`, and the number
@@ -289,7 +290,7 @@ def share_interval(values: Sequence[float], users: Sequence) -> tuple[float, flo
     return mean, max(0.0, min(float(low), mean)), min(1.0, max(float(high), mean))
 
 
-def summarise(figures: pd.DataFrame, users: Sequence, counts: Sequence[str] = COUNTS) -> pd.DataFrame:
+def summarise(figures: pd.DataFrame, users: ArrayLike, counts: Sequence[str] = COUNTS) -> pd.DataFrame:
     """Mean and interval of each column: `figure`, `mean`, `low`, `high`, `count` (of rows that have a value).
 
     Args:
@@ -302,7 +303,7 @@ def summarise(figures: pd.DataFrame, users: Sequence, counts: Sequence[str] = CO
     return pd.DataFrame(rows, columns=["figure", "mean", "low", "high", "count"])
 
 
-def against_chance(pairs: Mapping[str, tuple[Sequence[float], Sequence[float]]], users: Sequence) -> pd.DataFrame:
+def against_chance(pairs: Mapping[str, tuple[ArrayLike, ArrayLike]], users: ArrayLike) -> pd.DataFrame:
     """Measured shares beside those that chance gives, each with its interval.
 
     Args:
@@ -318,7 +319,7 @@ def against_chance(pairs: Mapping[str, tuple[Sequence[float], Sequence[float]]],
     return pd.DataFrame(rows, columns=["facet", *names])
 
 
-def _clustered(values: Sequence[float], users: Sequence) -> tuple[float, float, int]:
+def _clustered(values: ArrayLike, users: ArrayLike) -> tuple[float, float, int]:
     """Mean, its clustered standard error, and the number of users."""
     table = pd.DataFrame({"x": np.asarray(values, float), "user": np.asarray(users)}).dropna()
     if table.empty:

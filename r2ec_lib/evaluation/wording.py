@@ -143,8 +143,8 @@ def copied(title: str) -> pd.DataFrame:
     """
     rows = pd.read_csv(Path(__file__).with_name("published.csv"))
     rows = rows[rows["table"] == title].drop(columns="table").dropna(axis="columns")
-    names = [rows["dataset"].unique(), rows.columns.drop(["model", "dataset"])]
-    columns = pd.MultiIndex.from_product(names, names=["dataset", "metric"])
+    pairs = [(dataset, metric) for dataset in rows["dataset"].unique() for metric in rows.columns[2:]]
+    columns = pd.MultiIndex.from_tuples(pairs, names=["dataset", "metric"])
     wide = rows.pivot(index="model", columns="dataset").astype(int).swaplevel(axis="columns")
     return wide.reindex(index=rows["model"].unique(), columns=columns).rename_axis("model")
 

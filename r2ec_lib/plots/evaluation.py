@@ -42,7 +42,8 @@ def against(comparisons: pd.DataFrame, ax: Axes, metric: str, names: Mapping[str
     for y, row in enumerate(table.to_dict("records")):
         detectable = row["smallest_detectable"]
         ax.barh(y, 2 * detectable, left=-detectable, height=0.7, color="#e6e6e6")
-        dot(ax, y, row["difference"], *row["ci95"], filled=row["p_holm"] < 0.05)
+        low, high = row["ci95"]
+        dot(ax, y, row["difference"], low, high, filled=row["p_holm"] < 0.05)
     rows(ax, [names.get(b, b) for b in table["b"]], zero=True)
     return style(ax, f"difference in {metric_name(metric)} (line: 95 % interval)", "")
 
@@ -143,8 +144,8 @@ def quality_by_cost(table: pd.DataFrame, ax: Axes, names: Mapping[str, str], xla
         while any(left < other[1] and right > other[0] and abs(at - other[2]) < 9 for other in placed):
             at -= 1
         placed.append((left, right, at))
-        shift = {"xytext": (start - x, at - y), "textcoords": "offset points", "ha": side, "fontsize": "small"}
-        ax.annotate(name, (row["seconds"], row["value"]), **shift)
+        shift, point = (start - x, at - y), (row["seconds"], row["value"])
+        ax.annotate(name, point, shift, textcoords="offset points", ha=side, fontsize="small")
     return style(ax, xlabel, ylabel)
 
 

@@ -1,6 +1,7 @@
 """Figures of the reasoning analysis: shares and effects in rows, distributions, and shares over training."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,7 +30,7 @@ def early_answering(table: pd.DataFrame, ax: Axes) -> Axes:
     right.spines["top"].set_visible(False)
     lines = [*ax.get_lines(), *right.get_lines()]
     style(ax, "share of the reasoning kept (of its tokens)", "NDCG (0 to 1)")
-    ax.legend(lines, [line.get_label() for line in lines], **LEGEND)
+    ax.legend(lines, [str(line.get_label()) for line in lines], **LEGEND)
     return ax
 
 
@@ -89,8 +90,13 @@ def against_chance(table: pd.DataFrame, ax: Axes, xlabel: str) -> Axes:
     y = np.arange(len(table))
     for index, (name, shift, fill) in enumerate((("found", -0.12, COLOURS[0]), ("chance", 0.12, "white"))):
         bars = spread(table[name], table[f"{name}_low"], table[f"{name}_high"])
-        keys = {"color": COLOURS[index], "markerfacecolor": fill, "capsize": 2, "linewidth": 1.5}
-        ax.errorbar(table[name].astype(float), y + shift, xerr=bars, fmt="os"[index], label=name, **keys)
+        looks: dict[str, Any] = {
+            "color": COLOURS[index],
+            "markerfacecolor": fill,
+            "marker": "os"[index],
+            "linewidth": 1.5,
+        }
+        ax.errorbar(table[name].astype(float), y + shift, xerr=bars, fmt=" ", capsize=2, label=name, **looks)
     rows(ax, table["facet"].to_list())
     ax.set_xlim(left=0)
     ax.legend(**LEGEND)

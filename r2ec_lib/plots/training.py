@@ -36,12 +36,12 @@ def reasoning_length(log: pd.DataFrame, ax: Axes) -> Axes:
     The band is `length_low` to `length_high` where the log has them, else one `length_std` to either side.
     """
     require(log, ["step", "length"], "the training log")
-    low, high = None, None
+    bands = []
     if {"length_low", "length_high"} <= set(log.columns):
-        low, high = log["length_low"], log["length_high"]
+        bands = [(log["length_low"], log["length_high"])]
     elif "length_std" in log:
-        low, high = log["length"] - log["length_std"], log["length"] + log["length_std"]
-    if low is not None:
+        bands = [(log["length"] - log["length_std"], log["length"] + log["length_std"])]
+    for low, high in bands:
         ax.fill_between(log["step"], low.clip(lower=0), high, color=COLOURS[0], alpha=0.2, linewidth=0)
     ax.plot(log["step"], log["length"], **look(0) | {"marker": "o" if len(log) == 1 else None})
     ax.set_ylim(bottom=0)

@@ -220,6 +220,9 @@ def test_slices_name_cold_items_new_users_and_history_lengths():
     test = samples_table([1, 2, 9, 3], [[3], [1, 3], [1] * 12, [2]], ["u", "new", "w", "u"], "2023-02-01")
     labels = uncertainty.slice_labels(test, bought)
     assert labels["target in training"].tolist() == ["warm", "warm", "cold", "warm"]
+    assert labels["time"].tolist() == ["first half", "first half", "second half", "second half"]
+    odd = uncertainty.slice_labels(test.head(3), bought)["time"].tolist()
+    assert odd == ["first half", "first half", "second half"]  # the moment in the middle belongs to the first half
     assert labels["user in training"].tolist() == ["known", "new", "known", "known"]
     assert labels["history length"].tolist() == ["1", "2–4", "10 or more", "1"]
     assert labels["target popularity"].tolist() == ["popular third", "rare third", "cold", "middle third"]
@@ -287,3 +290,19 @@ def test_wilsons_interval_is_the_formula_written_out(hits):
     half = z / (1 + z**2 / draws) * math.sqrt(p * (1 - p) / draws + z**2 / (4 * draws**2))
     found = uncertainty.share_interval([1] * hits + [0] * (n - hits), range(n))
     assert found == pytest.approx((p, centre - half, centre + half))
+
+
+def test_popularity_thirds_split_the_warm_samples_evenly():
+    bought = pd.DataFrame(
+        {"user_id": "u", "item": np.repeat(np.arange(6), np.arange(1, 7))}
+    )  # item i bought i + 1 times
+    labels = uncertainty.slice_labels(samples_table([5, 0, 1, 4, 3, 2, 9], [[7]] * 7, list("abcdefg")), bought)
+    rare, middle, popular = uncertainty.POPULARITY_THIRDS
+    assert labels["target popularity"].tolist() == [popular, rare, rare, popular, middle, middle, "cold"]
+
+
+def test_values_that_differ_by_rounding_alone_are_equal_draws():
+    """0.1 three times has a mean of 0.10000000000000002: an error of 1e-17 must not count as an infinite sample."""
+    mean, low, high = uncertainty.share_interval([0.1, 0.1, 0.1], range(3))
+    assert low == pytest.approx(uncertainty.share_interval([0.1] * 3 + [math.nan], range(4))[1]) and 0 <= low < 0.1
+    assert mean == pytest.approx(0.1) and high > 0.3

@@ -224,15 +224,16 @@ def tune(
     for setting in grid:
         began = time.perf_counter()
         scorer = fit(**setting)
+        value = _ndcg10(scorer, valid, num_items, name, mask_seen)
         row = {
             "model": name,
             "setting": ", ".join(f"{key} {value:g}" for key, value in setting.items()),
-            "valid_ndcg@10": _ndcg10(scorer, valid, num_items, name, mask_seen),
+            "valid_ndcg@10": value,
             "epochs": len(scorer.log) if isinstance(scorer, SequenceScorer) else np.nan,
             "seconds": time.perf_counter() - began,
         }
-        if row["valid_ndcg@10"] > best:
-            best, chosen, kept = row["valid_ndcg@10"], len(rows), scorer
+        if value > best:
+            best, chosen, kept = value, len(rows), scorer
         rows.append(row)
         report(row)
     return kept, pd.DataFrame(rows).assign(chosen=[number == chosen for number in range(len(rows))])

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -91,9 +92,9 @@ class SASRec(SequenceNetwork):
         return self.blocks(hidden, mask=causal, is_causal=True)
 
 
-def pad(rows: Sequence[Sequence[int]], filler: int) -> Tensor:
+def pad(rows: Sequence[ArrayLike], filler: int) -> Tensor:
     """(B, longest) int64, filled on the right."""
-    table = np.full((len(rows), max(map(len, rows))), filler, dtype=np.int64)
+    table = np.full((len(rows), max(map(np.size, rows))), filler, dtype=np.int64)
     for i, row in enumerate(rows):
-        table[i, : len(row)] = row
+        table[i, : np.size(row)] = row
     return torch.from_numpy(table)

@@ -81,7 +81,7 @@ def fit_item_action(
         texts = [item_ids[item] for item in batch.tolist()]
         items = forward_states(model.lm, model.lm, texts, readout=readout)  # (M, d)
         scores = scoring.similarity_scores(states, items, model.head.similarity)  # (B, M)
-        seen = seen_mask(train["history"].iloc[rows], len(item_ids)).to(batch.device) if mask_seen else None
+        seen = seen_mask(train["history"].iloc[rows].to_list(), len(item_ids)).to(batch.device) if mask_seen else None
         if catalogue_negatives:
             scores = model.head.scores(states).index_copy(1, batch, scores)  # (B, N), live where in the batch
             log_probs = scoring.item_log_probs(scores, positives, model.head.temperature, seen)

@@ -1,8 +1,8 @@
 """Both sides of each comparison: what this library does, and the plain way to the same result.
 
-The plain ways are those that one would write without this library: TRL's own trainer with a constant reward,
-`generate`, padded batches in file order, one product and one `topk`. Both sides get the same model, prompts and number
-of tokens. How a comparison is measured is in `timing`.
+The plain ways are what one would write without this library: TRL's own trainer with a constant reward, `generate`,
+padded batches in file order, one product and one `topk`. Both sides get the same model, prompts and number of tokens.
+How a comparison is measured is in `timing`.
 """
 
 import copy
@@ -38,12 +38,12 @@ from r2ec_lib.training.trainer import RecPOTrainer
 def item_texts(texts_dir: str, category: str, count: int, seed: int = 0) -> pd.DataFrame:
     """`count` items with their texts: real ones from the files of Amazon Reviews 2023, or those of a Bazaar.
 
-    The cards of a Bazaar are all about equally long, texts of real shops are not. So a generated item also shows the
+    The cards of a Bazaar are all about equally long, unlike texts of real shops. So a generated item also shows the
     cards of a random number of others, geometric with a mean of two.
 
     Args:
         texts_dir: folder of the category's two files; "" for a generated Bazaar.
-        count: items at most, drawn at random and kept in file order.
+        count: most items, drawn at random and kept in file order.
     """
     rng = np.random.default_rng(seed)
     if texts_dir:
@@ -88,9 +88,9 @@ def random_model(
     """An untrained R²ec whose tokenizer knows the item texts; its speed is that of a trained one."""
     words = Prompts(train_tokenizer([], vocab_size=0), style)
     texts = [words.item_text(item) for item in items.to_dict("records")]
-    for row in random_samples(len(items), 64, min(8, len(items) - 1), seed).itertuples():
-        titles = [items["title"].iloc[item] for item in row.history]
-        texts.append(words.user_text(titles, row.history_hours, row.history_ratings))
+    for row in random_samples(len(items), 64, min(8, len(items) - 1), seed).to_dict("records"):
+        titles = [items["title"].iloc[item] for item in row["history"]]
+        texts.append(words.user_text(titles, row["history_hours"], row["history_ratings"]))
     tokenizer = train_tokenizer(texts, vocab_size)
     lm = build_tiny(tokenizer, hidden_size, num_layers, num_heads, max_positions=8192, seed=seed)
     return R2ec(lm.eval(), Prompts(tokenizer, style), items)
@@ -153,7 +153,7 @@ def settings(model: R2ec, max_new_tokens: int, temperature: float = 0.0) -> Gene
 @torch.no_grad()
 def generated(model: R2ec, prompt_ids: Sequence[Sequence[int]], chosen: GenerationConfig) -> list[list[int]]:
     """Chains by transformers' `generate`, each up to its first stop token."""
-    ids, mask = left_padded(prompt_ids, chosen.pad_token_id, model.lm.get_input_embeddings().weight.device)
+    ids, mask = left_padded(prompt_ids, chosen.pad_token_id, model.lm.device)
     written = model.lm.generate(input_ids=ids, attention_mask=mask, generation_config=chosen)[:, ids.shape[1] :]
     chains = []
     for row in written.tolist():
@@ -200,7 +200,7 @@ def beside_vllm(
 @torch.no_grad()
 def encoded_in_file_order(lm: PreTrainedModel, ids: Sequence[Sequence[int]], batch_size: int) -> Tensor:
     """States (N, d) at the last token of each text: batches of neighbours, each padded to its longest text."""
-    found, device = [], lm.get_input_embeddings().weight.device
+    states, device = [], lm.device
     for start in range(0, len(ids), batch_size):
         batch = ids[start : start + batch_size]
         lengths = torch.tensor([len(row) for row in batch], device=device)
@@ -209,13 +209,13 @@ def encoded_in_file_order(lm: PreTrainedModel, ids: Sequence[Sequence[int]], bat
         mask = (torch.arange(width, device=device)[None, :] < lengths[:, None]).long()
         with captured_states(lm) as hidden:
             lm(input_ids=padded, attention_mask=mask, use_cache=False, logits_to_keep=1)
-        found.append(hidden[-1][torch.arange(len(batch), device=device), lengths - 1])
-    return torch.cat(found)
+        states.append(hidden[-1][torch.arange(len(batch), device=device), lengths - 1])
+    return torch.cat(states)
 
 
 @contextmanager
 def encodings_noted() -> Iterator[list[tuple[int, ...]]]:
-    """Notes the token ids of every text that `encoding.forward_states` reads inside, in order."""
+    """Records, in order, the token ids of every text that `encoding.forward_states` reads inside."""
     noted: list[tuple[int, ...]] = []
     original = encoding.forward_states
 
@@ -236,33 +236,33 @@ def encodings_noted() -> Iterator[list[tuple[int, ...]]]:
 def policy_rows(
     lm: PreTrainedModel, users: int, trajectories: int, prompt_tokens: int, chain_tokens: int
 ) -> tuple[Tensor, Tensor]:
-    """Ids and mask (users × trajectories, prompt_tokens + chain_tokens) of random tokens, a prompt a group."""
+    """Ids and mask (users × trajectories, prompt_tokens + chain_tokens) of random tokens, one prompt per group."""
     source, (vocab_size, _) = torch.Generator().manual_seed(0), lm.get_input_embeddings().weight.shape
     prompts = torch.randint(3, vocab_size, (users, prompt_tokens), generator=source).repeat_interleave(trajectories, 0)
     chains = torch.randint(3, vocab_size, (users * trajectories, chain_tokens), generator=source)
-    ids = torch.cat([prompts, chains], dim=1).to(lm.get_input_embeddings().weight.device)
+    ids = torch.cat([prompts, chains], dim=1).to(lm.device)
     return ids, torch.ones_like(ids)
 
 
 def policy_pass(trainer: RecPOTrainer, ids: Tensor, mask: Tensor, chain_tokens: int, share: bool) -> Side:
-    """The pass over the chains with its gradient: each prompt computed once (`share`), or once a chain."""
+    """The pass over the chains with its gradient: each prompt computed once (`share`), or once per chain."""
 
     def call() -> Tensor:
         trainer.model.zero_grad()
         fused = ids.device.type != "cpu"
         with trainer.accelerator.autocast():
-            found, _ = token_log_probs(
+            log_probs, _ = token_log_probs(
                 trainer.model, trainer.r2ec.lm, ids, mask, chain_tokens, 1.0, share, fused, entropies=True
             )
-        found.sum().backward()
-        return found
+        log_probs.sum().backward()
+        return log_probs
 
     return call
 
 
 def growing_sides(trainer: RecPOTrainer, users: int, history: int, group: int, tokens: int) -> dict[str, Side]:
-    """Sampling and the policy's pass for `users` random shoppers, as sizes that may grow: purchases in a history,
-    trajectories a shopper, tokens of a reasoning."""
+    """Sampling and the policy's pass for `users` random shoppers, for sizes that may grow: purchases per history,
+    trajectories per shopper, tokens per reasoning."""
     model, device = trainer.r2ec, trainer.accelerator.device
     samples = random_samples(len(model.catalogue), users, history)
     prompts = [prompt for prompt in model.prompts.user_ids(samples, model.titles) for _ in range(group)]
@@ -318,7 +318,7 @@ def plain_trainer(model: R2ec, samples: pd.DataFrame, folder: str, **choices) ->
 
 
 def _fields(model: R2ec, folder: str) -> dict:
-    on_cpu = model.lm.get_input_embeddings().weight.device.type == "cpu"
+    on_cpu = model.lm.device.type == "cpu"
     return {"output_dir": str(folder), "use_cpu": on_cpu, "save_strategy": "no", "learning_rate": 1e-6}
 
 

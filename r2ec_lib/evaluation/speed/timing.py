@@ -1,13 +1,14 @@
 """Measuring what a computation costs: seconds of two sides in turn, operations, bytes, and how a cost grows.
 
-Whatever is compared runs within one process, one side after the other and again, so that a busy machine slows both;
-what is reported is the ratio of neighbours. Nothing here knows what is measured: the sides of each comparison are in
-`plain_ways`, the figures in `plots`.
+The sides of a comparison take turns within one process, so that a busy machine slows both; what is reported is the
+ratio within each round. Nothing here knows what is measured: the sides of each comparison are in `plain_ways`, the
+figures in `plots`.
 """
 
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -35,13 +36,13 @@ def seconds_of(call: Side) -> float:
     return time.perf_counter() - began
 
 
-def in_turn(sides: Mapping[Hashable, Side], repetitions: int) -> pd.DataFrame:
+def in_turn(sides: Mapping[Any, Side], repetitions: int) -> pd.DataFrame:
     """Times the sides one after the other, `repetitions` times, after one round that is not timed.
 
     Every second round runs backwards, so that no side always follows the same other one.
 
     Returns:
-        One row a call: side, repetition, seconds.
+        One row per call: side, repetition, seconds.
     """
     rows = []
     for repetition in range(-1, repetitions):
@@ -53,7 +54,7 @@ def in_turn(sides: Mapping[Hashable, Side], repetitions: int) -> pd.DataFrame:
 
 
 def ratio(times: pd.DataFrame, side: str, against: str) -> dict[str, float]:
-    """How many times the seconds of `against` the `side` takes, each round of `in_turn` with itself.
+    """Seconds of `side` over seconds of `against`, within each round of `in_turn`.
 
     Returns:
         ratio (median over the rounds), low and high (quartiles), seconds and seconds_against (medians).
@@ -74,7 +75,7 @@ def ratio(times: pd.DataFrame, side: str, against: str) -> dict[str, float]:
 def operations(call: Side) -> int:
     """Floating-point operations (a multiply-add is two) of all matrix products in a call, attention and backward too.
 
-    Attention is counted in its plain form, which computes masked places as well; element-wise work is not counted.
+    Attention is counted in its plain form, which computes masked positions as well; element-wise work is not counted.
     """
     counter = FlopCounterMode(display=False)
     with sdpa_kernel(SDPBackend.MATH), counter:
@@ -83,7 +84,7 @@ def operations(call: Side) -> int:
 
 
 def matrix_product(device: torch.device | str, dtype: torch.dtype = torch.float32, size: int = 0) -> tuple[Side, int]:
-    """One large square matrix product, and its operations: what the machine can do where nothing is in the way.
+    """One large square matrix product, and its operations: what the machine can do at its best.
 
     size: of the matrices; by default what fills the device for some milliseconds or hundredths of a second.
     """
@@ -108,12 +109,12 @@ def comparison(
 
     Args:
         what, against: the two sides in words.
-        target: the largest ratio of seconds that is wanted; None where nothing is asked.
-        product: as `matrix_product` makes it; it takes its turn too, so that the machine's rate is that of the moment.
-        tokens: that each side reads or writes; a prompt counts once a chain, however often it is computed.
+        target: the largest ratio of seconds that is wanted; None for no target.
+        product: from `matrix_product`; it takes turns too, so that the machine's rate is that of the moment.
+        tokens: that each side reads or writes; a prompt counts once per chain, however often it is computed.
         memory: also compare the largest number of bytes that each side works with.
-        lm: also compare how often each side calls this module; the time of a call that reads a few tokens hardly
-            depends on how many they are.
+        lm: also compare how often each side calls this module; a call that reads few tokens takes about as long
+            whatever their number.
 
     Returns:
         what, against, the figures of `ratio`, target, met (None without a target), operations and operations_against
@@ -122,21 +123,21 @@ def comparison(
         tokens_per_second (None without tokens); with `memory` bytes, bytes_against and memory_ratio; with `lm`
         forwards, forwards_against and forwards_ratio.
     """
-    mine, other = sides
+    first, second = sides
     times = in_turn({**sides, "product": product[0]}, repetitions)
-    row = {"what": what, "against": against, **ratio(times, mine, other), "target": target}
+    row: dict[str, Any] = {"what": what, "against": against, **ratio(times, first, second), "target": target}
     row["met"] = None if target is None else row["ratio"] <= target
-    row |= {"operations": operations(sides[mine]), "operations_against": operations(sides[other])}
+    row |= {"operations": operations(sides[first]), "operations_against": operations(sides[second])}
     row["floor"] = row["operations"] / max(row["operations_against"], 1)
-    for share, side, done in (("share", mine, "operations"), ("share_against", other, "operations_against")):
+    for share, side, done in (("share", first, "operations"), ("share_against", second, "operations_against")):
         row[share] = row[done] / product[1] / ratio(times, side, "product")["ratio"]
-    row["matrix_rate"] = product[1] / ratio(times, "product", mine)["seconds"]
+    row["matrix_rate"] = product[1] / ratio(times, "product", first)["seconds"]
     row["tokens_per_second"] = tokens / row["seconds"] if tokens else None
     if memory:
-        row |= {"bytes": working_bytes(sides[mine]), "bytes_against": working_bytes(sides[other])}
+        row |= {"bytes": working_bytes(sides[first]), "bytes_against": working_bytes(sides[second])}
         row["memory_ratio"] = row["bytes"] / row["bytes_against"]
     if lm is not None:
-        row |= {"forwards": calls_of(lm, sides[mine]), "forwards_against": calls_of(lm, sides[other])}
+        row |= {"forwards": calls_of(lm, sides[first]), "forwards_against": calls_of(lm, sides[second])}
         row["forwards_ratio"] = row["forwards"] / row["forwards_against"]
     return row
 
@@ -153,7 +154,7 @@ def calls_of(module: torch.nn.Module, call: Side) -> int:
 
 
 def phase_table(watches: Mapping[str, "Stopwatch"]) -> pd.DataFrame:
-    """Median seconds of each phase over the rounds: one row a side and phase (side, phase, seconds)."""
+    """Median seconds of each phase over the rounds: one row per side and phase (side, phase, seconds)."""
     return pd.DataFrame(
         [
             {"side": side, "phase": phase, "seconds": seconds}
@@ -178,12 +179,14 @@ def growth(
     """Median seconds of each side of `make(size)` at each size; all sizes take turns.
 
     Returns:
-        One row a size and side: what, size, side, seconds, low and high (fastest and slowest).
+        One row per size and side: what, size, side, seconds, low and high (fastest and slowest).
     """
     sides = {(size, side): call for size in sizes for side, call in make(size).items()}
-    each = in_turn(sides, repetitions).groupby("side", sort=False)["seconds"]
-    found = {key: {"seconds": part.median(), "low": part.min(), "high": part.max()} for key, part in each}
-    return pd.DataFrame([{"what": what, "size": size, "side": side, **found[size, side]} for size, side in sides])
+    times = in_turn(sides, repetitions)
+    times[["size", "side"]] = times["side"].to_list()
+    each = times.groupby(["size", "side"], sort=False)["seconds"]
+    table = each.agg(seconds="median", low="min", high="max").reindex(list(sides)).reset_index()
+    return table.assign(what=what)[["what", "size", "side", "seconds", "low", "high"]]
 
 
 class Stopwatch:

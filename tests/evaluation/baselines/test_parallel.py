@@ -55,6 +55,7 @@ def test_no_worker_outlives_a_parent_that_is_killed_while_they_train(tmp_path, e
     parent = subprocess.Popen(
         [sys.executable, "parent.py"], cwd=tmp_path, env=os.environ | {"PYTHONPATH": path, "OUT": str(out)}
     )
+    children: list[int] = []
     try:
         while len(list(out.iterdir())) < 2 and parent.poll() is None:
             time.sleep(0.05)
@@ -65,6 +66,8 @@ def test_no_worker_outlives_a_parent_that_is_killed_while_they_train(tmp_path, e
         assert gone(children)
     finally:
         parent.kill()
+        for pid in filter(psutil.pid_exists, children):
+            os.kill(pid, signal.SIGKILL)
 
 
 def test_results_come_in_order_from_other_processes_with_one_thread_each_and_tensors_whole():

@@ -53,8 +53,10 @@ class Answer:
         return bool(chain) and bool(self.is_complete(torch.tensor([chain]))[0])
 
     def close(self, chains: Sequence[Sequence[int]]) -> tuple[list[list[int]], list[bool]]:
-        """Chains that end in the symbol, and whether each one had it: what follows it is cut off, and where it is missing
-        it is appended."""
+        """Chains that end in the symbol, and whether each one had it.
+
+        What follows the symbol is cut off; where it is missing it is appended.
+        """
         closed, written = [], []
         for chain in chains:
             ends = [place for place, token in enumerate(chain, 1) if token in self._last_set]

@@ -197,3 +197,9 @@ def test_published_figures_belong_to_this_very_corpus(documents):
     """A change of this digest changes what every tiny backbone knows, and with it every published figure."""
     digest = hashlib.sha256("\n".join(map("|".join, documents)).encode()).hexdigest()
     assert digest[:16] == "a95ed8385128b4a9"
+
+
+def test_a_history_of_sundries_alone_is_analysed_too_also_by_an_analyst_who_errs(world):
+    wrong = dataclasses.replace(world, config=dataclasses.replace(world.config, analyst_errors=1.0))
+    sundry = int(world.facts.index[world.facts["sundry"]][0])
+    assert text.well_formed(analysis(wrong, [sundry], [5.0], np.random.default_rng(0)))

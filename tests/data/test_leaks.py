@@ -137,3 +137,8 @@ def test_a_method_that_reads_the_future_is_caught_and_one_that_does_not_is_left_
     caught = leaks.future_check("peeking", next_item, samples, asked).iloc[0]
     assert (caught["check"], caught["ok"]) == ("peeking does not know the future", False)
     assert "such as" in caught["detail"]
+
+
+def test_splits_may_share_the_moment_at_which_they_meet():
+    samples, _ = splits.make_samples(catalogue(30), random_log())
+    assert checked(samples.assign(timestamp=samples["timestamp"].iloc[0])) == set()

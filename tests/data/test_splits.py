@@ -203,3 +203,19 @@ def test_the_summary_counts_cold_targets_and_ties():
     assert figures["cold_test"] == pytest.approx(2 / 3)  # items 19 and 20 are new, item 0 is not
     assert figures["ties_with_history"] == pytest.approx(1 / 21)
     assert figures["ties_across_splits"] == 0
+
+
+def test_an_interaction_with_an_unknown_item_is_named():
+    with pytest.raises(DataError, match="item_id 'i9' is not in the items"):
+        splits.make_samples(catalogue(9), log(["u"] * 3, [0, 9, 1], range(3)))
+
+
+def test_the_paper_rolls_back_month_by_month():
+    items, interactions = monthly()
+    _, inside, _ = splits.select_window(items, interactions, start="2020-10-01", min_items=10)
+    assert inside["timestamp"].iloc[0] == pd.Timestamp("2020-09-01", tz="UTC")
+
+
+def test_a_window_without_a_start_begins_with_the_first_purchase():
+    _, inside, _ = splits.select_window(*monthly(), end="2020-02-01")
+    assert inside["item_id"].tolist() == ["i0", "i1", "i2"]

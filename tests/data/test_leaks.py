@@ -137,3 +137,24 @@ def test_a_method_that_reads_the_future_is_caught_and_one_that_does_not_is_left_
     caught = leaks.future_check("peeking", next_item, samples, asked).iloc[0]
     assert (caught["check"], caught["ok"]) == ("peeking does not know the future", False)
     assert "such as" in caught["detail"]
+
+
+def test_splits_may_share_the_moment_at_which_they_meet():
+    samples, _ = splits.make_samples(catalogue(30), random_log())
+    assert checked(samples.assign(timestamp=samples["timestamp"].iloc[0])) == set()
+
+
+def test_purchases_of_the_targets_own_moment_are_counted_and_no_fault():
+    samples, _ = splits.make_samples(catalogue(30), random_log(), skip_ties=False)
+    same = sum((hours == 0).sum() for hours in samples["history_hours"])
+    row = leaks.leak_checks(catalogue(30), samples).set_index("check").loc["history lies before the target"]
+    assert same > 0 and (row["ok"], row["detail"]) == (True, f"{same} at the same moment")
+
+
+def test_a_column_with_few_numbers_counts_no_purchases_and_one_with_many_may():
+    samples, _ = splits.make_samples(catalogue(30), random_log())
+    bought = [str(count) for count in np.bincount(samples["target"], minlength=30)]
+    for filled, ok in ((14, True), (15, False), (30, False)):
+        items = catalogue(30).assign(shelf=[*bought[:filled], *[""] * (30 - filled)])
+        table = leaks.leak_checks(items, samples).set_index("check")
+        assert table.loc["no item column counts the purchases", "ok"] == ok

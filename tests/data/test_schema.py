@@ -171,3 +171,10 @@ def test_sound_samples_pass_with_their_types():
 def test_a_wrong_sample_is_named_with_its_row(columns, message):
     with pytest.raises(DataError, match=message):
         schema.validate_samples(samples(**columns), 3)
+
+
+def test_samples_come_out_with_their_columns_alone_or_name_the_missing_one():
+    table = schema.validate_samples(samples().assign(more=1).set_index(pd.Index([7, 8, 9])), 3)
+    assert table.columns.tolist() == schema.SAMPLE_COLUMNS and table.index.tolist() == [0, 1, 2]
+    with pytest.raises(DataError, match="samples: no column 'target'; found sample_id"):
+        schema.validate_samples(samples().drop(columns="target"), 3)

@@ -216,3 +216,19 @@ def test_training_purchases_end_with_the_training_split_and_stay_in_the_catalogu
         (user, item) for user, item in expected if item < 10
     ]
     assert len(purchases) < len(interactions[interactions["item_id"].str[1:].astype(int) < 10])
+
+
+def test_an_interaction_with_an_unknown_item_is_named():
+    with pytest.raises(DataError, match="item_id 'i9' is not in the items"):
+        splits.make_samples(catalogue(9), log(["u"] * 3, [0, 9, 1], range(3)))
+
+
+def test_the_paper_rolls_back_month_by_month():
+    items, interactions = monthly()
+    _, inside, _ = splits.select_window(items, interactions, start="2020-10-01", min_items=10)
+    assert inside["timestamp"].iloc[0] == pd.Timestamp("2020-09-01", tz="UTC")
+
+
+def test_a_window_without_a_start_begins_with_the_first_purchase():
+    _, inside, _ = splits.select_window(*monthly(), end="2020-02-01")
+    assert inside["item_id"].tolist() == ["i0", "i1", "i2"]

@@ -46,9 +46,11 @@ def test_a_stopped_run_takes_everything_along_and_says_how_to_go_on(world, numbe
     """In the middle of a stage, with a child of the kernel that has left its session; the stage is left open."""
     notebook(world / "notebooks" / "01_first.ipynb", FIRST, SLEEPS)
     (world / "toy.yaml").write_text("")
-    for one in (signal.SIGINT, signal.SIGHUP):  # ignored where the tests run in a background job
-        signal.signal(one, signal.default_int_handler)
-    child = start(world, "run", "toy.yaml")
+    before = signal.signal(number, signal.SIG_DFL)  # ignored where the tests run in a background job
+    try:
+        child = start(world, "run", "toy.yaml")
+    finally:
+        signal.signal(number, before)
     assert child.stdout.readline() == "01_first: starts\n"
     assert child.stdout.readline() == "    sleeping\n"
     started = psutil.Process(child.pid).children(recursive=True)

@@ -72,19 +72,15 @@ def test_threads_wait_briefly_unless_the_user_says_how(monkeypatch, name):
     assert "GOMP_SPINCOUNT" not in kernels.environment(TINY)
 
 
-def test_a_kernel_and_its_children_have_the_environment_before_they_load_torch(tmp_path):
+def test_a_kernel_and_its_children_have_the_environment_from_their_start(tmp_path):
     """torch reads it when it is loaded, in the kernel and in whatever the kernel starts."""
-    code = (
-        "import os, torch; seen = os.environ['SEEN'] + str(os.getpid()); "
-        "open(seen, 'w').write(str(torch.get_num_threads()))"
-    )
-    cells = f"code = {code!r}\nexec(code)", "import subprocess, sys\nsubprocess.run([sys.executable, '-c', code])"
-    notebook(tmp_path / "a.ipynb", FIRST, *cells)
-    seen = tmp_path / "seen"
-    seen.mkdir()
-    variables = {"OMP_NUM_THREADS": "3", "SEEN": f"{seen}/"}
-    kernels.run_notebook(tmp_path / "a.ipynb", tmp_path / "out.ipynb", {}, io.StringIO(), variables)
-    assert [path.read_text() for path in seen.iterdir()] == ["3", "3"]
+    code = "import os; print(os.environ['OMP_NUM_THREADS'], os.environ['GOMP_SPINCOUNT'])"
+    child = "import subprocess, sys\nprint(subprocess.check_output([sys.executable, '-c', code], text=True))"
+    notebook(tmp_path / "a.ipynb", FIRST, f"code = {code!r}\nexec(code)", child)
+    out = io.StringIO()
+    variables = {"OMP_NUM_THREADS": "3", "GOMP_SPINCOUNT": "7"}
+    kernels.run_notebook(tmp_path / "a.ipynb", tmp_path / "out.ipynb", {}, out, variables)
+    assert out.getvalue().split() == ["3", "7", "3", "7"]
 
 
 @pytest.mark.parametrize("ending", ["returns", "raise RuntimeError('broken')", "os.kill(os.getpid(), 9)"])
@@ -104,17 +100,20 @@ def test_no_process_outlives_its_notebook(tmp_path, ending):
 
 
 def test_ending_asks_first_and_then_kills(tmp_path):
-    stubborn = (
-        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(120)"
-    )
-    child = subprocess.Popen(
-        [sys.executable, "-c", stubborn], env={**os.environ, kernels.MARK: "this"}, stdout=subprocess.PIPE
-    )
-    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(120)"], env={**os.environ})
-    child.stdout.readline()
+    """Of three processes one ends when asked, one does not listen, and one is somebody else's."""
+    code = "import signal, sys, time; signal.signal(signal.SIGTERM, {}); print(1, flush=True); time.sleep(120)"
+    polite = code.format(f"lambda *_: (open({str(tmp_path / 'asked')!r}, 'w'), sys.exit())")
+    texts = [(polite, "this"), (code.format("signal.SIG_IGN"), "this"), (code.format("signal.SIG_DFL"), "another")]
+    processes = [
+        subprocess.Popen([sys.executable, "-c", text], env={**os.environ, kernels.MARK: mark}, stdout=subprocess.PIPE)
+        for text, mark in texts
+    ]
     try:
-        kernels.end_all("this", patience=0.2)
-        assert child.wait(5) == -signal.SIGKILL and other.poll() is None
+        for process in processes:
+            process.stdout.readline()
+        kernels.end_all("this", patience=1)
+        assert (tmp_path / "asked").exists()
+        assert [psutil.pid_exists(process.pid) for process in processes] == [False, False, True]
     finally:
-        other.kill()
-        child.kill()
+        for process in processes:
+            process.kill()

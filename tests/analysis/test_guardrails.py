@@ -301,12 +301,12 @@ def test_one_good_reason_of_another_sample_is_not_taken_for_this_one(speaking, s
 
 
 def test_words_on_more_than_a_quarter_of_the_cards_and_words_of_titles_are_no_facts():
-    cards = ["oak shelf"] * 2 + ["steel shelf"] * 6
+    cards = ["oak shelf"] * 2 + ["pine shelf"] * 3 + ["steel shelf"] * 3
     items = pd.DataFrame(
         {"item_id": list("abcdefgh"), "title": [f"Nimbus {n}" for n in range(8)], "description": cards}
     )
-    samples = pd.DataFrame({"sample_id": [0], "history": [[0]]})
-    for text, facts in (("oak", 1), ("shelf", 0), ("steel", 0), ("nimbus", 0), ("oak, OAK and oak", 1)):
+    samples = pd.DataFrame({"sample_id": [0], "history": [[0, 2]]})
+    for text, facts in (("oak", 1), ("shelf", 0), ("pine", 0), ("nimbus", 0), ("oak, OAK and oak", 1)):
         chains = pd.DataFrame({"sample_id": [0], "chain": [text]})
         broken = guardrails.judge(rules("kind: ground, facts: 9"), chains, samples, items)
         assert broken["evidence"].tolist() == [f"{facts} of 9 facts"], text

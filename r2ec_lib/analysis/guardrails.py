@@ -21,6 +21,7 @@ from r2ec_lib.analysis.mentions import mentions
 from r2ec_lib.analysis.rules import Forbid, Ground, GuardrailError, Guardrails, ItemSet, Limit, NeverRecommend
 from r2ec_lib.analysis.words import phrase, words
 from r2ec_lib.model import R2ec
+from r2ec_lib.model.r2ec import Recommendation
 
 USUAL = 0.25
 """A word on a larger share of all item cards says nothing about a shopper, and is no fact."""
@@ -54,11 +55,8 @@ def judge(guardrails: Guardrails, chains: pd.DataFrame, samples: pd.DataFrame, i
     counts = _grounding(given, samples, items) if grounded else pd.DataFrame()
     ids, rows = items["item_id"].to_numpy(), []
     for rule in guardrails.rules:
-        if isinstance(rule, Forbid):
-            evidence = given["chain"].map(rule.first_match).dropna()
-        elif isinstance(rule, Limit):
-            lengths = given["chain"].map(lambda text: len(words(text)))
-            evidence = lengths[lengths > rule.words].map("{} words".format)
+        if isinstance(rule, (Forbid, Limit)):
+            evidence = given["chain"].map(rule.evidence).dropna()
         elif isinstance(rule, Ground):
             least = pd.Series({"mentions": rule.mentions, "facts": rule.facts})
             lacking = counts[counts.lt(least).any(axis=1)]
@@ -147,14 +145,10 @@ class Action(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Guarded:
-    """Top items of one history, best first, the reasoning that led to them ("" where none was kept), and the rules
-    that acted; no action means that nothing was changed."""
+class Guarded(Recommendation):
+    """A recommendation within the rules, its reasoning "" where none was kept, and the rules that acted; no action
+    means that nothing was changed."""
 
-    item_ids: list[str]
-    titles: list[str]
-    scores: list[float]
-    reasoning: str
     actions: tuple[Action, ...]
 
 

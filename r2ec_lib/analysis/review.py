@@ -110,7 +110,7 @@ def to_csv(table: pd.DataFrame) -> str:
     these, gets one more apostrophe; `from_csv` removes it again. Leading spaces are looked through, since some
     spreadsheets drop them.
     """
-    cells = table.astype(str).map(_neutral).rename(columns=lambda name: _neutral(str(name)))
+    cells = table.map(lambda cell: _neutral(str(cell))).rename(columns=lambda name: _neutral(str(name)))
     return cells.to_csv(index=False, quoting=csv.QUOTE_ALL, lineterminator="\n")
 
 
@@ -153,7 +153,7 @@ def _raw(cell: str) -> str:
 def to_html(sheet: pd.DataFrame, title: str = "Review of reasons") -> str:
     """A printable page of a sheet, each case a block that no page break cuts."""
     page = {"title": title, "criteria": CRITERIA, "marks": range(SCALE[0], SCALE[1] + 1), "shown": SHOWN[1:]}
-    return _TEMPLATES.get_template("sheet.html.j2").render(page, cases=sheet.astype(str).to_dict("records"))
+    return _TEMPLATES.get_template("sheet.html.j2").render(page, cases=sheet.to_dict("records"))
 
 
 # ---- filled sheets in ----------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 from pydantic_core import ErrorDetails
 
-from r2ec_lib.analysis.words import phrase
+from r2ec_lib.analysis.words import phrase, words
 
 
 class GuardrailError(ValueError):
@@ -60,6 +60,17 @@ column has to hold it as whole words, case ignored."""
 _STRICT = ConfigDict(extra="forbid")
 
 
+def _either(first: str, second: str) -> Any:
+    """A validator for a class with two keys of which one has to be given."""
+
+    def check(self: Any) -> Any:
+        if not getattr(self, first) and not getattr(self, second):
+            raise ValueError(f"expected {first}, {second} or both")
+        return self
+
+    return model_validator(mode="after")(check)
+
+
 @dataclass(frozen=True, config=_STRICT)
 class Forbid:
     """No reason holds one of these words or phrases, nor a match of one of these patterns; case is ignored."""
@@ -69,13 +80,9 @@ class Forbid:
     words: list[Text] = Field(default_factory=list)
     patterns: list[Pattern] = Field(default_factory=list)
 
-    @model_validator(mode="after")
-    def _forbids_something(self) -> "Forbid":
-        if not self.words and not self.patterns:
-            raise ValueError("nothing is forbidden; expected words or patterns")
-        return self
+    _checked = _either("words", "patterns")
 
-    def first_match(self, text: str) -> str | None:
+    def evidence(self, text: str) -> str | None:
         """What in `text` is forbidden, by the first word or pattern that matches; None if nothing is."""
         searches = [*(re.compile(phrase(words), re.IGNORECASE) for words in self.words), *self.patterns]
         return next((match.group() for search in searches if (match := search.search(text))), None)
@@ -88,11 +95,7 @@ class When:
     history: ItemSet | None = None
     reason: Pattern | None = None
 
-    @model_validator(mode="after")
-    def _asks_something(self) -> "When":
-        if self.history is None and self.reason is None:
-            raise ValueError("expected history, reason or both")
-        return self
+    _checked = _either("history", "reason")
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -114,11 +117,7 @@ class Ground:
     mentions: Count = 0
     facts: Count = 0
 
-    @model_validator(mode="after")
-    def _requires_something(self) -> "Ground":
-        if not self.mentions and not self.facts:
-            raise ValueError("nothing is required; expected mentions, facts or both")
-        return self
+    _checked = _either("mentions", "facts")
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -128,6 +127,11 @@ class Limit:
     name: Text
     kind: Literal["limit"]
     words: Count
+
+    def evidence(self, text: str) -> str | None:
+        """The length of a text that is too long, such as "81 words"; None of any other."""
+        count = len(words(text))
+        return f"{count} words" if count > self.words else None
 
 
 Rule = Forbid | NeverRecommend | Ground | Limit

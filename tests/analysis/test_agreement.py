@@ -97,3 +97,42 @@ def test_a_leaked_target_is_named_more_often_than_items_as_popular():
         found = mentions.mentions(chains, samples, ITEMS)
         table = agreement.target_mentions(chains, found, samples, EVEN)
         assert table["names_target"].tolist() == [own] * 2 and table["names_popular"].tolist() == [others] * 2
+
+
+def test_popularity_bins_hold_equal_shares_and_equal_popularities_share_one():
+    assert agreement.popularity_bins(range(1, 9), bins=4).tolist() == [0, 1, 1, 2, 2, 3, 3, 3]
+    assert agreement.popularity_bins([0, 0, 0, 5], bins=2).tolist() == [1, 1, 1, 1]  # three quarters share rank 2 of 4
+    assert len(set(agreement.popularity_bins(range(100)))) == 10
+
+
+def test_values_of_one_attribute_are_listed_in_order_and_an_item_without_a_value_contradicts_nothing():
+    attributes = pd.DataFrame({"item": [0, 1], "attribute": "style", "value": ["deco", "rustic"]})
+    stated = pd.DataFrame({"row": [3, 3, 8], "attribute": "style", "value": ["gothic", "coastal", "deco"]})
+    chains = pd.DataFrame({"top_items": [[0, 2, 1], [2, 1]]}, index=[3, 8])
+    (row,) = agreement.contradictions(chains, stated, attributes).to_dict("records")
+    assert (row["row"], row["stated"], row["actual"], row["item"]) == (3, "coastal, gothic", "deco", 0)
+    assert row["list_share"] == pytest.approx(2 / 3)  # item 2 has no style
+
+
+def test_an_attribute_of_which_an_item_has_two_values_cannot_be_contradicted():
+    attributes = pd.DataFrame({"item": [0, 1, 1], "attribute": "use", "value": ["bath", "bath", "kitchen"]})
+    stated = pd.DataFrame({"row": [0], "attribute": "use", "value": ["garden"]})
+    assert agreement.contradictions(pd.DataFrame({"top_items": [[0]]}), stated, attributes).empty
+
+
+def mentioned(*rows):
+    return pd.DataFrame(rows, columns=["row", "item", "how"])
+
+
+def test_only_titles_of_single_items_outside_the_history_count_as_leaks_or_rivals():
+    chains, samples = pd.DataFrame({"chain": ["", ""]}), pd.DataFrame({"history": [[0], [0, 1]], "target": [2, 2]})
+    named = mentioned((0, 2, "word"), (0, -1, "title"), (0, 0, "title"), (0, 1, "title"), (1, 2, "title"))
+    table = agreement.target_mentions(chains, named, samples, [1, 1, 1, 1, 1])
+    assert table["names_target"].tolist() == [0, 1]
+    assert table["names_popular"].tolist() == [1 / 3, 0]  # of items 1, 3 and 4; then of items 3 and 4
+
+
+def test_a_target_without_an_item_as_popular_has_no_chance_to_compare_with():
+    chains, samples = pd.DataFrame({"chain": [""]}), pd.DataFrame({"history": [[0]], "target": [1]})
+    table = agreement.target_mentions(chains, mentioned(), samples, [1, 9], bins=2)
+    assert table["names_popular"].isna().all()

@@ -47,6 +47,41 @@ def test_short_columns_are_attributes_whole_and_longer_ones_by_their_words():
     assert set(table.loc[table["value"] == "acme", "item"]) == {0, 1, 5}
 
 
+def test_the_length_of_a_column_is_the_median_of_its_filled_values():
+    items = pd.DataFrame({"item_id": list("abcd"), "title": list("wxyz")})
+    items["made"] = ["in one go", "by hand", "", ""]  # three words and two: 2.5 in the median
+    for most, short in ((2, False), (3, True)):
+        assert ("made" in set(card_attributes(items, max_words=most)["attribute"])) == short
+    items["made"] = ["in one go"] * 3 + ["by"]
+    assert set(card_attributes(items)["attribute"]) == {"made"}  # three words are the usual limit
+
+
+def test_facts_are_attributes_in_lower_case_whatever_their_index():
+    table = fact_attributes(
+        pd.DataFrame({"style": ["Deco", "RUSTIC"], "size": [1, 2]}, index=[5, 3]), ["style", "size"]
+    )
+    assert table.to_numpy().tolist() == [
+        [0, "style", "deco"],
+        [1, "style", "rustic"],
+        [0, "size", "1"],
+        [1, "size", "2"],
+    ]
+
+
+def test_a_value_of_two_attributes_is_stated_for_both():
+    attributes = pd.DataFrame({"item": [0, 1], "attribute": ["brand", "style"], "value": "deco"})
+    assert attribute_mentions(pd.DataFrame({"chain": ["deco"]}), attributes)["attribute"].tolist() == [
+        "brand",
+        "style",
+    ]
+
+
+def test_one_reasoning_has_no_pair_to_share_features_with(attributes):
+    chains, none = chains_of(("deco", [0])), attributes.iloc[:0]
+    figures = feature_figures(chains, attribute_mentions(chains, none), none, [0])
+    assert np.isnan(figures["DIV"]) and np.isnan(figures["FCR"]) and figures["FMR"] == 0
+
+
 def test_what_all_items_share_is_no_attribute():
     table = card_attributes(ITEMS.assign(brand="House"), fewest=2, most=0.5)
     assert set(table["attribute"]) == {"word"} and "house" not in set(table["value"])

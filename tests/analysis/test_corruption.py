@@ -49,5 +49,36 @@ def test_part_of_the_facts_is_rounded_up_and_none_at_all_changes_nothing():
     changed = corruption.corrupt(texts, spans_of(texts.tolist(), [[0]] * 3), ITEMS["title"], share=0.5)["facts"]
     assert sum(a != b for a, b in zip(texts[0].split(", "), changed[0].split(", "), strict=True)) == 2
     assert changed[1:].tolist() == texts[1:].tolist()
-    with pytest.raises(ValueError, match="share of facts"):
-        corruption.corrupt(texts, spans_of(texts.tolist(), [[0]] * 3), [], share=0)
+
+
+@pytest.mark.parametrize("share", [0, -0.5, 1.1])
+def test_a_share_of_facts_outside_0_to_1_is_refused(share):
+    texts = pd.Series(["deco"])
+    with pytest.raises(ValueError, match=f"share of facts to exchange is {share}"):
+        corruption.corrupt(texts, spans_of(["deco"], [[0]]), [], share=share)
+
+
+def test_places_that_touch_are_two_and_of_overlapping_ones_the_longest_value_counts():
+    mentioned = pd.DataFrame({"row": [0, 0], "how": ["word", "title"], "start": [9, 20], "end": [12, 30]})
+    stated = pd.DataFrame(
+        {"row": 0, "attribute": list("abcd"), "value": "", "start": [0, 2, 5, 25], "end": [4, 5, 9, 40]}
+    )
+    table = corruption.fact_spans(mentioned, stated)
+    assert table["kind"].tolist() == ["a", "c", "word", "item"] and table["start"].tolist() == [0, 5, 9, 20]
+
+
+def test_half_of_the_facts_are_exchanged_unless_asked_otherwise_and_the_seed_decides_which():
+    texts = pd.Series(["deco, rustic, coastal, deco, rustic, coastal"] * 2)
+    spans = spans_of(texts.tolist(), [[0]] * 2)
+    first, same, other = (corruption.corrupt(texts, spans, ITEMS["title"], seed=seed)["facts"] for seed in (1, 1, 2))
+    assert [sum(a != b for a, b in zip(texts[0].split(", "), text.split(", "), strict=True)) for text in first] == [
+        3,
+        3,
+    ]
+    assert first.tolist() == same.tolist() != other.tolist()
+
+
+def test_what_differs_in_case_alone_is_no_other_fact_and_without_another_the_text_stays():
+    texts = pd.Series(["Deco", "deco"])
+    changed = corruption.corrupt(texts, spans_of(texts.tolist(), [[0]] * 2), ITEMS["title"], share=1)
+    assert changed["facts"].tolist() == texts.tolist()

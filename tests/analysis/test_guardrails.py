@@ -3,8 +3,9 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from r2ec_lib.analysis import guardrails
+from r2ec_lib.analysis import causal, guardrails
 from r2ec_lib.analysis.rules import GuardrailError, Guardrails, parse
 from r2ec_lib.evaluation.answers import chains_of
 from r2ec_lib.model.sampling import Sampled
@@ -236,10 +237,95 @@ def test_enforcing_many_ranks_only_what_is_allowed_and_leaves_other_samples_alon
     assert change.isin([0, 1]).all()  # one item less can stand before the target
 
 
+def test_the_reason_that_was_kept_decides_what_a_rule_about_reasons_bars(speaking, samples, items):
+    model, few = speaking("unused", "a red mug"), samples.iloc[:4]
+    free = causal.rank_chains(
+        lambda rows, chains: model.head.scores(model.user_states(rows, chains)),
+        few,
+        chains_of(model, ["a red mug"] * 4),
+    )
+    first, second = (items["item_id"][int(free["top_items"][0][place])] for place in (0, 1))
+    about = "kind: never_recommend, items: {item_id: [%s]}, when: {reason: %s}"
+    keeps = rules(NO_LAMP, about % (first, "mug"), about % (second, "lamp"), head="retries: 1\n")
+    result = guardrails.enforce(model, few, chains_of(model, ["a red lamp"] * 4), keeps, max_new_tokens=8, k=30)
+    assert set(result.before["chain"]) == {"a red lamp"} and set(result.after["chain"]) == {"a red mug"}
+    listed = [set(items["item_id"].to_numpy()[top]) for top in result.after["top_items"]]
+    assert first not in listed[0] and second in listed[0]  # by the reason kept; the first one would bar the other
+
+
+def test_a_reason_kept_or_written_anew_is_ranked_by_its_own_state(speaking, samples):
+    model, few = speaking("unused", "a blue lamp", "a red mug"), samples.iloc[:3]
+    chains = chains_of(model, ["a green rug", "a red lamp", "a white desk"])
+    given = guardrails.enforce(model, few, chains, rules(NO_LAMP, head="retries: 2\n"), max_new_tokens=8)
+    final = chains_of(model, ["a green rug", "a red mug", "a white desk"])
+
+    def score(rows, chains):
+        return model.head.scores(model.user_states(rows, chains))
+
+    for table, expected in ((given.before, chains), (given.after, final)):
+        reference = causal.rank_chains(score, few, expected)
+        assert table["rank"].tolist() == reference["rank"].tolist()
+        assert [list(top) for top in table["top_items"]] == [list(top) for top in reference["top_items"]]
+    assert given.actions.loc[0, ["row", "action", "evidence", "tries"]].tolist() == [1, "reason re-sampled", "lamp", 2]
+
+
+def test_a_first_reason_that_keeps_the_rules_is_read_only_once(tiny, samples, monkeypatch):
+    history = [tiny.head.item_ids[item] for item in samples["history"].iloc[0]]
+    free = tiny.recommend(history, k=3, max_new_tokens=4)
+    monkeypatch.setattr(tiny, "user_states", lambda rows, chains=None: tiny.encode([]) if rows.empty else 1 / 0)
+    given = guardrails.recommend(tiny, history, rules("kind: forbid, words: [never said]"), k=3, max_new_tokens=4)
+    assert given.item_ids == free.item_ids and given.scores == pytest.approx(free.scores)
+
+
 def test_the_same_seed_tries_the_same_reasons(tiny, samples):
     keeps = rules("kind: ground, mentions: 1", head="retries: 4\n")
     few = samples.iloc[:3]
     chains = chains_of(tiny, ["nothing"] * 3)
     states = tiny.user_states(few, chains)
     once, again = (guardrails.keep_reasons(tiny, few, chains, states, keeps, 6, seed=5) for _ in range(2))
-    assert once.chains == again.chains
+    other = guardrails.keep_reasons(tiny, few, chains, states, rules(NO_LAMP), 6, seed=5)
+    assert once.chains == again.chains and (once.states == again.states).all()
+    assert other.chains == chains and (other.states == states).all() and other.actions.empty
+
+
+def test_one_good_reason_of_another_sample_is_not_taken_for_this_one(speaking, samples):
+    model, few = speaking("unused", "a lamp", "a mug", "a lamp", "a lamp"), samples.iloc[:2]
+    chains = chains_of(model, ["a red lamp"] * 2)
+    kept = guardrails.keep_reasons(
+        model, few, chains, model.user_states(few, chains), rules(NO_LAMP, head="retries: 2\n"), 8
+    )
+    assert [model.decode(chain) for chain in kept.chains] == ["a mug", ""]
+    assert kept.actions["action"].tolist() == ["reason re-sampled", "reason dropped"]
+    assert kept.actions["tries"].tolist() == [2, 2]
+    assert torch.allclose(kept.states[1], model.user_states(few)[1])
+
+
+def test_words_on_more_than_a_quarter_of_the_cards_and_words_of_titles_are_no_facts():
+    cards = ["oak shelf"] * 2 + ["pine shelf"] * 3 + ["steel shelf"] * 3
+    items = pd.DataFrame(
+        {"item_id": list("abcdefgh"), "title": [f"Nimbus {n}" for n in range(8)], "description": cards}
+    )
+    samples = pd.DataFrame({"sample_id": [0], "history": [[0, 2]]})
+    for text, facts in (("oak", 1), ("shelf", 0), ("pine", 0), ("nimbus", 0), ("oak, OAK and oak", 1)):
+        chains = pd.DataFrame({"sample_id": [0], "chain": [text]})
+        broken = guardrails.judge(rules("kind: ground, facts: 9"), chains, samples, items)
+        assert broken["evidence"].tolist() == [f"{facts} of 9 facts"], text
+
+
+def test_what_is_lacking_is_counted_for_mentions_and_facts():
+    assert judged("kind: ground, mentions: 2, facts: 3", "the Halden Fern mug", history=[0, 1]) == [
+        "1 of 2 mentions, 2 of 3 facts"
+    ]
+
+
+def test_violations_stand_in_the_order_of_the_rules_and_name_their_kind():
+    keeps = rules("kind: limit, words: 1", "kind: forbid, words: [mug]", "kind: ground, mentions: 1")
+    chains = pd.DataFrame({"sample_id": [7, 7], "chain": ["a mug", "a b"], "top_items": [[0], [0]]})
+    broken = guardrails.judge(keeps, chains, pd.DataFrame({"sample_id": [7], "history": [[1]]}), CATALOGUE)
+    assert broken[["row", "rule", "kind"]].to_numpy().tolist() == [
+        [0, "r0", "limit"],
+        [1, "r0", "limit"],
+        [0, "r1", "forbid"],
+        [0, "r2", "ground"],
+        [1, "r2", "ground"],
+    ]

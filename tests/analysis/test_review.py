@@ -121,6 +121,12 @@ def test_no_cell_is_a_formula_and_every_cell_comes_back(cell):
     assert review.from_csv(text)["reason"].tolist() == [cell]
 
 
+def test_column_names_are_no_formulas_either_and_no_cell_is_left_out():
+    text = review.to_csv(pd.DataFrame({"=case": [1, None], "reason": ["x", None]}))
+    assert text.splitlines()[0] == '"\'=case","reason"'
+    assert review.from_csv(text).to_numpy().tolist() == [["1.0", "x"], ["nan", "nan"]]
+
+
 def test_markup_in_titles_reasons_and_ids_stays_text_on_the_page(samples, items, chains):
     evil = "</dd><script>alert(1)</script>"
     cases = review.sample_cases(chains.assign(chain=evil), ["x"] * 40, 5)

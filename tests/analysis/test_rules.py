@@ -54,13 +54,13 @@ def test_what_happens_to_a_broken_reason_has_defaults_and_can_be_set():
         (one("kind: limit, words: true"), ["words: ", "valid integer", "found True"]),
         (one("kind: limit, words: 0"), ["words: ", "greater than or equal to 1"]),
         (one("kind: forbid, word: [a]"), ["word: unknown key", "expected name, kind, words", 'did you mean "words"?']),
-        (one("kind: forbid"), ["nothing is forbidden; expected words or patterns"]),
+        (one("kind: forbid"), ["expected words, patterns or both"]),
         (one("kind: forbid, words: [no]"), ["words: ", "found False", "quote numbers, yes and no"]),
         (one("kind: forbid, words: [' ']"), ["words: ", "at least 1 character", "found ' '"]),
         (one("kind: forbid, patterns: ['(a']"), ["patterns: broken regular expression", "found '(a'"]),
         (one("kind: forbid, patterns: [3]"), ["patterns: expected a regular expression in quotes", "found 3"]),
         (one("kind: forbid, patterns: ['a*']"), ["patterns: matches the empty text", "found 'a*'"]),
-        (one("kind: ground"), ["nothing is required; expected mentions, facts or both"]),
+        (one("kind: ground"), ["expected mentions, facts or both"]),
         (one("kind: ground, facts: 0"), ["facts: ", "greater than or equal to 1"]),
         (one("kind: never_recommend"), ["items: not given"]),
         (one("kind: never_recommend, items: [a]"), ["items: expected columns", "found ['a']"]),
@@ -121,5 +121,5 @@ def test_rules_cannot_be_changed_after_reading_but_some_of_them_taken():
 
 def test_a_forbidden_phrase_is_reported_before_a_pattern_and_as_written():
     (rule,) = parse(one(r"kind: forbid, words: [best price], patterns: ['\d+% off']")).rules
-    assert rule.first_match("20% off, the BEST  price") == "BEST  price"
-    assert rule.first_match("20% OFF") == "20% OFF" and rule.first_match("the best pricey") is None
+    assert rule.evidence("20% off, the BEST  price") == "BEST  price"
+    assert rule.evidence("20% OFF") == "20% OFF" and rule.evidence("the best pricey") is None

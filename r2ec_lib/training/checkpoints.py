@@ -7,7 +7,7 @@ without that mark, or with other sizes, is not resumed from. Older checkpoints g
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from accelerate.data_loader import BatchSamplerShard
 from safetensors.torch import load_file, save_file
@@ -62,7 +62,7 @@ class Checkpoints(TrainerCallback):
 
 def skip_orders(loader: DataLoader, epochs: int) -> None:
     """Lets the sampler behind `loader` draw the orders of past epochs; made anew, TRL's begins with the first."""
-    batches = loader.batch_sampler
+    batches: Any = loader.batch_sampler
     batches = batches.batch_sampler if isinstance(batches, BatchSamplerShard) else batches  # of several processes
     for _ in range(epochs):
         next(iter(batches.sampler))
@@ -70,7 +70,7 @@ def skip_orders(loader: DataLoader, epochs: int) -> None:
 
 def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
     """The checkpoint in `folder` to resume from, None where there is none, and a sentence per one passed over."""
-    passed = []
+    passed: list[str] = []
     for checkpoint in _folders(folder):
         reason = fault(checkpoint)
         if not reason:

@@ -62,7 +62,10 @@ class RecPOConfig(GRPOConfig):
     warn_kl_above: float | None = None
     warn_unclosed_above: float | None = None
     warn_repetition_above: float | None = None
-    # TRL's own fields whose defaults differ here
+    # TRL's own fields whose defaults (or types) differ here
+    num_generations: int = 8
+    gradient_checkpointing_kwargs: dict | None = None
+    generation_kwargs: dict | None = None
     beta: float = 0.0
     temperature: float = 1.0
     max_completion_length: int = 64

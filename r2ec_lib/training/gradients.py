@@ -21,13 +21,13 @@ class GradientNorms:
 
     def add(self, token_loss: Tensor) -> None:
         """Adds the gradient of one micro-batch's token terms; leaves `.grad` and the graph as they are."""
-        found = torch.autograd.grad(token_loss, self.weights, retain_graph=True, materialize_grads=True)
-        found = [gradient.detach() for gradient in found]
-        self.tokens = found if self.tokens is None else [a + b for a, b in zip(self.tokens, found, strict=True)]
+        given = torch.autograd.grad(token_loss, self.weights, retain_graph=True, materialize_grads=True)
+        earlier = self.tokens or [torch.zeros_like(gradient) for gradient in given]
+        self.tokens = [total + gradient.detach() for total, gradient in zip(earlier, given, strict=True)]
 
     def norms(self, accelerator: Accelerator) -> tuple[float, float]:
         """(token terms, item term), averaged over processes as the update is; starts anew afterwards."""
-        tokens = [accelerator.reduce(gradient, reduction="mean") for gradient in self.tokens]
+        tokens = [accelerator.reduce(gradient, reduction="mean") for gradient in self.tokens or []]
         pairs = zip(self.weights, tokens, strict=True)
         items = [-gradient if weight.grad is None else weight.grad - gradient for weight, gradient in pairs]
         self.tokens = None

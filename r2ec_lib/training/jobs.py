@@ -184,7 +184,7 @@ def train(
     trainer = RecPOTrainer(model, config, train_samples, valid_samples, judge)
     limits = {option: getattr(config, option) for option in LIMITS}
     tables = TrainingTables(
-        place, lambda: trainer.rollout_log, report, max(1, config.eval_steps // 2), show=show, limits=limits
+        place, lambda: trainer.rollout_log, report, max(1, int(config.eval_steps or 1) // 2), show=show, limits=limits
     )
     trainer.remove_callback(PrinterCallback)
     for callback in (Checkpoints(trainer), tables, EarlyStoppingCallback(early_stopping_patience=job["patience"])):
@@ -211,7 +211,7 @@ def train(
 def _restore_best(trainer: RecPOTrainer, error: FloatingPointError, report: Callable[[str], None]) -> None:
     """Gives `trainer` the weights of the best validation before it met NaN; RuntimeError where there was none."""
     advice = "a lower learning_rate or max_grad_norm may help"
-    state, (last, _) = trainer.state, newest_whole(Path(trainer.args.output_dir))
+    state, (last, _) = trainer.state, newest_whole(Path(str(trainer.args.output_dir)))
     if last is None or state.best_global_step is None:
         raise RuntimeError(f"{error}, before the first validation, so no model is left; {advice}") from error
     trainer._load_best_model()
@@ -255,6 +255,7 @@ def launch(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
         ) as process,
     ):
+        assert process.stdout is not None  # a pipe was asked for
         lines = _streamed(process.stdout, log, report, show)
     if process.returncode:
         errors = [line for line in lines if re.match(r"(\[rank\d+\]: )?[\w.]+(Error|Exception|Interrupt): ", line)]
@@ -262,7 +263,7 @@ def launch(
 
 
 def _streamed(stream: Iterable[str], log: TextIO, report: Callable[[str], None], show: Callable) -> list[str]:
-    """Passes on what processes print, as it comes: rows to `show`, a training's lines to `report`, lines to `log`."""
+    """Passes on what processes print, as it comes: rows to `show`, lines of the training to `report`, all to `log`."""
     lines = []
     for line in map(str.rstrip, stream):
         if line.startswith(ROW):

@@ -23,7 +23,7 @@ def judgements(marks: pd.DataFrame, cases: pd.DataFrame) -> dict[str, int]:
     """
     texts = marks["case"].map(cases.set_index("case")["chain"].map(normalise))
     votes = marks["accept"].groupby(texts).sum()
-    return {text: int(np.sign(vote)) for text, vote in votes.items() if vote and text}
+    return {str(text): int(np.sign(vote)) for text, vote in votes.items() if vote and text}
 
 
 def judged_reward(chains: Sequence[str], judged: Mapping[str, int]) -> list[float]:

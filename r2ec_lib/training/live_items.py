@@ -1,5 +1,6 @@
 """The item table of an R²ec in training: target items encoded live, all others now and then (Algorithm 1)."""
 
+from collections.abc import Set
 from dataclasses import dataclass
 
 import torch
@@ -47,13 +48,13 @@ class ItemTable:
         lm: what to call: the language model itself, or the wrapper that accelerate put around it.
         """
         version = (step, sum(weight._version for weight in self.r2ec.lm.parameters()))
-        wanted, known = targets.tolist(), self._live
-        if known is None or (known.version, known.targets) != (version, wanted):
+        wanted, live = targets.tolist(), self._live
+        if live is None or (live.version, live.targets) != (version, wanted):
             texts, readout = self.r2ec.closed([self.texts[item] for item in wanted]), self.r2ec.head.readout
             states = batched_states(lm, self.r2ec.lm, texts, readout=readout, batch_tokens=LIVE_TOKENS)
             precision = torch.promote_types(states.dtype, torch.float32)
-            self._live = LiveItems(version, wanted, states, torch.zeros_like(states, dtype=precision))
-        return self._live
+            live = self._live = LiveItems(version, wanted, states, torch.zeros_like(states, dtype=precision))
+        return live
 
     def forget(self) -> None:
         """The graph of the live items has been walked."""
@@ -66,7 +67,7 @@ class ItemTable:
         table = self.r2ec.head.table
         table[targets] = self.live(lm, targets, step).states.detach().to(table)
 
-    def refresh(self, step: int, leave_out: set[int] = frozenset()) -> None:
+    def refresh(self, step: int, leave_out: Set[int] = frozenset()) -> None:
         """Encodes the catalogue but for `leave_out`, which the caller writes; nothing if this step has done it."""
         if self.refreshed_at == step:
             return

@@ -52,9 +52,9 @@ FIGURES = [
 Lengths are in tokens with `<answer>`, seconds per step, shares from 0 to 1. `item_surprise` is the mean −log π(v⁺) of
 Eq. 7 over the trajectories that carry the item action. `entropy` is the mean over all sampled tokens, or over those of
 these trajectories in warm-up steps that compute no others (`item_warmup_steps`). The gradient norms of the token terms
-and of the item term are taken before clipping, every `rollout_steps` steps. `repetition` is
-1 − different token triples / token triples. Memory (of this process, and of its GPU) is the highest so far. `warnings` names the figures that are
-beyond their limits."""
+and of the item term are taken before clipping, every `rollout_steps` steps. `repetition` is 1 − different token
+triples / token triples. Memory (of this process, and of its GPU) is the highest so far. `warnings` names the figures
+that are beyond their limits."""
 COLUMNS = ["step", *(column for _, column, _, _ in FIGURES)]
 
 LIMITS = {
@@ -198,7 +198,7 @@ def summary(log: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for _, column, label, form in FIGURES:
-        values = log[column].dropna() if label and column in log else []
+        values = log[column].dropna() if label and column in log else pd.Series(dtype=float)
         if len(values):
             window = max(1, len(values) // 10)
             ends = (values.head(window).mean(), values.tail(window).mean())

@@ -112,7 +112,7 @@ class Drawn:
         pairs = list(zip(whole, self.actions, strict=True))
         log_probs = self.log_probs
         if log_probs is not None:
-            log_probs = [own + [0.0] * (len(ids) - len(own)) for own, ids in zip(log_probs, whole, strict=True)]
+            log_probs = [row + [0.0] * (len(ids) - len(row)) for row, ids in zip(log_probs, whole, strict=True)]
         mask = [[int(place < actions) for place in range(len(ids))] for ids, actions in pairs]
         return {"completion_ids": whole, "env_mask": mask, "logprobs": log_probs}
 
@@ -142,6 +142,7 @@ def table_rows(trainer: "RecPOTrainer", inputs: Sequence[dict], output: dict[str
         output: TRL's tensors of the rollout, with `advantages` and `best`.
     """
     ids, names = trainer.samples["sample_id"], [f"reward_{name}" for name in trainer.reward_func_names]
+    weights = trainer.reward_weights.tolist()
     return [
         {
             "step": trainer.state.global_step,
@@ -151,7 +152,7 @@ def table_rows(trainer: "RecPOTrainer", inputs: Sequence[dict], output: dict[str
             "tokens": len(row["chain"]),
             "closed": row["written"],
             "rank": row["rank"],
-            "reward": sum(w * row[name] for w, name in zip(trainer.args.reward_weights, names, strict=True)),
+            "reward": sum(weight * row[name] for weight, name in zip(weights, names, strict=True)),
             "reward_ndcg": row["reward_ndcg"],
             "reward_similarity": row["reward_similarity"],
             "advantage": float(output["advantages"][place]),

@@ -8,7 +8,6 @@ the paper, this file follows the paper; see the README, "What differs from the o
 
 import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -17,6 +16,7 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from torch import Tensor
 from torch.func import functional_call
+from transformers import PreTrainedModel
 from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 
@@ -56,6 +56,11 @@ class RecPOTrainer(GRPOTrainer):
     """
 
     _name = "RecPO"
+    args: RecPOConfig
+    model: PreTrainedModel
+    num_generations: int
+    num_iterations: int
+    max_completion_length: int
 
     def __init__(
         self,
@@ -84,13 +89,15 @@ class RecPOTrainer(GRPOTrainer):
         model.lm.generation_config.eos_token_id = model.prompts.answer.stop_ids(model.lm)
         args.generation_kwargs = {**(args.generation_kwargs or {}), **rollout.generation_limits(model, args.use_vllm)}
         rows = Dataset.from_dict({"prompt": list(range(len(self.samples)))})
+        rewards: list[Any] = [rollout.ndcg, rollout.similarity, *([rollout.judged] if judge else [])]
+        roll_out: Any = rollout.roll_out  # whose prompts are row numbers
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*rollout_func")  # experimental; TRL's version is pinned
             super().__init__(
                 model=model.lm,
                 args=args,
-                reward_funcs=[rollout.ndcg, rollout.similarity, *([rollout.judged] if judge else [])],
-                rollout_func=rollout.roll_out,
+                reward_funcs=rewards,
+                rollout_func=roll_out,
                 train_dataset=rows,
                 eval_dataset=rows if valid_samples is not None else None,  # `evaluate` reads `valid_samples`
                 processing_class=model.tokenizer,
@@ -110,7 +117,8 @@ class RecPOTrainer(GRPOTrainer):
 
         Afterwards each dict of `inputs` also holds the fields of `rollout.roll_out`, which TRL gives to the rewards.
         """
-        updates = max(1, self.num_iterations * self.args.steps_per_generation // self.args.gradient_accumulation_steps)
+        passes = self.num_iterations * (self.args.steps_per_generation or 1)
+        updates = max(1, passes // self.args.gradient_accumulation_steps)
         weight = max(self._kl_weight(ahead) for ahead in range(updates))  # the largest that these rows will meet
         self.beta = weight if self.args.beta else 0.0  # TRL keeps a reference where `args.beta` is not 0
         output = super()._generate_and_score_completions(inputs)
@@ -128,7 +136,7 @@ class RecPOTrainer(GRPOTrainer):
                 log_probs = self._item_log_probs(states, output["sample_rows"], items, candidates)
                 output["old_item_log_probs"] = log_probs
         if self.start and "ref_per_token_logps" not in output and (weight or self._on_rollout_step()):
-            self._compare_with_start(output, weight)
+            self._compare_with_start(self.start, output, weight)
         if self._on_rollout_step():
             kept = inputs[: self.args.rollout_users * self.num_generations]
             self.rollout_log += rollout.table_rows(self, kept, output)
@@ -163,13 +171,14 @@ class RecPOTrainer(GRPOTrainer):
         return rollout.Drawn(drawn.chains, actions, drawn.written, drawn.states)
 
     @torch.no_grad()
-    def _compare_with_start(self, output: dict[str, Tensor], weight: float) -> None:
+    def _compare_with_start(self, start: dict[str, Tensor], output: dict[str, Tensor], weight: float) -> None:
         """Log-probabilities of the trajectories under the start for the loss; without a weight the KL for the log."""
         parts = ([output[f"{part}_{kind}"] for part in ("prompt", "completion")] for kind in ("ids", "mask"))
         ids, mask = (torch.cat(part, dim=1) for part in parts)  # (B, P + C)
         rest = (ids, mask, output["completion_ids"].shape[1], self.args.per_device_train_batch_size)
-        start = partial(functional_call, self.r2ec.lm, self.start, ())  # takes keywords as `kwargs`
-        log_probs, _, _ = self._get_per_token_logps_and_entropies(lambda **given: start(kwargs=given), *rest)
+        log_probs, _, _ = self._get_per_token_logps_and_entropies(
+            lambda **given: functional_call(self.r2ec.lm, start, (), given), *rest
+        )
         if weight:
             output["ref_per_token_logps"] = log_probs
             return
@@ -241,7 +250,7 @@ class RecPOTrainer(GRPOTrainer):
         live.carried += torch.autograd.grad(item_loss, items, retain_graph=True)[0]
         return token_loss + item_loss
 
-    def training_step(self, model, inputs, num_items_in_batch):
+    def training_step(self, model, inputs, num_items_in_batch=None):
         """TRL's, which also notes `tokens_per_second` and, every `rollout_steps` steps, the gradient of each term.
 
         Tokens are those of the trajectories that the step trained on, prompt and chain of each one, over all
@@ -285,7 +294,7 @@ class RecPOTrainer(GRPOTrainer):
         if not self.args.mask_seen:
             return None
         histories = self.samples["history"].iloc[rows.tolist()]
-        return seen_mask(histories, len(self.r2ec.head.item_ids)).to(rows.device)
+        return seen_mask(histories.to_list(), len(self.r2ec.head.item_ids)).to(rows.device)
 
     def _warming(self, ahead: int = 0) -> bool:
         """Whether the token terms are still off, now or `ahead` optimiser steps later."""
@@ -314,6 +323,8 @@ class RecPOTrainer(GRPOTrainer):
         """
         self.items.refresh(self.state.global_step)
         process = self.accelerator.process_index
+        if self.valid_samples is None:
+            raise ValueError("evaluate ranks valid_samples, and the trainer was made without any")
         share = self.valid_samples.iloc[process :: self.accelerator.num_processes]
         prompts = self.r2ec.prompts.user_ids(share, self.r2ec.titles)
         answers = self.r2ec.sample(prompts, self.args.max_completion_length)

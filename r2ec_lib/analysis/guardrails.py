@@ -186,10 +186,11 @@ def recommend(
         history, k, hours, ratings, max_new_tokens: as in `R2ec.recommend`, with its errors.
         seed: of the reasons tried anew.
     """
-    sample = model.purchases(history, hours, ratings).assign(sample_id=0)
+    given = [None if values is None else [values] for values in (hours, ratings)]
+    sample = model.purchases([history], *given).assign(sample_id=0)
     first = model.sample(model.prompts.user_ids(sample, model.titles), max_new_tokens)
     kept = keep_reasons(model, sample, first.chains, first.states, guardrails, max_new_tokens, seed)
-    text, seen = model.decode(kept.chains[0]), sample["history"].iloc[0]
+    text, seen = model.decode(kept.chains[0]), sample["history"].iloc[0].tolist()
     scores = model.head.scores(kept.states)[0].float().cpu()  # (N,)
     scores[seen] = -torch.inf
     unruled = scores.topk(min(k, len(scores) - len(set(seen)))).indices.tolist()

@@ -78,7 +78,8 @@ class PromptStyle:
         instruct: full instructions for a model that follows them; otherwise a bare form for the tiny one.
         person, events, act: the words of the domain: who acts, what the history is called, and the verb, such as
             "viewer", "films watched" and "watch".
-        rating_max: best rating of the scale, which the prompt states.
+        rating_min, rating_max: the scale of ratings, whose end the prompt states.
+        max_history: purchases that a history shows at most, the latest ones.
         show_hours, show_ratings: whether a history line says how long ago and how it was rated.
         examples: short reasonings that show their form; none for a model that has been taught it.
         max_title_words, max_item_words: words of a title and of each item text that are shown.
@@ -94,7 +95,9 @@ class PromptStyle:
     person: str = "shopper"
     events: str = "purchases"
     act: str = "buy"
+    rating_min: float = 1.0
     rating_max: float = 5.0
+    max_history: int = 20
     show_hours: bool = True
     show_ratings: bool = True
     examples: tuple[str, ...] = ()

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -21,6 +22,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from r2ec_lib.data.purchases import purchases_table
+from r2ec_lib.data.readers import clean_items
+from r2ec_lib.data.schema import DataError
 from r2ec_lib.model.answer import ANSWER
 from r2ec_lib.model.backbone import add_recommend_token, load_pretrained
 from r2ec_lib.model.encoding import BATCH_TOKENS, batched_states
@@ -195,7 +199,7 @@ class R2ec:
 
     def recommend(
         self,
-        history: Sequence[str],
+        history: Sequence[Any],
         k: int = 10,
         hours: Sequence[float] | None = None,
         ratings: Sequence[float] | None = None,
@@ -204,54 +208,65 @@ class R2ec:
         """Reasons about one history and ranks the catalogue; items of the history are not recommended.
 
         Args:
-            history: item ids, oldest first.
-            hours: how many hours ago each was bought; a day apart if left out.
-            ratings: 1 to 5 each, or left out.
+            history: item ids, oldest first: texts or numbers, in a list, an array or a column.
+            k: length of the list, fewer where the catalogue holds fewer other items.
+            hours: how many hours ago each purchase was; a day apart if left out.
+            ratings: one per purchase, None where there is none; or left out.
 
         Raises:
-            ValueError: empty history or an id that is not in the catalogue.
+            DataError: an empty history, an id that is not in the catalogue, or numbers that do not fit.
         """
-        purchases = self.purchases(history, hours, ratings)
-        items = purchases["history"].iloc[0]
-        found = self.sample(self.prompts.user_ids(purchases, self.titles), max_new_tokens)
-        scores = self.head.scores(found.states)[0]  # (N,)
-        scores[items] = -torch.inf
-        best = scores.topk(min(k, len(scores) - len(set(items))))
-        rows = best.indices.tolist()
-        return Recommendation(
-            [self.head.item_ids[row] for row in rows],
-            [self.titles[row] for row in rows],
-            best.values.tolist(),
-            self.decode(found.chains[0]),
-        )
+        given = [None if values is None else [values] for values in (hours, ratings)]
+        return self.recommend_all([history], k, *given, max_new_tokens=max_new_tokens)[0]
+
+    def recommend_all(
+        self,
+        histories: Sequence[Sequence[Any]],
+        k: int = 10,
+        hours: Sequence[Sequence[float]] | None = None,
+        ratings: Sequence[Sequence[float]] | None = None,
+        max_new_tokens: int = 128,
+    ) -> list[Recommendation]:
+        """`recommend` for many histories, in batches of similar length; one answer each, in the order given."""
+        if k < 1:
+            raise DataError(f"k is {k}; expected the length of a list of recommendations, 1 or more")
+        rows = self.purchases(histories, hours, ratings)
+        sampled = self.sample(self.prompts.user_ids(rows, self.titles), max_new_tokens)
+        answers = []
+        for history, state, chain in zip(rows["history"], sampled.states, sampled.chains, strict=True):
+            scores = self.head.scores(state[None])[0]  # (N,)
+            scores[torch.from_numpy(history).long()] = -torch.inf
+            best = scores.topk(min(k, int(scores.isfinite().sum())))
+            items = best.indices.tolist()
+            ids, titles = ([names[item] for item in items] for names in (self.head.item_ids, self.titles))
+            answers.append(Recommendation(ids, titles, best.values.tolist(), self.decode(chain)))
+        return answers
 
     def purchases(
         self,
-        history: Sequence[str],
-        hours: Sequence[float] | None = None,
-        ratings: Sequence[float] | None = None,
+        histories: Sequence[Sequence[Any]],
+        hours: Sequence[Sequence[float]] | None = None,
+        ratings: Sequence[Sequence[float]] | None = None,
     ) -> pd.DataFrame:
-        """One history as a samples table of one row; arguments and errors as in `recommend`."""
-        unknown = [item for item in history if item not in self.head.index]
-        if unknown or not history:
-            raise ValueError(
-                f"the history holds {unknown[0]!r}, which is not in the catalogue; add it with add_items"
-                if unknown
-                else "the history is empty; a recommendation needs at least one purchase"
-            )
-        items = [self.head.index[item] for item in history]
-        return pd.DataFrame(
-            {
-                "history": [items],
-                "history_hours": [hours or [24.0 * before for before in range(len(items), 0, -1)]],
-                "history_ratings": [ratings or [float("nan")] * len(items)],
-            }
+        """Histories as the history columns of a samples table, checked and cut as training had them."""
+        style = self.prompts.style
+        return purchases_table(
+            histories,
+            hours,
+            ratings,
+            item_index=self.head.index,
+            rating_range=(style.rating_min, style.rating_max),
+            max_history=style.max_history,
         )
 
     # --- catalogue ------------------------------------------------------------------------------------------------
 
     def add_items(self, items: pd.DataFrame) -> None:
-        """Adds items, or replaces those whose id is known, by encoding their texts; no training."""
+        """Adds items, or replaces those whose id is known, by encoding their texts; no training.
+
+        Texts are cleaned as those of the first catalogue were. Raises DataError for a missing or repeated id or title.
+        """
+        items = clean_items(items)
         vectors = self.encode_items(items)
         kept = ~self.catalogue["item_id"].isin(items["item_id"])
         catalogue = pd.concat([self.catalogue[kept], items], ignore_index=True).fillna("")

@@ -1,10 +1,14 @@
 """R²ec: reading out states, closing chains, recommending, changing the catalogue, saving and loading."""
 
+from dataclasses import replace
+
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from conftest import FAMILIES, family_lm
 
+from r2ec_lib.data.schema import DataError
 from r2ec_lib.model import R2ec
 from r2ec_lib.model.backbone import add_lora
 from r2ec_lib.model.encoding import forward_states
@@ -66,10 +70,63 @@ def test_recommendations_are_the_best_unseen_items(tiny, samples):
     assert everything.item_ids[:5] == found.item_ids
 
 
-@pytest.mark.parametrize(("history", "message"), [([], "history is empty"), (["nope"], "'nope'.*add_items")])
-def test_a_history_that_cannot_be_read_is_refused(tiny, history, message):
-    with pytest.raises(ValueError, match=message):
-        tiny.recommend(history)
+def test_many_histories_get_the_answers_that_each_gets_alone(tiny, samples):
+    histories = [[tiny.head.item_ids[item] for item in history] for history in samples["history"].head(7)]
+    together = tiny.recommend_all(histories, k=5, max_new_tokens=6)
+    for history, answer in zip(histories, together, strict=True):
+        alone = tiny.recommend(history, k=5, max_new_tokens=6)
+        assert (answer.item_ids, answer.titles, answer.reasoning) == (alone.item_ids, alone.titles, alone.reasoning)
+        assert answer.scores == pytest.approx(alone.scores, abs=1e-5)
+    assert tiny.recommend_all([], max_new_tokens=6) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"history": []}, "history 1 is empty"),
+        ({"history": ["nope"]}, "'nope'.*add_items"),
+        ({"history": "i1"}, "found 'i1'"),
+        ({"history": ["i1", "i2"], "hours": [3.0]}, "1 values for 2 purchases"),
+        ({"history": ["i1"], "hours": [float("nan")]}, "hours of history 1"),
+        ({"history": ["i1"], "ratings": [9]}, "expected 1…5"),
+        ({"history": ["i1"], "k": 0}, "k is 0"),
+    ],
+)
+def test_a_question_that_cannot_be_answered_is_refused(tiny, given, message):
+    with pytest.raises(DataError, match=message):
+        tiny.recommend(**given)
+
+
+@pytest.mark.parametrize("ids", [[17, 4], [17.0, 4.0], np.array([17, 4]), pd.Series([17, 4]), ("17", "4")])
+def test_ids_may_be_numbers_in_any_kind_of_list(tiny, items, ids):
+    named = items.assign(item_id=[str(number) for number in range(len(items))])
+    model = R2ec(tiny.lm, tiny.prompts, named)
+    model.refresh()
+    expected = model.recommend(["17", "4"], k=3, max_new_tokens=4)
+    assert model.recommend(ids, k=3, max_new_tokens=4) == expected
+
+
+def test_a_model_keeps_the_scale_and_the_length_of_its_histories(tiny, tmp_path):
+    style = replace(tiny.prompts.style, rating_min=0.0, rating_max=10.0, max_history=2)
+    R2ec(tiny.lm, Prompts(tiny.tokenizer, style), tiny.catalogue, tiny.head).save(tmp_path / "model")
+    model = R2ec.load(tmp_path / "model")
+    rows = model.purchases([["i1", "i2", "i3"]], ratings=[[0, 9.5, None]])
+    assert rows["history"][0].tolist() == [model.head.index["i2"], model.head.index["i3"]]
+    with pytest.raises(DataError, match="expected 0…10"):
+        model.recommend(["i1"], ratings=[11])
+
+
+def test_added_items_are_read_as_the_first_ones_were(tiny):
+    rows = {"item_id": [99], "title": ["<b>gold</b> harp"], "strings": [47], "price": [3.5], "average_rating": [4.1]}
+    tiny.add_items(pd.DataFrame(rows))
+    card = tiny.prompts.item_text(tiny.catalogue.iloc[-1].to_dict())
+    assert "title: gold harp" in card and "strings: 47" in card
+    assert "price" not in card and "rating" not in card
+    for wrong in ({"item_id": ["x"], "title": [""]}, {"item_id": ["x", "x"], "title": ["a", "b"]}, {"title": ["a"]}):
+        before = tiny.head.item_ids.copy()
+        with pytest.raises(DataError):
+            tiny.add_items(pd.DataFrame(wrong))
+        assert tiny.head.item_ids == before
 
 
 def test_items_come_and_go_without_training(tiny, items):

@@ -38,7 +38,8 @@ def test_a_sentence_that_is_accepted_and_rejected_is_weighed_once_per_reasoning(
 def test_the_majority_of_reviewers_judges_and_ties_and_silence_are_left_out():
     cases = pd.DataFrame({"case": [1, 2, 3, 4, 5], "chain": ["Good  One", "bad one", "tie", "unjudged", ""]})
     marks = pd.DataFrame(
-        [(1, 1), (1, 1), (1, -1), (2, -1), (2, -1), (2, 0), (3, 1), (3, -1), (4, 0), (5, 1)], columns=["case", "accept"]
+        [(1, 1), (1, 1), (1, -1), (2, -1), (2, -1), (2, 0), (3, 1), (3, -1), (4, 0), (5, 1)],
+        columns=["case", "accept"],
     )
     assert judgements(marks, cases) == {"good one": 1, "bad one": -1}
 

@@ -7,7 +7,7 @@ without that mark, or with other sizes, is not resumed from. Older checkpoints g
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from accelerate.data_loader import BatchSamplerShard
 from safetensors.torch import load_file, save_file
@@ -16,9 +16,7 @@ from transformers import TrainerCallback
 
 from r2ec_lib.data.schema import DataError
 from r2ec_lib.data.storage import read_json, write_json
-
-if TYPE_CHECKING:
-    from r2ec_lib.training.trainer import RecPOTrainer
+from r2ec_lib.training.trainer import RecPOTrainer
 
 MARK = "recpo.json"
 TABLE = "item_table.safetensors"
@@ -27,7 +25,7 @@ TABLE = "item_table.safetensors"
 class Checkpoints(TrainerCallback):
     """Completes each checkpoint of `trainer`, and restores what it added when training resumes from one."""
 
-    def __init__(self, trainer: "RecPOTrainer"):
+    def __init__(self, trainer: RecPOTrainer):
         self.trainer = trainer
 
     def on_save(self, args, state, control, **kwargs):

@@ -1,17 +1,17 @@
 """What happened in a training: the log and rollouts tables, rows and readable lines while it runs, and its watch."""
 
 import resource
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from IPython import get_ipython
-from IPython.display import DisplayHandle
 from transformers import TrainerCallback, TrainerState
 
 from r2ec_lib.data.storage import write_table
@@ -206,6 +206,12 @@ def summary(log: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["figure", "first", "now", "course"])
 
 
+def in_notebook() -> bool:
+    """Whether a notebook's kernel runs this; it has loaded IPython itself."""
+    shell = sys.modules.get("IPython")
+    return shell is not None and "IPKernelApp" in getattr(shell.get_ipython(), "config", {})
+
+
 class LiveTable:
     """Shows a training: `row` and `line` are what `jobs.launch` calls.
 
@@ -219,12 +225,16 @@ class LiveTable:
     """
 
     def __init__(self, notebook: bool | None = None, out: Callable[[str], None] = print, seconds: float = 1.0):
-        self.notebook = "IPKernelApp" in getattr(get_ipython(), "config", {}) if notebook is None else notebook
+        self.notebook = in_notebook() if notebook is None else notebook
         self.out = out
         self.seconds = seconds
         self.rows: dict[int, dict] = {}
         self.warnings: list[str] = []
-        self._display = DisplayHandle() if self.notebook else None
+        self._display: Any = None
+        if self.notebook:
+            from IPython.display import DisplayHandle  # of the extra `notebooks`, without which trainings run too
+
+            self._display = DisplayHandle()
         self._drawn: float | None = None
 
     def line(self, text: str) -> None:

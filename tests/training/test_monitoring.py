@@ -2,6 +2,7 @@
 
 import pandas as pd
 import pytest
+from IPython.display import DisplayHandle
 from transformers import TrainerState
 
 from r2ec_lib.training import monitoring
@@ -103,7 +104,7 @@ def displayed(monkeypatch):
     calls = []
     for name in ("display", "update"):
         monkeypatch.setattr(
-            monitoring.DisplayHandle,
+            DisplayHandle,
             name,
             lambda self, data, raw, name=name: calls.append((self.display_id, name, data)),
         )

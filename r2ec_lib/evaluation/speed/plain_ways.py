@@ -29,7 +29,7 @@ from r2ec_lib.model.sampling import left_padded, sample
 from r2ec_lib.model.tiny import build_tiny, train_tokenizer
 from r2ec_lib.training.config import RecPOConfig
 from r2ec_lib.training.log_probs import token_log_probs
-from r2ec_lib.training.rollout import Drawn, rewarded
+from r2ec_lib.training.rollout import Drawn
 from r2ec_lib.training.trainer import RecPOTrainer
 
 # ---- what is measured on -------------------------------------------------------------------------------------------
@@ -374,7 +374,7 @@ def sampled_rollout(trainer: RecPOTrainer) -> tuple[list[list[int]], Drawn, list
 
 def rewards(trainer: RecPOTrainer, drawn: Drawn, rows: list[int]) -> Tensor:
     """Both rewards of sampled trajectories (B, 2)."""
-    fields = rewarded(trainer, rows, drawn)
+    fields = trainer.rewarded(rows, drawn)
     return torch.tensor([fields["reward_ndcg"], fields["reward_similarity"]]).T
 
 

@@ -40,6 +40,7 @@ def test_parts_of_the_shoppers_are_nested_and_keep_shoppers_whole():
     assert (parts[0.5]["user_id"].value_counts() == 6).all()
     pd.testing.assert_frame_equal(parts[1.0], train)
     assert studies.nested_shares(train, []) == {}
+    assert studies.nested_shares(train, [0.01])[0.01]["user_id"].nunique() == 1  # never nobody
 
 
 @pytest.mark.parametrize("share", [0, 1.5])
@@ -69,6 +70,10 @@ def test_a_run_without_an_evaluation_or_with_other_questions_is_named(tmp_path):
         studies.read_runs([first, tmp_path / "empty"])
     with pytest.raises(DataError, match="other and first were not asked the same questions"):
         studies.read_runs([first, finished(tmp_path / "other", [1, 2])])
+    table = rankings([1, 2, 9]).assign(target=7)
+    write_table(table, finished(tmp_path / "targets", [1, 2, 9]) / "evaluation" / "rankings.parquet")
+    with pytest.raises(DataError, match="targets and first were not asked the same questions"):
+        studies.read_runs([first, tmp_path / "targets"])
     with pytest.raises(DataError, match="at least one"):
         studies.read_runs([])
 
@@ -156,6 +161,9 @@ def test_a_margin_over_seeds_is_the_mean_of_each_runs_own_margin():
     assert row["relative"] == pytest.approx(((3 / 2 - 1) + (2 / 3 - 1)) / 2)
     assert row["seed_sd"] == pytest.approx(plain.stdev([1 / 4, -1 / 4]))
     assert row["collapsed"] is False
+    one_run = pd.concat([table, rankings([1] * 4, model="sasrec").assign(run="a")])
+    drawn = studies.resample_runs(one_run, ["hit@5"], 50)
+    assert studies.margins(drawn, "r2ec", ["caser", "sasrec"], ["hit@5"])["b"].tolist() == ["caser"]
 
 
 def test_a_margin_over_an_opponent_that_collapsed_in_one_seed_is_marked():

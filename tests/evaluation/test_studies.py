@@ -110,6 +110,9 @@ def test_seed_spread_and_shopper_spread_by_hand():
     assert found.loc["v", "user_se"] == pytest.approx(math.sqrt(sum(e**2 for e in errors) / 2), rel=0.05)
     half = 12.706 * plain.stdev([1 / 4, 2 / 4]) / math.sqrt(2)  # Student's t with one degree of freedom
     assert found.loc["v", "high"] == pytest.approx(3 / 8 + half, rel=1e-3)
+    assert found.loc["v", "low"] == pytest.approx(3 / 8 - half, rel=1e-3)
+    by_hand = studies.variance_parts(intervals.assign(se=[3.0, 4.0, 1.0]), groups).set_index("variant")
+    assert by_hand.loc["v", "user_se"] == pytest.approx(math.sqrt((3**2 + 4**2) / 2))  # root mean square
     assert np.isnan(found.loc["w", "seed_sd"]) and np.isnan(found.loc["w", "low"])
 
 
@@ -134,6 +137,7 @@ def test_variants_are_compared_by_the_mean_of_their_seeds_on_the_same_questions(
     assert found.loc["better", "difference"] == pytest.approx(3 / 4 - 2 / 4)
     assert found.loc["better", "p_holm"] < 0.05 < found.loc["same", "p_holm"]
     assert not found["collapsed"].any()
+    assert found["p_holm"].tolist() == uncertainty.with_holm(found)["p_holm"].tolist() != found["p"].tolist()
     floor = pd.concat([rankings(mixed, model="popularity").assign(run=run) for run in "abcd"])
     with_floor = studies.compare_variants(pd.concat([table, floor]), groups, "r2ec", "base", ["hit@5"], 200)
     assert with_floor["collapsed"].all()  # run b, of the base, is below its popularity
@@ -220,3 +224,9 @@ def test_the_interval_over_seeds_and_shoppers_covers_the_truth_at_about_its_leve
         truth = 2 * (0.45**2 + 0.04**2) / (2 * 0.30**2) - 1  # P((u + v) / 2 < x) = 2 x² for uniform u, v and x ≤ 1 / 2
         covered += row["relative_ci95"][0] <= truth <= row["relative_ci95"][1]
     assert covered / 60 >= 0.9
+
+
+def test_the_best_baseline_is_the_best_of_each_run():
+    table = two_seeds([[1, 9], [1, 1]], [[9, 9], [9, 1]])
+    best = studies.with_best_baseline(studies.resample_runs(table, ["hit@5"], 20), ["caser", "r2ec"])
+    assert [run.means["best_baseline", "hit@5"] for run in best.values()] == [1 / 2, 1]

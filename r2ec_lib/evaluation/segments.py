@@ -159,9 +159,7 @@ def _value(node: ast.expr, features: pd.DataFrame) -> Any:
             raise SegmentError(f'unknown column "{name}"{hint}; expected one of {", ".join(features.columns)}')
         case ast.Constant(value=bool() | int() | float() | str() as value):
             return value
-        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)) if (
-            type(value) is not bool
-        ):
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=value)) if type(value) in (int, float):
             return -value
     raise _refused(node)
 

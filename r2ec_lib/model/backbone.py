@@ -55,7 +55,7 @@ def add_token(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, token: st
         return
     pieces = tokenizer(like, add_special_tokens=False)["input_ids"]
     tokenizer.add_special_tokens({"additional_special_tokens": [token]}, replace_extra_special_tokens=False)
-    if len(tokenizer) > len(lm.get_input_embeddings().weight):
+    if len(tokenizer) > lm.get_input_embeddings().weight.shape[0]:
         lm.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     new = tokenizer.convert_tokens_to_ids(token)
     for table in {lm.get_input_embeddings(), lm.get_output_embeddings()}:

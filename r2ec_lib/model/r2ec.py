@@ -329,7 +329,7 @@ class R2ec:
             add_recommend_token(lm, tokenizer)
         if config["base"]:
             lm = PeftModel.from_pretrained(lm, folder / "adapter", is_trainable=True)  # type: ignore[assignment]
-        lm = lm.to(torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
+        torch.nn.Module.to(lm, device or ("cuda" if torch.cuda.is_available() else "cpu"))
         catalogue = pd.read_parquet(folder / "catalogue.parquet")
         head = RecHead(
             list(catalogue["item_id"]),

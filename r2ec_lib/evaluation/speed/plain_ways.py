@@ -8,6 +8,7 @@ How a comparison is measured is in `timing`.
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -31,6 +32,8 @@ from r2ec_lib.training.config import RecPOConfig
 from r2ec_lib.training.log_probs import token_log_probs
 from r2ec_lib.training.rollout import Drawn
 from r2ec_lib.training.trainer import RecPOTrainer
+
+Trainer = TypeVar("Trainer", bound=GRPOTrainer)
 
 # ---- what is measured on -------------------------------------------------------------------------------------------
 
@@ -286,10 +289,9 @@ def gradient(lm: torch.nn.Module) -> Tensor:
 
 def recpo_trainer(model: R2ec, samples: pd.DataFrame, folder: str, **choices) -> RecPOTrainer:
     """RecPO on a copy of the model's weights. `choices` are fields of `GRPOConfig` or `RecPOConfig`."""
-    own = R2ec(copy.deepcopy(model.lm), model.prompts, model.catalogue)
-    return _ready(
-        RecPOTrainer(own, RecPOConfig(**_fields(model, folder), length_handling="batch", **choices), samples)
-    )
+    copied = R2ec(copy.deepcopy(model.lm), model.prompts, model.catalogue)
+    config = RecPOConfig(**_fields(model, folder), length_handling="batch", **choices)
+    return _ready(RecPOTrainer(copied, config, samples))
 
 
 def plain_trainer(model: R2ec, samples: pd.DataFrame, folder: str, **choices) -> GRPOTrainer:
@@ -322,7 +324,7 @@ def _fields(model: R2ec, folder: str) -> dict:
     return {"output_dir": str(folder), "use_cpu": on_cpu, "save_strategy": "no", "learning_rate": 1e-6}
 
 
-def _ready(trainer: GRPOTrainer) -> GRPOTrainer:
+def _ready(trainer: Trainer) -> Trainer:
     trainer.create_optimizer()
     trainer.current_gradient_accumulation_steps = 1
     return trainer
@@ -348,12 +350,12 @@ def optimiser_step(trainer: GRPOTrainer, watch: Stopwatch | None = None) -> None
 
 def _phases(trainer: GRPOTrainer) -> list[tuple[object, str, str]]:
     """Methods whose time is told apart, as `Stopwatch.watching` wants them."""
-    methods = [(trainer, "training_step", "other"), (trainer, "compute_loss", "policy pass")]
-    methods += [(trainer, "_calculate_rewards", "reward"), (trainer.accelerator, "backward", "backward")]
-    recpo = isinstance(trainer, RecPOTrainer)  # samples and rewards in one call
-    methods.append((trainer, "_generate", "reward" if recpo else "sampling"))
-    if recpo:
-        methods += [(trainer, "sample_chains", "sampling")]
+    recpo = isinstance(trainer, RecPOTrainer)  # it samples and rewards in one call
+    methods: list[tuple[object, str, str]] = [(trainer, "training_step", "other")]
+    methods += [(trainer, "compute_loss", "policy pass"), (trainer.accelerator, "backward", "backward")]
+    methods += [(trainer, "_calculate_rewards", "reward"), (trainer, "_generate", "reward" if recpo else "sampling")]
+    if isinstance(trainer, RecPOTrainer):
+        methods.append((trainer, "sample_chains", "sampling"))
         methods += [(trainer.items, "live", "target items"), (trainer.items, "refresh", "refresh")]
     return methods
 

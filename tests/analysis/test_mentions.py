@@ -189,3 +189,24 @@ def test_items_that_occur_twice_count_once_and_mentions_of_no_single_item_each(i
     row = mentions.grounding(chains, mentions.mentions(chains, samples, items, share=0.4), samples).iloc[0]
     assert row["history_share"] == row["history_titles"] == 1 / 2
     assert row["off_history"] == 3  # twice no single whale, and one of two equal tents
+
+
+def test_of_repeated_words_the_nearest_make_the_title_and_it_is_one_mention():
+    items = pd.DataFrame({"title": ["Halden Fern", "Other thing"]})
+    for text, place in (("Halden Halden Fern", (7, 18)), ("Halden Fern Fern", (0, 11))):
+        (mention,) = mentions.mentions(chains_of(text), samples_of([1]), items).to_dict("records")
+        assert (mention["item"], mention["start"], mention["end"]) == (0, *place)
+
+
+def test_a_word_on_up_to_a_twentieth_of_the_titles_is_distinctive():
+    for holders, distinctive in ((2, True), (3, False)):
+        titles = [f"mug number {n}" if n < holders else f"thing {n} of them" for n in range(40)]
+        items = pd.DataFrame({"title": titles})
+        assert found(items, "a mug", [0]) == ({(0, True, "word")} if distinctive else set())
+
+
+def test_an_item_mentioned_by_a_word_is_not_named_by_title(items):
+    chains, samples = chains_of("they have a mug"), samples_of([0], target=0)
+    row = mentions.grounding(chains, mentions.mentions(chains, samples, items), samples).iloc[0]
+    assert (row["history_share"], row["history_titles"], row["off_history"]) == (1, 0, 0)
+    assert not row["names_target"] and math.isnan(row["history_precision"])

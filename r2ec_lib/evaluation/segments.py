@@ -159,7 +159,9 @@ def _value(node: ast.expr, features: pd.DataFrame) -> Any:
             raise SegmentError(f'unknown column "{name}"{hint}; expected one of {", ".join(features.columns)}')
         case ast.Constant(value=bool() | int() | float() | str() as value):
             return value
-        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=value)) if type(value) in (int, float):
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)) if (
+            type(value) is not bool
+        ):
             return -value
     raise _refused(node)
 

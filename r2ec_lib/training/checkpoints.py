@@ -28,7 +28,7 @@ class Checkpoints(TrainerCallback):
     def __init__(self, trainer: RecPOTrainer):
         self.trainer = trainer
 
-    def on_save(self, args, state, control, **kwargs):
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.accelerator.wait_for_everyone()  # each process writes files of its own
         if not state.is_world_process_zero:
             return
@@ -40,7 +40,7 @@ class Checkpoints(TrainerCallback):
             if _step(other) not in (state.global_step, state.best_global_step):
                 shutil.rmtree(other)
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """A resumed training has the samples and rewards of an uninterrupted one: the order and the item table."""
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         self.trainer.accelerator.wait_for_everyone()  # all have chosen the checkpoint to resume from

@@ -112,11 +112,11 @@ class TrainingTables(TrainerCallback):
         self.beyond: set[str] = set()
         self.start = time.perf_counter()
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step:
             self.report(f"resumed at step {state.global_step} of {state.max_steps}")
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         entry = state.log_history[-1]
         if not state.is_world_process_zero or "train_runtime" in entry:  # transformers' summary at the end
             return
@@ -135,10 +135,10 @@ class TrainingTables(TrainerCallback):
         if evaluated or (state.global_step % self.report_steps == 0 and "reward" in entry):
             self.report(self._line(row, state.max_steps, evaluated))
 
-    def on_save(self, args, state, control, **kwargs):
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.write(state)
 
-    def on_train_end(self, args, state, control, **kwargs):
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.write(state)
 
     def write(self, state: TrainerState) -> None:

@@ -13,19 +13,21 @@ from torch import Tensor
 from r2ec_lib.model import R2ec
 
 
-def ndcg(reward_ndcg: list[float], figures: list[dict], log_metric: Callable[[str, float], None], **_) -> list[float]:
+def ndcg(
+    reward_ndcg: list[float], figures: list[dict], log_metric: Callable[[str, float], None], **_: Any
+) -> list[float]:
     """R_d of Eq. 4 for each trajectory; also logs the rollout's figures."""
     for name, value in figures[0].items():  # equal in all rows
         log_metric(name, value)
     return reward_ndcg
 
 
-def similarity(reward_similarity: list[float], **_) -> list[float]:
+def similarity(reward_similarity: list[float], **_: Any) -> list[float]:
     """R_c of Eq. 5 for each trajectory."""
     return reward_similarity
 
 
-def judged(reward_judged: list[float], **_) -> list[float]:
+def judged(reward_judged: list[float], **_: Any) -> list[float]:
     """What people's judgements of other reasonings say of each one, from −1 to 1."""
     return reward_judged
 

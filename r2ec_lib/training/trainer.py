@@ -256,8 +256,15 @@ class RecPOTrainer(GRPOTrainer):
         self._metrics["train"]["kl"].append(total / max(1.0, count))
 
     def _get_per_token_logps_and_entropies(
-        self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, compute_entropy=False, **kwargs
-    ):
+        self,
+        model: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        **kwargs: Any,
+    ) -> Any:
         """As TRL's, with each distinct prompt computed once where `caches_exactly` allows it and G > 1.
 
         Gradient checkpointing keeps no caches, so with it the prompts are repeated as in TRL.
@@ -279,7 +286,9 @@ class RecPOTrainer(GRPOTrainer):
 
     # --- change 2: the recommendation action ------------------------------------------------------------------------
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         """TRL's token terms plus the item term of Eq. 8, whose states come from the pass over the chains."""
         warming, count = self._warming(), len(inputs["best"])
         self.beta = self._kl_weight()
@@ -318,7 +327,7 @@ class RecPOTrainer(GRPOTrainer):
         live.carried += torch.autograd.grad(item_loss, items, retain_graph=True)[0]
         return token_loss + item_loss
 
-    def training_step(self, model, inputs, num_items_in_batch=None):
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
         """TRL's, which also notes `tokens_per_second` and, every `rollout_steps` steps, the gradient of each term.
 
         Tokens are those of the trajectories that the step trained on, prompt and chain of each one, over all
@@ -383,7 +392,9 @@ class RecPOTrainer(GRPOTrainer):
 
     # --- validation -------------------------------------------------------------------------------------------------
 
-    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
         """Greedy reasoning and full ranking of the validation sample, as in the final evaluation.
 
         Returns:

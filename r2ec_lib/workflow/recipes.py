@@ -64,12 +64,14 @@ def declared(notebook: Path) -> dict[str, Parameter]:
         for node in ast.parse(tagged[0]).body:
             if not (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value):
                 raise ValueError(f"line {node.lineno} is no annotated assignment (name: type = value  # comment)")
-            quoted = isinstance(node.annotation, ast.Constant) and isinstance(node.annotation.value, str)
-            kind = node.annotation.value if quoted else ast.unparse(node.annotation)
+            written = node.annotation  # a type, or the name of one in quotes
+            quoted = isinstance(written, ast.Constant) and isinstance(written.value, str)
+            kind = ast.literal_eval(written) if quoted else ast.unparse(written)
             name, default = node.target.id, ast.literal_eval(node.value)
             if problem := mismatch(default, kind):
                 raise ValueError(f"{name}: {problem}")
-            comment = lines[node.end_lineno - 1][node.end_col_offset :].strip().lstrip("#").strip()
+            last, end = node.end_lineno or node.lineno, node.end_col_offset
+            comment = lines[last - 1][end:].strip().lstrip("#").strip()
             parameters[name] = Parameter(name, kind, default, comment)
     except (ValueError, SyntaxError) as error:
         raise RecipeError(f"{notebook.name}, parameters cell: {error}.") from error

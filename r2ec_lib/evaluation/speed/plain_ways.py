@@ -8,7 +8,7 @@ How a comparison is measured is in `timing`.
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -105,7 +105,7 @@ def pretrained_model(
     """An R²ec on a pretrained backbone (`backbone.load_pretrained`), with LoRA adapters where `lora_rank` is not 0."""
     lm, tokenizer = load_pretrained(backbone, dtype)
     if lora_rank:
-        lm = add_lora(lm, lora_rank, lora_alpha)
+        lm = add_lora(lm, lora_rank, lora_alpha)  # type: ignore[assignment]  # it hands on what it wraps
     return R2ec(lm.eval(), Prompts(tokenizer, style), items)
 
 
@@ -122,9 +122,9 @@ def answers_at_random(lm: PreTrainedModel, answer: Answer, rate: float = 0.0) ->
     if rate and answer.text:
         raise ValueError("chains end at random only where <answer> is one token")
     stops = [*answer.stop_ids(lm), *answer.last_ids]
-    banned = torch.tensor(stops, device=lm.get_input_embeddings().weight.device)
+    banned = torch.tensor(stops, device=lm.device)
 
-    def change(_, __, logits: Tensor) -> None:
+    def change(_: Any, __: Any, logits: Tensor) -> None:
         if torch.is_grad_enabled():
             return
         logits[..., banned] = -torch.inf
@@ -157,7 +157,8 @@ def settings(model: R2ec, max_new_tokens: int, temperature: float = 0.0) -> Gene
 def generated(model: R2ec, prompt_ids: Sequence[Sequence[int]], chosen: GenerationConfig) -> list[list[int]]:
     """Chains by transformers' `generate`, each up to its first stop token."""
     ids, mask = left_padded(prompt_ids, chosen.pad_token_id, model.lm.device)
-    written = model.lm.generate(input_ids=ids, attention_mask=mask, generation_config=chosen)[:, ids.shape[1] :]
+    generate: Any = model.lm.generate
+    written = generate(input_ids=ids, attention_mask=mask, generation_config=chosen)[:, ids.shape[1] :]
     chains = []
     for row in written.tolist():
         end = next((at for at, token in enumerate(row) if token in chosen.eos_token_id), len(row) - 1)
@@ -222,7 +223,7 @@ def encodings_noted() -> Iterator[list[tuple[int, ...]]]:
     noted: list[tuple[int, ...]] = []
     original = encoding.forward_states
 
-    def noting(lm, plain_lm, ids, *args, **kwargs):
+    def noting(lm: Any, plain_lm: Any, ids: Any, *args: Any, **kwargs: Any) -> Tensor:
         noted.extend(map(tuple, ids))
         return original(lm, plain_lm, ids, *args, **kwargs)
 
@@ -240,7 +241,7 @@ def policy_rows(
     lm: PreTrainedModel, users: int, trajectories: int, prompt_tokens: int, chain_tokens: int
 ) -> tuple[Tensor, Tensor]:
     """Ids and mask (users × trajectories, prompt_tokens + chain_tokens) of random tokens, one prompt per group."""
-    source, (vocab_size, _) = torch.Generator().manual_seed(0), lm.get_input_embeddings().weight.shape
+    source, vocab_size = torch.Generator().manual_seed(0), lm.config.get_text_config().vocab_size
     prompts = torch.randint(3, vocab_size, (users, prompt_tokens), generator=source).repeat_interleave(trajectories, 0)
     chains = torch.randint(3, vocab_size, (users * trajectories, chain_tokens), generator=source)
     ids = torch.cat([prompts, chains], dim=1).to(lm.device)
@@ -287,14 +288,19 @@ def gradient(lm: torch.nn.Module) -> Tensor:
 # ---- whole steps ---------------------------------------------------------------------------------------------------
 
 
-def recpo_trainer(model: R2ec, samples: pd.DataFrame, folder: str, **choices) -> RecPOTrainer:
+def recpo_trainer(model: R2ec, samples: pd.DataFrame, folder: str, **choices: Any) -> RecPOTrainer:
     """RecPO on a copy of the model's weights. `choices` are fields of `GRPOConfig` or `RecPOConfig`."""
     copied = R2ec(copy.deepcopy(model.lm), model.prompts, model.catalogue)
     config = RecPOConfig(**_fields(model, folder), length_handling="batch", **choices)
     return _ready(RecPOTrainer(copied, config, samples))
 
 
-def plain_trainer(model: R2ec, samples: pd.DataFrame, folder: str, **choices) -> GRPOTrainer:
+def _constant(completions: list, **_: Any) -> list[float | None]:
+    """The reward of the plain side: 1 for every chain."""
+    return [1.0] * len(completions)
+
+
+def plain_trainer(model: R2ec, samples: pd.DataFrame, folder: str, **choices: Any) -> GRPOTrainer:
     """TRL's own trainer on a copy of the model's weights, with a constant reward and the same prompts."""
     lm = copy.deepcopy(model.lm)
     lm.generation_config.eos_token_id = model.prompts.answer.stop_ids(lm)
@@ -312,7 +318,7 @@ def plain_trainer(model: R2ec, samples: pd.DataFrame, folder: str, **choices) ->
         GRPOTrainer(
             model=lm,
             args=GRPOConfig(**{**fields, **choices}),
-            reward_funcs=lambda completions, **_: [1.0] * len(completions),
+            reward_funcs=_constant,
             train_dataset=Dataset.from_dict({"prompt": prompts, "row": list(range(len(prompts)))}),
             processing_class=model.tokenizer,
         )
@@ -330,12 +336,13 @@ def _ready(trainer: Trainer) -> Trainer:
     return trainer
 
 
-def optimiser_step(trainer: GRPOTrainer, watch: Stopwatch | None = None) -> None:
+def optimiser_step(trainer: Any, watch: Stopwatch | None = None) -> None:
     """One whole step on the trainer's first samples: sampling, reward, update, as `train` makes it.
 
     What `train` does around a step (callbacks, logging, fetching rows) is the same for both trainers and left out.
 
     Args:
+        trainer: a `GRPOTrainer`, its own or RecPO's.
         watch: notes the seconds of each phase.
     """
     rows = [trainer.train_dataset[user] for user in _first_users(trainer) for _ in range(trainer.num_generations)]
@@ -386,7 +393,8 @@ def candidates(trainer: RecPOTrainer) -> Tensor:
 
 
 def _first_users(trainer: GRPOTrainer) -> range:
-    return range(trainer.args.per_device_train_batch_size // trainer.num_generations)
+    args: Any = trainer.args
+    return range(args.per_device_train_batch_size // args.num_generations)
 
 
 def fresh_items(trainer: RecPOTrainer) -> None:

@@ -338,7 +338,7 @@ def _named(model: str) -> str:
 
 
 def _claims(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The headline margins as tables, one a variant of a study."""
+    """The headline as tables, one per variant of a study."""
     claims, tables = pd.DataFrame(rows), []
     for title, part in claims.groupby("variant", sort=False) if "variant" in claims else [("", claims)]:
         if len(part):
@@ -380,7 +380,7 @@ def _comparison(row: Mapping[str, Any]) -> dict[str, str]:
         "pair": f"{_named(row['a'])} − {_named(row['b'])}",
         "metric": _pretty(row["metric"]),
         "difference": _decimal(row["difference"], "+"),
-        "relative": "–" if row.get("relative") is None else f"{100 * row['relative']:+.1f} %",
+        "relative": f"{100 * row['relative']:+.1f} %" if wording.holds(row) else "–",
         "interval": f"{_decimal(low, '+')} to {_decimal(high, '+')}",
     }
 

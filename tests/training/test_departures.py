@@ -166,16 +166,16 @@ def test_training_reads_no_row_of_the_test_split(tiny, samples, tmp_path):
 
 
 PAPER = {
-    "learning_rate": 1e-5, "learning_rate_warmup": 32, "batch_users": 24, "num_generations": 4, "temperature": 1.5,
-    "top_k": 200, "max_new_tokens": 512, "lora_rank": 4, "reward_mix": 0.05, "reward_cutoff": 1000,
-    "similarity": "inner", "epsilon": 0.2, "relabel_top": 1, "epochs": 3.0, "patience": 1, "kl_weight": 0.0,
+    "learning_rate": 1e-5, "warmup_steps": 32, "batch_users": 24, "num_generations": 4, "temperature": 1.5,
+    "top_k": 200, "max_completion_length": 512, "lora_r": 4, "reward_mix": 0.05, "reward_cutoff": 1000,
+    "similarity": "inner", "epsilon": 0.2, "relabel_top": 1, "num_train_epochs": 3.0, "patience": 1, "beta": 0.0,
     "item_advantage": "trajectory", "length_handling": "sum", "readout": "last", "item_warmup_steps": 0,
-    "optimizer": "paged_adamw_32bit", "protocol": "paper", "max_history": 20,
+    "optim": "paged_adamw_32bit", "protocol": "paper", "max_history": 20,
 }  # fmt: skip
 OFFICIAL = {
-    "batch_users": 12, "num_processes": 3, "temperature": 2.0, "top_k": 50, "max_new_tokens": 640, "lora_alpha": 128,
+    "batch_users": 12, "num_processes": 3, "temperature": 2.0, "top_k": 50, "max_completion_length": 640, "lora_alpha": 128,
     "similarity": "cosine", "rec_temperature": 0.02, "epsilon_high": 0.28, "relabel_top": 2, "patience": 8,
-    "optimizer": "paged_adamw_8bit", "protocol": "official", "core": "5core",
+    "optim": "paged_adamw_8bit", "protocol": "official", "core": "5core",
 }  # fmt: skip
 
 

@@ -65,6 +65,7 @@ def page(tmp_path):
     storage.write_text(json.dumps({**facts, "uncommitted_changes": None}), run / "provenance.json")
     scores = {"r2ec": {"hit@5": 0.2, "ndcg@20": 0.1}, "<b>x</b>": {"hit@5": 0.1, "ndcg@20": 0.15}}
     row = {"a": "r2ec", "b": "<b>x</b>", "metric": "hit@5", "difference": 0.1, "relative": 1.0, "ci95": [0.05, 0.15]}
+    row |= {"relative_ci95": [0.5, 1.5], "collapsed": False}
     results = {"models": scores, "comparisons": [row], "counts": {"items": 1234}}
     storage.write_text(json.dumps(results), run / "evaluation" / "metrics.json")
     index = report.render(RunFolder(run), tmp_path)
@@ -110,6 +111,7 @@ def test_the_index_holds_the_results_and_escapes_what_is_foreign(page):
 
 def test_the_index_of_a_study_shows_its_margins_and_leads_to_its_runs(tmp_path):
     run, claim = tmp_path / "seeds", {"b": "best_baseline", "metric": "hit@5", "relative": 0.5, "share": False}
+    claim |= {"difference": 0.1, "ci95": [0.05, 0.15], "collapsed": False}
     results = {"runs": {"one": "steps 5", "two": "steps 9"}}
     results["claims"] = [claim | {"relative_ci95": [0.25, 0.75], "variant": v} for v in ("steps 5", "steps 9")]
     storage.write_json(results, run / "study" / "metrics.json")
@@ -118,7 +120,7 @@ def test_the_index_of_a_study_shows_its_margins_and_leads_to_its_runs(tmp_path):
     (run / "report").mkdir()
     shown = {"title": "seeds", "run": "seeds", "file": "index.html", "links": [], "before": None, "after": None}
     html = report.overview(RunFolder(run), shown, FACTS)
-    assert html.count("+50.0% (+25.0% to +75.0%)") == 2 and "margin over best of the baselines" in html
+    assert html.count("+50.0% (+25.0% to +75.0%)") == 2 and "against best of the baselines" in html
     assert "+68.67%" in html and "copied" in html
     assert '<a href="../../one/report/index.html">one</a>' in html and 'report/index.html">two' not in html
 

@@ -83,7 +83,7 @@ def test_both_trainers_read_the_same_prompts_and_write_as_many_tokens(trainers):
     weights = [weight.detach().clone() for weight in recpo.model.parameters()]
     watches = [timing.Stopwatch(), timing.Stopwatch()]
     for trainer, watch in zip(trainers, watches, strict=True):
-        with plain_ways.answers_at_random(trainer.model, trainer.r2ec.prompts.answer):
+        with plain_ways.answers_at_random(trainer.model, recpo.r2ec.prompts.answer):
             plain_ways.optimiser_step(trainer)
             plain_ways.optimiser_step(trainer, watch)
         assert trainer.state.global_step == 2

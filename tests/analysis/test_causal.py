@@ -83,6 +83,7 @@ def test_swap_partners_are_other_users_of_like_history_length(samples):
         assert (users[partners] != users).all()
         assert (lengths[partners] == lengths).all()
     assert (causal.swap_partners(samples, seed) == partners).all()
+    assert causal.swap_partners(samples.iloc[[0, 2]]).tolist() == [1, 0]
     with pytest.raises(ValueError, match="two users"):
         causal.swap_partners(samples.iloc[:2])
 
@@ -130,6 +131,7 @@ def test_nothing_kept_ranks_as_no_reasoning_does(samples, chains):
 def test_dropping_the_deciding_sentence_lowers_its_item_and_another_does_not(samples, chains):
     table = causal.drop_one(reader, samples, chains, {STOP})
     assert len(table) == 2 * len(samples) and set(table["sentences"]) == {2}
+    assert table["user_id"].tolist() == np.repeat(samples["user_id"], 2).tolist()
     effect = table.groupby("sentence")["effect"]
     assert effect.max()[0] == pytest.approx(0, abs=1e-6) and effect.min()[1] > 1
     # log π falls from 10 − log(e^10 + 10) to −log 11: twelve items, one in the history
@@ -197,6 +199,7 @@ def test_pull_leaves_out_shoppers_who_own_the_others_purchase(samples, chains):
     assert len(causal.pull(reader, rows, chains, partners)) == 12
     rows.loc[11, "target"] = 0
     assert causal.pull(reader, rows, chains, partners)["sample_id"].tolist() == [111]
+    assert len(causal.pull(reader, rows, chains, partners, mask_seen=False)) == 12
     none = causal.pull(reader, rows.iloc[:11].assign(target=0), chains, range(11))
     assert none.empty and "effect" in none
 

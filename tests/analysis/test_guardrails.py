@@ -215,6 +215,12 @@ def test_recommend_keeps_the_rules_it_is_given(tiny):
     assert held.actions == (("r0", "item masked", free.item_ids[0]),)
 
 
+def test_an_item_of_the_history_is_not_called_masked_by_a_rule(speaking, samples, items):
+    owned = items["item_id"][samples["history"].iloc[0][0]]
+    given = recommended(speaking("x"), samples, [f"kind: never_recommend, items: {{item_id: [{owned}]}}"], k=30)
+    assert given.actions == () and len(given.item_ids) == len(items) - len(set(samples["history"].iloc[0]))
+
+
 def test_recommend_takes_what_the_model_takes():
     free, ruled = (inspect.signature(f).parameters for f in (R2ec.recommend, guardrails.recommend))
     assert all(ruled[name].default == free[name].default for name in free if name != "self")

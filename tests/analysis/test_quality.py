@@ -15,6 +15,7 @@ def form_of(repetition, unclosed=False, empty=False):
 def test_the_index_is_the_weighted_mean_of_its_parts():
     table = quality_index(form_of([0.5]), [1], [0.5], [0])
     assert table.loc[0].tolist() == [1, 0.5, 0, 0.5, 0.5]
+    assert quality_index(form_of([0.7]), [1], [0.5], [0])["quality"][0] == pytest.approx((1 + 0.5 + 0 + 0.3) / 4)
     assert quality_index(form_of([0.5]), [1], [0.5], [0], [2, 0, 0, 1])["quality"][0] == pytest.approx(2.5 / 3)
 
 
@@ -60,6 +61,8 @@ def test_within_groups_a_difference_between_groups_counts_for_nothing():
     )
     found = within_correlation(table, "tokens", "reward", ["g"], "u", resamples=100)
     assert found["correlation"] == pytest.approx(-1) and table["tokens"].corr(table["reward"]) > 0
+    small = table.assign(tokens=table["tokens"] * 1e-4, reward=table["reward"] * 1e-4)  # the scale changes nothing
+    assert within_correlation(small, "tokens", "reward", ["g"], "u", resamples=100) == pytest.approx(found)
     assert np.isnan(within_correlation(table.assign(tokens=3), "tokens", "reward", ["g"], "u")["correlation"])
 
 

@@ -268,6 +268,7 @@ def test_agreement_is_told_for_each_criterion():
     table = review.agreement(marks).set_index("criterion")
     assert table.loc["true", "alpha"] == pytest.approx(1)
     assert table.loc["true", ["cases", "reviewers"]].tolist() == [3, 2]
+    assert table.loc["true", "mean"] == pytest.approx((1 + 2 + 5 + 1 + 2 + 5 + 4) / 7)
     assert np.isnan(table.loc["readable", "alpha"]) and table.loc["readable", "cases"] == 0
 
 
@@ -278,6 +279,8 @@ def test_an_index_that_follows_the_marks_correlates_and_a_constant_one_has_no_va
     row = review.quality_correlation(marks, cases, told, resamples=200).set_index("criterion").loc["true"]
     assert row["correlation"] == pytest.approx(1) and row["cases"] == 5
     assert row[["low", "high"]].tolist() == pytest.approx([1, 1])
+    whole = review.quality_correlation(marks, cases, told, resamples=50).set_index("criterion").loc["all"]
+    assert whole["cases"] == 0  # a case has a mean of all criteria only where each of them has a mark
     flat = review.quality_correlation(marks, cases, dict.fromkeys(told, 1.0), resamples=50)
     assert flat["correlation"].isna().all()
 
@@ -332,7 +335,7 @@ def test_a_case_page_escapes_every_foreign_text_and_marks_mentions(catalogue):
 
 
 def test_the_page_of_a_case_marks_what_is_owned_underlines_what_is_not_and_leaves_the_text_as_it_was(catalogue):
-    text = "Halden Fern mug, sage & a mug; try the Blue Whale Atlas <now>"
+    text = "Own Halden Fern mug, sage & a mug; try the Blue Whale Atlas <now>"
     samples, chains = case_of(text, [0])
     mentioned = mentions.mentions(chains, samples, catalogue)
     page = review.case_html(samples.iloc[0], catalogue, text, mentioned, {})

@@ -106,6 +106,12 @@ def test_near_duplicates_do_not_depend_on_the_block_size():
     assert whole["near_duplicates"] == blocks["near_duplicates"] == 4 / 6  # the first two and the two empty ones
 
 
+def test_chains_without_a_word_have_no_sequences_to_tell_apart():
+    figures = diversity(chains_of("", "…"))
+    assert all(math.isnan(figures[f"distinct_{n}"]) for n in (1, 2, 3))
+    assert figures["unique_rate"] == figures["near_duplicates"] == 1
+
+
 def test_diversity_of_nothing_is_an_error():
     with pytest.raises(ValueError, match="no reasonings"):
         diversity(chains_of())
@@ -142,6 +148,10 @@ def test_stretches_are_equal_wherever_the_steps_begin_and_no_more_than_the_steps
     table = pd.DataFrame({"step": [11, 12, 13, 14], "sample_id": range(4), "x": [0.0, 1.0, 2.0, 3.0]})
     assert by_step(table, ["x"], bins=2)["step"].tolist() == [11.5, 13.5]
     assert by_step(table, ["x"])["step"].tolist() == [11, 12, 13, 14]
+    three = table.iloc[:3].assign(step=[1, 2, 3])
+    assert by_step(three, ["x"], bins=2)["step"].tolist() == [1.5, 3]
+    many = pd.DataFrame({"step": range(100), "sample_id": range(100), "x": 0.5})
+    assert len(by_step(many, ["x"])) == 20
 
 
 def test_what_an_example_leaves_out_is_marked_on_its_side():

@@ -64,13 +64,13 @@ def declared(notebook: Path) -> dict[str, Parameter]:
         for node in ast.parse(tagged[0]).body:
             if not (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value):
                 raise ValueError(f"line {node.lineno} is no annotated assignment (name: type = value  # comment)")
-            quoted = isinstance(node.annotation, ast.Constant) and isinstance(node.annotation.value, str)
-            kind = node.annotation.value if quoted else ast.unparse(node.annotation)
-            name, default = node.target.id, ast.literal_eval(node.value)
+            name, default, kind = node.target.id, ast.literal_eval(node.value), ast.unparse(node.annotation)
+            if isinstance(node.annotation, ast.Constant):  # quoted, since nothing imports `Literal` in the cell
+                kind = str(node.annotation.value)
             if problem := mismatch(default, kind):
                 raise ValueError(f"{name}: {problem}")
-            comment = lines[node.end_lineno - 1][node.end_col_offset :].strip().lstrip("#").strip()
-            parameters[name] = Parameter(name, kind, default, comment)
+            comment = lines[(node.end_lineno or 1) - 1].encode()[node.end_col_offset :].decode()
+            parameters[name] = Parameter(name, kind, default, comment.strip().lstrip("#").strip())
     except (ValueError, SyntaxError) as error:
         raise RecipeError(f"{notebook.name}, parameters cell: {error}.") from error
     return parameters

@@ -380,7 +380,7 @@ def _comparison(row: Mapping[str, Any]) -> dict[str, str]:
         "pair": f"{_named(row['a'])} − {_named(row['b'])}",
         "metric": _pretty(row["metric"]),
         "difference": _decimal(row["difference"], "+"),
-        "relative": "–" if row.get("relative") is None else f"{100 * row['relative']:+.1f} %",
+        "relative": f"{100 * row['relative']:+.1f} %" if wording.holds(row) else "–",
         "interval": f"{_decimal(low, '+')} to {_decimal(high, '+')}",
     }
 

@@ -127,7 +127,7 @@ def finish(
     outputs = {path.relative_to(run.path).as_posix(): path.stat().st_size for path in written}
     done = {"key": key(parts), "ingredients": parts, "finished": True, **cost, "outputs": outputs}
     write_json(done, run.state(stage))
-    return done["key"]
+    return key(parts)
 
 
 def _digest(value: Any) -> str:

@@ -133,7 +133,7 @@ def open_run(
     chosen = {key: variables[key] for key in recipes.declared(notebooks / f"{stage}.ipynb")}
     chosen = {key: recipes.absolute(key, value, root) for key, value in chosen.items() if key not in recipes.PLACES}
     for key, value in chosen.items():
-        if key in stored and recipes.absolute(key, stored[key], root) != value:
+        if key in stored and stored[key] != value:
             raise RecipeError(
                 f"{shown(run.path)} is the run of another recipe: {key} is {stored[key]!r} in its recipe.yaml and "
                 f"{value!r} here. Choose another run_dir, such as runs/my_run, or the value that the run has."

@@ -64,15 +64,13 @@ def declared(notebook: Path) -> dict[str, Parameter]:
         for node in ast.parse(tagged[0]).body:
             if not (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value):
                 raise ValueError(f"line {node.lineno} is no annotated assignment (name: type = value  # comment)")
-            written = node.annotation  # a type, or the name of one in quotes
-            quoted = isinstance(written, ast.Constant) and isinstance(written.value, str)
-            kind = ast.literal_eval(written) if quoted else ast.unparse(written)
-            name, default = node.target.id, ast.literal_eval(node.value)
+            name, default, kind = node.target.id, ast.literal_eval(node.value), ast.unparse(node.annotation)
+            if isinstance(node.annotation, ast.Constant):  # quoted, since nothing imports `Literal` in the cell
+                kind = str(node.annotation.value)
             if problem := mismatch(default, kind):
                 raise ValueError(f"{name}: {problem}")
-            last, end = node.end_lineno or node.lineno, node.end_col_offset
-            comment = lines[last - 1][end:].strip().lstrip("#").strip()
-            parameters[name] = Parameter(name, kind, default, comment)
+            comment = lines[(node.end_lineno or 1) - 1].encode()[node.end_col_offset :].decode()
+            parameters[name] = Parameter(name, kind, default, comment.strip().lstrip("#").strip())
     except (ValueError, SyntaxError) as error:
         raise RecipeError(f"{notebook.name}, parameters cell: {error}.") from error
     return parameters

@@ -35,6 +35,7 @@ def test_an_unknown_key_names_the_nearest_one_and_its_notebook(world):
         ("rows: [1", "no valid YAML"),
         ("- 1", "expected lines"),
         ("name: ../up", "without a folder"),
+        ("name: up/there", "without a folder"),
         ("stages: [03_third]", 'no notebook "03_third"'),
         ("stages: [01_frist]", 'Did you mean "01_first"?'),
         ("base: toy.yaml", "leads back to itself"),
@@ -67,15 +68,23 @@ def test_a_recipe_overrides_its_base_and_does_not_inherit_its_name(world):
     (world / "base" / "base.yaml").write_text("name: base\nrows: 1\nrate: 0.1\n")
     recipe = load(world, "base: base/base.yaml\nrows: 2\n")
     assert recipe.values == {"rows": 2, "rate": 0.1} and recipe.name == "toy"
+    (world / "base" / "above.yaml").write_text("base: base.yaml\n")  # a base lies beside the recipe that names it
+    assert load(world, "base: base/above.yaml\n").values == {"rows": 1, "rate": 0.1}
 
 
-def test_notebooks_must_agree_on_a_key_they_share(world):
-    notebook(world / "notebooks" / "03_third.ipynb", "rows: int = 4  # rows")
-    with pytest.raises(recipes.RecipeError, match=r"rows: 01_first declares int = 3, 03_third declares int = 4"):
+@pytest.mark.parametrize("declaration", ["int = 4", "float = 3"])
+def test_notebooks_must_agree_on_a_key_they_share(world, declaration):
+    notebook(world / "notebooks" / "03_third.ipynb", f"rows: {declaration}  # rows")
+    with pytest.raises(
+        recipes.RecipeError, match=rf"rows: 01_first declares int = 3, 03_third declares {declaration}"
+    ):
         recipes.declared_in(world / "notebooks")
 
 
-@pytest.mark.parametrize("cell", ["rows = 3", "rows: int = 3.0", "rows: dict = 3", "rows: int = len([])", "print(1)"])
+@pytest.mark.parametrize(
+    "cell",
+    ["rows = 3", "rows: int = 3.0", "rows: dict = 3", "rows: int = len([])", "rows: int.__base__ = 3", "print(1)"],
+)
 def test_a_parameters_cell_holds_annotated_literals_only(world, cell):
     notebook(world / "notebooks" / "03_third.ipynb", cell)
     with pytest.raises(recipes.RecipeError, match=r"03_third\.ipynb, parameters cell"):

@@ -28,7 +28,19 @@ def test_foreign_html_keeps_its_table_and_loses_whatever_acts_or_loads():
         "#T_a_row0 { color: red; }" in clean
         and '<table id="T_a"><tbody><tr><td style="color: red;">Tom &amp; Co' in clean
     )
-    for bad in ("script", "alert", "onclick", "onerror", "onload", "http", "url(", "display: none", "iframe", "<svg"):
+    for bad in (
+        'src="x"',
+        "script",
+        "alert",
+        "onclick",
+        "onerror",
+        "onload",
+        "http",
+        "url(",
+        "display: none",
+        "iframe",
+        "<svg",
+    ):
         assert bad not in clean
 
 
@@ -64,9 +76,14 @@ def page(tmp_path):
     facts |= {"versions": {"torch": "2"}, "python": "3", "cpu": "c", "cores": 2, "memory_gb": 8.0, "started": "now"}
     storage.write_text(json.dumps({**facts, "uncommitted_changes": None}), run / "provenance.json")
     scores = {"r2ec": {"hit@5": 0.2, "ndcg@20": 0.1}, "<b>x</b>": {"hit@5": 0.1, "ndcg@20": 0.15}}
-    row = {"a": "r2ec", "b": "<b>x</b>", "metric": "hit@5", "difference": 0.1, "relative": 1.0, "ci95": [0.05, 0.15]}
-    row |= {"relative_ci95": [0.5, 1.5], "collapsed": False}
-    results = {"models": scores, "comparisons": [row], "counts": {"items": 1234}}
+    scores["oracle"] = {"hit@5": 0.9, "ndcg@20": 0.9}  # knows the truth, so it is none of the best
+    row = {"a": "r2ec", "b": "<b>x</b>", "metric": "hit@5", "difference": 0.1, "ci95": [0.05, 0.15]}
+    row |= {"relative": 1.0, "relative_ci95": [0.5, 1.5], "collapsed": False}
+    results = {
+        "models": scores,
+        "comparisons": [row, {**row, "b": "gone", "relative": 9.0, "collapsed": True}],
+        "counts": {"items": 1234},
+    }
     storage.write_text(json.dumps(results), run / "evaluation" / "metrics.json")
     index = report.render(RunFolder(run), tmp_path)
     return index.with_name("01_first.html").read_text(), index.read_text()
@@ -96,6 +113,7 @@ def test_links_to_papers_stay_and_pictures_from_elsewhere_become_their_text(page
 
 def test_code_is_folded_and_present_headings_are_anchors_and_plots_have_a_text(page):
     assert '<details class="code">' in page[0] and "a&lt;b" in page[0]
+    assert '<li><a href="#twice-2">Twice</a></li>' in page[0] and '<li><a href="#why' not in page[0]
     assert 'id="twice"' in page[0] and 'id="twice-2"' in page[0] and 'href="#twice-2"' in page[0]
     assert '<img alt="Plot: Twice" src="data:image/png;base64,' in page[0]
     assert "<title>Why *think*? · toy</title>" in page[0] or "<title>Why think? · toy</title>" in page[0]
@@ -105,13 +123,15 @@ def test_the_index_holds_the_results_and_escapes_what_is_foreign(page):
     index = page[1]
     assert '<td class="best">0.2000</td>' in index and '<td class="best">0.1500</td>' in index
     assert "+0.0500 to +0.1500" in index and "1,234" in index and "+100.0 %" in index
+    assert "gone" in index and "+900.0 %" not in index  # no margin over a model that collapsed
     assert "<b>x</b>" not in index and "&lt;b&gt;x&lt;/b&gt;" in index
-    assert 'href="01_first.html"' in index
+    assert '<a rel="next" href="01_first.html">' in index
+    assert '<a href="index.html" rel="prev">' in page[0]
 
 
 def test_the_index_of_a_study_shows_its_margins_and_leads_to_its_runs(tmp_path):
-    run, claim = tmp_path / "seeds", {"b": "best_baseline", "metric": "hit@5", "relative": 0.5, "share": False}
-    claim |= {"difference": 0.1, "ci95": [0.05, 0.15], "collapsed": False}
+    run, claim = tmp_path / "seeds", {"a": "r2ec", "b": "best_baseline", "metric": "hit@5", "share": False}
+    claim |= {"difference": 0.1, "ci95": [0.05, 0.15], "relative": 0.5, "collapsed": False}
     results = {"runs": {"one": "steps 5", "two": "steps 9"}}
     results["claims"] = [claim | {"relative_ci95": [0.25, 0.75], "variant": v} for v in ("steps 5", "steps 9")]
     storage.write_json(results, run / "study" / "metrics.json")

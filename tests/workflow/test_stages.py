@@ -87,3 +87,43 @@ def test_inputs_that_a_stage_fetched_itself_do_not_make_it_run_again(world):
     storage.write_text("", run.notebook("01_first"))
     stages.finish(run, "01_first", before, values, FOLDERS, {})
     assert stages.is_done(run, "01_first", stages.key(ingredients(world, **values)))
+
+
+def done(world: Path, run: RunFolder, stage: str, folder: str, parts: dict) -> None:
+    """Leaves `stage` finished, with a file in its folder."""
+    stages.begin(run, stage, (), parts, FOLDERS)
+    for path in (run.path / folder / "file", run.notebook(stage)):
+        storage.write_text("x", path)
+    stages.finish(run, stage, parts, {}, FOLDERS, {})
+
+
+def test_an_input_that_changed_while_a_stage_ran_makes_it_run_again(world):
+    run, values = RunFolder(world / "runs" / "x"), {"source_path": str(world / "log.csv")}
+    (world / "log.csv").write_text("a")
+    before = ingredients(world, **values)
+    stages.begin(run, "01_first", (), before, FOLDERS)
+    (world / "log.csv").write_text("ab")
+    storage.write_text("", run.notebook("01_first"))
+    stages.finish(run, "01_first", before, values, FOLDERS, {})
+    assert not stages.is_done(run, "01_first", stages.key(ingredients(world, **values)))
+
+
+def test_a_stage_that_begins_anew_takes_away_what_later_ones_made_of_it(world):
+    run, parts = RunFolder(world / "runs" / "x"), ingredients(world, rows=1)
+    done(world, run, "01_first", "data", parts)
+    done(world, run, "02_second", "model", parts)
+    assert not stages.begin(run, "01_first", ["02_second"], ingredients(world, rows=2), FOLDERS)
+    assert not (run.data / "file").exists() and not (run.model / "file").exists()
+    assert stages.state(run, "02_second") is None and not run.notebook("02_second").exists()
+
+
+def test_a_stage_is_done_when_it_finished_and_its_outputs_are_whole(world):
+    run, parts = RunFolder(world / "runs" / "x"), ingredients(world, rows=1)
+    assert not stages.begin(run, "01_first", (), parts, FOLDERS)
+    assert not stages.is_done(run, "01_first", stages.key(parts))
+    assert stages.begin(run, "01_first", (), parts, FOLDERS)  # goes on
+    done(world, run, "01_first", "data", parts)
+    assert stages.is_done(run, "01_first", stages.key(parts)) and not stages.is_done(run, "01_first", "other")
+    (run.data / "file").write_text("xx")
+    assert not stages.is_done(run, "01_first", stages.key(parts))
+    assert not stages.begin(run, "01_first", (), parts, FOLDERS)  # finished, so it starts from nothing

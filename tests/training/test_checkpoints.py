@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.data_loader import prepare_data_loader
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
+from transformers import TrainerState
 from trl.trainer.utils import RepeatSampler
 
-from r2ec_lib.data.storage import read_table, write_table
+from r2ec_lib.data.storage import read_table, write_json, write_table
 from r2ec_lib.training import jobs
-from r2ec_lib.training.checkpoints import MARK, TABLE, fault, newest_whole, skip_orders
+from r2ec_lib.training.checkpoints import MARK, TABLE, Checkpoints, fault, newest_whole, skip_orders
 
 SETTINGS = {
     "seed": 3,
@@ -217,3 +218,35 @@ def test_a_saved_model_is_finished_whatever_is_left_of_its_checkpoints(run):
     jobs.train(folder, lines.append)
     assert lines == ["already trained: model"] and equal(before, weights(folder))
     assert not (folder / "training" / "checkpoints").exists()
+
+
+def marked(folder, step):
+    checkpoint = folder / f"checkpoint-{step}"
+    checkpoint.mkdir(parents=True)
+    save_file({"item_table": torch.full((2, 2), float(step))}, checkpoint / TABLE)
+    size = (checkpoint / TABLE).stat().st_size
+    write_json({"refreshed_at": step, "rollouts": [{"step": step}], "files": {TABLE: size}}, checkpoint / MARK)
+    return checkpoint
+
+
+def test_the_newest_checkpoint_is_that_of_the_latest_step(tmp_path):
+    for step in (9, 10, 2):
+        marked(tmp_path, step)
+    assert newest_whole(tmp_path) == (tmp_path / "checkpoint-10", [])
+    assert newest_whole(tmp_path / "nothing") == (None, [])
+
+
+def test_resuming_restores_what_was_added_drops_broken_folders_and_forgets_a_lost_best(make_trainer, tmp_path):
+    trainer = make_trainer()
+    trainer.args.output_dir = str(tmp_path)
+    for step in (2, 4, 6):
+        marked(tmp_path, step)
+    for step in (2, 6):
+        truncate(tmp_path / f"checkpoint-{step}" / TABLE)
+    state = TrainerState(global_step=4, epoch=0.5, best_global_step=2, best_metric=0.9, is_world_process_zero=True)
+    loader = DataLoader([0], sampler=[0])
+    Checkpoints(trainer).on_train_begin(trainer.args, state, None, train_dataloader=loader)
+    assert (trainer.r2ec.head.table == 4).all()
+    assert (trainer.items.refreshed_at, trainer.rollout_log) == (4, [{"step": 4}])
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-4"]
+    assert (state.best_global_step, state.best_metric) == (None, None)

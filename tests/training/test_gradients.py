@@ -31,7 +31,8 @@ def test_the_gradient_of_each_term_is_measured_apart(make_trainer):
     assert metrics["tokens_per_second"] == [pytest.approx(trained / metrics["step_time"][0])]
     trainer.state.global_step = 1
     trainer.training_step(trainer.model, inputs, None)
-    assert len(metrics["grad_norm_items"]) == 1 and len(metrics["tokens_per_second"]) == 2
+    assert len(metrics["grad_norm_items"]) == 1
+    assert metrics["tokens_per_second"][1:] == [pytest.approx(trained / metrics["step_time"][1])]
 
 
 def test_micro_batches_add_up_and_a_weight_that_only_one_term_moves_counts_for_it():

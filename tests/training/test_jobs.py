@@ -202,6 +202,11 @@ REFUSED = {
         {"batch_users": 5, "num_processes": 4},
         r"5 users × 2 trajectories = 10 rows cannot be split",
     ),
+    "too many parts": (
+        {"gradient_accumulation_steps": 4},
+        {"batch_users": 3, "num_processes": 2},
+        r"= 6 rows cannot be ",
+    ),
     "an empty batch": ({}, {"batch_users": 0}, r"a step of 0 users"),
     "fewer samples than a step": (
         {},

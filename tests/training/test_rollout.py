@@ -185,7 +185,7 @@ class FakeVLLM:
         self.synced += 1
 
     def generate(self, prompts, images, num_generations, profiler):
-        self.prompts = prompts
+        self.prompts, self.num_generations = prompts, num_generations
         return prompts, list(self.chains), [[[-1.5] for _ in chain] for chain in self.chains], None
 
 
@@ -200,7 +200,7 @@ def test_vllm_is_asked_for_ids_and_told_where_a_reasoning_ends(vllm_trainer):
     backend, prompts = vllm_trainer.vllm_generation, vllm_trainer.r2ec.prompts
     assert backend.given["generation_kwargs"] == {"stop_token_ids": [*prompts.answer.ids, 1]}
     assert backend.prompts == prompts.user_ids(vllm_trainer.samples.iloc[[3, 3, 9, 9]], vllm_trainer.r2ec.titles)
-    assert backend.synced == 1
+    assert backend.synced == 1 and backend.num_generations == 2
     assert "vllm" not in sys.modules
 
 

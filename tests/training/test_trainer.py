@@ -356,3 +356,69 @@ def test_four_micro_batches_of_a_step_give_the_gradient_and_the_loss_of_one(make
     assert sum(loss.item() for loss in losses) == pytest.approx(expected, abs=1e-5)
     for name, weight in trainer.model.named_parameters():
         assert torch.allclose(weight.grad, whole[name], atol=1e-5), name
+
+
+def test_the_ratio_of_the_recommendation_action_is_clipped_on_the_side_that_its_advantage_pushes(make_trainer):
+    trainer = make_trainer(epsilon=0.1, epsilon_high=0.3)
+    advantages = torch.tensor([0.7, -0.7, 0.4, -0.4], dtype=torch.float64)
+    inputs = with_old(trainer, {**rows_of(trainer), "advantages": advantages})
+    ratios = torch.tensor([2.0, 2.0, 0.5, 0.5], dtype=torch.float64)  # π / π_old of the recommendation
+    inputs["old_item_log_probs"] = inputs["old_item_log_probs"] - ratios.log()
+    with_items, without = (
+        trainer.compute_loss(trainer.model, {**inputs, "best": torch.full((4,), marked)}).item()
+        for marked in (True, False)
+    )
+    expected = 0.7 * 1.3 - 0.7 * 2.0 + 0.4 * 0.5 - 0.4 * 0.9
+    assert with_items - without == pytest.approx(-expected / 4, abs=1e-5)
+
+
+def test_validation_ranks_a_seeded_sample_with_a_fresh_table_and_leaves_the_running_step_alone(
+    tiny, samples, tmp_path, monkeypatch
+):
+    args = RecPOConfig(output_dir=str(tmp_path), use_cpu=True, per_device_train_batch_size=8, valid_users=5, seed=4)
+    trainer = RecPOTrainer(tiny, args, samples.head(30), samples.tail(18))
+    assert trainer.valid_samples.equals(samples.tail(18).sample(5, random_state=4))
+    ranks, read = [1.0, 3.0, 7.0, 10.0, 10.5], []
+
+    def ranked(model, given, states):
+        assert given.equals(trainer.valid_samples) and torch.allclose(
+            model.head.table, model.encode_items(model.catalogue), atol=1e-5
+        )
+        read.append(states)
+        return torch.tensor(ranks)
+
+    monkeypatch.setattr(trainer_module, "ranks_of_states", ranked)
+    with torch.no_grad():
+        next(tiny.lm.parameters()).mul_(1.2)
+    trainer.model.train()
+    trainer._metrics["train"]["reward"].append(0.5)
+    metrics = trainer.evaluate()
+    gains = [1 / math.log2(rank + 1) for rank in ranks[:4]]
+    assert metrics["eval_ndcg@10"] == pytest.approx(sum(gains) / 5) and metrics["eval_hit@10"] == pytest.approx(4 / 5)
+    greedy = tiny.sample(tiny.prompts.user_ids(trainer.valid_samples, tiny.titles), args.max_completion_length)
+    assert torch.equal(read[0], greedy.states)
+    assert metrics["eval_length"] == pytest.approx(sum(map(len, greedy.chains)) / 5)
+    assert trainer._metrics["train"]["reward"] == [0.5] and trainer.model.training
+    assert trainer.state.log_history[-1]["eval_ndcg@10"] == metrics["eval_ndcg@10"]
+
+
+def test_validation_without_samples_is_refused(make_trainer):
+    with pytest.raises(ValueError, match="valid_samples"):
+        make_trainer().evaluate()
+
+
+def test_the_watch_over_the_divergence_counts_the_tokens_that_the_policy_chose(make_trainer):
+    trainer = make_trainer(warn_kl_above=1.0)
+    with torch.no_grad():
+        for weight in trainer.model.parameters():
+            weight *= 1.1
+    inputs, trajectories = generated(trainer)
+    assert not all(one["written"] for one in trajectories) and "ref_per_token_logps" not in inputs
+    now = with_old(trainer, inputs)["old_per_token_logps"]
+    with torch.no_grad():
+        for weight in trainer.model.parameters():
+            weight /= 1.1
+    ratio = with_old(trainer, inputs)["old_per_token_logps"] - now
+    actions = inputs["completion_mask"] * inputs["tool_mask"]
+    expected = ((ratio.exp() - ratio - 1) * actions).sum() / actions.sum()
+    assert trainer._metrics["train"]["kl"] == [pytest.approx(expected.item(), rel=1e-4)]

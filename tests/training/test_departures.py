@@ -174,8 +174,8 @@ PAPER = {
 }  # fmt: skip
 OFFICIAL = {
     "batch_users": 12, "num_processes": 3, "temperature": 2.0, "top_k": 50, "max_completion_length": 640,
-    "lora_alpha": 128, "similarity": "cosine", "rec_temperature": 0.02, "epsilon_high": 0.28, "relabel_top": 2, "patience": 8,
-    "optim": "paged_adamw_8bit", "protocol": "official", "core": "5core",
+    "lora_alpha": 128, "similarity": "cosine", "rec_temperature": 0.02, "epsilon_high": 0.28,
+    "relabel_top": 2, "patience": 8, "optim": "paged_adamw_8bit", "protocol": "official", "core": "5core",
 }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ JUDGED = {
     "the style is deco. it needs a lamp!": 1,
     "the style is deco; the colour is red.": -1,
     "it needs a lamp! buy two?": 1,
+    "buy two?": -1,
 }
 
 
@@ -21,7 +22,8 @@ JUDGED = {
         ("the style is deco.", 1.0),
         ("the style is deco;", -1.0),  # another sentence: it ends otherwise
         ("It needs a lamp! It is blue.", 0.5),  # (1 + 0) / 2: nobody has judged the second sentence
-        ("the colour is red. buy two?", 0.0),  # (−1 + 1) / 2
+        ("the colour is red. buy two?", -0.5),  # (−1 + (1 − 1) / 2) / 2
+        ("buy two?", -1.0),  # its own judgement, not the mean of those of its sentence
         ("nobody has said this", 0.0),
         ("", 0.0),
     ],

@@ -54,6 +54,7 @@ def test_the_length_of_a_column_is_the_median_of_its_filled_values():
         assert ("made" in set(card_attributes(items, max_words=most)["attribute"])) == short
     items["made"] = ["in one go"] * 3 + ["by"]
     assert set(card_attributes(items)["attribute"]) == {"made"}  # three words are the usual limit
+    assert card_attributes(items.assign(made=["in one quick go", "by one old hand"] * 2)).empty
 
 
 def test_words_are_values_from_three_letters_three_cards_and_up_to_a_tenth_of_them():

@@ -150,6 +150,9 @@ def test_dropping_follows_the_item_that_the_whole_reasoning_recommends(samples):
     table = causal.drop_one(reader, rows, [[5, STOP, 3, 3, STOP, ANSWER]], {STOP}).set_index("sentence")
     # item 3 leads by 20 to 10; without its own sentence it has 0, and 5 leads
     assert table["effect"][1] == pytest.approx(10, abs=0.01) and table["effect"][0] == pytest.approx(0, abs=0.01)
+    cold = causal.drop_one(reader, rows, [[5, STOP, 3, 3, STOP, ANSWER]], {STOP}, temperature=2.0)
+    full, without = 10 - math.log(math.exp(10) + math.exp(5) + 9), 0 - math.log(math.exp(5) + 10)
+    assert cold["effect"][1] == pytest.approx(full - without, abs=1e-5)
 
 
 def test_a_single_sentence_cannot_be_dropped(samples):

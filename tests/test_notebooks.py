@@ -5,6 +5,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
+from conftest import family_lm, text_tokenizer
 
 from r2ec_lib.data.storage import read_json, read_table
 from r2ec_lib.workflow import recipes, runner
@@ -142,3 +143,55 @@ def test_the_benchmark_needs_no_other_stage_and_measures_every_comparison(tmp_pa
     assert results["encoded"]["encoded for reward and loss"] == results["encoded"]["catalogue"] == 64
     assert results["encoded"]["encoded for another use of the table"] == 0
     assert {phase["side"] for phase in results["phases"]} == {"RecPO", "TRL, constant reward"}
+
+
+PRETRAINED = [
+    "bazaar_users=200 lora_r=2 lora_alpha=4 lora_layers=1 dtype=bfloat16 similarity=cosine rec_temperature=0.05",
+    "warmup_documents=40 warmup_lm_steps=6 warmup_lm_tokens=1500 item_steps=3 item_rate=0.001 max_steps=3",
+    "batch_users=4 num_generations=2 max_completion_length=10 eval_steps=3 valid_users=8 refresh_steps=9",
+    "control_item_only=false plain_steps=2 plain_long_steps=0 causal_samples=8 drop_samples=2 max_title_words=6 max_item_words=6",
+]
+"""A pretrained model goes through all stages with adapters on its last layer, its warm-up and the item space first."""
+
+
+def through_all_stages(folder: Path, backbone: str) -> Path:
+    """Folder of a run of params/smoke.yaml with a pretrained backbone."""
+    overrides = [choice for line in PRETRAINED for choice in line.split()]
+    overrides += [f"backbone={backbone}", f"cache_dir={folder / 'cache'}"]
+    recipe = recipes.load(ROOT / "params" / "smoke.yaml", recipes.declared_in(runner.NOTEBOOKS), overrides)
+    return runner.execute(recipe, runs=folder / "runs").parents[1]
+
+
+@pytest.mark.parametrize("instruct", [True, False])
+def test_a_pretrained_model_goes_through_the_first_stages(tmp_path, instruct):
+    """A random Llama with a byte-level tokenizer and a chat template stands for it; `<answer>` is text to both."""
+    tokenizer = text_tokenizer("byte-level")
+    tokenizer.chat_template = (
+        "{% for m in messages %}<unk>{{ m['role'] }}\n{{ m['content'] }}<end>{% endfor %}"
+        "{% if add_generation_prompt %}<unk>assistant\n{% endif %}"
+    )
+    family_lm("Llama", vocab_size=len(tokenizer) + 3).save_pretrained(tmp_path / "lm")
+    tokenizer.save_pretrained(tmp_path / "lm")
+    overrides = [choice for line in PRETRAINED for choice in line.split()]
+    overrides += [
+        f"backbone={tmp_path / 'lm'}",
+        f"cache_dir={tmp_path / 'cache'}",
+        f"instruct={str(instruct).lower()}",
+    ]
+    overrides.append("stages=[01_data_preparation,02_training]")
+    recipe = recipes.load(ROOT / "params" / "smoke.yaml", recipes.declared_in(runner.NOTEBOOKS), overrides)
+    run = runner.execute(recipe, runs=tmp_path / "runs").parents[1]
+    log = read_table(run / "training" / "log.parquet")
+    assert log["step"].max() == 3 and log["loss"].notna().all()
+    saved = read_json(run / "model" / "r2ec.json")
+    assert saved["base"] == str(tmp_path / "lm") and saved["prompt_style"]["instruct"] is instruct
+    assert saved["prompt_style"]["max_title_words"] == 6
+
+
+@pytest.mark.slow
+def test_a_real_language_model_goes_through_all_stages(tmp_path):
+    """SmolLM2-135M from its Python package, on 200 shoppers: minutes, and a package index once."""
+    run = through_all_stages(tmp_path, "smollm2-135m")
+    for stage in ("data", "training", "evaluation", "reasoning", "oversight"):
+        assert read_json(run / stage / "metrics.json")
+    assert read_table(run / "evaluation" / "chains.parquet")["chain"].str.strip().ne("").mean() > 0.9

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from torch.nn import Linear
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -76,13 +77,9 @@ def add_lora(lm: PreTrainedModel, rank: int, alpha: int, dropout: float = 0.0, l
         layers: how many of the decoder's last layers get adapters; 0 for all. What lies below the first adapter has no
             gradient, so a training step neither keeps its activations nor goes back through it.
     """
-    count = lm.config.get_text_config().num_hidden_layers
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=alpha,
-        lora_dropout=dropout,
-        target_modules="all-linear",
-        layers_to_transform=list(range(count - layers, count)) if 0 < layers < count else None,
-        task_type="CAUSAL_LM",
-    )
+    chosen: str | list[str] = "all-linear"
+    if layers:
+        trained = {id(part) for layer in list(lm.get_decoder().layers)[-layers:] for part in layer.modules()}
+        chosen = [name for name, part in lm.named_modules() if isinstance(part, Linear) and id(part) in trained]
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=chosen, task_type="CAUSAL_LM")
     return get_peft_model(lm, config)

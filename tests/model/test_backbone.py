@@ -6,7 +6,7 @@ import torch
 from conftest import family_lm, text_tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from r2ec_lib.model.backbone import load_pretrained
+from r2ec_lib.model.backbone import add_lora, load_pretrained
 from r2ec_lib.model.prompts import ANSWER, Document, Prompts, PromptStyle
 from r2ec_lib.model.tiny import build_tiny, document_ids, generic_documents, tiny_backbone, warm_up
 
@@ -110,3 +110,16 @@ def test_a_tokenizer_without_padding_gets_some_token_for_it(end, tmp_path):
 def test_a_backbone_that_is_nowhere_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"cannot load the backbone '.*nowhere'"):
         load_pretrained(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("layers", [0, 1, 2])
+def test_adapters_stand_in_the_last_layers_and_nothing_below_has_a_gradient(layers):
+    lm = add_lora(family_lm("Llama").float(), rank=2, alpha=4, layers=layers)
+    adapted = {name.split(".layers.")[1][0] for name, weight in lm.named_parameters() if weight.requires_grad}
+    assert adapted == ({"0", "1"} if layers != 1 else {"1"})
+    below = []
+    lm.get_decoder().layers[0].register_forward_hook(lambda _, __, output: below.append(output))
+    lm(input_ids=torch.tensor([[5, 6, 7]])).logits.sum().backward()
+    assert below[0].requires_grad == (layers != 1)
+    named = [name for name, weight in lm.named_parameters() if weight.requires_grad and weight.grad is None]
+    assert not named

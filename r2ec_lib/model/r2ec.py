@@ -123,11 +123,21 @@ class R2ec:
         """Vectors (B, d) of token sequences that end in `<answer>`; float32, on the model's device, no gradient."""
         if not ids:
             return torch.empty(0, self.head.table.shape[1], device=self.lm.device)
+        self._require_positions(max(map(len, ids)))
         was_training = self.lm.training
         self.lm.eval()
         states = batched_states(self.lm, self.lm, self.closed(ids), starts, self.head.readout, ENCODED_TOKENS).float()
         self.lm.train(was_training)
         return states
+
+    def _require_positions(self, tokens: int) -> None:
+        """Raises DataError where a text is longer than the model was made for; it would fail, or read nonsense."""
+        positions = getattr(self.lm.config.get_text_config(), "max_position_embeddings", None)  # some have no limit
+        if positions and tokens > positions:
+            raise DataError(
+                f"a text of {tokens} tokens, reasoning included, exceeds the {positions} positions of the model; "
+                f"lower max_title_tokens, max_item_tokens, max_history or the length of a reasoning"
+            )
 
     def encode_items(self, items: pd.DataFrame) -> Tensor:
         """Item vectors h_v (len(items), d) of an items table, from its texts alone."""
@@ -166,6 +176,7 @@ class R2ec:
             model did not write it within `max_new_tokens` or ended its turn without it; and the states (B, d), which
             are those of `user_states` for the same chains.
         """
+        self._require_positions(max(map(len, prompt_ids), default=0) + max_new_tokens + len(self.prompts.answer.ids))
         drawn = {"do_sample": True, "temperature": temperature, "top_k": top_k} if temperature > 0 else {}
         settings = GenerationConfig(
             max_new_tokens=max_new_tokens,

@@ -14,6 +14,7 @@ from r2ec_lib.model.backbone import add_lora
 from r2ec_lib.model.encoding import forward_states
 from r2ec_lib.model.prompts import Prompts, PromptStyle
 from r2ec_lib.model.r2ec import RecHead, ranks_of
+from r2ec_lib.model.tiny import build_tiny
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -197,3 +198,18 @@ def test_a_read_out_by_a_token_that_the_tokenizer_lacks_is_refused(tiny, items):
     head = RecHead(tiny.head.item_ids, tiny.head.table, readout="token")
     with pytest.raises(ValueError, match="add_recommend_token"):
         R2ec(tiny.lm, tiny.prompts, items, head)
+
+
+def test_texts_beyond_the_positions_of_the_model_are_refused(tokenizer, items, samples):
+    lm = build_tiny(tokenizer, hidden_size=16, num_layers=1, num_heads=2, max_positions=120)
+    model = R2ec(lm, Prompts(tokenizer, PromptStyle(instruct=False)), items)
+    model.refresh()
+    prompts = model.prompts.user_ids(samples.head(4), model.titles)
+    room = 120 - max(map(len, prompts)) - 1
+    assert len(model.sample(prompts, room).chains) == 4
+    with pytest.raises(DataError, match=r"121 tokens, reasoning included, exceeds the 120 positions"):
+        model.sample(prompts, room + 1)
+    with pytest.raises(DataError, match="max_item_tokens"):
+        model.add_items(
+            pd.DataFrame({"item_id": ["long"], "title": ["x " * 20], **{f"text{n}": ["mug " * 20] for n in range(9)}})
+        )

@@ -175,10 +175,8 @@ def make_scored(make_trainer, monkeypatch):
         chains = [[40 + place, 2] for place in range(len(earned))]
         drawn = rollout.Drawn(chains, [2] * len(chains), [True] * len(chains), torch.zeros(len(chains), 16))
         monkeypatch.setattr(trainer, "sample_chains", lambda prompts: drawn)
-        original = rollout.rewarded
-        monkeypatch.setattr(
-            rollout, "rewarded", lambda *given: {**original(*given), "reward_ndcg": earned}, raising=True
-        )
+        original = trainer.rewarded
+        monkeypatch.setattr(trainer, "rewarded", lambda *given: {**original(*given), "reward_ndcg": earned})
         return trainer._generate_and_score_completions(
             [{"prompt": user} for user, group in enumerate(rewards) for _ in group]
         )

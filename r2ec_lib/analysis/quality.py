@@ -123,7 +123,7 @@ def worth(
 def _less_group_mean(table: pd.DataFrame, columns: Sequence[str], group: Sequence[str]) -> np.ndarray:
     """(columns, rows) values less the mean of their group."""
     values = table[columns].astype(float)
-    return (values - table.assign(**values).groupby(list(group))[columns].transform("mean")).to_numpy().T
+    return (values - values.groupby([table[name] for name in group]).transform("mean")).to_numpy().T
 
 
 def _correlation(

@@ -85,4 +85,4 @@ class Answer:
         return ends if self.text else [*self.ids, *(token for token in ends if token not in self.ids)]
 
     def _decoded(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        return str(self.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))

@@ -5,6 +5,7 @@ read and no remote code is run. GGUF files become such a folder in `gguf.py`; th
 """
 
 import os
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -55,7 +56,8 @@ def add_token(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, token: st
         return
     pieces = tokenizer(like, add_special_tokens=False)["input_ids"]
     tokenizer.add_special_tokens({"additional_special_tokens": [token]}, replace_extra_special_tokens=False)
-    if len(tokenizer) > lm.get_input_embeddings().num_embeddings:
+    weight: Any = lm.get_input_embeddings().weight
+    if len(tokenizer) > len(weight):
         lm.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     new = tokenizer.convert_tokens_to_ids(token)
     for table in {lm.get_input_embeddings(), lm.get_output_embeddings()}:

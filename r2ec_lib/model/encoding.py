@@ -78,7 +78,7 @@ def shared_beginning(ids: Sequence[Sequence[int]]) -> int:
     >>> shared_beginning([[5, 6, 7, 8], [5, 6, 9], [5, 6, 7]])
     2
     """
-    low, high = min(ids), max(ids)  # what the two extremes share, all between them share
+    low, high = min(map(list, ids)), max(map(list, ids))  # what the two extremes share, all between them share
     limit = min(map(len, ids)) - 1
     return next((at for at in range(limit) if low[at] != high[at]), limit)
 
@@ -101,7 +101,7 @@ def forward_states(
         ids: B sequences of token ids, each ending in `<answer>`, or in the special token of the read-out "token".
         starts: where each sequence's own text begins (only pooled read-outs ask); 0 if left out.
     """
-    device = plain_lm.get_input_embeddings().weight.device
+    device = plain_lm.device
     shared = shared_beginning(ids) if len(ids) > 1 and caches_exactly(plain_lm) else 0
     shared = shared if shared >= SHARED_TOKENS else 0
     lengths = torch.tensor([len(row) for row in ids])
@@ -116,7 +116,8 @@ def forward_states(
             cache = DynamicCache(config=plain_lm.config)
             first = torch.tensor([list(ids[0][:shared])], device=device)  # (1, shared)
             lm(input_ids=first, past_key_values=cache, use_cache=True, logits_to_keep=NO_LOGITS)
-            cache.reorder_cache(torch.zeros(len(ids), dtype=torch.long, device=device))
+            rows = torch.zeros(len(ids), dtype=torch.long, device=device)
+            cache.reorder_cache(rows)  # type: ignore[arg-type]  # any integer tensor
         lm(
             input_ids=padded,
             attention_mask=mask,

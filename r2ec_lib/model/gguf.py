@@ -72,10 +72,9 @@ def resolved(backbone: str, cache_dir: str | os.PathLike, report: Callable[[str]
 def convert(file: Path, target: Path, report: Callable[[str], None] = print) -> None:
     """Writes the model and tokenizer of a GGUF file to the folder `target`, whole or not at all."""
     report(f"converting {file.name}, once")
-    place = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name, "trust_remote_code": False}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(**place)
-        read = AutoModelForCausalLM.from_pretrained(**place)
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
+        read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:  # what the reader raises for a file that is none, or is cut off
         raise DataError(f"{file}: cannot be read as a GGUF model ({error})") from error
     config = read.config

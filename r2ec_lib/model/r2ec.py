@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ class RecHead:
     readout: str = "last"
     index: dict[str, int] = field(init=False, repr=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if len(self.item_ids) != len(self.table):
             raise ValueError(f"the table has {len(self.table)} rows for {len(self.item_ids)} item ids")
         self.index = {item: row for row, item in enumerate(self.item_ids)}
@@ -122,7 +122,7 @@ class R2ec:
     def encode(self, ids: Sequence[Sequence[int]], starts: Sequence[int] | None = None) -> Tensor:
         """Vectors (B, d) of token sequences that end in `<answer>`; float32, on the model's device, no gradient."""
         if not ids:
-            return torch.empty(0, self.head.table.shape[1], device=self.lm.get_input_embeddings().weight.device)
+            return torch.empty(0, self.head.table.shape[1], device=self.lm.device)
         was_training = self.lm.training
         self.lm.eval()
         states = batched_states(self.lm, self.lm, self.closed(ids), starts, self.head.readout, ENCODED_TOKENS).float()
@@ -194,7 +194,7 @@ class R2ec:
 
     def decode(self, chain: Sequence[int]) -> str:
         """The text of a reasoning, without `<answer>` and other control tokens."""
-        text = self.tokenizer.decode(chain, skip_special_tokens=True)
+        text = str(self.tokenizer.decode(list(chain), skip_special_tokens=True))
         return (text.rpartition(ANSWER)[0] if ANSWER in text else text).strip()
 
     def recommend(
@@ -216,8 +216,8 @@ class R2ec:
         Raises:
             DataError: an empty history, an id that is not in the catalogue, or numbers that do not fit.
         """
-        given = [None if values is None else [values] for values in (hours, ratings)]
-        return self.recommend_all([history], k, *given, max_new_tokens=max_new_tokens)[0]
+        ages, stars = (None if values is None else [values] for values in (hours, ratings))
+        return self.recommend_all([history], k, ages, stars, max_new_tokens)[0]
 
     def recommend_all(
         self,
@@ -288,7 +288,7 @@ class R2ec:
 
     # --- saving ---------------------------------------------------------------------------------------------------
 
-    def save(self, folder: str | os.PathLike, weights: Mapping[str, Tensor] | None = None) -> None:
+    def save(self, folder: str | os.PathLike, weights: dict[str, Tensor] | None = None) -> None:
         """Writes language model (or adapter), tokenizer, item table, catalogue and config; replaces `folder` whole.
 
         weights: the language model's, by name, where the model at hand holds only a part of each.
@@ -328,8 +328,8 @@ class R2ec:
         if config["readout"] == "token":
             add_recommend_token(lm, tokenizer)
         if config["base"]:
-            lm = PeftModel.from_pretrained(lm, folder / "adapter", is_trainable=True)
-        lm.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+            lm = PeftModel.from_pretrained(lm, folder / "adapter", is_trainable=True)  # type: ignore[assignment]
+        torch.nn.Module.to(lm, device or ("cuda" if torch.cuda.is_available() else "cpu"))
         catalogue = pd.read_parquet(folder / "catalogue.parquet")
         head = RecHead(
             list(catalogue["item_id"]),

@@ -8,6 +8,7 @@ processors, same order), though from other random numbers.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -100,7 +101,7 @@ def sample(
         raise ValueError('the read-out "token" takes a read_id, and no other one does')
     room = settings.max_new_tokens + len(answer.ids)
     order = sorted(range(len(prompt_ids)), key=lambda row: (-len(prompt_ids[row]), prompt_ids[row]))
-    device = lm.get_input_embeddings().weight.device
+    device = lm.device
     chains: list[list[int]] = [[]] * len(prompt_ids)
     written = [False] * len(prompt_ids)
     states = torch.empty(len(prompt_ids), lm.config.get_text_config().hidden_size, device=device)
@@ -131,7 +132,7 @@ def _sample_batch(
     ends in the `ending`: the tokens of `<answer>`, and the one that the read-out "token" reads. While `place` (R,) is
     −1 the model chooses the next token; from 0 on it is the place in the ending that comes next.
     """
-    device = lm.get_input_embeddings().weight.device
+    device = lm.device
     ending = torch.tensor([*answer.ids, *([] if read_id is None else [read_id])], device=device)
     last = len(answer.ids) - 1  # the place at which a chain is complete
     room = settings.max_new_tokens + len(ending)
@@ -157,7 +158,7 @@ def _sample_batch(
             owner = torch.zeros(len(prompts), dtype=torch.long, device=device)
             owner[first] = 1
             owner = owner.cumsum(dim=0) - 1  # (B,) the distinct prompt of each row
-            cache.reorder_cache(owner)
+            cache.reorder_cache(owner)  # type: ignore[arg-type]  # any integer tensor
             logits, ids, mask = logits[owner], ids[owner], mask[owner]
         row = torch.arange(len(prompts), device=device)  # (R,)
         position = mask.sum(dim=1)  # (R,)
@@ -166,7 +167,8 @@ def _sample_batch(
         pooled = torch.full_like(states, -torch.inf if readout == "max" else 0.0)  # (R, d)
         processors = logits_processors(settings, mask)
         for step in range(room):
-            token = draw(processors(ids, logits[:, -1].float()), settings.do_sample, generator)  # (R,)
+            scores = processors(ids, logits[:, -1].float())  # type: ignore[arg-type]  # any integer tensor
+            token = draw(scores, settings.do_sample, generator)  # (R,)
             if step >= settings.max_new_tokens:
                 place = place.clamp(min=0)
             chosen = place < 0  # (R,) by the model
@@ -202,7 +204,7 @@ def _sample_batch(
                 break
             if gone >= DROP_SHARE * len(row):
                 kept = (~done).nonzero().squeeze(1)
-                cache.reorder_cache(kept)
+                cache.reorder_cache(kept)  # type: ignore[arg-type]  # any integer tensor
                 logits, ids, mask, row, position = logits[kept], ids[kept], mask[kept], row[kept], position[kept]
                 place, done, pooled = place[kept], done[kept], pooled[kept]
                 processors = logits_processors(settings, mask)
@@ -220,7 +222,7 @@ class RoomyLayer(DynamicLayer):
         super().__init__()
         self.room = room
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         begin, added = self.get_seq_length(), key_states.shape[-2]
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
@@ -259,7 +261,7 @@ def logits_processors(settings: GenerationConfig, mask: Tensor) -> LogitsProcess
         padding = (mask != 0).int().argmax(dim=1)
         chosen.append(RepetitionPenaltyLogitsProcessor(settings.repetition_penalty, prompt_ignore_length=padding))
     if settings.suppress_tokens:
-        chosen.append(SuppressTokensLogitsProcessor(settings.suppress_tokens, device=mask.device))
+        chosen.append(SuppressTokensLogitsProcessor(settings.suppress_tokens, device=str(mask.device)))
     if not settings.do_sample:
         return chosen
     if settings.temperature not in (None, 1.0):

@@ -128,9 +128,10 @@ def warm_up(
     if matrices:
         optimizers.insert(0, torch.optim.Muon(matrices, lr=matrix_rate, weight_decay=0.01))
     schedules = [get_cosine_schedule_with_warmup(one, steps // 10, steps) for one in optimizers]
-    device = lm.get_input_embeddings().weight.device
+    device = lm.device
     lm.train()
-    log, batches = [], []
+    log: list[dict] = []
+    batches: list[list[int]] = []
     for step in range(1, steps + 1):
         if not batches:
             batches = _document_batches(rows, batch_tokens, generator)
@@ -256,15 +257,15 @@ def tiny_backbone(
     target = Path(cache_dir) / hashlib.sha256(recipe.encode()).hexdigest()[:16]
     found = (target / "warmup.parquet").exists()
     if not found:
-        tokenizer = train_tokenizer((" ".join(document) for document in documents), vocab_size)
-        lm = build_tiny(tokenizer, hidden_size, num_layers, num_heads, seed=seed)
+        made = train_tokenizer((" ".join(document) for document in documents), vocab_size)
+        lm = build_tiny(made, hidden_size, num_layers, num_heads, seed=seed)
         log = warm_up(
-            lm, Prompts(tokenizer, style), documents, steps, batch_tokens, learning_rate, seed=seed, report=report
+            lm, Prompts(made, style), documents, steps, batch_tokens, learning_rate, seed=seed, report=report
         )
         target.parent.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
         lm.save_pretrained(fresh)
-        tokenizer.save_pretrained(fresh)
+        made.save_pretrained(fresh)
         log.to_parquet(fresh / "warmup.parquet", index=False)
         shutil.rmtree(target, ignore_errors=True)
         os.replace(fresh, target)

@@ -1,6 +1,6 @@
 """Figures of the evaluation: comparisons, slices, learning curves, costs, and seeds."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -78,7 +78,7 @@ def seeds_and_users(
     return style(ax, f"{metric_name(metric)} (circles: seeds; grey: shoppers)", "")
 
 
-def _runs(ax: Axes, y: int, values, mean: float, low: float, high: float) -> None:
+def _runs(ax: Axes, y: int, values: Sequence[float], mean: float, low: float, high: float) -> None:
     """The value of each run, their mean and its interval in row `y`."""
     ax.plot([low, high], [y, y], color="#bbbbbb", linewidth=5, solid_capstyle="butt")
     ax.plot(values, [y] * len(values), linestyle="none", marker="o", color=COLOURS[0], markerfacecolor="white")

@@ -7,7 +7,7 @@ without that mark, or with other sizes, is not resumed from. Older checkpoints g
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from accelerate.data_loader import BatchSamplerShard
 from safetensors.torch import load_file, save_file
@@ -16,9 +16,7 @@ from transformers import TrainerCallback
 
 from r2ec_lib.data.schema import DataError
 from r2ec_lib.data.storage import read_json, write_json
-
-if TYPE_CHECKING:
-    from r2ec_lib.training.trainer import RecPOTrainer
+from r2ec_lib.training.trainer import RecPOTrainer
 
 MARK = "recpo.json"
 TABLE = "item_table.safetensors"
@@ -27,10 +25,10 @@ TABLE = "item_table.safetensors"
 class Checkpoints(TrainerCallback):
     """Completes each checkpoint of `trainer`, and restores what it added when training resumes from one."""
 
-    def __init__(self, trainer: "RecPOTrainer"):
+    def __init__(self, trainer: RecPOTrainer):
         self.trainer = trainer
 
-    def on_save(self, args, state, control, **kwargs):
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.accelerator.wait_for_everyone()  # each process writes files of its own
         if not state.is_world_process_zero:
             return
@@ -42,7 +40,7 @@ class Checkpoints(TrainerCallback):
             if _step(other) not in (state.global_step, state.best_global_step):
                 shutil.rmtree(other)
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """A resumed training has the samples and rewards of an uninterrupted one: the order and the item table."""
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         self.trainer.accelerator.wait_for_everyone()  # all have chosen the checkpoint to resume from

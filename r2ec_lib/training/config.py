@@ -76,7 +76,7 @@ class RecPOConfig(GRPOConfig):
     disable_tqdm: bool | None = True
     vllm_importance_sampling_mode: str = "token_truncate"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         choices = {
             "estimator": ("grpo", "rloo"),
             "length_handling": tuple(LENGTH_LOSS),

@@ -1,17 +1,17 @@
 """What happened in a training: the log and rollouts tables, rows and readable lines while it runs, and its watch."""
 
 import resource
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from IPython import get_ipython
-from IPython.display import DisplayHandle
 from transformers import TrainerCallback, TrainerState
 
 from r2ec_lib.data.storage import write_table
@@ -112,11 +112,11 @@ class TrainingTables(TrainerCallback):
         self.beyond: set[str] = set()
         self.start = time.perf_counter()
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step:
             self.report(f"resumed at step {state.global_step} of {state.max_steps}")
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         entry = state.log_history[-1]
         if not state.is_world_process_zero or "train_runtime" in entry:  # transformers' summary at the end
             return
@@ -135,10 +135,10 @@ class TrainingTables(TrainerCallback):
         if evaluated or (state.global_step % self.report_steps == 0 and "reward" in entry):
             self.report(self._line(row, state.max_steps, evaluated))
 
-    def on_save(self, args, state, control, **kwargs):
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.write(state)
 
-    def on_train_end(self, args, state, control, **kwargs):
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.write(state)
 
     def write(self, state: TrainerState) -> None:
@@ -206,6 +206,12 @@ def summary(log: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["figure", "first", "now", "course"])
 
 
+def in_notebook() -> bool:
+    """Whether a notebook's kernel runs this; it has loaded IPython itself."""
+    shell = sys.modules.get("IPython")
+    return shell is not None and "IPKernelApp" in getattr(shell.get_ipython(), "config", {})
+
+
 class LiveTable:
     """Shows a training: `row` and `line` are what `jobs.launch` calls.
 
@@ -219,12 +225,16 @@ class LiveTable:
     """
 
     def __init__(self, notebook: bool | None = None, out: Callable[[str], None] = print, seconds: float = 1.0):
-        self.notebook = "IPKernelApp" in getattr(get_ipython(), "config", {}) if notebook is None else notebook
+        self.notebook = in_notebook() if notebook is None else notebook
         self.out = out
         self.seconds = seconds
         self.rows: dict[int, dict] = {}
         self.warnings: list[str] = []
-        self._display = DisplayHandle() if self.notebook else None
+        self._display: Any = None
+        if self.notebook:
+            from IPython.display import DisplayHandle  # of the extra `notebooks`, without which trainings run too
+
+            self._display = DisplayHandle()
         self._drawn: float | None = None
 
     def line(self, text: str) -> None:

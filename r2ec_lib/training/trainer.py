@@ -1,11 +1,12 @@
 """RecPO: reinforcement learning that trains reasoning and recommendation in one policy update.
 
 `RecPOTrainer` is TRL's `GRPOTrainer` with two changes: trajectories are rewarded by how their final hidden state ranks
-the catalogue (`rollout.py`), and the loss gains the recommendation action of Eq. 8. The mathematics is in
-`objective.py`, the configuration in `config.py`, checkpoints in `checkpoints.py`. Where the official code departs from
-the paper, this file follows the paper; see the README, "What differs from the official code".
+the catalogue, and the loss gains the recommendation action of Eq. 8. The mathematics is in `objective.py`, chains and
+reward functions in `rollout.py`, the configuration in `config.py`, checkpoints in `checkpoints.py`. Where the official
+code departs from the paper, this file follows the paper; see the README, "What differs from the official code".
 """
 
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -90,7 +91,7 @@ class RecPOTrainer(GRPOTrainer):
         args.generation_kwargs = {**(args.generation_kwargs or {}), **rollout.generation_limits(model, args.use_vllm)}
         rows = Dataset.from_dict({"prompt": list(range(len(self.samples)))})
         rewards: list[Any] = [rollout.ndcg, rollout.similarity, *([rollout.judged] if judge else [])]
-        roll_out: Any = rollout.roll_out  # whose prompts are row numbers
+        roll_out: Any = self.roll_out  # whose prompts are row numbers
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*rollout_func")  # experimental; TRL's version is pinned
             super().__init__(
@@ -115,7 +116,7 @@ class RecPOTrainer(GRPOTrainer):
     def _generate_and_score_completions(self, inputs: list[dict]) -> dict[str, Tensor]:
         """TRL's rollout, with the marks of i* and the candidates of the recommendation action (Eq. 7 and 8).
 
-        Afterwards each dict of `inputs` also holds the fields of `rollout.roll_out`, which TRL gives to the rewards.
+        Afterwards each dict of `inputs` also holds the fields of `roll_out`, which TRL gives to the rewards.
         """
         passes = self.num_iterations * (self.args.steps_per_generation or 1)
         updates = max(1, passes // self.args.gradient_accumulation_steps)
@@ -139,8 +140,30 @@ class RecPOTrainer(GRPOTrainer):
             self._compare_with_start(self.start, output, weight)
         if self._on_rollout_step():
             kept = inputs[: self.args.rollout_users * self.num_generations]
-            self.rollout_log += rollout.table_rows(self, kept, output)
+            self.rollout_log += self._table_rows(kept, output)
         return output
+
+    def roll_out(self, rows: list[int], _: Any = None) -> dict[str, Any]:
+        """TRL's `rollout_func`: a trajectory for each entry of `rows` (B), rows of the samples, each G times in it.
+
+        Returns:
+            What TRL asks for (`prompt_ids`, `completion_ids`, `logprobs`, `env_mask`), the fields of `rewarded`, and
+            for each trajectory `chain` (ids up to `<answer>`), `written` (whether the model wrote it) and `state`
+            (d,). `figures` go into the log.
+        """
+        began = time.perf_counter()
+        prompts = [self.prompt_ids[row] for row in rows]
+        drawn = self.sample_chains(prompts)
+        sampled = time.perf_counter()
+        fields = self.rewarded(rows, drawn)
+        figures = {
+            "share_unclosed": 1 - sum(drawn.written) / len(rows),
+            "repetition": rollout.repetition(drawn.chains),
+            "seconds_sampling": sampled - began,
+            "seconds_reward": time.perf_counter() - sampled,
+        }
+        read = {"chain": drawn.chains, "written": drawn.written, "state": list(drawn.states)}
+        return {"prompt_ids": prompts, **drawn.completions(self.r2ec.closed), **read, **fields, "figures": figures}
 
     def sample_chains(self, prompts: list[list[int]]) -> rollout.Drawn:
         """A closed chain per prompt: by our sampler, or through TRL by vLLM or continuous batching if asked for."""
@@ -170,6 +193,51 @@ class RecPOTrainer(GRPOTrainer):
         actions = [len(chain) - more for chain, more in zip(drawn.chains, appended, strict=True)]
         return rollout.Drawn(drawn.chains, actions, drawn.written, drawn.states)
 
+    def rewarded(self, rows: list[int], drawn: rollout.Drawn) -> dict[str, Any]:
+        """Ranks the catalogue by the final states of trajectories (B) and rewards them (Eq. 4 and 5).
+
+        Returns:
+            Lists of `rank`, `reward_ndcg`, `reward_similarity` and, with a judge, `reward_judged`; `candidates` (M,),
+            the sorted target items of all processes, whose rows in the item table now come from the current weights.
+        """
+        numbers, head = torch.tensor(rows, device=self.accelerator.device), self.r2ec.head  # (B,)
+        targets, seen = self.targets(numbers), self.seen(numbers)  # (B,), (B, N) or None
+        candidates = self.accelerator.gather(targets).unique()  # (M,)
+        self.items.update(self.model_wrapped, candidates, self.state.global_step)
+        scores = head.scores(drawn.states)  # (B, N)
+        self.require_numbers(scores)
+        ranks = scoring.target_ranks(scores, targets, seen)  # (B,)
+        fields = {
+            "candidates": candidates,
+            "rank": ranks.tolist(),
+            "reward_ndcg": objective.ndcg(ranks, self.args.reward_cutoff).float().tolist(),
+            "reward_similarity": scoring.target_probabilities(scores, targets, head.temperature, seen).tolist(),
+        }
+        if self.judge:
+            fields["reward_judged"] = self.judge([self.r2ec.decode(chain) for chain in drawn.chains])
+        return fields
+
+    def _table_rows(self, inputs: Sequence[dict], output: dict[str, Tensor]) -> list[dict]:
+        """Rows of the rollouts table, numbered within their groups, for the first trajectories of a rollout."""
+        names, weights = [f"reward_{name}" for name in self.reward_func_names], self.reward_weights.tolist()
+        return [
+            {
+                "step": self.state.global_step,
+                "sample_id": int(self.samples["sample_id"].iloc[row["prompt"]]),
+                "trajectory": place % self.num_generations,
+                "chain": self.r2ec.decode(row["chain"]),
+                "tokens": len(row["chain"]),
+                "closed": row["written"],
+                "rank": row["rank"],
+                "reward": sum(weight * row[name] for weight, name in zip(weights, names, strict=True)),
+                "reward_ndcg": row["reward_ndcg"],
+                "reward_similarity": row["reward_similarity"],
+                "advantage": float(output["advantages"][place]),
+                "best": bool(output["best"][place]),
+            }
+            for place, row in enumerate(inputs)
+        ]
+
     @torch.no_grad()
     def _compare_with_start(self, start: dict[str, Tensor], output: dict[str, Tensor], weight: float) -> None:
         """Log-probabilities of the trajectories under the start for the loss; without a weight the KL for the log."""
@@ -188,8 +256,15 @@ class RecPOTrainer(GRPOTrainer):
         self._metrics["train"]["kl"].append(total / max(1.0, count))
 
     def _get_per_token_logps_and_entropies(
-        self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, compute_entropy=False, **kwargs
-    ):
+        self,
+        model: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        **kwargs: Any,
+    ) -> Any:
         """As TRL's, with each distinct prompt computed once where `caches_exactly` allows it and G > 1.
 
         Gradient checkpointing keeps no caches, so with it the prompts are repeated as in TRL.
@@ -211,7 +286,9 @@ class RecPOTrainer(GRPOTrainer):
 
     # --- change 2: the recommendation action ------------------------------------------------------------------------
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         """TRL's token terms plus the item term of Eq. 8, whose states come from the pass over the chains."""
         warming, count = self._warming(), len(inputs["best"])
         self.beta = self._kl_weight()
@@ -250,7 +327,7 @@ class RecPOTrainer(GRPOTrainer):
         live.carried += torch.autograd.grad(item_loss, items, retain_graph=True)[0]
         return token_loss + item_loss
 
-    def training_step(self, model, inputs, num_items_in_batch=None):
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
         """TRL's, which also notes `tokens_per_second` and, every `rollout_steps` steps, the gradient of each term.
 
         Tokens are those of the trajectories that the step trained on, prompt and chain of each one, over all
@@ -315,7 +392,9 @@ class RecPOTrainer(GRPOTrainer):
 
     # --- validation -------------------------------------------------------------------------------------------------
 
-    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
         """Greedy reasoning and full ranking of the validation sample, as in the final evaluation.
 
         Returns:

@@ -132,6 +132,18 @@ def test_only_titles_of_single_items_outside_the_history_count_as_leaks_or_rival
     assert table["names_popular"].tolist() == [1 / 3, 0]  # of items 1, 3 and 4; then of items 3 and 4
 
 
+def test_the_first_item_of_the_catalogue_can_leak_as_well():
+    chains, samples = pd.DataFrame({"chain": [""]}), pd.DataFrame({"history": [[1]], "target": [0]})
+    table = agreement.target_mentions(chains, mentioned((0, 0, "title")), samples, [1, 1, 1])
+    assert table["names_target"].tolist() == [1]
+
+
+def test_chains_of_equal_weight_stay_in_the_order_of_their_statements(attributes):
+    stated = pd.DataFrame({"row": [9, 2], "attribute": "style", "value": "rustic"})
+    chains = pd.DataFrame({"top_items": [[0], [1]]}, index=[2, 9])
+    assert agreement.contradictions(chains, stated, attributes)["row"].tolist() == [9, 2]
+
+
 def test_a_target_without_an_item_as_popular_has_no_chance_to_compare_with():
     chains, samples = pd.DataFrame({"chain": [""]}), pd.DataFrame({"history": [[0]], "target": [1]})
     table = agreement.target_mentions(chains, mentioned(), samples, [1, 9], bins=2)

@@ -56,6 +56,20 @@ def test_the_length_of_a_column_is_the_median_of_its_filled_values():
     assert set(card_attributes(items)["attribute"]) == {"made"}  # three words are the usual limit
 
 
+def test_words_are_values_from_three_letters_three_cards_and_up_to_a_tenth_of_them():
+    items = pd.DataFrame({"item_id": range(30), "title": [f"thing{n} " + "x" * n for n in range(30)]})
+    for word, cards in (("rustic", 3), ("navy", 2), ("plain", 4), ("oak", 3), ("by", 3), ("b52", 3)):
+        items.loc[: cards - 1, "title"] += f" {word}"
+    assert set(card_attributes(items)["value"]) == {"rustic", "oak"}
+
+
+def test_values_of_one_word_count_for_the_length_of_a_column():
+    items = pd.DataFrame(
+        {"item_id": list("abc"), "title": list("xyz"), "made": ["hand", "loom", "in one very long go"]}
+    )
+    assert set(card_attributes(items)["attribute"]) == {"made"}
+
+
 def test_facts_are_attributes_in_lower_case_whatever_their_index():
     table = fact_attributes(
         pd.DataFrame({"style": ["Deco", "RUSTIC"], "size": [1, 2]}, index=[5, 3]), ["style", "size"]

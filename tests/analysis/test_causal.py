@@ -104,6 +104,8 @@ def test_a_model_that_reads_only_its_reasoning_is_found_by_every_test(samples, c
     assert curve["ndcg"].tolist()[:2] == [0, 0] and curve["ndcg"].tolist()[2] == 1
     area, low, high = causal.area_over_curve(ranked)
     assert area > 0.1 and low < area < high
+    half = ranked[ranked["condition"] != "kept 0"]
+    assert causal.area_over_curve(half)[0] == pytest.approx(1 - curve["agreement"][1:].mean())
     # trapezoids over the mean agreement give the mean of the samples' areas
     a, b, c = curve["agreement"]
     assert area == pytest.approx(1 - (a + 2 * b + c) / 4)
@@ -134,6 +136,13 @@ def test_dropping_the_deciding_sentence_lowers_its_item_and_another_does_not(sam
     assert effect.min()[1] == pytest.approx(10 - math.log(math.exp(10) + 10) + math.log(11), abs=1e-5)
 
 
+def test_dropping_is_measured_at_the_temperature_of_the_model(samples, chains):
+    table = causal.drop_one(reader, samples, chains, {STOP}, temperature=2.0)
+    expected = 5 - math.log(math.exp(5) + 10) + math.log(11)
+    assert table.groupby("sentence")["effect"].min()[1] == pytest.approx(expected, abs=1e-5)
+    assert table.loc[1, ["position", "sentence", "start", "stop"]].tolist() == [0, 1, 2, 4]
+
+
 def test_dropping_follows_the_item_that_the_whole_reasoning_recommends(samples):
     rows = samples.iloc[:1].assign(target=0)
     table = causal.drop_one(reader, rows, [[5, STOP, 3, 3, STOP, ANSWER]], {STOP}).set_index("sentence")
@@ -151,6 +160,7 @@ def test_seen_items_are_no_candidates_but_the_target_always_is(samples):
     scores = torch.arange(ITEMS).float()[None]
     table = causal.rank_chains(lambda rows, chains: scores, rows, None, k=ITEMS)
     assert set(table["top_items"][0].tolist()) == set(range(11))
+    assert list(table) == ["sample_id", "user_id", "rank", "ndcg", "top_items", "top_scores", "log_p"]
     assert table["rank"][0] == 11
     unmasked = causal.rank_chains(lambda rows, chains: scores, rows, None, k=ITEMS, mask_seen=False)
     assert unmasked["rank"][0] == 12
@@ -196,6 +206,8 @@ def test_dispersion_is_zero_for_a_deaf_model_and_one_for_disjoint_lists(samples,
     ranked = {f: [causal.rank_chains(f, samples, c, k=1) for c in (chains, other)] for f in (reader, deaf)}
     assert (causal.dispersion(ranked[reader])["dispersion"] == 1).all()
     assert (causal.dispersion(ranked[deaf])["dispersion"] == 0).all()
+    halves = [ranked[deaf][0].assign(top_items=[np.array(top)] * 12) for top in ([1, 2], [2, 3])]
+    assert (causal.dispersion(halves)["dispersion"] == 1 / 2).all()
     three = causal.dispersion([*ranked[reader], ranked[reader][0]])
     assert np.allclose(three["dispersion"], 2 / 3)  # of the three pairs, one is equal
     with pytest.raises(ValueError, match="at least two"):

@@ -1,5 +1,7 @@
 """Guardrails: planted faults in rules files, reasons and recommendations, and what enforcing does about them."""
 
+import inspect
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,6 +10,7 @@ import torch
 from r2ec_lib.analysis import causal, guardrails
 from r2ec_lib.analysis.rules import GuardrailError, Guardrails, parse
 from r2ec_lib.evaluation.answers import chains_of
+from r2ec_lib.model import R2ec
 from r2ec_lib.model.sampling import Sampled
 
 CATALOGUE = pd.DataFrame(
@@ -210,6 +213,11 @@ def test_recommend_keeps_the_rules_it_is_given(tiny):
     held = guardrails.recommend(tiny, history, kept, k=3, max_new_tokens=4)
     assert free.item_ids[0] not in held.item_ids and held.item_ids[:2] == free.item_ids[1:]
     assert held.actions == (("r0", "item masked", free.item_ids[0]),)
+
+
+def test_recommend_takes_what_the_model_takes():
+    free, ruled = (inspect.signature(f).parameters for f in (R2ec.recommend, guardrails.recommend))
+    assert all(ruled[name].default == free[name].default for name in free if name != "self")
 
 
 def test_a_rule_that_leaves_fewer_items_than_asked_gives_fewer(speaking, samples, items):

@@ -149,3 +149,64 @@ def test_mentions_follow_the_index_of_the_chains_not_their_place(items):
     table = mentions.mentions(chains, samples, items)
     assert table["row"].tolist() == [9]
     assert mentions.grounding(chains, table, samples)["history_share"].to_dict() == {7: 0.0, 9: 1.0}
+
+
+def test_of_titles_that_share_a_word_of_the_text_only_the_heaviest_is_mentioned():
+    items = pd.DataFrame({"title": ["Alpha Beta Gamma", "Gamma Delta", "Other thing"]})
+    assert found(items, "alpha beta gamma delta", [2]) == {(0, False, "title")}
+
+
+def test_a_title_written_twice_is_two_mentions_by_place(items):
+    text = "Halden Fern mug, sage or a Halden Fern mug, sage"
+    table = mentions.mentions(chains_of(text), samples_of([0]), items)
+    assert [text[a:b] for a, b in zip(table["start"], table["end"], strict=True)] == ["Halden Fern mug, sage"] * 2
+    assert table["start"].tolist() == [0, 27] and table["share"].tolist() == [1, 1]
+
+
+def test_an_early_stray_word_does_not_hide_the_title_that_follows(items):
+    items = pd.DataFrame({"title": ["Halden Fern", "Other thing"]})
+    assert found(items, "fern and so on and Halden Fern", [1]) == {(0, False, "title")}
+
+
+def test_of_words_out_of_order_the_heavier_ones_are_taken():
+    items = pd.DataFrame({"title": ["blue Halden whale", *(f"blue whale {n}" for n in "abcdefgh")]})
+    # blue and Halden weigh (log 2 + log 10) / (2 log 2 + log 10) = 0.81 of the title, blue and whale 0.38
+    assert found(items, "blue whale Halden", [1]) == {(0, False, "title")}
+
+
+def test_a_quoted_name_beside_a_title_is_not_that_title(items):
+    chains, samples = chains_of("Halden Fern mug, sage[Golden Teapot]"), samples_of([0])
+    row = mentions.grounding(chains, mentions.mentions(chains, samples, items), samples).iloc[0]
+    assert (row["quoted"], row["off_catalogue"]) == (1, 1)
+    assert not row["names_target"]  # another title is named
+
+
+def test_items_that_occur_twice_count_once_and_mentions_of_no_single_item_each(items):
+    chains = chains_of(
+        "a blue whale; a blue whale; Norvik Slate tent navy; Halden Fern mug sage, Halden Fern mug sage"
+    )
+    samples = samples_of([0, 0, 4])
+    row = mentions.grounding(chains, mentions.mentions(chains, samples, items, share=0.4), samples).iloc[0]
+    assert row["history_share"] == row["history_titles"] == 1 / 2
+    assert row["off_history"] == 3  # twice no single whale, and one of two equal tents
+
+
+def test_of_repeated_words_the_nearest_make_the_title_and_it_is_one_mention():
+    items = pd.DataFrame({"title": ["Halden Fern", "Other thing"]})
+    for text, place in (("Halden Halden Fern", (7, 18)), ("Halden Fern Fern", (0, 11))):
+        (mention,) = mentions.mentions(chains_of(text), samples_of([1]), items).to_dict("records")
+        assert (mention["item"], mention["start"], mention["end"]) == (0, *place)
+
+
+def test_a_word_on_up_to_a_twentieth_of_the_titles_is_distinctive():
+    for holders, distinctive in ((2, True), (3, False)):
+        titles = [f"mug number {n}" if n < holders else f"thing {n} of them" for n in range(40)]
+        items = pd.DataFrame({"title": titles})
+        assert found(items, "a mug", [0]) == ({(0, True, "word")} if distinctive else set())
+
+
+def test_an_item_mentioned_by_a_word_is_not_named_by_title(items):
+    chains, samples = chains_of("they have a mug"), samples_of([0], target=0)
+    row = mentions.grounding(chains, mentions.mentions(chains, samples, items), samples).iloc[0]
+    assert (row["history_share"], row["history_titles"], row["off_history"]) == (1, 0, 0)
+    assert not row["names_target"] and math.isnan(row["history_precision"])

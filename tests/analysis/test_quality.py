@@ -73,5 +73,17 @@ def test_a_thought_is_worth_what_it_brings_among_the_reasonings_of_one_history()
     assert found.loc["a", "share"] == pytest.approx(0.3, abs=0.01) and found.loc["a", "low"] > 0.28
     assert found.loc["b", "low"] < 0 < found.loc["b", "high"]
     assert worth(table.assign(says=1.0), {"says": "a"}, "reward", ["g"], "g").iloc[0, 1:].isna().all()
-    few = table[table["g"] < 4]
-    assert worth(few, {"says": "a"}, "reward", ["g"], "g").iloc[0, 1:].isna().all()
+    for users in (4, 5):
+        row = worth(table[table["g"] < users], {"says": "a"}, "reward", ["g"], "g", resamples=50).iloc[0]
+        assert row.iloc[1:].isna().all() == (users < 5)
+
+
+def test_a_value_that_is_the_mean_takes_part_and_resamples_without_variation_do_not():
+    parts, users = pd.DataFrame({"x": [1, 2, 3]}), ["a", "b", "c"]  # three of 27 resamples draw one user alone
+    row = rank_correlations(parts, [5, 6, 7], users, resamples=200).iloc[0]
+    assert row[["share", "low", "high"]].tolist() == pytest.approx([1, 1, 1])
+
+
+def test_a_correlation_with_what_does_not_vary_is_unknown():
+    parts = pd.DataFrame({"x": [1.0, 2.0, 4.0]})
+    assert rank_correlations(parts, [0.1] * 3, ["a", "b", "c"]).iloc[0, 1:].isna().all()

@@ -68,6 +68,14 @@ def test_a_sheet_filled_for_other_reasons_is_found_out(chains, samples, items):
         review.read_sheet(sent, after["case"], "Ann")
 
 
+def test_the_digits_of_a_case_tell_the_reason_wherever_it_is_drawn(chains):
+    first, other = (
+        review.sample_cases(chains, ["x"] * 40, 40, seed).set_index("sample_id")["case"] for seed in (1, 2)
+    )
+    assert first.str[9:].to_dict() == other.str[9:].to_dict() and first.str[9:].nunique() == 40
+    assert set(review.sample_cases(chains, ["x"] * 40, 2)) == {*chains, "stratum", "case"}
+
+
 def test_asking_for_more_cases_than_there_are_takes_all_and_for_none_is_refused(chains):
     assert len(review.sample_cases(chains, ["x"] * 40, 99)) == 40
     with pytest.raises(ValueError, match="at least one case"):
@@ -134,6 +142,13 @@ def test_markup_in_titles_reasons_and_ids_stays_text_on_the_page(samples, items,
     assert "<script" not in page and "<img" not in page
     assert "&lt;script&gt;" in page and "&lt;img" in page
     assert page.count("<section>") == 5
+
+
+def test_a_printed_case_has_a_mark_of_each_height_for_each_criterion(samples, items, chains):
+    cases = review.sample_cases(chains.assign(chain=""), ["x"] * 40, 1)
+    page = review.to_html(review.review_sheet(cases, samples, items))
+    assert re.findall(r"<span>(\w+)</span>", page) == [*"12345"] * 4 + ["yes", "no"]
+    assert "from 1 (not at all) to 5 (fully)" in page and "<dt>reason</dt><dd>(none)</dd>" in page
 
 
 # ---- filled sheets in ----------------------------------------------------------------------------------------------
@@ -265,6 +280,14 @@ def test_an_index_that_follows_the_marks_correlates_and_a_constant_one_has_no_va
     assert row[["low", "high"]].tolist() == pytest.approx([1, 1])
     flat = review.quality_correlation(marks, cases, dict.fromkeys(told, 1.0), resamples=50)
     assert flat["correlation"].isna().all()
+
+
+@pytest.mark.parametrize(("count", "known"), [(2, False), (3, True)])
+def test_a_correlation_needs_three_cases(count, known):
+    cases = pd.DataFrame({"case": [f"c{n}" for n in range(count)], "user_id": range(count)})
+    index = {f"c{n}": float(n) for n in range(count)}
+    row = review.quality_correlation(marks_of("Ann", [1, 2, 3][:count]), cases, index, resamples=50).iloc[0]
+    assert row["cases"] == count and np.isnan(row["correlation"]) != known
 
 
 def test_the_interval_of_the_correlation_holds_users_together():

@@ -48,6 +48,7 @@ def test_what_happens_to_a_broken_reason_has_defaults_and_can_be_set():
         ("rules: [{kind: limit, words: 3}]", ["rule 1: name: not given"]),
         ("rules: [{name: 3, kind: limit, words: 3}]", ['rule 1 "3": name: expected a text', "found 3"]),
         ("rules: [a]", ["rule 1: expected a rule", "found 'a'"]),
+        ("rules: [4]", ["rule 1: expected a rule", "found 4"]),
         (one("words: 3"), ['rule 1 "x": no kind', "forbid, never_recommend, ground, limit"]),
         (one("kind: limt, words: 3"), ['rule 1 "x": unknown kind', "'limt'", 'did you mean "limit"?']),
         (one("kind: limit"), ['rule 1 "x": words: not given']),
@@ -112,6 +113,8 @@ def test_rules_cannot_be_changed_after_reading_but_some_of_them_taken():
     guardrails = parse(f"retries: 7\nrules: [{LIMIT}, {{name: y, kind: ground, facts: 1}}]")
     with pytest.raises(AttributeError):
         guardrails.rules[0].words = 9
+    with pytest.raises(AttributeError):
+        guardrails.retries = 9
     grounding = [rule for rule in guardrails.rules if rule.kind == "ground"]
     assert dataclasses.replace(guardrails, rules=grounding) == parse(
         "retries: 7\nrules: [{name: y, kind: ground, facts: 1}]"
@@ -123,3 +126,22 @@ def test_a_forbidden_phrase_is_reported_before_a_pattern_and_as_written():
     (rule,) = parse(one(r"kind: forbid, words: [best price], patterns: ['\d+% off']")).rules
     assert rule.evidence("20% off, the BEST  price") == "BEST  price"
     assert rule.evidence("20% OFF") == "20% OFF" and rule.evidence("the best pricey") is None
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "kind: forbid, words: [a]",
+        "kind: never_recommend, items: {title: [a]}",
+        "kind: ground, facts: 1",
+        "kind: limit, words: 3",
+    ],
+)
+def test_no_kind_of_rule_takes_an_unknown_key(entry):
+    with pytest.raises(GuardrailError, match='rule 1 "x": severity: unknown key; expected name, kind'):
+        parse(one(f"{entry}, severity: high"))
+
+
+def test_a_text_is_too_long_from_one_word_more_than_the_limit():
+    (rule,) = parse(one("kind: limit, words: 3")).rules
+    assert rule.evidence("it doesn't fade") is None and rule.evidence("it's high-end, too") == "4 words"

@@ -133,5 +133,22 @@ def test_shares_over_training_keep_their_interval_within_0_and_1():
 def test_length_by_step_holds_the_mean_inside_its_spread():
     rollouts = pd.DataFrame({"step": [1] * 5 + [2], "tokens": [1, 2, 3, 4, 5, 9]})
     table = length_by_step(rollouts)
-    assert table["length"].tolist() == [3, 9]
+    assert table["step"].tolist() == [1, 2] and table["length"].tolist() == [3, 9]
+    assert table.loc[0, ["length_low", "length_high"]].tolist() == pytest.approx([1.4, 4.6])  # fifths of 1 to 5
     assert (table["length_low"] <= table["length"]).all() and (table["length"] <= table["length_high"]).all()
+
+
+def test_stretches_are_equal_wherever_the_steps_begin_and_no_more_than_the_steps():
+    table = pd.DataFrame({"step": [11, 12, 13, 14], "sample_id": range(4), "x": [0.0, 1.0, 2.0, 3.0]})
+    assert by_step(table, ["x"], bins=2)["step"].tolist() == [11.5, 13.5]
+    assert by_step(table, ["x"])["step"].tolist() == [11, 12, 13, 14]
+
+
+def test_what_an_example_leaves_out_is_marked_on_its_side():
+    chains = pd.DataFrame({"chain": ["a not"]})
+    for around, example in ((0, "…not"), (1, "… not"), (2, "a not")):
+        table = texts.behaviour_shares(chains, texts.behaviour_mentions(chains), ["u"], around).set_index("facet")
+        assert table.loc["negative exclusion", "example"] == example
+    chains = pd.DataFrame({"chain": ["\tnot at"]})
+    table = texts.behaviour_shares(chains, texts.behaviour_mentions(chains), ["u"], 0).set_index("facet")
+    assert table.loc["negative exclusion", "example"] == "…not…"

@@ -37,6 +37,7 @@ def features():
         ("last_category in ['Tents', 'Lamps']", [11]),
         ("last_category not in ('Tents', 'Mugs')", [13]),
         ("mean_rating > -1", [10, 12, 13]),
+        ("history_length > -4", [10, 11, 12, 13]),
         ("target_popularity < history_length", [10, 12, 13]),
         ("cold == True", [10, 12]),
         ("history_length > 99", []),
@@ -103,17 +104,17 @@ def test_features_are_read_from_history_target_and_training_purchases():
             "target": [2, 0],
             "history": [[0, 1], [1]],
             "history_hours": [[48.0, 12.0], [24.0]],
-            "history_ratings": [[4.0, float("nan")], [float("nan")]],
+            "history_ratings": [[4.0, 3.0], [float("nan")]],
         }
     )
     items = pd.DataFrame({"item_id": list("xyz"), "title": list("xyz"), "kind": ["mug", "tent", "rug"]})
-    bought = pd.DataFrame({"user_id": ["a", "c", "c"], "item": [0, 0, 1]})
+    bought = pd.DataFrame({"user_id": ["a", "c", "c"], "item": [0, 1, 1]})
     table = segments.sample_features(samples, items, bought, ["kind"])
     assert table["history_length"].tolist() == [2, 1] and table["days_since_last"].tolist() == [0.5, 1]
-    assert table["mean_rating"][0] == 4 and math.isnan(table["mean_rating"][1])
+    assert table["mean_rating"][0] == 3.5 and math.isnan(table["mean_rating"][1])
     assert table["date"].tolist() == ["2023-05-31", "2024-02-29"] and table["last_kind"].tolist() == ["tent", "tent"]
-    assert table["target_popularity"].tolist() == [0, 2] and table["cold"].tolist() == [True, False]
-    assert table["history_popularity"].tolist() == [(2 + 1) / 2, 1] and table["new_user"].tolist() == [False, True]
+    assert table["target_popularity"].tolist() == [0, 1] and table["cold"].tolist() == [True, False]
+    assert table["history_popularity"].tolist() == [(1 + 2) / 2, 2] and table["new_user"].tolist() == [False, True]
     assert "cold" not in segments.sample_features(samples, items)
 
 
@@ -189,6 +190,7 @@ def test_the_size_for_a_mean_is_that_of_the_formula_worked_by_hand():
     # half a standard deviation: 2 · (1.96 + 0.84)² / 0.25 = 62.8
     assert segments.mean_sample_size(1.0, 0.5) == math.ceil(2 * (Z975 + Z80) ** 2 / 0.25) == 63
     assert segments.mean_sample_size(0.3, 0.15) == 63
+    assert segments.mean_sample_size(0, 0.1) == 1  # not none
 
 
 def test_a_fall_needs_as_many_users_as_the_rise_back():

@@ -40,6 +40,7 @@ def test_parts_of_the_shoppers_are_nested_and_keep_shoppers_whole():
     assert (parts[0.5]["user_id"].value_counts() == 6).all()
     pd.testing.assert_frame_equal(parts[1.0], train)
     assert studies.nested_shares(train, []) == {}
+    assert studies.nested_shares(train, [0.01])[0.01]["user_id"].nunique() == 1  # never nobody
 
 
 @pytest.mark.parametrize("share", [0, 1.5])
@@ -69,6 +70,10 @@ def test_a_run_without_an_evaluation_or_with_other_questions_is_named(tmp_path):
         studies.read_runs([first, tmp_path / "empty"])
     with pytest.raises(DataError, match="other and first were not asked the same questions"):
         studies.read_runs([first, finished(tmp_path / "other", [1, 2])])
+    table = rankings([1, 2, 9]).assign(target=7)
+    write_table(table, finished(tmp_path / "targets", [1, 2, 9]) / "evaluation" / "rankings.parquet")
+    with pytest.raises(DataError, match="targets and first were not asked the same questions"):
+        studies.read_runs([first, tmp_path / "targets"])
     with pytest.raises(DataError, match="at least one"):
         studies.read_runs([])
 
@@ -105,6 +110,9 @@ def test_seed_spread_and_shopper_spread_by_hand():
     assert found.loc["v", "user_se"] == pytest.approx(math.sqrt(sum(e**2 for e in errors) / 2), rel=0.05)
     half = 12.706 * plain.stdev([1 / 4, 2 / 4]) / math.sqrt(2)  # Student's t with one degree of freedom
     assert found.loc["v", "high"] == pytest.approx(3 / 8 + half, rel=1e-3)
+    assert found.loc["v", "low"] == pytest.approx(3 / 8 - half, rel=1e-3)
+    by_hand = studies.variance_parts(intervals.assign(se=[3.0, 4.0, 1.0]), groups).set_index("variant")
+    assert by_hand.loc["v", "user_se"] == pytest.approx(math.sqrt((3**2 + 4**2) / 2))  # root mean square
     assert np.isnan(found.loc["w", "seed_sd"]) and np.isnan(found.loc["w", "low"])
 
 
@@ -129,6 +137,7 @@ def test_variants_are_compared_by_the_mean_of_their_seeds_on_the_same_questions(
     assert found.loc["better", "difference"] == pytest.approx(3 / 4 - 2 / 4)
     assert found.loc["better", "p_holm"] < 0.05 < found.loc["same", "p_holm"]
     assert not found["collapsed"].any()
+    assert found["p_holm"].tolist() == uncertainty.with_holm(found)["p_holm"].tolist() != found["p"].tolist()
     floor = pd.concat([rankings(mixed, model="popularity").assign(run=run) for run in "abcd"])
     with_floor = studies.compare_variants(pd.concat([table, floor]), groups, "r2ec", "base", ["hit@5"], 200)
     assert with_floor["collapsed"].all()  # run b, of the base, is below its popularity
@@ -156,6 +165,9 @@ def test_a_margin_over_seeds_is_the_mean_of_each_runs_own_margin():
     assert row["relative"] == pytest.approx(((3 / 2 - 1) + (2 / 3 - 1)) / 2)
     assert row["seed_sd"] == pytest.approx(plain.stdev([1 / 4, -1 / 4]))
     assert row["collapsed"] is False
+    one_run = pd.concat([table, rankings([1] * 4, model="sasrec").assign(run="a")])
+    drawn = studies.resample_runs(one_run, ["hit@5"], 50)
+    assert studies.margins(drawn, "r2ec", ["caser", "sasrec"], ["hit@5"])["b"].tolist() == ["caser"]
 
 
 def test_a_margin_over_an_opponent_that_collapsed_in_one_seed_is_marked():
@@ -212,3 +224,9 @@ def test_the_interval_over_seeds_and_shoppers_covers_the_truth_at_about_its_leve
         truth = 2 * (0.45**2 + 0.04**2) / (2 * 0.30**2) - 1  # P((u + v) / 2 < x) = 2 x² for uniform u, v and x ≤ 1 / 2
         covered += row["relative_ci95"][0] <= truth <= row["relative_ci95"][1]
     assert covered / 60 >= 0.9
+
+
+def test_the_best_baseline_is_the_best_of_each_run():
+    table = two_seeds([[1, 9], [1, 1]], [[9, 9], [9, 1]])
+    best = studies.with_best_baseline(studies.resample_runs(table, ["hit@5"], 20), ["caser", "r2ec"])
+    assert [run.means["best_baseline", "hit@5"] for run in best.values()] == [1 / 2, 1]

@@ -60,11 +60,11 @@ def test_claims_show_the_difference_before_the_margin_and_stand_in_their_order()
 
 
 def test_comparisons_are_one_table_per_metric_with_their_opponents_in_order():
-    rows = pd.DataFrame({"b": ["sasrec", "caser"] * 2, "metric": ["hit@5"] * 2 + ["ndcg@20"] * 2})
-    rows = rows.assign(difference=0.01, relative=0.123, p_holm=[0.01, 0.02, 0.03, 0.04], smallest_detectable=0.005)
+    rows = pd.DataFrame({"b": ["sasrec", "caser"] * 2, "metric": ["ndcg@20"] * 2 + ["hit@5"] * 2})
+    rows = rows.assign(difference=0.01, relative=0.123, p_holm=[0.03, 0.04, 0.01, 0.02], smallest_detectable=0.005)
     rows["ci95"], rows["relative_ci95"], rows["collapsed"] = [[0.0, 0.02]] * 4, [[0.0, 0.246]] * 4, False
     tables = wording.comparison_tables(rows)
-    assert list(tables) == ["Hit@5", "NDCG@20"]
+    assert list(tables) == ["NDCG@20", "Hit@5"]
     assert tables["NDCG@20"].loc["Caser"].tolist() == [
         "+0.0100 (+0.0000 to +0.0200)",
         "+12% (+0% to +25%)",
@@ -140,7 +140,7 @@ def test_the_ablation_has_five_rows_for_three_data_sets():
 
 
 @pytest.mark.parametrize(
-    ("values", "name"), [({"hit@5": 5, "hit@20": 4, "hit@10": 3}, "hit@10"), ({"ndcg@5": 9, "ndcg@10": 3}, "ndcg@10")]
+    ("values", "name"), [({"hit@5": 5, "hit@20": 4, "hit@10": 3}, "hit@10"), ({"ndcg@5": 9, "ndcg@10": 8}, "ndcg@10")]
 )
 def test_no_metric_falls_as_k_grows(values, name):
     broken = broken_rules(values)
@@ -150,6 +150,10 @@ def test_no_metric_falls_as_k_grows(values, name):
 def test_a_rule_is_broken_from_one_unit_beyond_rounding():
     assert broken_rules({"hit@5": 100, "ndcg@5": 101}) == {}  # 100.5 and 100.5 round to these
     assert broken_rules({"hit@5": 100, "ndcg@5": 102}) != {}
+    assert broken_rules({"hit@5": 1000, "ndcg@5": 387}) == {}  # at rank 5 all would add 1000 / log2(6) = 386.9
+    assert broken_rules({"hit@5": 1000, "ndcg@5": 386}) != {}
+    first = {"hit@5": 100, "ndcg@5": 60, "hit@10": 110}  # ten hits more add at most (10 + 1) / log2(7) = 3.9, less 1
+    assert broken_rules(first | {"ndcg@10": 64}) == {} and broken_rules(first | {"ndcg@10": 65}) != {}
     shares = {"hit@5": 1.5}
     assert broken_rules(shares, unit=1) == {("hit@5",): "Hit@5 is no share"} and broken_rules(shares) == {}
 

@@ -12,6 +12,10 @@ from r2ec_lib.training.config import LENGTH_LOSS, RecPOConfig
         ({"reward_mix": 2.0}, "reward_mix"),
         ({"relabel_top": 9}, "relabel_top is 9"),
         ({"length_handling": "mean"}, "length_handling"),
+        ({"reward_mix": -0.1}, "reward_mix"),
+        ({"relabel_top": 0}, "relabel_top is 0"),
+        ({"item_advantage": "none"}, "item_advantage is 'none'"),
+        ({"temperature": 0.0}, "temperature is 0"),
     ],
 )
 def test_a_wrong_choice_is_refused_with_its_name(tmp_path, choice, message):

@@ -1,8 +1,12 @@
 """The gradient of each term of the loss."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from training.helpers import ADVANTAGES, BEST, gradients, rows_of
+
+from r2ec_lib.training.gradients import GradientNorms
 
 
 def test_the_gradient_of_each_term_is_measured_apart(make_trainer):
@@ -28,3 +32,15 @@ def test_the_gradient_of_each_term_is_measured_apart(make_trainer):
     trainer.state.global_step = 1
     trainer.training_step(trainer.model, inputs, None)
     assert len(metrics["grad_norm_items"]) == 1 and len(metrics["tokens_per_second"]) == 2
+
+
+def test_micro_batches_add_up_and_a_weight_that_only_one_term_moves_counts_for_it():
+    one, other = (torch.nn.Parameter(torch.tensor([value, 2.0])) for value in (1.0, 3.0))
+    norms = GradientNorms([one, other])
+    for factor in (1.0, 2.0):
+        norms.add(factor * one.sum())
+    one.grad = None  # the terms cancel there: what the tokens give, the items take
+    other.grad = torch.tensor([3.0, 4.0])
+    identity = SimpleNamespace(reduce=lambda gradient, reduction: gradient)
+    assert norms.norms(identity) == (pytest.approx(18**0.5), pytest.approx((18 + 25) ** 0.5))
+    assert norms.tokens is None

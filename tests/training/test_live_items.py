@@ -30,9 +30,9 @@ def test_targets_are_encoded_once_for_table_and_loss_and_again_after_an_update(m
     assert torch.allclose(live_items(trainer, inputs).states.float(), plain, atol=1e-5)
 
 
-def test_a_refresh_encodes_each_item_once(make_trainer, whole_texts):
-    trainer = make_trainer()
-    candidates = rows_of(trainer)["candidates"][0]
+@pytest.mark.parametrize("candidates", [[0, 7, 29], [3], list(range(30))])
+def test_a_refresh_encodes_each_item_once(make_trainer, whole_texts, candidates):
+    trainer, candidates = make_trainer(), torch.tensor(candidates)
     trainer.r2ec.head.table.zero_()
     with captured_states(trainer.r2ec.lm) as hidden:
         trainer.items.update(trainer.model, candidates, 0)

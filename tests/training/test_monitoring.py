@@ -2,8 +2,10 @@
 
 import pandas as pd
 import pytest
+from IPython.display import DisplayHandle
 from transformers import TrainerState
 
+from r2ec_lib.data.storage import read_table
 from r2ec_lib.training import monitoring
 from r2ec_lib.training.monitoring import COLUMNS, TrainingTables, beyond, log_table
 
@@ -75,6 +77,24 @@ def test_without_limits_nothing_is_watched(tmp_path):
     assert lines == []
 
 
+def test_a_validation_joins_the_row_of_its_step_and_the_summary_at_the_end_makes_none(tmp_path):
+    lines, shown = [], []
+    tables = TrainingTables(tmp_path, lambda: [{"step": 0}], lines.append, 100, show=shown.append)
+    log(tables, 1)
+    log(tables, 2, reward=0.7)
+    STATE.log_history.append({"step": 2, "eval_ndcg@10": 0.25, "eval_length": 3.0})
+    tables.on_log(None, STATE, None)
+    assert (shown[-1]["reward"], shown[-1]["valid_ndcg@10"], shown[-1]["step"]) == (0.7, 0.25, 2)
+    assert len(lines) == 1 and "validation NDCG@10 0.2500, reasoning 3.0 tokens" in lines[0]
+    STATE.log_history.append({"step": 2, "train_runtime": 9.0})
+    tables.on_log(None, STATE, None)
+    assert len(shown) == 3
+    tables.on_train_end(None, STATE, None)
+    table = read_table(tmp_path / "log.parquet")
+    assert table["step"].tolist() == [1, 2] and table["valid_ndcg@10"].isna().tolist() == [True, False]
+    assert len(read_table(tmp_path / "rollouts.parquet")) == 1
+
+
 # ---- the live table ------------------------------------------------------------------------------------------------
 
 
@@ -103,7 +123,7 @@ def displayed(monkeypatch):
     calls = []
     for name in ("display", "update"):
         monkeypatch.setattr(
-            monitoring.DisplayHandle,
+            DisplayHandle,
             name,
             lambda self, data, raw, name=name: calls.append((self.display_id, name, data)),
         )

@@ -105,3 +105,10 @@ def test_cosine_scores_do_not_depend_on_lengths():
     assert torch.allclose(scoring.similarity_scores(states, items), states @ items.T)
     with pytest.raises(ValueError, match="expected one of"):
         scoring.similarity_scores(states, items, "euclid")
+
+
+def test_the_divergence_sums_r_minus_log_r_minus_1_over_actions_alone():
+    log_probs, start = torch.tensor([[-1.0, -2.0], [-0.5, -3.0]]), torch.tensor([[-1.5, -1.0], [-0.5, -9.0]])
+    actions = torch.tensor([[1, 1], [1, 0]])
+    expected = sum(math.exp(r) - r - 1 for r in (-1.5 + 1.0, -1.0 + 2.0, 0.0))
+    assert objective.divergence(log_probs, start, actions).tolist() == pytest.approx([expected, 3])

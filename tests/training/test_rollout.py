@@ -73,7 +73,7 @@ def test_without_a_mask_items_of_the_history_compete(make_trainer):
 
 def test_reward_functions_hand_on_what_one_pass_has_computed_in_any_order(make_trainer):
     trainer, logged = make_trainer(), {}
-    fields = rollout.roll_out([3, 3, 9, 9], trainer)
+    fields = trainer.roll_out([3, 3, 9, 9])
     figures = [fields["figures"]] * 4
     given = {**fields, "figures": figures, "log_metric": logged.__setitem__, "prompts": None}
     assert rollout.similarity(**given) == fields["reward_similarity"]
@@ -241,3 +241,22 @@ def test_the_mismatch_between_vllm_and_the_model_is_corrected_token_by_token(vll
     assert max(gradient.abs().max() for gradient in gradients(trainer, inputs).values()) == 0
     inputs["advantages"] = torch.tensor([1.0, -1.0, 0.5, -0.5])
     assert max(gradient.abs().max() for gradient in gradients(trainer, inputs).values()) > 0
+
+
+def test_our_sampler_never_writes_the_token_that_is_read(make_trainer, tiny_with_token, tiny):
+    trainer = make_trainer(tiny_with_token)
+    assert trainer.generation_config.suppress_tokens == [tiny_with_token.read_id]
+    with torch.no_grad():  # the model would write nothing else
+        trainer.r2ec.lm.get_output_embeddings().weight[tiny_with_token.read_id] = 1e3
+    _, trajectories = generated(trainer)
+    assert all(tiny_with_token.read_id not in one["chain"] for one in trajectories)
+    assert rollout.generation_limits(tiny, use_vllm=False) == {}
+
+
+def test_states_that_are_no_numbers_are_told_with_step_and_learning_rate(make_trainer):
+    trainer = make_trainer()
+    trainer.state.global_step, trainer.state.log_history = 7, [{"learning_rate": 0.5}, {"eval_length": 1.0}]
+    with torch.no_grad():
+        next(trainer.model.parameters()).fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match=r"after step 7 \(learning rate 0\.5\)"):
+        generated(trainer)

@@ -340,3 +340,19 @@ def test_only_five_methods_of_trl_are_overridden_and_two_of_them_private():
     own -= {"__init__"}
     assert len(own) <= 5 and sum(name.startswith("_") for name in own) <= 2
     assert all(f"{name}:" in RecPOTrainer.__doc__ for name in own)
+
+
+def test_four_micro_batches_of_a_step_give_the_gradient_and_the_loss_of_one(make_trainer):
+    trainer = make_trainer()
+    inputs = {**rows_of(trainer), "advantages": ADVANTAGES, "best": torch.ones(4, dtype=torch.bool)}
+    whole, expected = gradients(trainer, inputs), trainer.compute_loss(trainer.model, inputs).item()
+    trainer.current_gradient_accumulation_steps, losses = 4, []
+    trainer.model.zero_grad()
+    for row in range(4):
+        trainer.accelerator.gradient_state._set_sync_gradients(row == 3)
+        part = {name: value[row : row + 1] if value.dim() else value for name, value in inputs.items()}
+        losses.append(trainer.compute_loss(trainer.model, part))
+        losses[-1].backward()
+    assert sum(loss.item() for loss in losses) == pytest.approx(expected, abs=1e-5)
+    for name, weight in trainer.model.named_parameters():
+        assert torch.allclose(weight.grad, whole[name], atol=1e-5), name

@@ -52,7 +52,14 @@ class Caser(SequenceNetwork):
     """Horizontal and vertical convolutions over the latest `window` items (Tang & Wang, 1809.07426), no user ids."""
 
     def __init__(
-        self, num_items: int, max_history: int, *, width: int = 64, dropout: float = 0.2, window: int = 5, filters=16
+        self,
+        num_items: int,
+        max_history: int,
+        *,
+        width: int = 64,
+        dropout: float = 0.2,
+        window: int = 5,
+        filters: int = 16,
     ):
         super().__init__(num_items, width, dropout)
         self.window = window
@@ -76,7 +83,14 @@ class SASRec(SequenceNetwork):
     """Causal self-attention (Kang & McAuley, 1808.09781), with cross-entropy over all items (2309.07602)."""
 
     def __init__(
-        self, num_items: int, max_history: int, *, width: int = 64, dropout: float = 0.2, layers: int = 2, heads=2
+        self,
+        num_items: int,
+        max_history: int,
+        *,
+        width: int = 64,
+        dropout: float = 0.2,
+        layers: int = 2,
+        heads: int = 2,
     ):
         super().__init__(num_items, width, dropout)
         self.positions = nn.Parameter(torch.randn(max_history, width) * width**-0.5 / 2)

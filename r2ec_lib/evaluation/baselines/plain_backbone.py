@@ -8,6 +8,7 @@ missing. With the true facts as reasonings it is an upper bound: what reasoning 
 import os
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -122,7 +123,7 @@ def fit_and_save(
     valid: pd.DataFrame,
     steps: int,
     chains: tuple[Sequence[Sequence[int]], Sequence[Sequence[int]]] | None = None,
-    **how,
+    **how: Any,
 ) -> pd.DataFrame:
     """`fit_item_action` of the R²ec in `start`, which is then saved in `folder`: a job for a process of its own.
 

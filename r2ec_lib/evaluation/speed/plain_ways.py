@@ -8,6 +8,7 @@ How a comparison is measured is in `timing`.
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -29,8 +30,10 @@ from r2ec_lib.model.sampling import left_padded, sample
 from r2ec_lib.model.tiny import build_tiny, train_tokenizer
 from r2ec_lib.training.config import RecPOConfig
 from r2ec_lib.training.log_probs import token_log_probs
-from r2ec_lib.training.rollout import Drawn, rewarded
+from r2ec_lib.training.rollout import Drawn
 from r2ec_lib.training.trainer import RecPOTrainer
+
+Trainer = TypeVar("Trainer", bound=GRPOTrainer)
 
 # ---- what is measured on -------------------------------------------------------------------------------------------
 
@@ -102,7 +105,7 @@ def pretrained_model(
     """An R²ec on a pretrained backbone (`backbone.load_pretrained`), with LoRA adapters where `lora_rank` is not 0."""
     lm, tokenizer = load_pretrained(backbone, dtype)
     if lora_rank:
-        lm = add_lora(lm, lora_rank, lora_alpha)
+        lm = add_lora(lm, lora_rank, lora_alpha)  # type: ignore[assignment]  # it hands on what it wraps
     return R2ec(lm.eval(), Prompts(tokenizer, style), items)
 
 
@@ -119,9 +122,9 @@ def answers_at_random(lm: PreTrainedModel, answer: Answer, rate: float = 0.0) ->
     if rate and answer.text:
         raise ValueError("chains end at random only where <answer> is one token")
     stops = [*answer.stop_ids(lm), *answer.last_ids]
-    banned = torch.tensor(stops, device=lm.get_input_embeddings().weight.device)
+    banned = torch.tensor(stops, device=lm.device)
 
-    def change(_, __, logits: Tensor) -> None:
+    def change(_: Any, __: Any, logits: Tensor) -> None:
         if torch.is_grad_enabled():
             return
         logits[..., banned] = -torch.inf
@@ -154,7 +157,8 @@ def settings(model: R2ec, max_new_tokens: int, temperature: float = 0.0) -> Gene
 def generated(model: R2ec, prompt_ids: Sequence[Sequence[int]], chosen: GenerationConfig) -> list[list[int]]:
     """Chains by transformers' `generate`, each up to its first stop token."""
     ids, mask = left_padded(prompt_ids, chosen.pad_token_id, model.lm.device)
-    written = model.lm.generate(input_ids=ids, attention_mask=mask, generation_config=chosen)[:, ids.shape[1] :]
+    generate: Any = model.lm.generate
+    written = generate(input_ids=ids, attention_mask=mask, generation_config=chosen)[:, ids.shape[1] :]
     chains = []
     for row in written.tolist():
         end = next((at for at, token in enumerate(row) if token in chosen.eos_token_id), len(row) - 1)
@@ -219,7 +223,7 @@ def encodings_noted() -> Iterator[list[tuple[int, ...]]]:
     noted: list[tuple[int, ...]] = []
     original = encoding.forward_states
 
-    def noting(lm, plain_lm, ids, *args, **kwargs):
+    def noting(lm: Any, plain_lm: Any, ids: Any, *args: Any, **kwargs: Any) -> Tensor:
         noted.extend(map(tuple, ids))
         return original(lm, plain_lm, ids, *args, **kwargs)
 
@@ -237,7 +241,7 @@ def policy_rows(
     lm: PreTrainedModel, users: int, trajectories: int, prompt_tokens: int, chain_tokens: int
 ) -> tuple[Tensor, Tensor]:
     """Ids and mask (users × trajectories, prompt_tokens + chain_tokens) of random tokens, one prompt per group."""
-    source, (vocab_size, _) = torch.Generator().manual_seed(0), lm.get_input_embeddings().weight.shape
+    source, vocab_size = torch.Generator().manual_seed(0), lm.config.get_text_config().vocab_size
     prompts = torch.randint(3, vocab_size, (users, prompt_tokens), generator=source).repeat_interleave(trajectories, 0)
     chains = torch.randint(3, vocab_size, (users * trajectories, chain_tokens), generator=source)
     ids = torch.cat([prompts, chains], dim=1).to(lm.device)
@@ -284,15 +288,19 @@ def gradient(lm: torch.nn.Module) -> Tensor:
 # ---- whole steps ---------------------------------------------------------------------------------------------------
 
 
-def recpo_trainer(model: R2ec, samples: pd.DataFrame, folder: str, **choices) -> RecPOTrainer:
+def recpo_trainer(model: R2ec, samples: pd.DataFrame, folder: str, **choices: Any) -> RecPOTrainer:
     """RecPO on a copy of the model's weights. `choices` are fields of `GRPOConfig` or `RecPOConfig`."""
-    own = R2ec(copy.deepcopy(model.lm), model.prompts, model.catalogue)
-    return _ready(
-        RecPOTrainer(own, RecPOConfig(**_fields(model, folder), length_handling="batch", **choices), samples)
-    )
+    copied = R2ec(copy.deepcopy(model.lm), model.prompts, model.catalogue)
+    config = RecPOConfig(**_fields(model, folder), length_handling="batch", **choices)
+    return _ready(RecPOTrainer(copied, config, samples))
 
 
-def plain_trainer(model: R2ec, samples: pd.DataFrame, folder: str, **choices) -> GRPOTrainer:
+def _constant(completions: list, **_: Any) -> list[float | None]:
+    """The reward of the plain side: 1 for every chain."""
+    return [1.0] * len(completions)
+
+
+def plain_trainer(model: R2ec, samples: pd.DataFrame, folder: str, **choices: Any) -> GRPOTrainer:
     """TRL's own trainer on a copy of the model's weights, with a constant reward and the same prompts."""
     lm = copy.deepcopy(model.lm)
     lm.generation_config.eos_token_id = model.prompts.answer.stop_ids(lm)
@@ -310,7 +318,7 @@ def plain_trainer(model: R2ec, samples: pd.DataFrame, folder: str, **choices) ->
         GRPOTrainer(
             model=lm,
             args=GRPOConfig(**{**fields, **choices}),
-            reward_funcs=lambda completions, **_: [1.0] * len(completions),
+            reward_funcs=_constant,
             train_dataset=Dataset.from_dict({"prompt": prompts, "row": list(range(len(prompts)))}),
             processing_class=model.tokenizer,
         )
@@ -322,18 +330,19 @@ def _fields(model: R2ec, folder: str) -> dict:
     return {"output_dir": str(folder), "use_cpu": on_cpu, "save_strategy": "no", "learning_rate": 1e-6}
 
 
-def _ready(trainer: GRPOTrainer) -> GRPOTrainer:
+def _ready(trainer: Trainer) -> Trainer:
     trainer.create_optimizer()
     trainer.current_gradient_accumulation_steps = 1
     return trainer
 
 
-def optimiser_step(trainer: GRPOTrainer, watch: Stopwatch | None = None) -> None:
+def optimiser_step(trainer: Any, watch: Stopwatch | None = None) -> None:
     """One whole step on the trainer's first samples: sampling, reward, update, as `train` makes it.
 
     What `train` does around a step (callbacks, logging, fetching rows) is the same for both trainers and left out.
 
     Args:
+        trainer: a `GRPOTrainer`, its own or RecPO's.
         watch: notes the seconds of each phase.
     """
     rows = [trainer.train_dataset[user] for user in _first_users(trainer) for _ in range(trainer.num_generations)]
@@ -348,12 +357,12 @@ def optimiser_step(trainer: GRPOTrainer, watch: Stopwatch | None = None) -> None
 
 def _phases(trainer: GRPOTrainer) -> list[tuple[object, str, str]]:
     """Methods whose time is told apart, as `Stopwatch.watching` wants them."""
-    methods = [(trainer, "training_step", "other"), (trainer, "compute_loss", "policy pass")]
-    methods += [(trainer, "_calculate_rewards", "reward"), (trainer.accelerator, "backward", "backward")]
-    recpo = isinstance(trainer, RecPOTrainer)  # samples and rewards in one call
-    methods.append((trainer, "_generate", "reward" if recpo else "sampling"))
-    if recpo:
-        methods += [(trainer, "sample_chains", "sampling")]
+    recpo = isinstance(trainer, RecPOTrainer)  # it samples and rewards in one call
+    methods: list[tuple[object, str, str]] = [(trainer, "training_step", "other")]
+    methods += [(trainer, "compute_loss", "policy pass"), (trainer.accelerator, "backward", "backward")]
+    methods += [(trainer, "_calculate_rewards", "reward"), (trainer, "_generate", "reward" if recpo else "sampling")]
+    if isinstance(trainer, RecPOTrainer):
+        methods.append((trainer, "sample_chains", "sampling"))
         methods += [(trainer.items, "live", "target items"), (trainer.items, "refresh", "refresh")]
     return methods
 
@@ -374,7 +383,7 @@ def sampled_rollout(trainer: RecPOTrainer) -> tuple[list[list[int]], Drawn, list
 
 def rewards(trainer: RecPOTrainer, drawn: Drawn, rows: list[int]) -> Tensor:
     """Both rewards of sampled trajectories (B, 2)."""
-    fields = rewarded(trainer, rows, drawn)
+    fields = trainer.rewarded(rows, drawn)
     return torch.tensor([fields["reward_ndcg"], fields["reward_similarity"]]).T
 
 
@@ -384,7 +393,8 @@ def candidates(trainer: RecPOTrainer) -> Tensor:
 
 
 def _first_users(trainer: GRPOTrainer) -> range:
-    return range(trainer.args.per_device_train_batch_size // trainer.num_generations)
+    args: Any = trainer.args
+    return range(args.per_device_train_batch_size // args.num_generations)
 
 
 def fresh_items(trainer: RecPOTrainer) -> None:

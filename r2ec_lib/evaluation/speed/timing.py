@@ -198,7 +198,7 @@ class Stopwatch:
         rounds: seconds of each phase, a dict each time that `watching` began.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.rounds: list[dict[str, float]] = []
         self._open: list[str] = []
         self._since = 0.0
@@ -228,7 +228,7 @@ class Stopwatch:
                 delattr(owner, method)  # the class's own comes back
 
     def _timed(self, call: Callable, name: str) -> Callable:
-        def timed(*args, **kwargs):
+        def timed(*args: Any, **kwargs: Any) -> Any:
             with self.phase(name):
                 return call(*args, **kwargs)
 

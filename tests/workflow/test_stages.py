@@ -127,3 +127,12 @@ def test_a_stage_is_done_when_it_finished_and_its_outputs_are_whole(world):
     (run.data / "file").write_text("xx")
     assert not stages.is_done(run, "01_first", stages.key(parts))
     assert not stages.begin(run, "01_first", (), parts, FOLDERS)  # finished, so it starts from nothing
+
+
+def test_a_notebook_s_text_and_tags_count(world):
+    """A tag decides what is a parameter, what is checked first and what a page shows."""
+    path, keys = world / "notebooks" / "01_first.ipynb", []
+    for cell in ("1", "2", "#: check\n2"):
+        notebook(path, FIRST, cell)
+        keys.append(stages.key(ingredients(world)))
+    assert len(set(keys)) == 3

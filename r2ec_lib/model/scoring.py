@@ -64,36 +64,16 @@ def target_ranks(scores: Tensor, targets: Tensor, seen: Tensor | None = None) ->
     return 1.0 + greater.double() + equal.double() / 2
 
 
-def target_probabilities(scores: Tensor, targets: Tensor, temperature: float, seen: Tensor | None = None) -> Tensor:
-    """Softmax of the target's score over the whole catalogue, R_c of Eq. 5.
-
-    Args:
-        scores: (B, N) similarities, not yet divided by τ.
-        targets: (B,) item indexes.
-        temperature: τ.
-        seen: (B, N) bool, True where an item is no candidate. The target is always a candidate.
-
-    Returns:
-        (B,) probabilities in the scores' dtype.
-    """
-    logits = scores / temperature  # (B, N)
-    if seen is not None:
-        rows = torch.arange(len(targets), device=scores.device)
-        blocked = seen.index_put((rows, targets), torch.tensor(False, device=scores.device))
-        logits = logits.masked_fill(blocked, -torch.inf)
-    return logits.log_softmax(dim=1).gather(1, targets[:, None]).squeeze(1).exp()
-
-
 def item_log_probs(
     scores: Tensor,
     positives: Tensor,
     temperature: float,
     excluded: Tensor | None = None,
 ) -> Tensor:
-    """log π(v⁺ | x_u, o_i) of Eq. 7: a softmax over the distinct target items of the batch.
+    """Log-softmax of each row's own item among candidates: log π(v⁺ | x_u, o_i) of Eq. 7, and log R_c of Eq. 5.
 
-    The columns are *distinct* items, so a target that several users share is one candidate and never a negative of
-    itself. Columns beyond the batch's targets (constant catalogue rows) may follow.
+    For Eq. 7 the candidates are the *distinct* target items of the batch, so a target that several users share is one
+    candidate and never a negative of itself; for Eq. 5 they are the whole catalogue.
 
     Args:
         scores: (B, M) similarities between user states and candidate items, not yet divided by τ.
@@ -130,53 +110,6 @@ def seen_mask(histories: Sequence[Sequence[int]], num_items: int) -> Tensor:
     return mask
 
 
-# ---- streaming over the catalogue ----------------------------------------------------------------------------------
-
-
-def streaming_ranks(
-    users: Tensor,
-    table: Tensor,
-    targets: Tensor,
-    seen: Sequence[Sequence[int]] | None = None,
-    *,
-    chunk: int | None = None,
-    user_chunk: int = 1_024,
-) -> tuple[Tensor, Tensor]:
-    """`target_ranks(users @ table.T, targets, seen)` without ever holding the (B, N) scores.
-
-    Extra memory is about 10 × chunk × user_chunk bytes, 11 MB as set here, whatever B and N are. A target's own score
-    is read from the same product that ranks it, so equal scores stay equal; users are visited in the order of their
-    targets, so that this first pass touches few chunks.
-
-    Args:
-        users: (B, d) states.
-        table: (N, d) item vectors.
-        targets: (B,) item indexes; a target is always a candidate.
-        seen: a list of item indexes for each user, which are no candidates.
-        chunk, user_chunk: items and users multiplied at a time; a chunk of None holds `BLOCK` scores.
-
-    Returns:
-        Ranks (B,) float64 and the targets' scores (B,), both in the order of `users`.
-    """
-    ranks = torch.empty(len(users), dtype=torch.float64)
-    own_scores = torch.empty(len(users), dtype=users.dtype)
-    order = torch.argsort(targets, stable=True)
-    for picked in order.split(user_chunk):
-        block, wanted = users[picked], targets[picked]  # (b, d), (b,)
-        hidden = None if seen is None else [seen[i] for i in picked.tolist()]
-        own = torch.empty(len(block), dtype=users.dtype)
-        for start, scores in _chunks(block, table, chunk, None, wanted):
-            inside = (wanted >= start) & (wanted < start + scores.shape[1])
-            own[inside] = scores[inside, wanted[inside] - start]
-        above = torch.zeros(len(block), dtype=torch.float64)
-        for start, scores in _chunks(block, table, chunk, hidden):
-            inside = (wanted >= start) & (wanted < start + scores.shape[1])
-            scores[inside, wanted[inside] - start] = -torch.inf  # the target does not compete with itself
-            above += (scores > own[:, None]).sum(dim=1) + (scores == own[:, None]).sum(dim=1).double() / 2
-        ranks[picked], own_scores[picked] = 1.0 + above, own
-    return ranks, own_scores
-
-
 def topk(
     users: Tensor,
     table: Tensor,
@@ -191,7 +124,11 @@ def topk(
     Once k items are known, only scores above the k-th are looked at again: of N items in no particular order about
     k · ln(N / k) ever are.
 
-    Args: as in `streaming_ranks`.
+    Args:
+        users: (B, d) states.
+        table: (N, d) item vectors.
+        seen: a list of item indexes for each user, which are no candidates.
+        chunk, user_chunk: items and users multiplied at a time; a chunk of None holds `BLOCK` scores.
 
     Returns:
         Scores (B, k), falling, and item indexes (B, k). Items of equal score stand in catalogue order, and the earlier
@@ -245,10 +182,8 @@ def _stable_topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return values, columns.gather(1, order)
 
 
-def _chunks(
-    users: Tensor, table: Tensor, chunk: int | None, seen: list | None, only: Tensor | None = None
-) -> Iterator[tuple[int, Tensor]]:
-    """(start, scores (b, ≤ chunk)) over the table, seen items at −inf; `only` keeps chunks that hold one of these.
+def _chunks(users: Tensor, table: Tensor, chunk: int | None, seen: list | None) -> Iterator[tuple[int, Tensor]]:
+    """(start, scores (b, ≤ chunk)) over the table, seen items at −inf.
 
     All scores are written to one place: each stands until the next is asked for.
     """
@@ -257,8 +192,6 @@ def _chunks(
     held = users.new_empty(len(users) * chunk)
     for start in range(0, len(table), chunk):
         stop = min(start + chunk, len(table))
-        if only is not None and not ((only >= start) & (only < stop)).any():
-            continue
         scores = held[: len(users) * (stop - start)].view(len(users), -1)  # (b, stop - start)
         torch.mm(users, table[start:stop].T, out=scores)
         if torch.isnan(scores.sum()) and (broken := torch.isnan(scores)).any():

@@ -211,7 +211,7 @@ class RecPOTrainer(GRPOTrainer):
             "candidates": candidates,
             "rank": ranks.tolist(),
             "reward_ndcg": objective.ndcg(ranks, self.args.reward_cutoff).float().tolist(),
-            "reward_similarity": scoring.target_probabilities(scores, targets, head.temperature, seen).tolist(),
+            "reward_similarity": scoring.item_log_probs(scores, targets, head.temperature, seen).exp().tolist(),
         }
         if self.judge:
             fields["reward_judged"] = self.judge([self.r2ec.decode(chain) for chain in drawn.chains])

@@ -34,16 +34,12 @@ def test_what_was_there_before_does_not_count():
 @pytest.mark.parametrize("num_items", [20_000, 40_000])
 def test_streaming_memory_does_not_grow_with_the_catalogue(num_items):
     users, table = torch.randn(300, 16), torch.randn(num_items, 16)
-    targets, seen = torch.arange(300), [[num_items - 1]] * 300
+    seen = [[num_items - 1]] * 300
     chunk, user_chunk = 2_000, 100
     bound = 3 * 4 * chunk * user_chunk + 300_000  # scores, a copy for the comparison, masks; ranks and indexes
-    ranked = costs.working_bytes(
-        lambda: scoring.streaming_ranks(users, table, targets, seen, chunk=chunk, user_chunk=user_chunk)
-    )
     listed = costs.working_bytes(lambda: scoring.topk(users, table, 10, seen, chunk=chunk, user_chunk=user_chunk))
     dense = 4 * 300 * num_items
-    assert ranked < bound < dense
-    assert listed < bound
+    assert listed < bound < dense
 
 
 def test_stored_bytes_of_a_model_count_shared_weights_once(tiny):
@@ -56,16 +52,16 @@ def test_stored_bytes_of_a_model_count_shared_weights_once(tiny):
 def test_the_table_has_a_row_a_method_in_their_order():
     samples = pd.DataFrame({"sample_id": range(3)})
     scorers = {
-        "b": lambda batch: time.sleep(0.008) or torch.zeros(len(batch), 1000),
+        "b": lambda batch: time.sleep(0.02) or torch.zeros(len(batch), 1000),
         "a": lambda batch: torch.zeros(len(batch), 10),
     }
-    silent = {"b": lambda batch: time.sleep(0.002) or torch.zeros(len(batch), 1000)}
+    silent = {"b": lambda batch: time.sleep(0.005) or torch.zeros(len(batch), 1000)}
     found = costs.table_of_costs(scorers, samples, {"a": 5_000_000, "b": 0}, tokens={"b": 12.5}, silent=silent)
     assert found["model"].tolist() == ["b", "a"]
     assert found["stored_mb"].tolist() == [0, 5]
     assert found["tokens"].tolist() == [12.5, 0]
-    assert found["reasoning_share"].iloc[0] == pytest.approx(1 - 2 / 8, abs=0.15)
+    assert 0.5 < found["reasoning_share"].iloc[0] < 0.9  # 1 - 5 / 20, and what a busy machine adds
     assert found["reasoning_share"].iloc[1] == 0
-    assert found["seconds_batch_1"].iloc[0] == pytest.approx(0.008, rel=0.6)
+    assert 0.02 <= found["seconds_batch_1"].iloc[0] < 0.2
     assert found["seconds_batch_32"].iloc[0] < found["seconds_batch_1"].iloc[0]  # of one query, not of the batch
     assert found["working_mb"].iloc[0] == pytest.approx(32 * 1000 * 4 / 1e6, rel=0.2)

@@ -8,7 +8,6 @@ import torch
 from r2ec_lib.data.storage import read_table, write_table
 from r2ec_lib.evaluation import ranking
 from r2ec_lib.model import scoring
-from r2ec_lib.model.scoring import target_ranks
 
 
 def table(targets, histories, users=None):
@@ -121,46 +120,6 @@ def test_metrics_are_recomputed_from_the_rankings_file_in_plain_python(tmp_path)
     assert ranking.metrics(found)["ndcg@20"] == pytest.approx(expected_ndcg)
     order = sorted((v for v in range(1, 30)), key=lambda v: -scores[0, v].item())  # item 0 is in the history
     assert ranks[0] == 1 + order.index(1)
-
-
-@pytest.mark.parametrize("chunk", [1, 7, 64])
-def test_streaming_ranks_equal_dense_ranks_with_ties_and_masks(chunk):
-    generator = torch.Generator().manual_seed(chunk)
-    users = torch.randint(-2, 3, (13, 4), generator=generator).float()  # small integers: many exact ties
-    items = torch.randint(-2, 3, (50, 4), generator=generator).float()
-    targets = torch.randint(0, 50, (13,), generator=generator)
-    seen = [[v for v in range(i) if v != targets[i]] for i in range(13)]
-    ranks, scores = scoring.streaming_ranks(users, items, targets, seen, chunk=chunk, user_chunk=5)
-    dense = users @ items.T
-    assert torch.equal(ranks, target_ranks(dense, targets, scoring.seen_mask(seen, 50)).double())
-    assert torch.equal(scores, dense[torch.arange(13), targets])
-
-
-@pytest.mark.parametrize("chunk", [3, 7, 64])
-def test_streaming_topk_equals_a_stable_sort_of_all_scores(chunk):
-    generator = torch.Generator().manual_seed(chunk)
-    users = torch.randint(-2, 3, (13, 4), generator=generator).float()
-    items = torch.randint(-2, 3, (50, 4), generator=generator).float()
-    seen = [list(range(i)) for i in range(13)]
-    scores, found = scoring.topk(users, items, 10, seen, chunk=chunk, user_chunk=5)
-    dense = (users @ items.T).masked_fill(scoring.seen_mask(seen, 50), -torch.inf)
-    expected = dense.sort(dim=1, descending=True, stable=True)
-    assert torch.equal(found, expected.indices[:, :10])
-    assert torch.equal(scores, expected.values[:, :10])
-
-
-def test_topk_beyond_the_candidates_is_refused():
-    with pytest.raises(ValueError, match="k is 4; 5 items less a history of 2"):
-        scoring.topk(torch.ones(1, 2), torch.ones(5, 2), 4, [[0, 1]])
-
-
-def test_streaming_refuses_nan_and_names_the_item():
-    items = torch.ones(9, 2)
-    items[7, 0] = torch.nan
-    with pytest.raises(ValueError, match="item 7 is NaN"):
-        scoring.topk(torch.ones(1, 2), items, 2, chunk=4)
-    with pytest.raises(ValueError, match="item 7 is NaN"):
-        scoring.streaming_ranks(torch.ones(1, 2), items, torch.tensor([0]), chunk=4)
 
 
 def test_latency_is_given_for_each_batch_size():

@@ -1,0 +1,94 @@
+"""The tiny backbone: its tokenizer, its warm-up, its corpus and its cache."""
+
+import pandas as pd
+import pytest
+import torch
+
+from r2ec_lib.model.backbone import add_lora
+from r2ec_lib.model.prompts import ANSWER, Document, Prompts, PromptStyle
+from r2ec_lib.model.tiny import build_tiny, document_ids, generic_documents, tiny_backbone, warm_up
+
+SIZES = {"vocab_size": 400, "hidden_size": 16, "num_layers": 1, "num_heads": 2}
+SCHEDULE = {"steps": 5, "batch_tokens": 512, "learning_rate": 1e-2, "seed": 0}
+
+
+@pytest.fixture
+def prompts(tokenizer):
+    return Prompts(tokenizer, PromptStyle(instruct=False))
+
+
+def test_any_text_survives_the_tokenizer(tokenizer):
+    text = "naïve ½ cup 日本語 🙂 <b>&amp;"
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+def test_the_warm_up_learns_its_documents(prompts, items):
+    documents = [Document("Purchases:\n1d ago: red kettle\nThoughts:", "the shopper likes red")] * 8
+    lm = build_tiny(prompts.tokenizer, 32, 1, 2)
+    log = warm_up(lm, prompts, documents, steps=60, batch_tokens=512, learning_rate=1e-2, report=lambda line: None)
+    assert log["loss"].iloc[0] > 4 and log["loss"].iloc[-1] < 0.1
+    head = torch.tensor([prompts.tokenize([documents[0].prompt])[0]])
+    written = lm.generate(head, attention_mask=torch.ones_like(head), max_new_tokens=6, do_sample=False)[
+        0, head.shape[1] :
+    ]
+    assert prompts.tokenizer.decode(written, skip_special_tokens=True).strip() == documents[0].completion
+
+
+def test_histories_are_read_but_not_learned(prompts):
+    """Learning the order of purchases would be learning next items."""
+    rows, starts = document_ids(
+        prompts, [Document("Purchases: red", "the shopper likes red"), Document("Item: mug", "")]
+    )
+    assert prompts.tokenizer.decode(rows[0][starts[0] :]) == f" the shopper likes red{ANSWER}"
+    assert starts[1] == 0
+
+
+def test_what_stands_inside_the_answer_is_learned_after_the_answer_token(prompts):
+    rows, starts = document_ids(prompts, [Document("Item: red mug\nSummary:", "a mug", "red")])
+    assert prompts.tokenizer.decode(rows[0][starts[0] :]) == f" a mug{ANSWER} red"
+
+
+def test_the_generic_corpus_reads_histories_and_never_targets(prompts, items, samples):
+    documents = generic_documents(items, samples, prompts, n=60)
+    without = generic_documents(items, samples.assign(target=0), prompts, n=60)
+    assert documents == without
+    assert len(documents) == len(items) + 60
+    analyses = [document.completion for document in documents[len(items) :]]
+    assert len(set(analyses)) > 30 and any("trusts Acme" in text for text in analyses)
+
+
+def test_the_generic_corpus_does_not_depend_on_the_order_of_a_set(prompts):
+    """Python orders sets of words anew in every process; equally frequent words are taken by the alphabet."""
+    catalogue = pd.DataFrame({"item_id": list("abcde"), "title": ["zinc yarn xylo wood vine", *["plain"] * 4]})
+    catalogue = pd.concat([catalogue] * 5, ignore_index=True).iloc[:25].assign(item_id=[f"i{n}" for n in range(25)])
+    catalogue.loc[5:, "title"] = "plain"
+    one = pd.DataFrame({"history": [[0]], "history_hours": [[5.0]], "history_ratings": [[5.0]]})
+    analyses = {document.completion for document in generic_documents(catalogue, one, prompts, n=30)[25:]}
+    assert any("about vine and wood" in text for text in analyses)
+
+
+def test_the_tiny_backbone_is_built_once_and_then_read_from_the_cache(items, samples, tmp_path):
+    calls = []
+
+    def documents_of(prompts):
+        calls.append(prompts)
+        return generic_documents(items, samples, prompts, n=20)
+
+    style = PromptStyle(instruct=False)
+    silent = {"report": lambda line: None}
+    lm, tokenizer, log, cached = tiny_backbone(documents_of, style, tmp_path, **SIZES, **SCHEDULE, **silent)
+    again, _, log_again, cached_again = tiny_backbone(documents_of, style, tmp_path, **SIZES, **SCHEDULE, **silent)
+    other = tiny_backbone(documents_of, style, tmp_path, **SIZES, **{**SCHEDULE, "seed": 1}, **silent)
+    assert (cached, cached_again, other[3]) == (False, True, False)
+    assert all(torch.equal(a, b) for a, b in zip(lm.parameters(), again.parameters(), strict=True))
+    assert log.equals(log_again) and tokenizer.convert_tokens_to_ids(ANSWER) == 2
+
+
+def test_a_pretrained_model_is_taught_without_muon_and_only_where_it_is_trained(prompts, items):
+    documents = [Document("Purchases:\n1d ago: red kettle\nThoughts:", "the shopper likes red")] * 8
+    lm = add_lora(build_tiny(prompts.tokenizer, 32, 2, 2), rank=2, alpha=4, layers=1)
+    before = {name: weight.detach().clone() for name, weight in lm.named_parameters()}
+    log = warm_up(lm, prompts, documents, 30, 512, 1e-2, matrix_rate=0.0, report=lambda line: None)
+    assert log["loss"].iloc[-1] < log["loss"].iloc[0] - 0.5
+    moved = {name for name, weight in lm.named_parameters() if not torch.equal(weight, before[name])}
+    assert moved == {name for name, weight in lm.named_parameters() if weight.requires_grad}

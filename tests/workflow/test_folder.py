@@ -44,6 +44,7 @@ def test_a_run_lies_in_the_project_wherever_the_kernel_starts(world, monkeypatch
 
 def test_a_notebook_opened_too_early_names_the_one_before(world):
     storage.write_json({}, RunFolder(world / "runs" / "toy").metrics("data"))
+    (world / "runs" / "toy" / "training").mkdir()  # begun, not finished
     with pytest.raises(recipes.RecipeError, match=r"runs/toy holds no finished training\. Run 02_training\.ipynb"):
         opened(world, needs=["data", "training"])
     with pytest.raises(recipes.RecipeError, match=r"no finished data\. Run 01_data_preparation\.ipynb .* r2ec run"):

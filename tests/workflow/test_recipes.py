@@ -1,5 +1,6 @@
 """What a recipe may say, what is refused and in which words."""
 
+import nbformat
 import pytest
 from workflow.toy import load, notebook
 
@@ -95,3 +96,13 @@ def test_a_declaration_keeps_its_comment(world):
     assert recipes.declared(world / "notebooks" / "01_first.ipynb")["rate"] == recipes.Parameter(
         "rate", "float", 0.5, "learning rate"
     )
+
+
+@pytest.mark.parametrize("tagged", [0, 2])
+def test_a_notebook_has_one_parameters_cell(world, tagged):
+    path = world / "notebooks" / "03_third.ipynb"
+    tags = {"tags": ["parameters"]}
+    cells = [nbformat.v4.new_code_cell("a: int = 1  # a", metadata=tags) for _ in range(tagged)]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    with pytest.raises(recipes.RecipeError, match=f'{tagged} cells have the tag "parameters", expected one'):
+        recipes.declared(path)

@@ -15,10 +15,12 @@ FACTS = {"stages": {}, "versions": {}, "gpu": [], "commit": "", "uncommitted_cha
 FACTS |= {"started": "2024-01-01", "cpu": "x", "cores": 2, "memory_gb": 1.0, "python": "3.11"}
 
 HOSTILE = (
-    "<style>#T_a_row0 { color: red; } body { display: none; } #T_b { background: url(http://x.y/z); }</style>"
+    "<style>#T_a_row0 { color: red; } body { display: none; } #T_b { background: url(http://x.y/z); } "
+    "#T_c, p { top: 9px; }</style>"
     '<table id="T_a" onclick="steal()"><tr><td style="color: red; background: url(http://x.y)">Tom &amp; Co</td></tr>'
     '</table><script>alert(1)</script><img src="http://x.y/z.png"><img src="x" onerror="alert(1)">'
-    '<a href="javascript:alert(1)">a</a><iframe src="http://x.y"></iframe><svg onload="alert(1)"></svg>'
+    '<a href="javascript:alert(1)">a</a><a href="data:text/html,x">b</a>'
+    '<iframe src="http://x.y"></iframe><svg onload="alert(1)"></svg>'
 )
 
 
@@ -30,6 +32,8 @@ def test_foreign_html_keeps_its_table_and_loses_whatever_acts_or_loads():
     )
     for bad in (
         'src="x"',
+        "top: 9px",
+        "data:text",
         "script",
         "alert",
         "onclick",
@@ -47,6 +51,8 @@ def test_foreign_html_keeps_its_table_and_loses_whatever_acts_or_loads():
 def test_columns_of_words_are_set_flush_left_and_numbers_stay_right():
     rows = "<tr><td>lamp</td><td>1,234.5</td></tr><tr><td>7</td><td>–</td></tr>"
     html = report.aligned(f"<table><tr><th>name</th><th>n</th></tr>{rows}</table>")
+    ragged = f"<table><tr><td>lamp</td></tr>{rows}</table>"
+    assert "words" not in report.aligned(ragged)
     assert '<th class="words">name</th><th>n</th>' in html and '<td class="words">7</td><td>–</td>' in html
 
 
@@ -177,11 +183,12 @@ def test_an_error_is_shown_whatever_the_cell_concerns():
 def test_a_page_leaves_out_what_concerns_other_runs(tmp_path):
     run = RunFolder(tmp_path / "shop")
     tags = {"tags": ["only:source=bazaar"]}
-    cells = [new_markdown_cell("# Data"), new_markdown_cell("## A made-up market", metadata=tags)]
+    marker = new_markdown_cell("Papermill's own words", metadata={"tags": ["papermill-error-cell-tag"]})
+    cells = [new_markdown_cell("# Data"), new_markdown_cell("## A made-up market", metadata=tags), marker]
     storage.write_text(nbformat.writes(new_notebook(cells=cells)), run.notebook("01_first"))
     storage.write_text("source: logs\n", run.recipe)
     storage.write_json(FACTS, run.provenance)
     page = report.render(run, tmp_path).with_name("01_first.html").read_text()
-    assert "Data" in page and "made-up" not in page
+    assert "Data" in page and "made-up" not in page and "own words" not in page
     storage.write_text("source: bazaar\n", run.recipe)
     assert "made-up" in report.render(run, tmp_path).with_name("01_first.html").read_text()

@@ -1,5 +1,6 @@
 """When a stage runs again."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,7 @@ def test_a_stage_is_done_when_it_finished_and_its_outputs_are_whole(world):
     assert not stages.begin(run, "01_first", (), parts, FOLDERS)
     assert not stages.is_done(run, "01_first", stages.key(parts))
     assert stages.begin(run, "01_first", (), parts, FOLDERS)  # goes on
+    assert not stages.begin(run, "01_first", (), ingredients(world, rows=2), FOLDERS)  # not with other settings
     done(world, run, "01_first", "data", parts)
     assert stages.is_done(run, "01_first", stages.key(parts)) and not stages.is_done(run, "01_first", "other")
     (run.data / "file").write_text("xx")
@@ -136,3 +138,18 @@ def test_a_notebook_s_text_and_tags_count(world):
         notebook(path, FIRST, cell)
         keys.append(stages.key(ingredients(world)))
     assert len(set(keys)) == 3
+
+
+def test_the_stage_before_counts(world):
+    path = world / "notebooks" / "01_first.ipynb"
+    first, other = (stages.ingredients(path, {}, previous, world / "toylib") for previous in ("a", "b"))
+    assert stages.difference(first, other) == "an earlier stage changed"
+    assert stages.key(first) != stages.key(other)
+
+
+def test_an_input_of_the_same_size_counts_by_its_time_and_a_backbone_s_files_are_inputs(world):
+    (world / "lm").mkdir()
+    (world / "lm" / "weights").write_text("a")
+    first = ingredients(world, backbone=str(world / "lm"))
+    os.utime(world / "lm" / "weights", (1, 1))
+    assert stages.difference(first, ingredients(world, backbone=str(world / "lm"))).startswith("inputs changed")

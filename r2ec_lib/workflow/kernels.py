@@ -26,6 +26,7 @@ from papermill.exceptions import PapermillExecutionError
 
 QUIET = {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 QUIET |= {"KINETO_LOG_LEVEL": "99"}  # PyTorch's profiler, which measures memory in 03, tells of its start and stop
+QUIET |= {"HF_HUB_DISABLE_TELEMETRY": "1"}  # TRL would tell its makers of each trainer
 SPINS = 1000
 """Turns of a loop for which a thread of libgomp waits at a barrier before it sleeps; libgomp's default is 300,000.
 Where another process holds a core, a thread on the next core spins for milliseconds at each of a step's thousand

@@ -14,7 +14,7 @@ COUNTS_PURCHASES = 0.8  # rank correlation from which a column is taken for a co
 
 
 def leak_checks(items: pd.DataFrame, samples: pd.DataFrame, *, mask_seen: bool = True) -> pd.DataFrame:
-    """A table (check, ok, detail): one row a way in which the future could reach a prompt or a split another.
+    """A table (check, ok, detail): one row per way in which the future could reach a prompt or a split another.
 
     `detail` holds counts and, where a check fails, an example. The last two rows are figures, not faults: how much of
     the catalogue is first seen after training (candidates all the same, so a model that likes what was never bought

@@ -50,7 +50,7 @@ DROP_SHARE = 0.25
 
 @dataclass(frozen=True)
 class Sampled:
-    """Chains and what was read at their ends; a row a prompt, in the order asked for.
+    """Chains and what was read at their ends; one row per prompt, in the order given.
 
     Attributes:
         chains: token ids as sampled, each ending in `<answer>`.

@@ -69,7 +69,7 @@ def token_log_probs(
 def prompt_cache(
     model: torch.nn.Module, plain_lm: PreTrainedModel, ids: Tensor, mask: Tensor, positions: Tensor
 ) -> DynamicCache:
-    """Keys and values of left-padded prompts (B, P), a row a prompt; each distinct prompt is computed once.
+    """Keys and values of left-padded prompts (B, P), one row per prompt; each distinct prompt is computed once.
 
     A backward through it adds up what the rows of a prompt send back.
     """

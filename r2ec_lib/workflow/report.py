@@ -355,7 +355,7 @@ def _studied(run: RunFolder, variants: Mapping[str, str]) -> list[dict[str, str]
 
 
 def _rows(models: Mapping[str, Mapping[str, float]], names: Sequence[str]) -> list[dict[str, Any]]:
-    """The headline table: one row per model, the best of each column marked, R²ec first, the oracle not in the race."""
+    """The headline table: one row per model, the best of each column marked, the oracle not in the race."""
     racing = [values for model, values in models.items() if model not in TOLD]
     best = {name: max((v[name] for v in racing if v.get(name) is not None), default=None) for name in names}
     return [

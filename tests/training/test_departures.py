@@ -171,6 +171,7 @@ PAPER = {
     "similarity": "inner", "epsilon": 0.2, "relabel_top": 1, "num_train_epochs": 3.0, "patience": 1, "beta": 0.0,
     "item_advantage": "trajectory", "length_handling": "sum", "readout": "last", "item_warmup_steps": 0,
     "optim": "paged_adamw_32bit", "protocol": "paper", "max_history": 20,
+    "warmup_lm_steps": 0, "item_steps": 0,
 }  # fmt: skip
 OFFICIAL = {
     "batch_users": 12, "num_processes": 3, "temperature": 2.0, "top_k": 50, "max_completion_length": 640,

@@ -191,7 +191,7 @@ def recommend(
     first = model.sample(model.prompts.user_ids(sample, model.titles), max_new_tokens)
     kept = keep_reasons(model, sample, first.chains, first.states, guardrails, max_new_tokens, seed)
     text, seen = model.decode(kept.chains[0]), sample["history"].iloc[0].tolist()
-    scores = model.head.scores(kept.states)[0].float().cpu()  # (N,)
+    scores = model.scores(kept.states, [seen])[0].float().cpu()  # (N,)
     scores[seen] = -torch.inf
     unruled = scores.topk(min(k, len(scores) - len(set(seen)))).indices.tolist()
     listed = pd.DataFrame({"sample_id": [0], "chain": [text], "top_items": [unruled]})
@@ -282,7 +282,7 @@ def enforce(
 
         def scores(rows: pd.DataFrame, _: Chains | None) -> Tensor:
             at = rows.index.tolist()
-            values = model.head.scores(states[at]).float().cpu()  # (B, N)
+            values = model.scores(states[at], rows["history"].to_list()).float().cpu()  # (B, N)
             barred = blocked(rules, rows["history"], texts[at], model.catalogue)
             return values.masked_fill(torch.from_numpy(barred), -torch.inf)
 

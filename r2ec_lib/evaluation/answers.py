@@ -64,7 +64,7 @@ def rank(model: R2ec, answers: Answers, samples: pd.DataFrame, *, name: str, mas
     """`ranking.rank_all` from the states at hand; `seconds` holds the time of reasoning and encoding too."""
     row_of = pd.Series(range(len(samples)), samples["sample_id"])
     ranked = ranking.rank_all(
-        lambda batch: model.head.scores(answers.states[row_of[batch["sample_id"]].to_list()]),
+        lambda batch: model.scores(answers.states[row_of[batch["sample_id"]].to_list()], batch["history"].to_list()),
         samples,
         len(model.catalogue),
         model=name,
@@ -109,4 +109,4 @@ def chains_table(
 
 def live_scorer(model: R2ec, max_new_tokens: int) -> ranking.Scorer:
     """Reasoning, encoding and scoring in one call, as a service would run it; for measuring latency."""
-    return lambda batch: model.head.scores(answer(model, batch, max_new_tokens).states)
+    return lambda batch: model.scores(answer(model, batch, max_new_tokens).states, batch["history"].to_list())

@@ -159,6 +159,10 @@ class R2ec:
         rows = [[*prompt, *chain] for prompt, chain in zip(prompts, chains, strict=True)]
         return self.encode(rows, starts=[len(prompt) for prompt in prompts])
 
+    def scores(self, states: Tensor, histories: Sequence[Sequence[int]]) -> Tensor:
+        """Scores (B, N) of every item for states (B, d) and the histories (item indexes, oldest first) behind them."""
+        return self.head.scores(states)
+
     # --- reasoning ------------------------------------------------------------------------------------------------
 
     def sample(
@@ -245,7 +249,7 @@ class R2ec:
         sampled = self.sample(self.prompts.user_ids(rows, self.titles), max_new_tokens)
         answers = []
         for history, state, chain in zip(rows["history"], sampled.states, sampled.chains, strict=True):
-            scores = self.head.scores(state[None])[0]  # (N,)
+            scores = self.scores(state[None], [history])[0]  # (N,)
             scores[torch.from_numpy(history).long()] = -torch.inf
             best = scores.topk(min(k, int(scores.isfinite().sum())))
             items = best.indices.tolist()
@@ -361,6 +365,6 @@ def ranks_of(model: R2ec, samples: pd.DataFrame, chains: Sequence[Sequence[int]]
 @torch.no_grad()
 def ranks_of_states(model: R2ec, samples: pd.DataFrame, states: Tensor) -> Tensor:
     """`ranks_of` for user states (B, d) that are known already."""
-    scores = model.head.scores(states)  # (B, N)
+    scores = model.scores(states, samples["history"].to_list())  # (B, N)
     targets = torch.tensor(samples["target"].to_numpy(), dtype=torch.long, device=scores.device)
     return target_ranks(scores, targets, seen_mask(samples["history"], scores.shape[1]).to(scores.device))

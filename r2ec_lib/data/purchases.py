@@ -1,4 +1,5 @@
-"""Histories given by hand → the history columns of a samples table, checked as strictly as a log.
+"""Purchases between two forms: histories given by hand → the history columns of a samples table, checked as strictly
+as a log; and a samples table → the purchases that it shows.
 
 The item texts that go with them are cleaned by `readers.clean_items`; what is recommended is the model's business.
 """
@@ -11,6 +12,9 @@ import pandas as pd
 
 from r2ec_lib.data.schema import RATING_RANGE, DataError, check_rating_range
 from r2ec_lib.data.texts import plain_text
+
+SAME_ACTION = pd.Timedelta(minutes=1)
+"""Times of one action, computed back from hours stored as float32, differ by less than this."""
 
 
 def purchases_table(
@@ -55,6 +59,32 @@ def purchases_table(
         kept = slice(-max_history if max_history else None, None)
         rows.append((np.array([item_index[key] for key in keys], np.int32)[kept], ages[kept], stars[kept]))
     return pd.DataFrame(rows, columns=["history", "history_hours", "history_ratings"])
+
+
+def actions(samples: pd.DataFrame) -> pd.DataFrame:
+    """The purchases that a samples table shows, each once, however many histories repeat it.
+
+    Returns:
+        user_id, item, timestamp; by user, then time. Both targets and history items count.
+    """
+    lengths = samples["history"].map(len).to_numpy()
+    hours = np.concatenate(samples["history_hours"].to_list()).astype(float)
+    moments = samples["timestamp"].to_numpy("datetime64[ms]")
+    past = np.repeat(moments, lengths) - (hours * 3_600_000).round().astype("timedelta64[ms]")
+    users = samples["user_id"].to_numpy(object)
+    shown = pd.DataFrame(
+        {
+            "user_id": np.concatenate([np.repeat(users, lengths), users]),
+            "item": np.concatenate([*samples["history"], samples["target"]]).astype(np.int64),
+            "timestamp": np.concatenate([past, moments]),
+            "hours": np.concatenate([hours, np.zeros(len(samples))]),
+        }
+    ).sort_values(["user_id", "item", "timestamp"], kind="stable")
+    same = shown.groupby(["user_id", "item"])["timestamp"].diff() <= SAME_ACTION
+    shown["action"] = (~same).cumsum()
+    exact = shown.sort_values("hours", kind="stable").drop_duplicates("action")  # the nearest view is the most precise
+    exact = exact.sort_values(["user_id", "timestamp"], kind="stable", ignore_index=True)
+    return exact[["user_id", "item", "timestamp"]]
 
 
 def _sequence(values: Any, name: str, expected: str) -> None:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
+import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from r2ec_lib.evaluation import ranking
 from r2ec_lib.model import R2ec, scoring
@@ -89,11 +89,13 @@ def chains_table(
         sample_id, user_id, model, chain (text), tokens (`<answer>` included), closed (the model wrote `<answer>`
         itself), rank, top_items (k indexes, best first), top_scores, target.
     """
-    states, table = answers.states.float().cpu(), model.head.table.float().cpu()
-    if model.head.similarity == "cosine":
-        states, table = F.normalize(states, dim=-1), F.normalize(table, dim=-1)
-    seen = samples["history"].to_list() if mask_seen else None
-    scores, items = scoring.topk(states, table, k, seen)
+    histories, best = samples["history"].to_list(), []
+    for rows in torch.arange(len(samples)).split(max(1, scoring.SCORES_HELD // len(model.catalogue))):
+        shown = [histories[row] for row in rows]
+        scores = model.scores(answers.states[rows], shown).cpu()  # (b, N)
+        hidden = scoring.seen_mask(shown, scores.shape[1]) if mask_seen else torch.zeros_like(scores, dtype=torch.bool)
+        best.append(scoring.stable_topk(scores.masked_fill(hidden, -torch.inf), k))
+    scores, items = (torch.cat(part) for part in zip(*best, strict=True))  # (S, k) each
     result = samples[["sample_id", "user_id"]].reset_index(drop=True)
     return result.assign(
         model=rankings["model"].to_numpy(),

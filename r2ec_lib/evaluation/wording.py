@@ -14,6 +14,7 @@ import pandas as pd
 
 NAMES = {
     "r2ec": "R²ec",
+    "texts_alone": "R²ec without its collaborative term",
     "item_term_only": "R²ec, reasoning as the warm-up left it",
     "without_reasoning": "same backbone, trained without reasoning",
     "without_reasoning_long": "same backbone without reasoning, trained longer",
@@ -22,6 +23,8 @@ NAMES = {
     "sasrec": "SASRec",
     "caser": "Caser",
     "gru4rec": "GRU4Rec",
+    "ease_and_text": "EASE and text similarity",
+    "ease": "EASE",
     "text_similarity": "text similarity",
     "item_neighbours": "item neighbours",
     "recent_popularity": "recently popular",

@@ -27,6 +27,7 @@ from r2ec_lib.data.readers import clean_items
 from r2ec_lib.data.schema import DataError
 from r2ec_lib.model.answer import ANSWER
 from r2ec_lib.model.backbone import add_recommend_token, load_pretrained
+from r2ec_lib.model.collaborative import Collaborative
 from r2ec_lib.model.encoding import BATCH_TOKENS, batched_states
 from r2ec_lib.model.prompts import Prompts, PromptStyle
 from r2ec_lib.model.sampling import Sampled, sample
@@ -85,12 +86,21 @@ class R2ec:
         prompts: turns tables into ids.
         catalogue: items table, in table order.
         head: the item table.
+        collaborative: what is bought together, added to the scores of the head; None where texts decide alone.
     """
 
-    def __init__(self, lm: PreTrainedModel, prompts: Prompts, catalogue: pd.DataFrame, head: RecHead | None = None):
+    def __init__(
+        self,
+        lm: PreTrainedModel,
+        prompts: Prompts,
+        catalogue: pd.DataFrame,
+        head: RecHead | None = None,
+        collaborative: Collaborative | None = None,
+    ):
         self.lm = lm
         self.prompts = prompts
         self.catalogue = catalogue.reset_index(drop=True)
+        self.collaborative = collaborative
         width = lm.config.get_text_config().hidden_size
         self.head = head or RecHead(list(self.catalogue["item_id"]), torch.zeros(len(catalogue), width))
         if list(self.catalogue["item_id"]) != self.head.item_ids:
@@ -161,7 +171,10 @@ class R2ec:
 
     def scores(self, states: Tensor, histories: Sequence[Sequence[int]]) -> Tensor:
         """Scores (B, N) of every item for states (B, d) and the histories (item indexes, oldest first) behind them."""
-        return self.head.scores(states)
+        scores = self.head.scores(states)
+        if self.collaborative is None:
+            return scores
+        return scores + self.collaborative.scores(histories).to(scores)
 
     # --- reasoning ------------------------------------------------------------------------------------------------
 
@@ -299,6 +312,8 @@ class R2ec:
     def _replace(self, catalogue: pd.DataFrame, table: Tensor) -> None:
         self.catalogue = catalogue.reset_index(drop=True)
         old = self.head
+        if self.collaborative is not None:
+            self.collaborative = self.collaborative.reindexed([old.index.get(i, -1) for i in catalogue["item_id"]])
         self.head = RecHead(list(catalogue["item_id"]), table, old.temperature, old.similarity, old.readout)
 
     # --- saving ---------------------------------------------------------------------------------------------------
@@ -315,6 +330,8 @@ class R2ec:
         self.lm.save_pretrained(fresh / ("adapter" if adapted else "lm"), state_dict=weights)
         self.tokenizer.save_pretrained(fresh / ("adapter" if adapted else "lm"))
         save_file({"item_table": self.head.table.float().cpu().contiguous()}, fresh / "rec_head.safetensors")
+        if term := self.collaborative:
+            save_file({"items": term.items, "weights": term.weights}, fresh / "collaborative.safetensors")
         self.catalogue.to_parquet(fresh / "catalogue.parquet", index=False)
         config = {
             "base": self.lm.peft_config["default"].base_model_name_or_path if adapted else None,
@@ -322,6 +339,7 @@ class R2ec:
             "temperature": self.head.temperature,
             "similarity": self.head.similarity,
             "readout": self.head.readout,
+            "collaborative": {"decay": term.decay, "scale": term.scale} if term else None,
         }
         (fresh / "r2ec.json").write_text(json.dumps(config, indent=2, ensure_ascii=False))
         if folder.exists():
@@ -353,7 +371,10 @@ class R2ec:
             config["similarity"],
             config["readout"],
         )
-        return cls(lm.eval(), Prompts(tokenizer, PromptStyle(**config["prompt_style"])), catalogue, head)
+        term = None
+        if numbers := config.get("collaborative"):
+            term = Collaborative(**load_file(folder / "collaborative.safetensors"), **numbers)
+        return cls(lm.eval(), Prompts(tokenizer, PromptStyle(**config["prompt_style"])), catalogue, head, term)
 
 
 @torch.no_grad()

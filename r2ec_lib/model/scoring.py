@@ -144,7 +144,7 @@ def topk(
         items = torch.empty(len(picked), 0, dtype=torch.long, device=users.device)
         for start, scores in _chunks(users[picked], table, chunk, hidden):
             if best.shape[1] < k:
-                values, columns = _stable_topk(scores, min(k, scores.shape[1]))
+                values, columns = stable_topk(scores, min(k, scores.shape[1]))
             else:
                 values, columns = _above(scores, best[:, -1:], k)  # an equal score comes too late
             best, columns = torch.cat([best, values], 1), torch.cat([items, columns + start], 1)
@@ -162,7 +162,7 @@ def _above(scores: Tensor, limits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """
     rows, columns = (scores > limits).nonzero(as_tuple=True)
     if len(rows) > k * len(scores):
-        return _stable_topk(scores, min(k, scores.shape[1]))
+        return stable_topk(scores, min(k, scores.shape[1]))
     counts = torch.bincount(rows, minlength=len(scores))  # (b,)
     place = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
     values = scores.new_full((len(scores), int(counts.max())), -torch.inf)
@@ -171,7 +171,7 @@ def _above(scores: Tensor, limits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return values, found
 
 
-def _stable_topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def stable_topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """`torch.topk`, but of equal scores the first ones, in order."""
     values, columns = scores.topk(min(k + 1, scores.shape[1]), dim=1)
     if values.shape[1] > k:

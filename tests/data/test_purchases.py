@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from r2ec_lib.data.purchases import purchases_table
+from r2ec_lib.data.purchases import actions, purchases_table
 from r2ec_lib.data.schema import DataError
 
 INDEX = {"4": 0, "17": 1, "pen": 2}
@@ -90,3 +90,26 @@ def test_a_wrong_value_is_named_with_its_history(arguments, message):
 def test_a_scale_that_is_none_is_refused():
     with pytest.raises(DataError, match="rating_min is 5, rating_max 1"):
         table([["pen"]], rating_range=(5, 1))
+
+
+def test_actions_count_each_purchase_once_however_many_histories_repeat_it(samples_of):
+    samples = samples_of({"a": [5, 6, 7, 5, 8], "b": [6, 7]})
+    found = actions(samples)
+    assert found.groupby("user_id")["item"].apply(list).to_dict() == {"a": [5, 6, 7, 5, 8], "b": [6, 7]}
+
+
+def test_actions_outlive_hours_rounded_to_float32():
+    start = pd.Timestamp("2020-01-01T03:17:29.123", tz="UTC")
+    moments = start + pd.to_timedelta([0, 7.3, 9_000.77, 15_111.123], unit="h")
+    rows = []
+    for at in (1, 2, 3):
+        hours = ((moments[at] - moments[:at]) / pd.Timedelta(hours=1)).to_numpy().astype(np.float32)
+        rows.append(("a", moments[at], at, np.arange(at), hours))
+    samples = pd.DataFrame(rows, columns=["user_id", "timestamp", "target", "history", "history_hours"])
+    assert actions(samples)["item"].tolist() == [0, 1, 2, 3]
+
+
+def test_dropped_samples_leave_their_purchase_in_the_sequence(samples_of):
+    samples = samples_of({"a": [1, 2, 1, 3]})
+    repeats_dropped = samples[samples["target"] != 1]
+    assert actions(repeats_dropped)["item"].tolist() == [1, 2, 1, 3]

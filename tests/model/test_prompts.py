@@ -112,3 +112,18 @@ def test_texts_within_the_limit_are_left_alone(tokenizer, items):
     prompts = Prompts(tokenizer, PromptStyle(instruct=False, max_title_tokens=20))
     prompts.item_ids(items)
     assert not prompts.cut
+
+
+SYSTEM = "{% if messages[0]['role'] != 'system' %}<s>system: be kind\n{% endif %}"
+
+
+@pytest.mark.parametrize("bos", [None, "<s>"])
+def test_a_template_brings_its_own_system_turn_and_beginning_once(chat_tokenizer, bos):
+    """As in SmolLM2, whose template adds a system turn and whose bos is the token that begins each turn."""
+    before = chat_tokenizer.bos_token
+    chat_tokenizer.chat_template, chat_tokenizer.bos_token = SYSTEM + CHAT, bos
+    try:
+        asked = Prompts(chat_tokenizer, PromptStyle(instruct=True)).tokenize(["hello"])[0]
+    finally:
+        chat_tokenizer.bos_token = before
+    assert chat_tokenizer.decode(asked) == "<s>system: be kind\n<s>user: hello\n<s>assistant:"

@@ -213,3 +213,16 @@ def test_texts_beyond_the_positions_of_the_model_are_refused(tokenizer, items, s
         model.add_items(
             pd.DataFrame({"item_id": ["long"], "title": ["x " * 20], **{f"text{n}": ["mug " * 20] for n in range(9)}})
         )
+
+
+def test_sampling_defaults_that_a_checkpoint_brings_along_are_not_followed(tiny, samples):
+    """Instruct checkpoints come with a repetition penalty or a top_p, which would change what is trained and asked."""
+    prompts = tiny.prompts.user_ids(samples.head(6), tiny.titles)
+    greedy = tiny.reason(prompts, 12)
+    torch.manual_seed(0)
+    drawn = tiny.reason(prompts, 12, temperature=1.0)
+    defaults = {"do_sample": True, "repetition_penalty": 3.0, "top_p": 0.1, "top_k": 1, "temperature": 0.2}
+    tiny.lm.generation_config.update(**defaults)
+    assert tiny.reason(prompts, 12) == greedy
+    torch.manual_seed(0)
+    assert tiny.reason(prompts, 12, temperature=1.0) == drawn

@@ -1,4 +1,4 @@
-"""Baselines that count and do not train: popularity, item neighbours, text similarity.
+"""Baselines that count and do not train: popularity, item neighbours, EASE, text similarity, and two of them together.
 
 Each is a function from tables to a scorer. Letters in shapes: B samples asked about, N items.
 """
@@ -12,8 +12,9 @@ import torch
 from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 from torch import Tensor
 
-from r2ec_lib.evaluation.baselines.fitting import actions
+from r2ec_lib.data.purchases import actions
 from r2ec_lib.evaluation.ranking import Scorer
+from r2ec_lib.model.collaborative import Collaborative, item_weights
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,21 @@ def item_neighbours(train: pd.DataFrame, num_items: int, *, decay: float = 0.8, 
     similar[together.row == together.col] = 0
     table = sp.csr_matrix((similar, (together.row, together.col)), together.shape)
     return TableScorer(lambda samples: _dense(_recent(samples, num_items, decay) @ table), _bytes(table))
+
+
+def ease(train: pd.DataFrame, num_items: int, *, penalty: float = 50.0, decay: float = 0.9) -> TableScorer:
+    """The collaborative term of R²ec on its own: item–item weights in closed form (`item_weights`)."""
+    term = Collaborative(*item_weights(train, num_items, penalty), decay)
+    return TableScorer(
+        lambda samples: term.scores(samples["history"].to_list()), term.items.nbytes + term.weights.nbytes
+    )
+
+
+def blend(first: TableScorer, second: TableScorer, *, share: float) -> TableScorer:
+    """Two scorers added up, `share` of the second: of EASE and text similarity, a hybrid without a language model."""
+    return TableScorer(
+        lambda samples: first(samples) + share * second(samples), first.stored_bytes + second.stored_bytes
+    )
 
 
 def text_similarity(items: pd.DataFrame, *, decay: float = 0.8, title_weight: float = 1.0) -> TableScorer:

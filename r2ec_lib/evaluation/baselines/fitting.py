@@ -1,4 +1,4 @@
-"""Fitting and tuning the baselines: training samples as actions and sequences, one loop for all networks, grids.
+"""Fitting and tuning the baselines: training samples as sequences, one loop for all networks, grids.
 
 Every baseline is fitted on the training samples alone and becomes a scorer, a function from a slice of the samples
 table to (B, N) scores; ranking and masking are the evaluator's. All sequence networks share one `fit_network`: each
@@ -18,11 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from r2ec_lib.data.purchases import actions
 from r2ec_lib.evaluation.baselines.networks import SequenceNetwork, pad
 from r2ec_lib.evaluation.ranking import Scorer, metrics, rank_all
-
-SAME_ACTION = pd.Timedelta(minutes=1)
-"""Times of one action, computed back from hours stored as float32, differ by less than this."""
 
 PLATEAU = 8
 """Epochs before early stopping counts: a network learns popularity first and rests there before it reads histories."""
@@ -31,33 +29,7 @@ STRETCH = 16
 """Batches among which sequences are sorted by length: wide enough to leave every batch a random draw."""
 
 
-# ---- the training part as actions and sequences --------------------------------------------------------------------
-
-
-def actions(samples: pd.DataFrame) -> pd.DataFrame:
-    """The purchases that a samples table shows, each once, however many histories repeat it.
-
-    Returns:
-        user_id, item, timestamp; by user, then time. Both targets and history items count.
-    """
-    lengths = samples["history"].map(len).to_numpy()
-    hours = np.concatenate(samples["history_hours"].to_list()).astype(float)
-    moments = samples["timestamp"].to_numpy("datetime64[ms]")
-    past = np.repeat(moments, lengths) - (hours * 3_600_000).round().astype("timedelta64[ms]")
-    users = samples["user_id"].to_numpy(object)
-    shown = pd.DataFrame(
-        {
-            "user_id": np.concatenate([np.repeat(users, lengths), users]),
-            "item": np.concatenate([*samples["history"], samples["target"]]).astype(np.int64),
-            "timestamp": np.concatenate([past, moments]),
-            "hours": np.concatenate([hours, np.zeros(len(samples))]),
-        }
-    ).sort_values(["user_id", "item", "timestamp"], kind="stable")
-    same = shown.groupby(["user_id", "item"])["timestamp"].diff() <= SAME_ACTION
-    shown["action"] = (~same).cumsum()
-    exact = shown.sort_values("hours", kind="stable").drop_duplicates("action")  # the nearest view is the most precise
-    exact = exact.sort_values(["user_id", "timestamp"], kind="stable", ignore_index=True)
-    return exact[["user_id", "item", "timestamp"]]
+# ---- the training part as sequences ---------------------------------------------------------------------------------
 
 
 def sequences(samples: pd.DataFrame, max_history: int) -> list[np.ndarray]:
@@ -190,7 +162,9 @@ def _ndcg10(score: Scorer, samples: pd.DataFrame, num_items: int, model: str, ma
 GRIDS: dict[str, list[dict]] = {
     "recent_popularity": [{"days": days} for days in (30, 90, 7, 180)],
     "item_neighbours": [{"decay": d, "shrink": s} for s in (3.0, 10.0, 30.0) for d in (0.5, 0.8, 1.0)],
+    "ease": [{"penalty": p} for p in (20.0, 50.0, 200.0)],
     "text_similarity": [{"decay": d, "title_weight": w} for d in (0.3, 0.5, 0.8, 1.0) for w in (1, 3)],
+    "ease_and_text": [{"share": s} for s in (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)],
     "network": [{"learning_rate": r, "dropout": d} for r, d in ((3e-3, 0.5), (1e-3, 0.5), (1e-3, 0.2), (3e-3, 0.2))],
 }
 """Settings to try. Counting and reading texts take about a second per setting. The networks take minutes and share one

@@ -36,6 +36,22 @@ def test_neighbours_weigh_the_latest_purchase_most(samples_of):
     assert (first, last) == (0.5, 1.0)
 
 
+def test_ease_scores_what_goes_with_the_latest_purchases(samples_of):
+    train = samples_of({"a": [0, 1], "b": [0, 1], "c": [2, 3], "d": [2, 3]})
+    score = counting.ease(train, 5, penalty=1.0, decay=0.5)
+    scores = score(samples_of({"new": [0, 2, 4]}, positions=[2]))[0]
+    assert scores[[1, 3]].tolist() == pytest.approx([0.5 * 2 / 3, 2 / 3])  # two shoppers of 2 + penalty
+    assert scores[4] == 0
+
+
+def test_a_blend_is_the_sum_of_its_parts(samples_of):
+    train = samples_of({"a": [0, 1], "b": [0, 1, 2]})
+    first, second = counting.popularity(train, 3), counting.item_neighbours(train, 3)
+    both = counting.blend(first, second, share=0.25)
+    torch.testing.assert_close(both(train), first(train) + 0.25 * second(train))
+    assert both.stored_bytes == first.stored_bytes + second.stored_bytes
+
+
 def test_text_similarity_finds_the_same_words_in_items_never_bought(samples_of):
     items = pd.DataFrame(
         {"item_id": list("abcd"), "title": ["red oak chair", "blue pen", "oak table red", "pen refill blue ink"]}

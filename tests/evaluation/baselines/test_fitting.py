@@ -1,4 +1,4 @@
-"""Actions, sequences, the training loop of the networks, and tuning."""
+"""Sequences, the training loop of the networks, and tuning."""
 
 import functools
 
@@ -13,29 +13,6 @@ from r2ec_lib.evaluation.baselines import counting, fitting
 from r2ec_lib.evaluation.baselines.networks import Caser, GRU4Rec, SASRec
 
 NETWORKS = (GRU4Rec, Caser, SASRec)
-
-
-def test_actions_count_each_purchase_once_however_many_histories_repeat_it(samples_of):
-    samples = samples_of({"a": [5, 6, 7, 5, 8], "b": [6, 7]})
-    found = fitting.actions(samples)
-    assert found.groupby("user_id")["item"].apply(list).to_dict() == {"a": [5, 6, 7, 5, 8], "b": [6, 7]}
-
-
-def test_actions_outlive_hours_rounded_to_float32():
-    start = pd.Timestamp("2020-01-01T03:17:29.123", tz="UTC")
-    moments = start + pd.to_timedelta([0, 7.3, 9_000.77, 15_111.123], unit="h")
-    rows = []
-    for at in (1, 2, 3):
-        hours = ((moments[at] - moments[:at]) / pd.Timedelta(hours=1)).to_numpy().astype(np.float32)
-        rows.append(("a", moments[at], at, np.arange(at), hours))
-    samples = pd.DataFrame(rows, columns=["user_id", "timestamp", "target", "history", "history_hours"])
-    assert fitting.actions(samples)["item"].tolist() == [0, 1, 2, 3]
-
-
-def test_dropped_samples_leave_their_purchase_in_the_sequence(samples_of):
-    samples = samples_of({"a": [1, 2, 1, 3]})
-    repeats_dropped = samples[samples["target"] != 1]
-    assert fitting.actions(repeats_dropped)["item"].tolist() == [1, 2, 1, 3]
 
 
 @pytest.mark.parametrize("max_history", [1, 2, 3, 20])

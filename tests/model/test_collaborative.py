@@ -1,0 +1,80 @@
+"""The collaborative term against plain readings of its formulas, and its life beside a catalogue that changes."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from r2ec_lib.model import R2ec
+from r2ec_lib.model import collaborative as module
+from r2ec_lib.model.collaborative import Collaborative, item_weights
+
+BASKETS = [[0, 1], [0, 1, 2], [1, 2], [3, 4], [3, 4, 0], [2, 0, 1]]
+
+
+def test_weights_are_the_least_squares_fit_of_each_item_by_the_others(samples_of):
+    matrix = np.array([[float(item in basket) for item in range(6)] for basket in BASKETS])
+    train = samples_of({f"u{number}": basket for number, basket in enumerate(BASKETS)})
+    items, weights = item_weights(train, 6, penalty=0.7)
+    for target in range(6):
+        others = [item for item in range(6) if item != target]
+        gram = matrix[:, others].T @ matrix[:, others] + 0.7 * np.eye(5)
+        fit = np.linalg.solve(gram, matrix[:, others].T @ matrix[:, target])
+        expected = {item: value for item, value in zip(others, fit, strict=True) if value > 1e-6}
+        pairs = [(row, weights[row][items[row] == target].sum().item()) for row in range(6)]
+        assert {row: value for row, value in pairs if value > 1e-6} == pytest.approx(expected, rel=1e-4)
+
+
+def test_an_item_that_nobody_bought_neither_speaks_nor_is_spoken_for(samples_of):
+    items, weights = item_weights(samples_of({"a": [0, 1, 2], "b": [1, 2]}), 5, penalty=1.0)
+    term = Collaborative(items, weights)
+    assert not weights[3:].any()
+    assert not term.scores([[0, 1]])[0, 3:].any() and not term.scores([[3, 4]]).any()
+
+
+def test_the_rarest_items_are_left_out_where_a_catalogue_is_too_large(samples_of, monkeypatch):
+    train = samples_of({"a": [0, 1, 2], "b": [0, 1], "c": [0, 1, 3]})
+    monkeypatch.setattr(module, "MOST", 2)
+    few = Collaborative(*item_weights(train, 4, penalty=1.0)).scores([[0], [2]])
+    assert few[0].nonzero().flatten().tolist() == [1] and not few[1].any()
+
+
+def test_a_history_is_read_with_its_latest_purchase_first():
+    items = torch.tensor([[1, 2], [3, 0], [0, 0], [0, 0]])
+    term = Collaborative(items, torch.tensor([[0.5, 0.25], [1.0, 0], [0, 0], [0, 0]]), decay=0.5, scale=10.0)
+    scores = term.scores([[0, 1], [1, 0], [0, 2, 0]])
+    assert scores[0].tolist() == pytest.approx([0, 10 * 0.5 * 0.5, 10 * 0.5 * 0.25, 10 * 1.0])
+    assert scores[1].tolist() == pytest.approx([0, 10 * 0.5, 10 * 0.25, 10 * 0.5])
+    assert scores[2].tolist() == pytest.approx([0, 10 * 0.5 * 1.25, 10 * 0.25 * 1.25, 0])
+
+
+def with_term(model: R2ec) -> R2ec:
+    generator = torch.Generator().manual_seed(1)
+    rows = len(model.catalogue)
+    items = torch.stack([torch.randperm(rows, generator=generator)[:4] for _ in range(rows)])
+    model.collaborative = Collaborative(items, torch.rand(rows, 4, generator=generator), 0.8, 3.0)
+    return model
+
+
+def test_a_model_adds_the_term_to_its_scores_and_keeps_it_on_disk(tiny, samples, tmp_path):
+    states, histories = tiny.user_states(samples), samples["history"].to_list()
+    texts = tiny.scores(states, histories)
+    both = with_term(tiny).scores(states, histories)
+    torch.testing.assert_close(both - texts, tiny.collaborative.scores(histories), atol=1e-5, rtol=1e-5)
+    tiny.save(tmp_path / "model")
+    torch.testing.assert_close(R2ec.load(tmp_path / "model").scores(states, histories), both)
+    tiny.collaborative = None
+    tiny.save(tmp_path / "model")
+    assert R2ec.load(tmp_path / "model").collaborative is None
+
+
+def test_the_term_follows_its_items_when_the_catalogue_changes(tiny, samples):
+    before = with_term(tiny).collaborative.scores([[5, 7]])[0]
+    kept = [name for row, name in enumerate(tiny.head.item_ids) if row not in (0, 3)]
+    expected = dict(zip(tiny.head.item_ids, before.tolist(), strict=True))
+    tiny.remove_items([tiny.head.item_ids[0], tiny.head.item_ids[3]])
+    tiny.add_items(pd.DataFrame({"item_id": ["new", "i9"], "title": ["white kettle", "renamed lamp"]}))
+    index = tiny.head.index
+    after = tiny.collaborative.scores([[index["i5"], index["i7"]]])[0]
+    assert {name: after[index[name]].item() for name in kept} == pytest.approx({name: expected[name] for name in kept})
+    assert after[index["new"]] == 0 and not tiny.collaborative.scores([[index["new"]]]).any()

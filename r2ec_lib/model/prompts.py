@@ -82,6 +82,7 @@ class PromptStyle:
         max_history: purchases that a history shows at most, the latest ones.
         show_hours, show_ratings: whether a history line says how long ago and how it was rated.
         examples: short reasonings that show their form; none for a model that has been taught it.
+        item_columns: columns of the items table that item prompts show; empty for all of them.
         max_title_words, max_item_words: words of a title and of each item text that are shown.
         max_title_tokens, max_item_tokens: tokens of the same, for text without spaces; see `Prompts.cut`.
     """
@@ -101,6 +102,7 @@ class PromptStyle:
     show_hours: bool = True
     show_ratings: bool = True
     examples: tuple[str, ...] = ()
+    item_columns: Sequence[str] = ()
 
     def user_text(self, lines: Sequence[str]) -> str:
         """The user prompt around finished history lines, oldest first (paper, Appendix: user template)."""
@@ -171,7 +173,8 @@ class Prompts:
         style = self.style
         lines = []
         for key, value in item.items():
-            if key != "item_id" and isinstance(value, str) and value.strip():
+            wanted = key in (style.item_columns or item) and key != "item_id"
+            if wanted and isinstance(value, str) and value.strip():
                 shown = clean(value, self._specials, style.max_item_words)
                 shown = self._short(shown, style.max_item_tokens, "item texts")
                 lines.append(f"{clean(key, self._specials)}: {shown}")

@@ -105,6 +105,9 @@ class R2ec:
         self.head = head or RecHead(list(self.catalogue["item_id"]), torch.zeros(len(catalogue), width))
         if list(self.catalogue["item_id"]) != self.head.item_ids:
             raise ValueError("the catalogue and the item table must list the same item ids in the same order")
+        if missing := [name for name in prompts.style.item_columns if name not in self.catalogue]:
+            columns = ", ".join(self.catalogue.columns.drop("item_id"))
+            raise DataError(f"item_columns names {missing[0]!r}, but the items have: {columns}.")
         if self.head.readout == "token" and prompts.recommend_id is None:
             raise ValueError('the read-out "token" needs its token: call backbone.add_recommend_token first')
 

@@ -39,6 +39,12 @@ def test_an_item_prompt_lists_its_texts_but_not_its_id(tokenizer):
     assert "B00X" not in text and "brand" not in text
 
 
+def test_an_item_prompt_can_be_kept_to_some_columns(tokenizer):
+    prompts = Prompts(tokenizer, PromptStyle(item_columns=["title", "brand"]))
+    text = prompts.item_text({"item_id": "B00X", "title": "mug", "size": "12 oz", "brand": "Acme"})
+    assert "title: mug\nbrand: Acme" in text and "12 oz" not in text
+
+
 def test_item_ids_end_in_the_answer_token_and_user_ids_do_not(tokenizer, items, samples):
     prompts = Prompts(tokenizer, PromptStyle(instruct=False))
     assert all(ids[-1:] == prompts.answer.ids for ids in prompts.item_ids(items))

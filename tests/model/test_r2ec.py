@@ -226,3 +226,9 @@ def test_sampling_defaults_that_a_checkpoint_brings_along_are_not_followed(tiny,
     assert tiny.reason(prompts, 12) == greedy
     torch.manual_seed(0)
     assert tiny.reason(prompts, 12, temperature=1.0) == drawn
+
+
+def test_a_column_that_the_items_lack_is_named(tiny, items):
+    prompts = Prompts(tiny.tokenizer, PromptStyle(item_columns=["title", "colour"]))
+    with pytest.raises(DataError, match="'colour', but the items have: title, brand"):
+        R2ec(tiny.lm, prompts, items)

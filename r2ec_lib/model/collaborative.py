@@ -1,9 +1,10 @@
-"""The collaborative term: what is bought together, added to what the language model reads in texts.
+"""The collaborative term: what the items of a history say by themselves, added to the scores of the reasoned state.
 
-R²ec's scores come from texts alone (Eq. 1 to 3). Where purchases are few and titles short, much of what can be known
-about the next one is in no text, so a recipe may add a term that is learned from the same training purchases in closed
-form. Items without purchases have none and are found by their texts. How the term is weighed against the model is in
-`training/collaborative.py`. Letters in shapes: B histories, N items, K kept items, U users.
+R²ec scores an item by the final state of a reasoning alone (Eq. 1 to 3). Where purchases are few and titles short,
+much of what can be known about the next one is in no text. So a recipe may add what is bought together, learned from
+the same training purchases in closed form, and what reads like the history: the vectors of its items in the item table,
+which cost no further pass. Items without purchases are found by their texts. How the parts are weighed is in
+`training/collaborative.py`. Letters in shapes: B histories, N items, K kept items, U users, d hidden size.
 """
 
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ import pandas as pd
 import scipy.sparse as sp
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from r2ec_lib.data.purchases import actions
 
@@ -32,21 +34,32 @@ class Collaborative:
         weights: (N, K) float32, how much; 0 where an item has fewer than K.
         decay: an action `a` steps before the latest one weighs decay^a.
         scale: factor on the sum, so that it stands in the units of the model's similarity.
+        texts: factor on the similarity between `history_states` and each item's vector.
     """
 
     items: Tensor
     weights: Tensor
     decay: float = 0.9
     scale: float = 1.0
+    texts: float = 0.0
 
     def scores(self, histories: Sequence[Sequence[int]]) -> Tensor:
         """(B, N) float32: Σ_a decay^a · weight(history item, v), times `scale`."""
         result = torch.zeros(len(histories), len(self.items))
-        for row, history in zip(result, histories, strict=True):
-            rows = torch.as_tensor(np.asarray(history, dtype=np.int64))
-            back = torch.arange(len(rows) - 1, -1, -1)[:, None]
-            row.index_add_(0, self.items[rows].flatten(), (self.decay**back * self.weights[rows]).flatten())
+        for row, (items, ages) in zip(result, self._read(histories), strict=True):
+            row.index_add_(0, self.items[items].flatten(), (ages[:, None] * self.weights[items]).flatten())
         return self.scale * result
+
+    def history_states(self, histories: Sequence[Sequence[int]], table: Tensor) -> Tensor:
+        """(B, d): the vectors of a history's items, rows of the item table (N, d), each of length 1, by decay^age."""
+        vectors = F.normalize(table.float(), dim=1)
+        read = [ages.to(vectors) @ vectors[items] for items, ages in self._read(histories)]
+        return torch.stack(read) if read else vectors[:0]
+
+    def _read(self, histories: Sequence[Sequence[int]]) -> list[tuple[Tensor, Tensor]]:
+        """The items of each history and decay^a of each."""
+        rows = [torch.as_tensor(np.asarray(history, dtype=np.int64)) for history in histories]
+        return [(items, self.decay ** torch.arange(len(items) - 1, -1, -1)) for items in rows]
 
     def reindexed(self, rows: Sequence[int]) -> "Collaborative":
         """The term for another catalogue, whose items stood in these rows before; −1 for items that are new."""

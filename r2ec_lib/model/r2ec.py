@@ -174,10 +174,12 @@ class R2ec:
 
     def scores(self, states: Tensor, histories: Sequence[Sequence[int]]) -> Tensor:
         """Scores (B, N) of every item for states (B, d) and the histories (item indexes, oldest first) behind them."""
-        scores = self.head.scores(states)
-        if self.collaborative is None:
-            return scores
-        return scores + self.collaborative.scores(histories).to(scores)
+        scores, term = self.head.scores(states), self.collaborative
+        if term is not None:
+            scores = scores + term.scores(histories).to(scores)
+        if term is not None and term.texts:
+            scores = scores + term.texts * self.head.scores(term.history_states(histories, self.head.table)).to(scores)
+        return scores
 
     # --- reasoning ------------------------------------------------------------------------------------------------
 
@@ -342,7 +344,7 @@ class R2ec:
             "temperature": self.head.temperature,
             "similarity": self.head.similarity,
             "readout": self.head.readout,
-            "collaborative": {"decay": term.decay, "scale": term.scale} if term else None,
+            "collaborative": {name: getattr(term, name) for name in ("decay", "scale", "texts")} if term else None,
         }
         (fresh / "r2ec.json").write_text(json.dumps(config, indent=2, ensure_ascii=False))
         if folder.exists():

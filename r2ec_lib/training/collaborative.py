@@ -4,6 +4,9 @@ The language model stays as it is, so models that are compared get their term in
 weight. A weight of 0 is among those tried: the term is left out where it does not help.
 """
 
+from dataclasses import replace
+from itertools import product
+
 import pandas as pd
 import torch
 from torch import Tensor
@@ -15,8 +18,9 @@ from r2ec_lib.training.objective import ndcg
 
 PENALTIES = (20.0, 50.0, 200.0)
 """λ of the item weights to try."""
-SHARES = (0.0, *(2.0**power for power in range(-3, 7)))
-"""Weights to try: spread of the collaborative scores within a row, as a multiple of that of the model's own."""
+BOUGHT, ALIKE = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0), (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
+"""Weights to try, of what is bought together and of what reads alike: the spread of these scores within a row, as a
+multiple of that of the model's own scores."""
 
 
 def add_collaborative(
@@ -29,7 +33,7 @@ def add_collaborative(
         states: (B, d) user states of `valid`, with or without a reasoning, as the model will be asked.
 
     Returns:
-        One row per setting tried: penalty, share, valid_ndcg@20.
+        One row per setting tried: penalty, bought, alike, valid_ndcg@20; the first one is the model on its own.
     """
     histories = valid["history"].to_list()
     own = model.head.scores(states).float().cpu()  # (B, N)
@@ -38,13 +42,20 @@ def add_collaborative(
     rows, best = [], -1.0
     for penalty in PENALTIES:
         term = Collaborative(*item_weights(train, own.shape[1], penalty))
-        added = term.scores(histories)  # (B, N)
-        unit = float(own.std(dim=1).mean() / added.std(dim=1).mean().clamp_min(1e-12))
-        for share in SHARES if penalty == PENALTIES[0] else SHARES[1:]:
-            value = float(ndcg(target_ranks(own + share * unit * added, targets, seen), 20).mean())
-            rows.append({"penalty": penalty, "share": share, "valid_ndcg@20": value})
+        together = term.scores(histories)  # (B, N)
+        similar = model.head.scores(term.history_states(histories, model.head.table)).float().cpu()  # (B, N)
+        scale, texts = (_spread(own) / _spread(part) for part in (together, similar))
+        for bought, alike in product(BOUGHT, ALIKE):
+            scores = own + bought * scale * together + alike * texts * similar
+            value = float(ndcg(target_ranks(scores, targets, seen), 20).mean())
+            rows.append({"penalty": penalty, "bought": bought, "alike": alike, "valid_ndcg@20": value})
             if value > best:
                 best = value
-                scaled = Collaborative(term.items, term.weights, term.decay, share * unit)
-                model.collaborative = scaled if share else None
+                chosen = replace(term, scale=bought * scale, texts=alike * texts)
+                model.collaborative = chosen if bought or alike else None
     return pd.DataFrame(rows)
+
+
+def _spread(scores: Tensor) -> float:
+    """Mean standard deviation within the rows of (B, N) scores."""
+    return float(scores.std(dim=1).mean().clamp_min(1e-12))

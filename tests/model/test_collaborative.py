@@ -52,15 +52,21 @@ def with_term(model: R2ec) -> R2ec:
     generator = torch.Generator().manual_seed(1)
     rows = len(model.catalogue)
     items = torch.stack([torch.randperm(rows, generator=generator)[:4] for _ in range(rows)])
-    model.collaborative = Collaborative(items, torch.rand(rows, 4, generator=generator), 0.8, 3.0)
+    model.collaborative = Collaborative(items, torch.rand(rows, 4, generator=generator), 0.8, 3.0, 0.7)
     return model
 
 
 def test_a_model_adds_the_term_to_its_scores_and_keeps_it_on_disk(tiny, samples, tmp_path):
+    tiny.refresh()
     states, histories = tiny.user_states(samples), samples["history"].to_list()
     texts = tiny.scores(states, histories)
     both = with_term(tiny).scores(states, histories)
-    torch.testing.assert_close(both - texts, tiny.collaborative.scores(histories), atol=1e-5, rtol=1e-5)
+    expected = texts + tiny.collaborative.scores(histories)
+    table = tiny.head.table / tiny.head.table.norm(dim=1, keepdim=True)
+    for row, history in enumerate(histories):
+        state = sum(0.8**back * table[item] for back, item in enumerate(reversed(history)))
+        expected[row] += 0.7 * tiny.head.table @ state
+    torch.testing.assert_close(both, expected, atol=1e-4, rtol=1e-5)
     tiny.save(tmp_path / "model")
     torch.testing.assert_close(R2ec.load(tmp_path / "model").scores(states, histories), both)
     tiny.collaborative = None

@@ -2,8 +2,8 @@
 
 R²ec scores an item by the final state of a reasoning alone (Eq. 1 to 3). Where purchases are few and titles short,
 much of what can be known about the next one is in no text. So a recipe may add what is bought together, learned from
-the same training purchases in closed form, and what reads like the history: the vectors of its items in the item table,
-which cost no further pass. Items without purchases are found by their texts. How the parts are weighed is in
+the same training purchases in closed form, and what reads like the history: the vectors of its items in the item
+table, which cost no further pass. Items without purchases are found by their texts. How the parts are weighed is in
 `training/collaborative.py`. Letters in shapes: B histories, N items, K kept items, U users, d hidden size.
 """
 

@@ -378,7 +378,8 @@ class R2ec:
         )
         term = None
         if numbers := config.get("collaborative"):
-            term = Collaborative(**load_file(folder / "collaborative.safetensors"), **numbers)
+            tensors = load_file(folder / "collaborative.safetensors")
+            term = Collaborative(tensors["items"], tensors["weights"], **numbers)
         return cls(lm.eval(), Prompts(tokenizer, PromptStyle(**config["prompt_style"])), catalogue, head, term)
 
 

@@ -186,7 +186,7 @@ def _document_batches(
 
 
 def generic_documents(
-    items: pd.DataFrame, samples: pd.DataFrame, prompts: Prompts, n: int, seed: int = 0
+    items: pd.DataFrame, samples: pd.DataFrame, prompts: Prompts, n: int, most_facts: int = 4, seed: int = 0
 ) -> list[Document]:
     """Warm-up documents for any catalogue: every item card, and `n` plain analyses of unlabelled histories.
 
@@ -196,6 +196,7 @@ def generic_documents(
 
     Args:
         samples: training rows; only the histories are read, `target` never. Drawn in random rounds.
+        most_facts: facts that an analysis names at most.
     """
     generator = np.random.default_rng(seed)
     titles = items["title"].tolist()
@@ -221,7 +222,7 @@ def generic_documents(
         named = Counter(brands[item] for item in recent if brands[item])
         if named:
             facts.append(f"The shopper trusts {named.most_common(1)[0][0]}.")
-        chosen = generator.permutation(len(facts))[: generator.integers(1, len(facts) + 1)]
+        chosen = generator.permutation(len(facts))[: generator.integers(1, min(len(facts), most_facts) + 1)]
         prompt = prompts.user_text([titles[int(item)] for item in history], hours, ratings)
         documents.append(Document(prompt, " ".join(facts[fact] for fact in chosen)))
     return documents

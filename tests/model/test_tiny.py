@@ -57,6 +57,11 @@ def test_the_generic_corpus_reads_histories_and_never_targets(prompts, items, sa
     assert len(set(analyses)) > 30 and any("trusts Acme" in text for text in analyses)
 
 
+def test_an_analysis_names_no_more_facts_than_asked_for(items, samples, prompts):
+    analyses = [one.completion for one in generic_documents(items, samples, prompts, n=60, most_facts=2)[len(items) :]]
+    assert {text.count("The ") + text.count("Before ") for text in analyses} == {1, 2}
+
+
 def test_the_generic_corpus_does_not_depend_on_the_order_of_a_set(prompts):
     """Python orders sets of words anew in every process; equally frequent words are taken by the alphabet."""
     catalogue = pd.DataFrame({"item_id": list("abcde"), "title": ["zinc yarn xylo wood vine", *["plain"] * 4]})

@@ -318,6 +318,7 @@ class R2ec:
         self.catalogue.to_parquet(fresh / "catalogue.parquet", index=False)
         config = {
             "base": self.lm.peft_config["default"].base_model_name_or_path if adapted else None,
+            "dtype": str(self.lm.dtype).removeprefix("torch."),  # a base on disk may be wider than it was used
             "prompt_style": self.prompts.config(),
             "temperature": self.head.temperature,
             "similarity": self.head.similarity,
@@ -332,6 +333,9 @@ class R2ec:
     def load(cls, folder: str | os.PathLike, dtype: torch.dtype | None = None, device: str | None = None) -> "R2ec":
         """Reads what `save` wrote. Weights come from safetensors alone and no code is loaded.
 
+        Args:
+            dtype: of the backbone's weights; the one it was saved in if left out. Adapters are float32 at least.
+
         Raises:
             FileNotFoundError: `folder` holds no saved R²ec.
         """
@@ -339,7 +343,7 @@ class R2ec:
         if not (folder / "r2ec.json").exists():
             raise FileNotFoundError(f"{folder} holds no saved R²ec (r2ec.json is missing)")
         config = json.loads((folder / "r2ec.json").read_text())
-        lm, tokenizer = load_pretrained(config["base"] or folder / "lm", dtype)
+        lm, tokenizer = load_pretrained(config["base"] or folder / "lm", dtype or getattr(torch, config["dtype"]))
         if config["readout"] == "token":
             add_recommend_token(lm, tokenizer)
         if config["base"]:

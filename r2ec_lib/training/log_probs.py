@@ -93,8 +93,9 @@ class _ChosenTokens(torch.autograd.Function):
         logits, tokens = ctx.saved_tensors
         back = torch.empty_like(logits)
         for rows in _row_chunks(logits):
-            part = _log_probs(logits[rows], ctx.temperature).exp_().mul_(-gradient[rows, None])  # −g softmax
-            part.scatter_add_(1, tokens[rows, None], gradient[rows, None])
+            log_probs = _log_probs(logits[rows], ctx.temperature)
+            sent = torch.zeros_like(log_probs).scatter_(1, tokens[rows, None], gradient[rows, None])
+            part = torch._log_softmax_backward_data(sent, log_probs, 1, log_probs.dtype)
             back[rows] = part.div_(ctx.temperature)
         return back, None, None, None
 

@@ -27,13 +27,10 @@ from r2ec_lib.data.readers import clean_items
 from r2ec_lib.data.schema import DataError
 from r2ec_lib.model.answer import ANSWER
 from r2ec_lib.model.backbone import add_recommend_token, load_pretrained
-from r2ec_lib.model.encoding import BATCH_TOKENS, batched_states
+from r2ec_lib.model.encoding import BATCH_TOKENS, batched_states, encoded_tokens
 from r2ec_lib.model.prompts import Prompts, PromptStyle
 from r2ec_lib.model.sampling import Sampled, sample
 from r2ec_lib.model.scoring import seen_mask, similarity_scores, target_ranks
-
-ENCODED_TOKENS = 4096
-"""Padded tokens of one forward over texts: enough to keep kernels busy, few enough for a CPU's cache."""
 
 
 @dataclass
@@ -126,7 +123,8 @@ class R2ec:
         self._require_positions(max(map(len, ids)))
         was_training = self.lm.training
         self.lm.eval()
-        states = batched_states(self.lm, self.lm, self.closed(ids), starts, self.head.readout, ENCODED_TOKENS).float()
+        size = encoded_tokens(self.lm)
+        states = batched_states(self.lm, self.lm, self.closed(ids), starts, self.head.readout, size).float()
         self.lm.train(was_training)
         return states
 

@@ -17,6 +17,10 @@ READOUTS = ("last", "mean", "max", "token")
 token that follows `<answer>`."""
 BATCH_TOKENS = 16_384
 """Padded tokens a forward without gradients: large enough to fill a CPU or GPU, small enough for 4 GB."""
+ENCODED_TOKENS = 4096
+"""Padded tokens of one forward over texts, at most."""
+CACHED_NUMBERS = 2**19
+"""Of one layer's states on a CPU: what its cache holds, and memory that is used again without going back and forth."""
 NO_LOGITS = torch.tensor([], dtype=torch.long)
 """For `logits_to_keep`: the LM head gets no position, since states come from the decoder. The call stays one of the
 whole model, whose forward accelerate may have wrapped."""
@@ -147,6 +151,13 @@ def batched_states(
         order += rows
     back = torch.tensor(order, device=parts[0].device).argsort()
     return torch.cat(parts)[back]
+
+
+def encoded_tokens(lm: PreTrainedModel) -> int:
+    """Padded tokens of one forward over texts: enough to keep kernels busy, on a CPU few enough for its cache."""
+    if lm.device.type != "cpu":
+        return ENCODED_TOKENS
+    return min(ENCODED_TOKENS, CACHED_NUMBERS // lm.config.get_text_config().hidden_size)
 
 
 def length_batches(lengths: Sequence[int], batch_tokens: int = BATCH_TOKENS) -> Iterator[list[int]]:

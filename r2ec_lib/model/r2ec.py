@@ -28,13 +28,10 @@ from r2ec_lib.data.schema import DataError
 from r2ec_lib.model.answer import ANSWER
 from r2ec_lib.model.backbone import add_recommend_token, load_pretrained
 from r2ec_lib.model.collaborative import Collaborative
-from r2ec_lib.model.encoding import BATCH_TOKENS, batched_states
+from r2ec_lib.model.encoding import BATCH_TOKENS, batched_states, encoded_tokens
 from r2ec_lib.model.prompts import Prompts, PromptStyle
 from r2ec_lib.model.sampling import Sampled, sample
 from r2ec_lib.model.scoring import seen_mask, similarity_scores, target_ranks
-
-ENCODED_TOKENS = 4096
-"""Padded tokens of one forward over texts: enough to keep kernels busy, few enough for a CPU's cache."""
 
 
 @dataclass
@@ -139,7 +136,8 @@ class R2ec:
         self._require_positions(max(map(len, ids)))
         was_training = self.lm.training
         self.lm.eval()
-        states = batched_states(self.lm, self.lm, self.closed(ids), starts, self.head.readout, ENCODED_TOKENS).float()
+        size = encoded_tokens(self.lm)
+        states = batched_states(self.lm, self.lm, self.closed(ids), starts, self.head.readout, size).float()
         self.lm.train(was_training)
         return states
 
@@ -340,6 +338,7 @@ class R2ec:
         self.catalogue.to_parquet(fresh / "catalogue.parquet", index=False)
         config = {
             "base": self.lm.peft_config["default"].base_model_name_or_path if adapted else None,
+            "dtype": str(self.lm.dtype).removeprefix("torch."),  # a base on disk may be wider than it was used
             "prompt_style": self.prompts.config(),
             "temperature": self.head.temperature,
             "similarity": self.head.similarity,
@@ -355,6 +354,9 @@ class R2ec:
     def load(cls, folder: str | os.PathLike, dtype: torch.dtype | None = None, device: str | None = None) -> "R2ec":
         """Reads what `save` wrote. Weights come from safetensors alone and no code is loaded.
 
+        Args:
+            dtype: of the backbone's weights; the one it was saved in if left out. Adapters are float32 at least.
+
         Raises:
             FileNotFoundError: `folder` holds no saved R²ec.
         """
@@ -362,6 +364,7 @@ class R2ec:
         if not (folder / "r2ec.json").exists():
             raise FileNotFoundError(f"{folder} holds no saved R²ec (r2ec.json is missing)")
         config = json.loads((folder / "r2ec.json").read_text())
+        dtype = dtype or getattr(torch, config.get("dtype", "float32"))
         lm, tokenizer = load_pretrained(config["base"] or folder / "lm", dtype)
         if config["readout"] == "token":
             add_recommend_token(lm, tokenizer)

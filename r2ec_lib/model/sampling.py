@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import (
     Cache,
     DynamicCache,
@@ -44,6 +45,8 @@ SUPPORTED |= {"pad_token_id", "bos_token_id", "eos_token_id", "disable_compile",
 """The settings of a `GenerationConfig` that `sample` follows; any other is refused."""
 LAST = torch.tensor([-1])
 """For `logits_to_keep`: the last position alone, as a copy; `1` would keep a strided view, a slow operand."""
+DRAWN_TOKENS = 64
+"""Tokens of a block in `draw`."""
 DROP_SHARE = 0.25
 """Share of ended chains at which the others move together; moving copies the cache, which costs about one step."""
 
@@ -279,11 +282,23 @@ def draw(scores: Tensor, do_sample: bool, generator: torch.Generator | None = No
     """One token a row (R,) from the softmax of scores (R, |T|), or the best one.
 
     The inverse of the cumulative distribution: one random number a row, where `torch.multinomial` takes one a token.
-    A token of probability 0 is never drawn.
+    A token of probability 0 is never drawn. First a block of `DRAWN_TOKENS` is drawn, then a token of it, so that only
+    the sums of the blocks are added up in float64, and not |T| numbers a row.
     """
     if not do_sample:
         return scores.argmax(dim=-1)
-    cumulative = (scores - scores.amax(dim=-1, keepdim=True)).exp_().cumsum(dim=-1, dtype=torch.float64)  # (R, |T|)
-    total = cumulative[:, -1:]
-    uniform = torch.rand(total.shape, generator=generator, dtype=torch.float64, device=scores.device)
-    return torch.searchsorted(cumulative, uniform * total, right=True).squeeze(1).clamp(max=scores.shape[1] - 1)
+    weights = (scores - scores.amax(dim=-1, keepdim=True)).exp_()  # (R, |T|)
+    blocks = F.pad(weights, (0, -weights.shape[1] % DRAWN_TOKENS)).unflatten(1, (-1, DRAWN_TOKENS))  # (R, K, D)
+    sums = blocks.sum(dim=-1, dtype=torch.float64).cumsum(dim=-1)  # (R, K)
+    total = sums[:, -1:]
+    point = torch.rand(total.shape, generator=generator, dtype=torch.float64, device=scores.device) * total
+    block = _first_above(sums, point)  # (R, 1)
+    inside = blocks.gather(1, block[..., None].expand(-1, -1, DRAWN_TOKENS)).squeeze(1)  # (R, D)
+    point = point - F.pad(sums, (1, 0)).gather(1, block)  # what is left of it within the block
+    return (block * DRAWN_TOKENS + _first_above(inside.cumsum(dim=-1, dtype=torch.float64), point)).squeeze(1)
+
+
+def _first_above(cumulative: Tensor, point: Tensor) -> Tensor:
+    """(R, 1) the first place of rising rows (R, K) above `point` (R, 1); rounding may not push it beyond the last."""
+    below_last = cumulative[:, -1:].nextafter(torch.zeros_like(point))
+    return torch.searchsorted(cumulative, torch.minimum(point, below_last), right=True)

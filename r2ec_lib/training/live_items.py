@@ -7,10 +7,7 @@ import torch
 from torch import Tensor
 
 from r2ec_lib.model import R2ec
-from r2ec_lib.model.encoding import batched_states
-
-LIVE_TOKENS = 4096
-"""Padded tokens of one forward over target items: items of like length share a forward."""
+from r2ec_lib.model.encoding import batched_states, encoded_tokens
 
 
 @dataclass
@@ -51,7 +48,9 @@ class ItemTable:
         wanted, live = targets.tolist(), self._live
         if live is None or (live.version, live.targets) != (version, wanted):
             texts, readout = self.r2ec.closed([self.texts[item] for item in wanted]), self.r2ec.head.readout
-            states = batched_states(lm, self.r2ec.lm, texts, readout=readout, batch_tokens=LIVE_TOKENS)
+            states = batched_states(
+                lm, self.r2ec.lm, texts, readout=readout, batch_tokens=encoded_tokens(self.r2ec.lm)
+            )
             precision = torch.promote_types(states.dtype, torch.float32)
             live = self._live = LiveItems(version, wanted, states, torch.zeros_like(states, dtype=precision))
         return live

@@ -5,10 +5,15 @@ keys and values are copied to its chains with their graph, so that the gradient 
 as it is in the repeated pass.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import DynamicCache, PreTrainedModel
+
+HELD_LOGITS = 2**22
+"""Logits made float32 at a time: 16 MiB, few enough for a processor's cache, enough to keep it busy."""
 
 
 def token_log_probs(
@@ -55,15 +60,53 @@ def token_log_probs(
         return found, output.entropy[:, -chain_width:] if entropies else None
     before = F.pad(real, (ids.shape[1] - chain_width - 1, 1))  # (B, L) the positions that predict a chain token
     logits = model(**inputs, logits_to_keep=before).logits  # (T, |T|), T chain tokens of all rows
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
-    log_probs = logits.log_softmax(dim=-1)  # (T, |T|)
-    chosen = log_probs.gather(1, ids[:, -chain_width:][real][:, None]).squeeze(1)  # (T,)
+    chosen, spread = _ChosenTokens.apply(logits, ids[:, -chain_width:][real], temperature, entropies)  # (T,) each
     found = chosen.new_zeros(real.shape).masked_scatter(real, chosen)
-    if not entropies:
-        return found, None
-    with torch.no_grad():
-        spread = -torch.linalg.vecdot(log_probs.exp(), log_probs)  # (T,)
-        return found, spread.new_zeros(real.shape).masked_scatter(real, spread)
+    return found, spread.new_zeros(real.shape).masked_scatter(real, spread) if entropies else None
+
+
+class _ChosenTokens(torch.autograd.Function):
+    """Log-probabilities (T,) of tokens (T,) under logits (T, |T|), and the entropies (T,), which have no gradient.
+
+    All arithmetic is in float32 or better, but on a few rows at a time: of the size of the logits, nothing is kept but
+    the logits, and a backward makes nothing but their gradient.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, tokens: Tensor, temperature: float, entropies: bool
+    ) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(logits, tokens)
+        ctx.temperature = temperature
+        precision = torch.promote_types(logits.dtype, torch.float32)
+        chosen, spread = (torch.zeros(len(logits), dtype=precision, device=logits.device) for _ in range(2))
+        for rows in _row_chunks(logits):
+            log_probs = _log_probs(logits[rows], temperature)
+            chosen[rows] = log_probs.gather(1, tokens[rows, None]).squeeze(1)
+            if entropies:
+                spread[rows] = -(log_probs.exp() * log_probs).sum(dim=1)
+        ctx.mark_non_differentiable(spread)
+        return chosen, spread
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, None, None, None]:
+        logits, tokens = ctx.saved_tensors
+        back = torch.empty_like(logits)
+        for rows in _row_chunks(logits):
+            log_probs = _log_probs(logits[rows], ctx.temperature)
+            sent = torch.zeros_like(log_probs).scatter_(1, tokens[rows, None], gradient[rows, None])
+            part = torch._log_softmax_backward_data(sent, log_probs, 1, log_probs.dtype)
+            back[rows] = part.div_(ctx.temperature)
+        return back, None, None, None
+
+
+def _row_chunks(logits: Tensor) -> list[slice]:
+    size = max(1, HELD_LOGITS // logits.shape[1])
+    return [slice(begin, begin + size) for begin in range(0, len(logits), size)]
+
+
+def _log_probs(logits: Tensor, temperature: float) -> Tensor:
+    return (logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature).log_softmax(dim=-1)
 
 
 def prompt_cache(

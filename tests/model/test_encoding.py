@@ -1,12 +1,16 @@
 """Hidden states: padding, batching and a shared beginning change nothing, in values and in gradients."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from conftest import FAMILIES, family_lm
+from transformers import LlamaConfig
 
 from r2ec_lib.model.encoding import (
     caches_exactly,
     captured_states,
+    encoded_tokens,
     forward_states,
     length_batches,
     read_out,
@@ -73,3 +77,8 @@ def test_gradient_checkpointing_keeps_no_cache():
         forward_states(lm, lm, CARDS)
     assert len(hidden) == 1
     assert caches_exactly(lm.eval())
+
+
+def test_a_wider_model_reads_fewer_tokens_at_a_time():
+    small, wide = (SimpleNamespace(device=torch.device("cpu"), config=LlamaConfig(hidden_size=d)) for d in (96, 512))
+    assert encoded_tokens(small) == 4096 and encoded_tokens(wide) == 1024

@@ -10,7 +10,7 @@ from conftest import FAMILIES, family_lm
 
 from r2ec_lib.data.schema import DataError
 from r2ec_lib.model import R2ec
-from r2ec_lib.model.backbone import add_lora
+from r2ec_lib.model.backbone import add_lora, load_pretrained
 from r2ec_lib.model.encoding import forward_states
 from r2ec_lib.model.prompts import Prompts, PromptStyle
 from r2ec_lib.model.r2ec import RecHead, ranks_of
@@ -173,6 +173,19 @@ def test_an_adapter_is_saved_beside_its_backbone_and_read_again(tiny, samples, t
     again = R2ec.load(tmp_path / "model")
     assert torch.allclose(again.user_states(samples.head(4)), model.user_states(samples.head(4)), atol=1e-5)
     assert sum(p.requires_grad for p in again.lm.parameters()) == sum("lora" in n for n, _ in lm.named_parameters())
+
+
+def test_a_backbone_that_was_used_in_bfloat16_comes_back_in_it_though_its_files_are_wider(tiny, samples, tmp_path):
+    tiny.lm.save_pretrained(tmp_path / "base")
+    tiny.tokenizer.save_pretrained(tmp_path / "base")
+    lm, _ = load_pretrained(tmp_path / "base", torch.bfloat16)
+    model = R2ec(add_lora(lm, rank=2, alpha=4).eval(), tiny.prompts, tiny.catalogue)
+    model.save(tmp_path / "model")
+    again = R2ec.load(tmp_path / "model")
+    assert again.lm.dtype == torch.bfloat16
+    assert {p.dtype for p in again.lm.parameters() if p.requires_grad} == {torch.float32}
+    assert torch.equal(again.user_states(samples.head(4)), model.user_states(samples.head(4)))
+    assert R2ec.load(tmp_path / "model", torch.float32).lm.dtype == torch.float32
 
 
 def test_a_folder_without_a_model_says_so(tmp_path):

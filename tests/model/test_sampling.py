@@ -90,6 +90,22 @@ def test_tokens_come_as_often_as_the_softmax_says():
     assert surprise < 16.3  # χ² with 3 degrees of freedom exceeds this once in a thousand
 
 
+def test_a_drawn_token_is_the_first_at_which_the_cumulative_probability_exceeds_the_random_number():
+    scores = 3 * torch.randn(50, 200, generator=torch.Generator().manual_seed(0))  # the last block is not full
+    scores[:, 64:128] = -torch.inf  # and a block is empty
+    random = torch.rand(50, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    cumulative = scores.double().softmax(dim=1).cumsum(dim=1)
+    expected = (cumulative <= random).sum(dim=1)
+    assert torch.equal(draw(scores, True, torch.Generator().manual_seed(1)), expected)
+
+
+@pytest.mark.parametrize("place", [0, 63, 64, 150])
+def test_a_random_number_at_the_very_end_draws_no_token_of_probability_0(place, monkeypatch):
+    scores = torch.full((1, 200), -torch.inf).index_fill(1, torch.tensor([place]), 2.0)
+    monkeypatch.setattr(torch, "rand", lambda shape, **_: torch.ones(shape, dtype=torch.float64))
+    assert draw(scores, True).tolist() == [place]
+
+
 def test_first_tokens_of_a_group_follow_the_warped_distribution():
     lm = family_lm("Qwen3", vocab_size=12)
     prompt, chosen = [5, 6, 7], settings(1, do_sample=True, temperature=1.5, top_k=4)

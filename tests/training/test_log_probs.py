@@ -6,6 +6,7 @@ from conftest import FAMILIES, family_lm
 from training.helpers import CHAINS
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from r2ec_lib.training import log_probs as log_probs_module
 from r2ec_lib.training.log_probs import token_log_probs
 
 
@@ -38,3 +39,25 @@ def test_prompts_of_one_token_can_be_shared_too():
     ids, mask = torch.tensor([[5, 40, 2], [5, 41, 2], [6, 40, 2]]), torch.ones(3, 3, dtype=torch.long)
     found = [token_log_probs(lm, lm, ids, mask, 2, 1.0, share, False, False)[0] for share in (True, False)]
     assert torch.allclose(*found, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_few_rows_of_logits_at_a_time_give_the_gradient_of_all_at_once(dtype, monkeypatch):
+    monkeypatch.setattr(log_probs_module, "HELD_LOGITS", 1000)  # two of the five chain tokens of a row of 400 logits
+    lm = family_lm("Llama").to(dtype)
+    ids, mask = torch.tensor([[5, 40, 9, 2], [5, 41, 2, 0]]), torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
+    weights = torch.tensor([[0.3, -1.2, 0.7], [2.0, -0.4, 0.0]])
+    found, _ = token_log_probs(lm, lm, ids, mask, 3, 0.7, False, False, True)
+    (found * weights).sum().backward()
+    gradients = [weight.grad for weight in lm.parameters()]
+    lm.zero_grad()
+    logits = lm(ids, attention_mask=mask).logits[:, :-1]
+    logits = logits.to(torch.promote_types(dtype, torch.float32)) / 0.7
+    expected = logits.log_softmax(dim=-1).gather(2, ids[:, 1:, None]).squeeze(2)
+    assert torch.allclose(
+        found, expected.masked_fill(mask[:, 1:] == 0, 0), atol=1e-12 if dtype == torch.float64 else 0.1
+    )
+    (expected * weights).sum().backward()
+    for mine, weight in zip(gradients, lm.parameters(), strict=True):
+        gap = (mine - weight.grad).norm() / weight.grad.norm()
+        assert gap < (1e-12 if dtype == torch.float64 else 0.05)

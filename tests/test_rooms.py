@@ -12,6 +12,7 @@ MAY_IMPORT = {
     "training": {"data", "model"},
     "evaluation": {"data", "model", "bazaar", "training"},
     "analysis": {"data", "model", "bazaar", "training", "evaluation"},
+    "serving": {"data", "model", "analysis"},
     "plots": {"evaluation"},
     "workflow": {"data", "evaluation", "plots"},
 }

@@ -14,9 +14,11 @@ MAY_IMPORT = {
     "analysis": {"data", "model", "bazaar", "training", "evaluation"},
     "serving": {"data", "model", "analysis"},
     "plots": {"evaluation"},
-    "workflow": {"data", "evaluation", "plots"},
+    "workflow": {"data", "evaluation", "plots", "serving"},
 }
-"""`plots` takes names from `evaluation.wording`; `workflow` reads and writes files, and shows tables in the report."""
+"""`plots` takes names from `evaluation.wording`; `workflow` reads and writes files, and shows tables in the report. Its
+command line hands over to `serving` where a trained model is asked: two commands that no notebook or run needs, so
+that it is imported for them alone, and `r2ec run` stays free of the science."""
 
 
 def imports() -> dict[str, set[str]]:
@@ -45,6 +47,13 @@ def test_imports_between_rooms_run_one_way():
     rooms = [(module, name, module.split(".")[0], name.split(".")[0]) for module, name in pairs]
     assert len(pairs) > 50
     assert not [f"{module} imports {name}" for module, name, a, b in rooms if a != b and b not in MAY_IMPORT[a]]
+
+
+def test_only_the_command_line_opens_the_room_of_serving_and_only_when_asked_to():
+    doors = {module for module, names in imports().items() if any(name.startswith("serving") for name in names)}
+    assert {module for module in doors if not module.startswith("serving")} == {"workflow.cli"}
+    tops = ast.parse((LIBRARY / "workflow" / "cli.py").read_text()).body
+    assert not [node for node in tops if isinstance(node, ast.ImportFrom) and "serving" in (node.module or "")]
 
 
 def test_no_two_modules_import_each_other():

@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import pandas as pd
@@ -18,8 +18,9 @@ from torch import Tensor
 from r2ec_lib.analysis import causal
 from r2ec_lib.analysis.causal import Chains
 from r2ec_lib.analysis.mentions import mentions
-from r2ec_lib.analysis.rules import Forbid, Ground, GuardrailError, Guardrails, ItemSet, Limit, NeverRecommend
+from r2ec_lib.analysis.rules import Forbid, Ground, GuardrailError, Guardrails, ItemSet, Limit, NeverRecommend, Rule
 from r2ec_lib.analysis.words import phrase, words
+from r2ec_lib.data.purchases import is_one
 from r2ec_lib.model import R2ec
 from r2ec_lib.model.r2ec import Recommendation
 
@@ -170,45 +171,46 @@ class Enforced(NamedTuple):
     actions: pd.DataFrame
 
 
+@overload
+def recommend(model: R2ec, history: Sequence[str] | Sequence[float], *args: Any, **kwargs: Any) -> Guarded: ...
+
+
+@overload
+def recommend(model: R2ec, history: Sequence[Any] | pd.DataFrame, *args: Any, **kwargs: Any) -> list[Guarded]: ...
+
+
 def recommend(
     model: R2ec,
-    history: Sequence[str],
+    history: Sequence[Any] | pd.DataFrame,
     guardrails: Guardrails,
     k: int = 10,
-    hours: Sequence[float] | None = None,
-    ratings: Sequence[float] | None = None,
+    hours: Sequence[Any] | None = None,
+    ratings: Sequence[Any] | None = None,
     max_new_tokens: int = 128,
     seed: int = 0,
-) -> Guarded:
-    """`R2ec.recommend` within the rules; the answer also tells which of them acted.
+) -> Guarded | list[Guarded]:
+    """`R2ec.recommend` within the rules; each answer also tells which of them acted.
 
     Args:
         history, k, hours, ratings, max_new_tokens: as in `R2ec.recommend`, with its errors.
-        seed: of the reasons tried anew.
+        seed: of the reasons tried anew, which also depend on the histories that are asked together.
     """
-    given = [None if values is None else [values] for values in (hours, ratings)]
-    sample = model.purchases([history], *given).assign(sample_id=0)
-    first = model.sample(model.prompts.user_ids(sample, model.titles), max_new_tokens)
-    kept = keep_reasons(model, sample, first.chains, first.states, guardrails, max_new_tokens, seed)
-    text, seen = model.decode(kept.chains[0]), sample["history"].iloc[0].tolist()
-    scores = model.scores(kept.states, [seen])[0].float().cpu()  # (N,)
-    scores[seen] = -torch.inf
-    unruled = scores.topk(min(k, len(scores) - len(set(seen)))).indices.tolist()
-    listed = pd.DataFrame({"sample_id": [0], "chain": [text], "top_items": [unruled]})
-    broken = judge(guardrails, listed, sample, model.catalogue)
-    masked = broken[broken["kind"] == "never_recommend"].assign(action="item masked")
-    barred = blocked(guardrails, sample["history"], [text], model.catalogue)[0]  # (N,)
-    scores[torch.from_numpy(barred)] = -torch.inf
-    best = scores.topk(min(k, int(scores.isfinite().sum())))
-    rows = best.indices.tolist()
-    actions = pd.concat([kept.actions, masked])[list(Action._fields)].itertuples(index=False, name=None)
-    return Guarded(
-        [model.head.item_ids[row] for row in rows],
-        [model.titles[row] for row in rows],
-        best.values.tolist(),
-        text,
-        tuple(Action(*action) for action in actions),
-    )
+    samples = model.purchases(history, hours, ratings)
+    samples, shown = samples.assign(sample_id=range(len(samples))), samples["history"].to_list()
+    first = model.sample(model.prompts.user_ids(samples, model.titles), max_new_tokens)
+    kept = keep_reasons(model, samples, first.chains, first.states, guardrails, max_new_tokens, seed)
+    bars: list[Rule] = [rule for rule in guardrails.rules if isinstance(rule, NeverRecommend)]
+    texts, masking = list(map(model.decode, kept.chains)), replace(guardrails, rules=bars)
+    unruled = [[model.head.index[item] for item in ids] for ids, _, _ in model.best_items(kept.states, shown, k)]
+    listed = pd.DataFrame({"sample_id": samples["sample_id"], "chain": texts, "top_items": unruled})
+    masked = judge(masking, listed, samples, model.catalogue).assign(action="item masked")
+    barred = torch.from_numpy(blocked(masking, shown, texts, model.catalogue))  # (B, N)
+    acted: list[list[Action]] = [[] for _ in texts]
+    for row, *action in pd.concat([kept.actions, masked])[["row", *Action._fields]].itertuples(index=False):
+        acted[row].append(Action(*action))
+    lists = model.best_items(kept.states, shown, k, barred)
+    answers = [Guarded(*best, text, tuple(did)) for best, text, did in zip(lists, texts, acted, strict=True)]
+    return answers[0] if is_one(history) else answers
 
 
 def keep_reasons(

@@ -28,9 +28,10 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import ErrorDetails
 
 from r2ec_lib.analysis.words import phrase, words
+from r2ec_lib.data.schema import DataError
 
 
-class GuardrailError(ValueError):
+class GuardrailError(DataError):
     """A rules file that cannot be used: the file, the rule, the faulty key and what was expected."""
 
 

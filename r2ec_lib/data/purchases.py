@@ -1,5 +1,5 @@
-"""Purchases between two forms: histories given by hand → the history columns of a samples table, checked as strictly
-as a log; and a samples table → the purchases that it shows.
+"""Purchases between forms: histories given by hand, or those of a log → the history columns of a samples table,
+checked as strictly as a log; and a samples table → the purchases that it shows.
 
 The item texts that go with them are cleaned by `readers.clean_items`; what is recommended is the model's business.
 """
@@ -15,6 +15,39 @@ from r2ec_lib.data.texts import plain_text
 
 SAME_ACTION = pd.Timedelta(minutes=1)
 """Times of one action, computed back from hours stored as float32, differ by less than this."""
+LISTS = (list, tuple, np.ndarray, pd.Series, pd.Index)
+"""What may hold the item ids of a history, or histories."""
+
+
+def is_one(history: Any) -> bool:
+    """Whether these are the item ids of one history, and not a list or a table of histories.
+
+    >>> is_one(["a", "b"]), is_one([["a", "b"]]), is_one([])
+    (True, False, True)
+    """
+    many = isinstance(history, LISTS) and len(history) and isinstance(next(iter(history)), LISTS)
+    return not (many or isinstance(history, pd.DataFrame))
+
+
+def histories(interactions: pd.DataFrame, at: pd.Timestamp | None = None) -> pd.DataFrame:
+    """The histories in an interactions table: one row per shopper, in the order of their first rows.
+
+    Args:
+        at: the moment from which hours are counted back; that of the latest interaction where left out.
+
+    Returns:
+        Index: user_id. item_ids, hours and ratings, each a NumPy array per shopper, in the order of the table.
+    """
+    owners, users = pd.factorize(interactions["user_id"])
+    order, ends = np.argsort(owners, kind="stable"), np.bincount(owners, minlength=len(users)).cumsum()
+    past = (interactions["timestamp"].max() if at is None else at) - interactions["timestamp"]
+    columns = {
+        "item_ids": interactions["item_id"].to_numpy(object),
+        "hours": (past / pd.Timedelta(hours=1)).to_numpy(np.float32),
+        "ratings": interactions["rating"].to_numpy(np.float32),
+    }
+    split = {name: np.split(values[order], ends)[:-1] for name, values in columns.items()}
+    return pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in split.items()}).set_index(users)
 
 
 def purchases_table(
@@ -88,7 +121,7 @@ def actions(samples: pd.DataFrame) -> pd.DataFrame:
 
 
 def _sequence(values: Any, name: str, expected: str) -> None:
-    if not isinstance(values, (list, tuple, np.ndarray, pd.Series, pd.Index)):
+    if not isinstance(values, LISTS):
         raise DataError(f"{name}: found {values!r}; expected {expected}.")
 
 

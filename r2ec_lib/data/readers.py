@@ -48,29 +48,47 @@ def read_logs(
     optional. Every further column of the items file becomes item text, except those that `clean_items` leaves out.
     Interactions with unknown items are dropped and counted. Raises DataError.
     """
-    names = LOG_COLUMNS | dict(columns or {})
-    if unknown := set(names) - set(LOG_COLUMNS):
-        raise DataError(f"column mapping: {sorted(unknown)} not known; possible are {', '.join(LOG_COLUMNS)}.")
-    where, raw = place(interactions_path), read_file(interactions_path)
-    rated = names["rating"] != "rating" or "rating" in raw
-    wanted = ("user_id", "item_id", "timestamp", "rating") if rated else ("user_id", "item_id", "timestamp")
-    raw = select_columns(raw, {key: names[key] for key in wanted}, where)
-    raw = raw if rated else raw.assign(rating=np.float32("nan"))
-    raw["timestamp"] = parse_time(raw["timestamp"], timestamp_unit, where)
-    interactions = schema.validate_interactions(raw, where, rating_range)
-
+    names = _names(columns)
+    interactions = read_interactions(
+        interactions_path, columns, timestamp_unit=timestamp_unit, rating_range=rating_range
+    )
     where, raw = place(items_path), read_file(items_path)
-    named = select_columns(raw, {"item_id": names["catalogue_id"], "title": names["title"]}, where)
-    further = raw.drop(columns={names["catalogue_id"], names["title"]})
-    taken = [name for name in further if name in named]
-    items = clean_items(named.join(further.drop(columns=taken)), where)
+    items = clean_items(named_items(raw, columns, where), where)
+    further = raw.columns.drop([names["catalogue_id"], names["title"]])
     drops: list[tuple] = [("items", "read", 0, len(items))]
-    for name in [name for name in further if name in taken or name not in items]:
+    for name in [name for name in further if name in schema.ITEM_COLUMNS or name not in items]:
         reason = "it may sum up the future" if schema.sums_up_future(name) else "it has no name of its own"
         drops.append(("items", f"column {name!r} left out: {reason}", 0, len(items)))
     drops.append(("interactions", "read", 0, len(interactions)))
     interactions, unknown_items = drop_unknown(items, interactions, str(interactions_path))
     return items, interactions, schema.drops_table(drops + unknown_items)
+
+
+def read_interactions(
+    path: str | Path,
+    columns: Mapping[str, str] | None = None,
+    *,
+    timestamp_unit: str = "iso",
+    rating_range: tuple[float, float] = RATING_RANGE,
+) -> pd.DataFrame:
+    """The interactions of `read_logs`, from the same file with the same arguments; their items are not checked."""
+    names, where, raw = _names(columns), place(path), read_file(path)
+    rated = names["rating"] != "rating" or "rating" in raw
+    wanted = ("user_id", "item_id", "timestamp", "rating") if rated else ("user_id", "item_id", "timestamp")
+    raw = select_columns(raw, {key: names[key] for key in wanted}, where)
+    raw = raw if rated else raw.assign(rating=np.float32("nan"))
+    raw["timestamp"] = parse_time(raw["timestamp"], timestamp_unit, where)
+    return schema.validate_interactions(raw, where, rating_range)
+
+
+def named_items(raw: pd.DataFrame, columns: Mapping[str, str] | None, where: Where) -> pd.DataFrame:
+    """The user's own items table with item_id and title under our names first, then its further columns.
+
+    `columns` as in `read_logs`; a further column that has one of our names is left out. Raises DataError.
+    """
+    names = _names(columns)
+    named = select_columns(raw, {"item_id": names["catalogue_id"], "title": names["title"]}, where)
+    return named.join(raw.drop(columns={names["catalogue_id"], names["title"], *named}, errors="ignore"))
 
 
 def clean_items(df: pd.DataFrame, where: Where = "items") -> pd.DataFrame:
@@ -180,6 +198,13 @@ def drop_unknown(items: pd.DataFrame, interactions: pd.DataFrame, path: str) -> 
         )
     reason, dropped = "of an item that is not in the items table", len(interactions) - len(kept)
     return kept, [("interactions", reason, dropped, len(kept), example)]
+
+
+def _names(columns: Mapping[str, str] | None) -> dict[str, str]:
+    names = LOG_COLUMNS | dict(columns or {})
+    if unknown := set(names) - set(LOG_COLUMNS):
+        raise DataError(f"column mapping: {sorted(unknown)} not known; possible are {', '.join(LOG_COLUMNS)}.")
+    return names
 
 
 def _expected(unit: str) -> str:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
@@ -21,7 +22,7 @@ from r2ec_lib.data.schema import DataError
 
 def write_table(df: pd.DataFrame, path: str | Path) -> None:
     """Writes `df` without its index to the Parquet file `path`; parent folders are created."""
-    _write_atomically(Path(path), lambda temporary: df.to_parquet(temporary, index=False))
+    write_atomically(Path(path), lambda temporary: df.to_parquet(temporary, index=False))
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
@@ -32,12 +33,20 @@ def read_table(path: str | Path) -> pd.DataFrame:
 def write_json(obj: Any, path: str | Path) -> None:
     """Writes `obj` as JSON; NaN and infinities become null, NumPy values numbers, times and paths strings."""
     text = json.dumps(_plain(obj), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    _write_atomically(Path(path), lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_atomically(Path(path), lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def write_text(text: str, path: str | Path) -> None:
     """Writes `text` as UTF-8."""
-    _write_atomically(Path(path), lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_atomically(Path(path), lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def replace_folder(fresh: Path, folder: Path) -> None:
+    """Puts the finished folder `fresh` in the place of `folder`, which stays whole until it is moved aside."""
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    os.replace(folder, old)
+    os.replace(fresh, folder)
+    shutil.rmtree(old)
 
 
 def read_json(path: str | Path) -> Any:
@@ -54,7 +63,8 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+    """Lets `write` make a file under another name beside `path`, then renames it; parent folders are created."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

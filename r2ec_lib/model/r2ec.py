@@ -7,13 +7,14 @@ checkpoint. Training is in `trainer.py`; loading a backbone is in `backbone.py`.
 """
 
 import json
+import math
 import os
 import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import pandas as pd
 import torch
@@ -22,16 +23,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from r2ec_lib.data.purchases import purchases_table
+from r2ec_lib.data.purchases import histories, is_one, purchases_table
 from r2ec_lib.data.readers import clean_items
-from r2ec_lib.data.schema import DataError
+from r2ec_lib.data.schema import DataError, Where, to_ids, validate_interactions
 from r2ec_lib.model.answer import ANSWER
 from r2ec_lib.model.backbone import add_recommend_token, load_pretrained
 from r2ec_lib.model.collaborative import Collaborative
 from r2ec_lib.model.encoding import BATCH_TOKENS, batched_states, encoded_tokens
 from r2ec_lib.model.prompts import Prompts, PromptStyle
 from r2ec_lib.model.sampling import Sampled, sample
-from r2ec_lib.model.scoring import seen_mask, similarity_scores, target_ranks
+from r2ec_lib.model.scoring import BLOCK, seen_mask, similarity_scores, stable_topk, target_ranks
 
 
 @dataclass
@@ -191,11 +192,17 @@ class R2ec:
     ) -> Sampled:
         """Writes a reasoning a prompt, greedy at temperature 0, and reads its state h_T at `<answer>` on the way.
 
+        With `max_new_tokens` of 0, `<answer>` follows the prompt at once.
+
         Returns:
             Chains of token ids, each ending in `<answer>`; whether the model wrote it, or it was appended where the
             model did not write it within `max_new_tokens` or ended its turn without it; and the states (B, d), which
             are those of `user_states` for the same chains.
         """
+        if max_new_tokens == 0:
+            rows = [[*prompt, *self.prompts.answer.ids] for prompt in prompt_ids]
+            states = self.encode(rows, starts=list(map(len, prompt_ids)))
+            return Sampled([list(self.prompts.answer.ids) for _ in rows], [False] * len(rows), states)
         self._require_positions(max(map(len, prompt_ids), default=0) + max_new_tokens + len(self.prompts.answer.ids))
         drawn = {"do_sample": True, "temperature": temperature, "top_k": top_k} if temperature > 0 else {}
         settings = GenerationConfig(
@@ -228,76 +235,109 @@ class R2ec:
         text = str(self.tokenizer.decode(list(chain), skip_special_tokens=True))
         return (text.rpartition(ANSWER)[0] if ANSWER in text else text).strip()
 
+    # --- recommending ---------------------------------------------------------------------------------------------
+
+    @overload
+    def recommend(self, history: Sequence[str] | Sequence[float], *args: Any, **kwargs: Any) -> Recommendation: ...
+
+    @overload
+    def recommend(self, history: Sequence[Any] | pd.DataFrame, *args: Any, **kwargs: Any) -> list[Recommendation]: ...
+
     def recommend(
         self,
-        history: Sequence[Any],
+        history: Sequence[Any] | pd.DataFrame,
         k: int = 10,
-        hours: Sequence[float] | None = None,
-        ratings: Sequence[float] | None = None,
+        hours: Sequence[Any] | None = None,
+        ratings: Sequence[Any] | None = None,
         max_new_tokens: int = 128,
-    ) -> Recommendation:
-        """Reasons about one history and ranks the catalogue; items of the history are not recommended.
+    ) -> Recommendation | list[Recommendation]:
+        """Reasons about a history, or about many in batches of similar length, and ranks the catalogue for each.
 
         Args:
-            history: item ids, oldest first: texts or numbers, in a list, an array or a column.
+            history: item ids, oldest first: texts or numbers, in a list, an array or a column. Or a list of such
+                histories; or a table of interactions (`data.schema`), in which each user_id has one. Its items are
+                not recommended.
             k: length of the list, fewer where the catalogue holds fewer other items.
-            hours: how many hours ago each purchase was; a day apart if left out.
-            ratings: one per purchase, None where there is none; or left out.
+            hours: how many hours ago each purchase was, a list per history; a day apart if left out. In a table,
+                they are counted back from its latest interaction.
+            ratings: one per purchase, None where there is none, a list per history; or left out.
+            max_new_tokens: longest reasoning; 0 answers at once, without one.
+
+        Returns:
+            The answer to one history, or a list of answers: in the order of the histories, or of the `unique()`
+            user_id of a table.
 
         Raises:
             DataError: an empty history, an id that is not in the catalogue, or numbers that do not fit.
         """
-        ages, stars = (None if values is None else [values] for values in (hours, ratings))
-        return self.recommend_all([history], k, ages, stars, max_new_tokens)[0]
-
-    def recommend_all(
-        self,
-        histories: Sequence[Sequence[Any]],
-        k: int = 10,
-        hours: Sequence[Sequence[float]] | None = None,
-        ratings: Sequence[Sequence[float]] | None = None,
-        max_new_tokens: int = 128,
-    ) -> list[Recommendation]:
-        """`recommend` for many histories, in batches of similar length; one answer each, in the order given."""
-        if k < 1:
-            raise DataError(f"k is {k}; expected the length of a list of recommendations, 1 or more")
-        rows = self.purchases(histories, hours, ratings)
+        rows = self.purchases(history, hours, ratings)
         sampled = self.sample(self.prompts.user_ids(rows, self.titles), max_new_tokens)
-        answers = []
-        for history, state, chain in zip(rows["history"], sampled.states, sampled.chains, strict=True):
-            scores = self.scores(state[None], [history])[0]  # (N,)
-            scores[torch.from_numpy(history).long()] = -torch.inf
-            best = scores.topk(min(k, int(scores.isfinite().sum())))
-            items = best.indices.tolist()
-            ids, titles = ([names[item] for item in items] for names in (self.head.item_ids, self.titles))
-            answers.append(Recommendation(ids, titles, best.values.tolist(), self.decode(chain)))
-        return answers
+        lists = self.best_items(sampled.states, rows["history"].to_list(), k)
+        answers = [
+            Recommendation(*best, self.decode(chain)) for best, chain in zip(lists, sampled.chains, strict=True)
+        ]
+        return answers[0] if is_one(history) else answers
 
     def purchases(
         self,
-        histories: Sequence[Sequence[Any]],
-        hours: Sequence[Sequence[float]] | None = None,
-        ratings: Sequence[Sequence[float]] | None = None,
+        history: Sequence[Any] | pd.DataFrame,
+        hours: Sequence[Any] | None = None,
+        ratings: Sequence[Any] | None = None,
     ) -> pd.DataFrame:
-        """Histories as the history columns of a samples table, checked and cut as training had them."""
+        """What `recommend` is given, as the history columns of a samples table, checked and cut as in training."""
         style = self.prompts.style
+        scale = (style.rating_min, style.rating_max)
+        if isinstance(history, pd.DataFrame):
+            if hours is not None or ratings is not None:
+                raise DataError("a table of interactions has its own times and ratings; leave out hours and ratings.")
+            table = validate_interactions(history, rating_range=scale)
+            listed = histories(table).loc[to_ids(history["user_id"], "interactions").unique()]
+            history, hours, ratings = (listed[name] for name in ("item_ids", "hours", "ratings"))
+        elif is_one(history):
+            history, hours, ratings = [history], *(None if one is None else [one] for one in (hours, ratings))
         return purchases_table(
-            histories,
+            history,
             hours,
             ratings,
             item_index=self.head.index,
-            rating_range=(style.rating_min, style.rating_max),
+            rating_range=scale,
             max_history=style.max_history,
         )
 
+    def best_items(
+        self, states: Tensor, histories: Sequence[Sequence[int]], k: int, barred: Tensor | None = None
+    ) -> list[tuple[list[str], list[str], list[float]]]:
+        """Ids, titles and scores of each row's k best items, best first: none of its history, and none that is barred.
+
+        Args:
+            states: (B, d) user states.
+            barred: (B, N) bool.
+
+        Raises:
+            DataError: k is below 1.
+        """
+        if k < 1:
+            raise DataError(f"k is {k}; expected the length of a list of recommendations, 1 or more")
+        ids, titles, lists = self.head.item_ids, self.titles, []
+        for rows in torch.arange(len(states)).split(max(1, BLOCK // len(ids))):
+            shown = [histories[row] for row in rows.tolist()]
+            hidden = seen_mask(shown, len(ids)) if barred is None else seen_mask(shown, len(ids)) | barred[rows]
+            scores = self.scores(states[rows], shown).masked_fill(hidden.to(states.device), -torch.inf)  # (b, N)
+            for values, items in zip(*(best.tolist() for best in stable_topk(scores, min(k, len(ids)))), strict=True):
+                left = len(values) - values.count(-math.inf)
+                items = items[:left]
+                lists.append(([ids[item] for item in items], [titles[item] for item in items], values[:left]))
+        return lists
+
     # --- catalogue ------------------------------------------------------------------------------------------------
 
-    def add_items(self, items: pd.DataFrame) -> None:
+    def add_items(self, items: pd.DataFrame, where: Where = "items") -> None:
         """Adds items, or replaces those whose id is known, by encoding their texts; no training.
 
-        Texts are cleaned as those of the first catalogue were. Raises DataError for a missing or repeated id or title.
+        Texts are cleaned as those of the first catalogue were. Raises DataError for a missing or repeated id or title,
+        which names the row by `where`.
         """
-        items = clean_items(items)
+        items = clean_items(items, where)
         vectors = self.encode_items(items)
         kept = ~self.catalogue["item_id"].isin(items["item_id"])
         catalogue = pd.concat([self.catalogue[kept], items], ignore_index=True).fillna("")

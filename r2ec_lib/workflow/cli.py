@@ -1,4 +1,8 @@
-"""The command line: `r2ec run RECIPE` executes the notebooks of a recipe and renders their report."""
+"""The command line: runs of recipes and their reports; a trained model's recommendations and its items.
+
+`r2ec run RECIPE` executes the notebooks of a recipe and renders their report. What a model is asked for is the
+business of `serving`, which is loaded for these commands alone.
+"""
 
 import argparse
 import io
@@ -14,6 +18,7 @@ from typing import Any, NoReturn
 
 import yaml
 
+from r2ec_lib.data.readers import LOG_COLUMNS
 from r2ec_lib.data.schema import DataError
 from r2ec_lib.workflow import recipes, report
 from r2ec_lib.workflow.folder import NOTEBOOKS, RUNS, shown
@@ -67,10 +72,42 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--name", help="name of the run's folder (default: the recipe's)")
     again = commands.add_parser("report", help="render the report of a run again")
     again.add_argument("run", help="name or folder of a run")
+    lists = commands.add_parser("recommend", help="write the recommendations of a model for every shopper of a log")
+    items = commands.add_parser("items", help="add, replace and remove items of a model")
+    for command in (lists, items):
+        command.add_argument("model", type=Path, help="folder of a model, such as runs/quickstart/model")
+    lists.add_argument("interactions", type=Path, help="CSV, Parquet or JSON lines")
+    lists.add_argument("--out", type=Path, required=True, metavar="FILE", help="the Parquet file to write")
+    lists.add_argument("--k", type=int, default=10, help="length of a list (default: 10)")
+    lists.add_argument("--users", type=Path, metavar="FILE", help="only for the shoppers in this file")
+    lists.add_argument("--guardrails", type=Path, metavar="FILE", help="rules, as in params/guardrails/example.yaml")
+    length = lists.add_mutually_exclusive_group()
+    length.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="longest reasoning")
+    length.add_argument(
+        "--no-reasoning",
+        dest="max_new_tokens",
+        action="store_const",
+        const=0,
+        help="answer at once, without one",
+    )
+    lists.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/N", help="the I-th of N groups of shoppers")
+    items.add_argument("items", type=Path, help="CSV, Parquet or JSON lines")
+    items.add_argument("--remove", action="store_true", help="remove the items of the file, whose ids are enough")
+    for command in (lists, items):
+        command.add_argument("-p", metavar="KEY=VALUE", action="append", default=[], help="column_… or timestamp_unit")
     return parser
 
 
+def _shard(text: str) -> tuple[int, int]:
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise argparse.ArgumentTypeError(f"expected I/N such as 3/16, from 1/16 to 16/16; found {text!r}")
+    return int(number), int(count)
+
+
 def _run(options: argparse.Namespace) -> None:
+    if options.command in ("recommend", "items"):
+        return _serve(options)
     if options.command == "report":
         return print(f"Report: {shown(report.render(existing_run(options.run)))}")
     declared = recipes.declared_in(NOTEBOOKS)
@@ -81,6 +118,35 @@ def _run(options: argparse.Namespace) -> None:
         check(recipe)
     else:
         print(f"Report: {shown(execute(recipe, fresh=options.fresh))}")
+
+
+def _serve(options: argparse.Namespace) -> None:
+    from r2ec_lib.serving import catalogue, lists  # a model's libraries take seconds to load
+
+    columns = dict(recipes.override(text, {}) for text in options.p)
+    keys = [f"column_{name}" for name in LOG_COLUMNS] + ["timestamp_unit"]  # those of notebook 01
+    if unknown := [key for key in columns if key not in keys]:
+        hint = recipes.did_you_mean(unknown[0], keys)
+        raise RecipeError(f"-p {unknown[0]}: unknown key; expected {', '.join(keys)}.{hint}")
+    timestamp_unit = columns.pop("timestamp_unit", "iso")
+    columns = {key.removeprefix("column_"): name for key, name in columns.items()}
+    try:
+        if options.command == "items":
+            return catalogue.update(options.model, options.items, columns, remove=options.remove)
+        lists.recommend(
+            options.model,
+            options.interactions,
+            options.out,
+            columns=columns,
+            timestamp_unit=timestamp_unit,
+            k=options.k,
+            users_path=options.users,
+            guardrails_path=options.guardrails,
+            max_new_tokens=options.max_new_tokens,
+            shard=options.shard,
+        )
+    except FileNotFoundError as error:  # no model there
+        raise DataError(f"{error}.") from error
 
 
 def resolved(recipe: recipes.Recipe, declared: dict[str, dict[str, recipes.Parameter]], stage: str | None) -> str:

@@ -113,7 +113,7 @@ def load(
         kinds = {key: (parameter.type, stem) for key, parameter in keys.items()} | kinds
     entries, problems = _merged(path, ()), []
     for text in overrides:
-        key, value = _override(text, {key: kind for key, (kind, _) in kinds.items()})
+        key, value = override(text, {key: kind for key, (kind, _) in kinds.items()})
         entries[key] = (value, f"-p {text}")
     for key, (value, where) in entries.items():
         if key == "run_dir":
@@ -267,7 +267,7 @@ def _merged(path: Path, above: tuple[Path, ...]) -> dict[str, tuple[Any, str]]:
     return {**inherited, **entries}
 
 
-def _override(text: str, kinds: Mapping[str, str]) -> tuple[str, Any]:
+def override(text: str, kinds: Mapping[str, str]) -> tuple[str, Any]:
     """Key and value of one `-p key=value`; the value is read as YAML and as what its key wants."""
     key, equals, raw = text.partition("=")
     key = key.strip()

@@ -215,6 +215,23 @@ def test_recommend_keeps_the_rules_it_is_given(tiny):
     assert held.actions == (("r0", "item masked", free.item_ids[0]),)
 
 
+def test_many_histories_get_the_answers_within_the_rules_that_each_gets_alone(speaking, samples):
+    model = speaking("a red lamp", "a blue lamp", "a red mug")
+    few = samples.head(5)
+    histories = [[model.head.item_ids[item] for item in history] for history in few["history"]]
+    first = model.recommend(histories[0], k=1).item_ids[0]
+    when = f"{{history: {{item_id: [{histories[0][0]}]}}}}"
+    barring = f"kind: never_recommend, items: {{item_id: [{first}]}}, when: {when}"
+    keeps = rules(NO_LAMP, barring, head="retries: 2\n")
+    together = guardrails.recommend(model, histories, keeps, k=4)
+    for answer, given in zip(together, histories, strict=True):
+        alone = guardrails.recommend(model, given, keeps, k=4)
+        assert (answer.item_ids, answer.reasoning, answer.actions) == (alone.item_ids, "a red mug", alone.actions)
+        assert answer.scores == pytest.approx(alone.scores)
+    assert [action.action for action in together[0].actions] == ["reason re-sampled", "item masked"]
+    assert first not in together[0].item_ids
+
+
 def test_an_item_of_the_history_is_not_called_masked_by_a_rule(speaking, samples, items):
     owned = items["item_id"][samples["history"].iloc[0][0]]
     given = recommended(speaking("x"), samples, [f"kind: never_recommend, items: {{item_id: [{owned}]}}"], k=30)

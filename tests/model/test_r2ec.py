@@ -73,12 +73,39 @@ def test_recommendations_are_the_best_unseen_items(tiny, samples):
 
 def test_many_histories_get_the_answers_that_each_gets_alone(tiny, samples):
     histories = [[tiny.head.item_ids[item] for item in history] for history in samples["history"].head(7)]
-    together = tiny.recommend_all(histories, k=5, max_new_tokens=6)
+    together = tiny.recommend(histories, k=5, max_new_tokens=6)
+    assert len({len(history) for history in histories}) > 1  # so there is padding
     for history, answer in zip(histories, together, strict=True):
         alone = tiny.recommend(history, k=5, max_new_tokens=6)
         assert (answer.item_ids, answer.titles, answer.reasoning) == (alone.item_ids, alone.titles, alone.reasoning)
         assert answer.scores == pytest.approx(alone.scores, abs=1e-5)
-    assert tiny.recommend_all([], max_new_tokens=6) == []
+
+
+def test_a_table_of_interactions_is_the_histories_of_its_shoppers(tiny):
+    times = pd.to_datetime(["2024-01-03", "2024-01-01", "2024-01-02", "2024-01-03"], utc=True)
+    rows = {"user_id": ["b", "a", "a", "a"], "item_id": ["i5", "i1", "i2", "i3"], "timestamp": times.as_unit("ms")}
+    table = pd.DataFrame({**rows, "rating": [None, 5, None, 1]})
+    hours, ratings = [[0], [48, 24, 0]], [[None], [5, None, 1]]
+    assert tiny.recommend(table, k=5, max_new_tokens=6) == tiny.recommend(
+        [["i5"], ["i1", "i2", "i3"]], 5, hours, ratings, max_new_tokens=6
+    )
+    with pytest.raises(DataError, match="leave out hours"):
+        tiny.recommend(table, hours=hours)
+
+
+def test_without_tokens_to_write_the_answer_follows_the_prompt(tiny, samples):
+    rows = samples.head(3)
+    histories = [[tiny.head.item_ids[item] for item in history] for history in rows["history"]]
+    answers = tiny.recommend(histories, 3, rows["history_hours"], rows["history_ratings"], max_new_tokens=0)
+    scores = tiny.scores(tiny.user_states(rows), rows["history"].to_list())
+    for answer, row, history in zip(answers, scores, rows["history"], strict=True):
+        row[history] = -torch.inf
+        assert answer.reasoning == "" and answer.scores == pytest.approx(row.topk(3).values.tolist(), abs=1e-5)
+
+
+def test_of_items_with_equal_scores_the_first_of_the_catalogue_is_recommended(tiny):
+    tiny.head.table[:] = 0
+    assert tiny.recommend(["i1"], k=3, max_new_tokens=2).item_ids == ["i0", "i2", "i3"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,63 @@
+"""Items that come and go after training: a file of items in, the model's folder with the new catalogue out.
+
+The folder is replaced when the new one is complete. Reading and cleaning items is the business of `data.readers`,
+encoding them that of `R2ec.add_items`.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from r2ec_lib.data.formats import place, read_file
+from r2ec_lib.data.readers import LOG_COLUMNS, named_items, select_columns
+from r2ec_lib.data.schema import DataError, Where, at, to_ids
+from r2ec_lib.data.storage import replace_folder
+from r2ec_lib.model import R2ec
+
+REMOVED = "removed"
+"""The column of an items file that says which of its items go; all others are added or replaced."""
+TRUTHS = {"": False, "0": False, "false": False, "no": False, "1": True, "true": True, "yes": True}
+
+
+def update(model_folder: Path, items_path: Path, columns: Mapping[str, str], remove: bool = False) -> None:
+    """Adds, replaces and removes the items of a file, and tells how many of each.
+
+    Args:
+        columns: as in `readers.read_logs`.
+        remove: removes all items of the file, of which only the ids are read; otherwise those whose `REMOVED` is true.
+
+    Raises:
+        DataError: a file that cannot be used, an id that stands twice, or nothing would be left.
+        FileNotFoundError: `model_folder` holds no model.
+    """
+    where, raw, name = place(items_path), read_file(items_path), (LOG_COLUMNS | dict(columns))["catalogue_id"]
+    ids = to_ids(select_columns(raw, {"item_id": name}, where)["item_id"], where)
+    if ids.duplicated().any():
+        row = ids.index[ids.duplicated()][0]
+        raise DataError(f"{at(where, row)}: the id {ids[row]!r} stood already in the file. Keep one row an item.")
+    gone = pd.Series(True, raw.index) if remove else _truths(raw[REMOVED], where) if REMOVED in raw else ids.isna()
+    model = R2ec.load(model_folder)
+    present = ids.isin(model.head.item_ids)
+    added = raw[~gone].drop(columns=REMOVED, errors="ignore")
+    if len(added):
+        model.add_items(named_items(added, columns, where), where)
+    if (gone & present).sum() == len(model.head.item_ids):
+        raise DataError(f"{items_path} removes all items of the model. Keep one at least.")
+    model.remove_items(ids[gone & present].tolist())
+    fresh = model_folder.with_name(f".{model_folder.name}.new")
+    model.save(fresh)
+    replace_folder(fresh, model_folder)
+    print(
+        f"{(~gone & ~present).sum():,} items added, {(~gone & present).sum():,} replaced, "
+        f"{(gone & present).sum():,} removed, {(gone & ~present).sum():,} to remove were not there; "
+        f"{len(model.head.item_ids):,} items now"
+    )
+
+
+def _truths(values: pd.Series, where: Where) -> pd.Series:
+    truths = values.astype(object).where(values.notna(), "").astype(str).str.strip().str.casefold().map(TRUTHS)
+    if truths.isna().any():
+        row = truths.index[truths.isna()][0]
+        raise DataError(f"{at(where, row)}: {REMOVED} is {str(values[row])!r}; expected {', '.join(TRUTHS)} or empty.")
+    return truths.astype(bool)

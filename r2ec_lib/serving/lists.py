@@ -1,0 +1,287 @@
+"""Lists for every shopper of a log: interactions in, one Parquet file of recommendations out, in parts.
+
+Shoppers are asked about a part at a time. A part is written whole or not at all, so a killed command goes on with the
+next one, and the parts become the file at the end. What is held: the log as read, a row per interaction, and the
+lists of one part; so memory grows with the log, and not with the lists. How a list comes about is the business of
+`model` and, under rules, of `analysis.guardrails`.
+"""
+
+import json
+import math
+import shutil
+import time
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
+
+from r2ec_lib.analysis import guardrails, rules
+from r2ec_lib.analysis.guardrails import Action, Guarded
+from r2ec_lib.analysis.rules import Guardrails
+from r2ec_lib.data.formats import place, read_file
+from r2ec_lib.data.purchases import histories
+from r2ec_lib.data.readers import LOG_COLUMNS, read_interactions, select_columns
+from r2ec_lib.data.schema import DataError, to_ids
+from r2ec_lib.data.storage import read_json, sha256, write_atomically, write_json
+from r2ec_lib.model import R2ec
+from r2ec_lib.model.r2ec import Recommendation
+
+PART = 256
+"""Shoppers of a part: enough to fill batches of similar length, few enough to lose little of when killed."""
+TOLD_EVERY = 10.0
+"""Seconds between two lines of progress, at least."""
+LISTS = pa.schema(
+    [
+        ("user_id", pa.string()),
+        ("place", pa.int32()),  # from 1
+        ("item_id", pa.string()),
+        ("title", pa.string()),
+        ("score", pa.float64()),  # none for a popular item
+        ("reasoning", pa.string()),
+        ("note", pa.string()),  # what of the shopper's purchases could not be used
+        ("rules", pa.string()),  # which acted, how, and on what
+    ]
+)
+POPULAR = "popular items"
+"""How the note of a list begins that is not the model's."""
+COMMAND = b"r2ec"
+"""Key in a file's metadata of what its lists were made from."""
+
+Ask = Callable[[pd.DataFrame], Sequence[Recommendation]]
+"""Answers to a table of `data.purchases.histories`."""
+
+
+def recommend(
+    model_folder: Path,
+    interactions_path: Path,
+    out: Path,
+    *,
+    columns: Mapping[str, str],
+    timestamp_unit: str = "iso",
+    k: int = 10,
+    users_path: Path | None = None,
+    guardrails_path: Path | None = None,
+    max_new_tokens: int = 128,
+    shard: tuple[int, int] = (1, 1),
+) -> None:
+    """Writes the lists of a log's shoppers to `out` and tells how far it is; goes on where it was interrupted.
+
+    Args:
+        columns, timestamp_unit: as in `readers.read_logs`.
+        users_path: a file whose column for user_id says who gets a list; all shoppers of the log where left out.
+        shard: (i, n) writes for the i-th (from 1) of n groups of shoppers, which `shard_of` makes.
+
+    Raises:
+        DataError: a file that cannot be used, or parts of another command beside `out`.
+        FileNotFoundError: `model_folder` holds no model.
+    """
+    if out.suffix != ".parquet":
+        raise DataError(f"{out}: expected a name in .parquet for the lists.")
+    if k < 1 or max_new_tokens < 0:
+        raise DataError(f"k is {k} and max_new_tokens {max_new_tokens}; expected 1 or more, and 0 or more.")
+    before = _command_of(out)
+    rails = rules.load(guardrails_path) if guardrails_path else None
+    model = R2ec.load(model_folder)
+    style = model.prompts.style
+    log = read_interactions(
+        interactions_path,
+        columns,
+        timestamp_unit=timestamp_unit,
+        rating_range=(style.rating_min, style.rating_max),
+    )
+    users = log["user_id"].unique()
+    if users_path:
+        where, name = place(users_path), (LOG_COLUMNS | dict(columns))["user_id"]
+        users = to_ids(select_columns(read_file(users_path), {"user_id": name}, where)["user_id"], where).unique()
+    users = np.array([user for user in users if shard_of(user, shard[1]) == shard[0]], object)
+    command = {
+        "model": sha256(model_folder),  # of its settings, its catalogue, and the item table that its weights made
+        "interactions": sha256(interactions_path),
+        "columns": dict(columns),
+        "timestamp_unit": timestamp_unit,
+        "k": k,
+        "users": users_path and sha256(users_path),
+        "guardrails": guardrails_path and sha256(guardrails_path),
+        "max_new_tokens": max_new_tokens,
+        "shard": list(shard),
+        "shoppers in a part": PART,
+    }
+    if before == command:
+        return print(f"{out} holds these lists already.")
+
+    def ask(part: pd.DataFrame) -> Sequence[Recommendation]:
+        given = {"k": k, "hours": part["hours"], "ratings": part["ratings"], "max_new_tokens": max_new_tokens}
+        if rails:
+            return guardrails.recommend(model, part["item_ids"], rails, **given)
+        return model.recommend(part["item_ids"], **given)
+
+    write_lists(log, users, ask, model.head.item_ids, popular(log, model.catalogue, k, rails), out, command)
+
+
+def shard_of(user_id: str, shards: int) -> int:
+    """The shard of a shopper, 1…shards, by the CRC-32 of the id's UTF-8: the same everywhere and in every run.
+
+    >>> shard_of("u17", 16)
+    12
+    """
+    return zlib.crc32(user_id.encode()) % shards + 1
+
+
+def popular(log: pd.DataFrame, catalogue: pd.DataFrame, k: int, rails: Guardrails | None = None) -> Guarded:
+    """The k items of the catalogue with the most interactions in the log, for shoppers of whom nothing is known.
+
+    A model knows no popularity, so the log at hand is counted, with all of its shoppers. Items with equal counts stand
+    in catalogue order. Rules that bar items whatever the history count here too.
+    """
+    counts = log["item_id"].value_counts().reindex(catalogue["item_id"], fill_value=0).to_numpy()  # (N,)
+    order = np.argsort(-counts, kind="stable")
+    actions: list[Action] = []
+    if rails:
+        unruled = pd.DataFrame({"sample_id": [0], "chain": [""], "top_items": [order[:k].tolist()]})
+        broken = guardrails.judge(rails, unruled, pd.DataFrame({"sample_id": [0], "history": [[]]}), catalogue)
+        actions = [Action(row.rule, "item masked", row.evidence) for row in broken.itertuples()]
+        order = order[~guardrails.blocked(rails, [[]], [""], catalogue)[0][order]]
+    best = catalogue.iloc[order[:k]]
+    return Guarded(best["item_id"].tolist(), best["title"].tolist(), [math.nan] * len(best), "", tuple(actions))
+
+
+def write_lists(
+    log: pd.DataFrame,
+    users: np.ndarray,
+    ask: Ask,
+    item_ids: Sequence[str],
+    fallback: Recommendation,
+    out: Path,
+    command: Mapping[str, Any],
+) -> None:
+    """Asks for the list of each of `users`, a part at a time, and writes all of them to `out`.
+
+    Args:
+        users: ids without repetitions, in the order of their lists; each may be absent from the log.
+        log: an interactions table; what it has of items that are not in `item_ids` is left out and counted.
+        fallback: what a shopper gets of whom no interaction is left.
+        command: what the lists are made from. Parts of the same command are gone on from, and it is kept in the file.
+
+    Raises:
+        DataError: parts of another command, or `out` is a file of something else.
+    """
+    at = log["timestamp"].max()
+    owners = pd.Index(users).get_indexer(log["user_id"])  # (rows,) −1 for those who get no list
+    in_catalogue = log["item_id"].isin(item_ids).to_numpy()
+    unknown = np.bincount(owners[(owners >= 0) & ~in_catalogue], minlength=len(users))  # interactions of each shopper
+    rows = np.flatnonzero((owners >= 0) & in_catalogue)
+    rows = rows[np.argsort(owners[rows], kind="stable")]
+    log, owners = log.iloc[rows], owners[rows]
+    folder = out.with_name(f".{out.name}.parts")
+    with _opened(folder, command):
+        parts = {start: folder / f"{start:012}.parquet" for start in range(0, len(users), PART)}
+        missing = [start for start, part in parts.items() if not part.exists()]
+        if len(missing) < len(parts):
+            print(f"{len(parts) - len(missing):,} of {len(parts):,} parts are there already.", flush=True)
+        begun, told = time.monotonic(), -math.inf
+        for done, start in enumerate(missing, start=1):
+            asked = slice(start, start + PART)
+            table = histories(log.iloc[slice(*np.searchsorted(owners, [start, start + PART]))], at)
+            answers = dict(zip(table.index, ask(table), strict=True)) if len(table) else {}
+            lists = _rows(users[asked], unknown[asked], answers, fallback)
+            write_atomically(parts[start], partial(pq.write_table, lists))
+            now = time.monotonic()
+            if now - told >= TOLD_EVERY:
+                left = _duration((now - begun) / done * (len(missing) - done))
+                print(f"{done:,} of {len(missing):,} parts of {PART} shoppers, about {left} left", flush=True)
+                told = now
+        listed, of_popular = _join(list(parts.values()), out, command)
+    shutil.rmtree(folder)
+    print(f"{listed:,} lists in {out}, {of_popular:,} of them the popular items")
+    if unknown.any():
+        print(f"{unknown.sum():,} interactions with items that are not in the catalogue left out")
+    if listed < len(users):
+        print(f"{len(users) - listed:,} shoppers without a list: the rules or their history leave no item")
+
+
+@contextmanager
+def _opened(folder: Path, command: Mapping[str, Any]) -> Iterator[None]:
+    """The folder of a command's parts, which one process at a time works in. Raises DataError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(folder / "lock", timeout=0).acquire()
+    except Timeout:
+        raise DataError(f"{folder} is being written by another process. Wait for it, or name another --out.") from None
+    with lock:
+        note = folder / "command.json"
+        old = read_json(note) if note.exists() else command
+        if changed := [key for key in command if old.get(key) != command[key]]:
+            raise DataError(
+                f"{folder} holds parts of an interrupted command with another {', '.join(changed)}. Remove the folder "
+                "to start anew, or name another --out."
+            )
+        write_json(command, note)
+        yield
+
+
+def _rows(
+    users: np.ndarray, unknown: np.ndarray, answers: Mapping[str, Recommendation], fallback: Recommendation
+) -> pa.Table:
+    """A row per shopper and place."""
+    columns: dict[str, list] = {name: [] for name in LISTS.names}
+    for user, lost in zip(users, unknown.tolist(), strict=True):
+        best = answers.get(user, fallback)
+        note = f"{lost} interactions with unknown items left out" if lost else ""
+        if user not in answers:
+            note = f"{POPULAR}: {note or 'no interactions'}"
+        acted = best.actions if isinstance(best, Guarded) else ()
+        told = "; ".join(f"{action.rule}: {action.action} ({action.evidence})" for action in acted)
+        scores = [None if math.isnan(score) else score for score in best.scores]
+        size = len(best.item_ids)
+        ranked = [[user] * size, range(1, size + 1), best.item_ids, best.titles, scores]
+        ranked += [[text] * size for text in (best.reasoning, note, told)]
+        for column, values in zip(columns.values(), ranked, strict=True):
+            column.extend(values)
+    return pa.table(columns, LISTS)
+
+
+def _join(parts: Sequence[Path], out: Path, command: Mapping[str, Any]) -> tuple[int, int]:
+    """Writes the parts to one file, one of them in memory at a time; how many lists there are, and popular ones."""
+    schema = LISTS.with_metadata({COMMAND: json.dumps(command)})
+    counts: Counter[bool] = Counter()  # of lists, by whether they hold popular items
+
+    def write(path: Path) -> None:
+        with pq.ParquetWriter(path, schema) as file:
+            for part in parts:
+                table = pq.read_table(part)
+                file.write_table(table)
+                firsts = table.filter(pc.field("place") == 1)["note"].to_pylist()
+                counts.update(note.startswith(POPULAR) for note in firsts)
+
+    write_atomically(out, write)
+    return counts.total(), counts[True]
+
+
+def _command_of(out: Path) -> dict[str, Any] | None:
+    """What the lists in a file were made from; None where there is no file. Raises DataError for any other file."""
+    if not out.exists():
+        return None
+    try:
+        return json.loads(pq.read_schema(out).metadata[COMMAND])
+    except (pa.ArrowException, OSError, KeyError, TypeError) as error:
+        raise DataError(f"{out} exists and holds no lists of recommendations. Name another --out.") from error
+
+
+def _duration(seconds: float) -> str:
+    """A time to wait, to two figures.
+
+    >>> _duration(45.2), _duration(750), _duration(40000)
+    ('45 s', '12 min', '11 h')
+    """
+    size, unit = next(pair for pair in ((3600, "h"), (60, "min"), (1, "s")) if seconds >= 2 * pair[0] or pair[0] == 1)
+    return f"{seconds / size:.0f} {unit}"

@@ -16,8 +16,8 @@ MAY_IMPORT = {
     "plots": {"evaluation"},
     "workflow": {"data", "evaluation", "plots", "serving"},
 }
-"""`plots` takes names from `evaluation.wording`; `workflow` reads and writes files, and shows tables in the report. Its
-command line hands over to `serving` where a trained model is asked: two commands that no notebook or run needs, so
+"""`plots` takes names from `evaluation.wording`; `workflow` reads and writes files, and shows tables in the report.
+Its command line hands over to `serving` where a trained model is asked: two commands that no notebook or run needs, so
 that it is imported for them alone, and `r2ec run` stays free of the science."""
 
 

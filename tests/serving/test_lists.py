@@ -1,42 +1,196 @@
 """Lists for every shopper: what is written for whom, that a killed command goes on, and that shards need no other."""
 
-import itertools
+import json
+import math
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from filelock import FileLock
 
-from r2ec_lib.analysis import rules
 from r2ec_lib.data.schema import DataError
+from r2ec_lib.model import R2ec
 from r2ec_lib.model.r2ec import Recommendation
 from r2ec_lib.serving import lists
-
-FALLBACK = Recommendation(["i0"], ["red kettle"], [float("nan")], "")
 
 
 @pytest.fixture
 def log(samples, items) -> pd.DataFrame:
-    """An interactions table: u0…u23, an hour apart; the first purchase of u1 and both of "stranger" are unknown."""
+    """An interactions table: u0 to u23 an hour apart, i9 often bought, and a stranger with items of another shop."""
     owned = samples.drop_duplicates("user_id").explode("history")
-    table = pd.DataFrame({"user_id": owned["user_id"], "item_id": items["item_id"].to_numpy()[owned["history"].astype(int)]})
-    table.iloc[table.index.get_indexer_for(table.index[table["user_id"] == "u1"])[:1], 1] = "gone"
-    table = pd.concat([table, pd.DataFrame({"user_id": ["stranger"] * 2, "item_id": ["x", "y"]})], ignore_index=True)
-    times = pd.date_range("2024-01-01", periods=len(table), freq="h", tz="UTC", unit="ms")
-    return table.assign(timestamp=times, rating=np.float32("nan"))
+    rows = list(zip(owned["user_id"], items["item_id"].to_numpy()[owned["history"].astype(int)], strict=True))
+    rows += [("u1", "gone"), ("stranger", "x"), ("stranger", "y"), *[(f"u{number}", "i9") for number in range(2, 12)]]
+    times = pd.date_range("2024-01-01", periods=len(rows), freq="h", tz="UTC", unit="ms")
+    return pd.DataFrame(rows, columns=["user_id", "item_id"]).assign(timestamp=times, rating=np.float32("nan"))
 
 
 @pytest.fixture
-def saved(tiny, log, tmp_path):
-    """Folder of a saved model, and a log beside it as a CSV file with columns of its own."""
-    tiny.float().lm if False else tiny.lm.float()
-    tiny.refresh()
+def shop(tiny, log, tmp_path, monkeypatch):
+    """A folder with a saved model and a log; parts are of seven shoppers."""
+    monkeypatch.setattr(lists, "PART", 7)
     tiny.save(tmp_path / "model")
-    log.to_csv(tmp_path / "log.csv", index=False)
+    log.to_parquet(tmp_path / "log.parquet")
     return tmp_path
 
 
-def write(folder, out="lists.parquet", **choices) -> pd.DataFrame:
+def write(shop, out="lists.parquet", log="log.parquet", **choices) -> pd.DataFrame:
     usual = {"columns": {}, "k": 3, "max_new_tokens": 4}
-    lists.recommend(folder / "model", folder / "log.csv", folder / out, **{**usual, **choices})
-    return pd.read_parquet(folder / out)
+    lists.recommend(shop / "model", shop / log, shop / out, **{**usual, **choices})
+    return pd.read_parquet(shop / out)
+
+
+def asked_about(monkeypatch, fail_at: int = 0) -> list[int]:
+    """Notes how many shoppers each call of the model is about; the call of that number is interrupted."""
+    sizes: list[int] = []
+    original = R2ec.recommend
+
+    def noting(self, history, *args, **kwargs):
+        if len(sizes) + 1 == fail_at:
+            raise KeyboardInterrupt
+        sizes.append(len(history))
+        return original(self, history, *args, **kwargs)
+
+    monkeypatch.setattr(R2ec, "recommend", noting)
+    return sizes
+
+
+def test_each_shopper_gets_the_list_that_the_model_gives_for_the_history(shop, log, capsys):
+    written = write(shop)
+    assert list(written) == lists.LISTS.names
+    assert written["user_id"].unique().tolist() == log["user_id"].unique().tolist()
+    assert written["place"].tolist() == [1, 2, 3] * log["user_id"].nunique()
+    model = R2ec.load(shop / "model")
+    known = log[log["item_id"].isin(model.head.item_ids)]
+    for user, past in known.groupby("user_id"):
+        hours = (log["timestamp"].max() - past["timestamp"]) / pd.Timedelta(hours=1)
+        alone = model.recommend(past["item_id"], 3, hours, past["rating"], max_new_tokens=4)
+        given = written[written["user_id"] == user]
+        assert given["item_id"].tolist() == alone.item_ids and given["title"].tolist() == alone.titles
+        assert given["score"].tolist() == pytest.approx(alone.scores, abs=1e-5)
+        assert set(given["reasoning"]) == {alone.reasoning}
+    assert "25 lists" in capsys.readouterr().out and not list(shop.glob(".*"))
+
+
+def test_unknown_items_are_counted_and_who_has_no_other_gets_the_popular_ones(shop, log, capsys):
+    pd.DataFrame({"user_id": ["u1", "nobody", "stranger"]}).to_csv(shop / "users.csv", index=False)
+    written = write(shop, users_path=shop / "users.csv").set_index("user_id")
+    assert written.index.unique().tolist() == ["u1", "nobody", "stranger"]
+    assert set(written.loc["u1", "note"]) == {"1 interactions with unknown items left out"}
+    counts = log["item_id"].value_counts()
+    for user, note in (("stranger", "2 interactions with unknown items left out"), ("nobody", "no interactions")):
+        given = written.loc[user]
+        assert set(given["note"]) == {f"popular items: {note}"} and set(given["reasoning"]) == {""}
+        assert given["item_id"].iloc[0] == "i9" and given["score"].isna().all()
+        assert counts[given["item_id"]].is_monotonic_decreasing
+    told = capsys.readouterr().out
+    assert "3 lists" in told and "2 of them the popular items" in told and "3 interactions with items" in told
+
+
+def test_an_interrupted_command_goes_on_where_it_was(shop, monkeypatch, capsys):
+    whole = write(shop, "whole.parquet")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        asked_about(patch, fail_at=3)
+        write(shop)
+    assert not (shop / "lists.parquet").exists()
+    capsys.readouterr()
+    sizes = asked_about(monkeypatch)
+    assert write(shop).equals(whole) and sizes == [7, 3]
+    assert "2 of 4 parts are there already" in capsys.readouterr().out
+    assert write(shop).equals(whole) and len(sizes) == 2
+    assert "holds these lists already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"k": 4}, "k"), ({"shard": (1, 2)}, "shard"), ({"log": "other.parquet"}, "interactions"), ({}, "model")],
+)
+def test_parts_of_another_command_are_not_gone_on_from(shop, log, monkeypatch, change, named):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        asked_about(patch, fail_at=2)
+        write(shop)
+    log.iloc[1:].to_parquet(shop / "other.parquet")
+    if not change:
+        model = R2ec.load(shop / "model")
+        model.remove_items(["i29"])
+        model.save(shop / "model")
+    with pytest.raises(DataError, match=f"with another {named}. Remove the folder .* or name another --out"):
+        write(shop, **change)
+    assert write(shop, "new.parquet", **change)["user_id"].nunique() > 5
+
+
+def test_two_processes_do_not_write_the_same_file(shop):
+    folder = shop / ".lists.parquet.parts"
+    folder.mkdir()
+    with FileLock(folder / "lock"), pytest.raises(DataError, match="by another process"):
+        write(shop)
+
+
+def test_a_file_of_something_else_is_left_alone(shop, log):
+    with pytest.raises(DataError, match="holds no lists"):
+        write(shop, "log.parquet")
+    assert pd.read_parquet(shop / "log.parquet").equals(log)
+    with pytest.raises(DataError, match=r"expected a name in .parquet"):
+        write(shop, "lists.csv")
+
+
+def test_shards_write_each_shopper_once_and_as_without_shards(shop):
+    whole = write(shop)
+    shards = [write(shop, f"part-{number}.parquet", shard=(number, 3)) for number in (1, 2, 3)]
+    assert all(len(shard) for shard in shards)
+    together = pd.concat(shards).sort_values(["user_id", "place"], ignore_index=True)
+    expected = whole.sort_values(["user_id", "place"], ignore_index=True)
+    pd.testing.assert_frame_equal(together, expected, atol=1e-5)
+
+
+def test_a_large_log_is_spread_evenly_over_shards():
+    counts = np.bincount([lists.shard_of(f"user{number}", 16) for number in range(16_000)])
+    assert counts[0] == 0 and len(counts) == 17 and 900 < counts[1:].min() <= counts[1:].max() < 1100
+
+
+def test_rules_are_kept_and_named_for_popular_items_too(shop):
+    (shop / "rules.yaml").write_text(
+        "rules:\n- {name: no nines, kind: never_recommend, items: {item_id: [i9]}}\n"
+        "- {name: grounded, kind: ground, mentions: 3}\nretries: 0\n"
+    )
+    written = write(shop, guardrails_path=shop / "rules.yaml")
+    assert "i9" not in set(written["item_id"])
+    stranger = written[written["user_id"] == "stranger"]
+    assert set(stranger["rules"]) == {"no nines: item masked (i9)"} and len(stranger) == 3
+    others = written[written["user_id"] != "stranger"]
+    assert others["rules"].str.startswith("grounded: reason dropped (0 of 3 mentions)").any()
+
+
+def test_files_are_read_with_their_own_columns(shop, log):
+    names = {"user_id": "customer", "item_id": "sku", "timestamp": "at"}
+    seconds = log["timestamp"].astype("int64") // 1000
+    log.assign(timestamp=seconds).drop(columns="rating").rename(columns=names).to_csv(shop / "own.csv", index=False)
+    pd.DataFrame({"customer": ["u3", "u1"]}).to_json(shop / "users.jsonl", orient="records", lines=True)
+    choices = {"columns": names, "timestamp_unit": "s", "users_path": shop / "users.jsonl"}
+    written, whole = write(shop, log="own.csv", **choices), write(shop, "whole.parquet").set_index("user_id")
+    pd.testing.assert_frame_equal(written.set_index("user_id"), whole.loc[["u3", "u1"]], atol=1e-5)
+
+
+def test_a_hundred_thousand_shoppers_are_streamed(tmp_path):
+    """With a stub of the model. The lists of a part are on disk before the next part is asked about."""
+    shoppers, k = 100_000, 2
+    generator = np.random.default_rng(0)
+    owners = generator.permutation(np.repeat(np.arange(shoppers), 2))
+    item_ids = [f"i{number}" for number in range(50)]
+    log = pd.DataFrame({"user_id": pd.Series(owners).map("user{}".format), "item_id": "i3", "rating": np.float32(5)})
+    log["timestamp"] = pd.Timestamp("2024-01-01", tz="UTC")
+    sizes: list[int] = []
+
+    def ask(part):
+        assert len(list(tmp_path.glob(".*/*.parquet"))) == len(sizes)
+        sizes.append(len(part))
+        assert all(ids.tolist() == ["i3", "i3"] for ids in part["item_ids"])
+        return [Recommendation(item_ids[:k], item_ids[:k], [2.0, 1.0], user) for user in part.index]
+
+    users, out = log["user_id"].unique(), tmp_path / "lists.parquet"
+    nobody = Recommendation(item_ids[:1], item_ids[:1], [math.nan], "")
+    lists.write_lists(log, users, ask, item_ids, nobody, out, {"k": k})
+    assert max(sizes) == lists.PART and sum(sizes) == shoppers
+    written = pq.read_table(out, columns=["user_id", "place", "reasoning"])
+    assert written["user_id"].to_pylist()[::k] == users.tolist() == written["reasoning"].to_pylist()[1::k]
+    assert json.loads(pq.read_schema(out).metadata[lists.COMMAND]) == {"k": k}

@@ -1,14 +1,18 @@
 """The command as it is typed: its messages, its exit codes, and what is left when it is stopped."""
 
 import os
+import re
 import signal
 from pathlib import Path
 
+import pandas as pd
 import psutil
 import pytest
 import yaml
 from workflow.toy import FIRST, notebook, start
 
+from r2ec_lib.model import R2ec
+from r2ec_lib.serving import lists
 from r2ec_lib.workflow import cli, stages
 from r2ec_lib.workflow.folder import RunFolder
 
@@ -116,3 +120,80 @@ def test_a_recipe_is_printed_with_its_base_for_all_stages_or_one(world, monkeypa
     assert everything["factor"] == 3.0 and everything["ks"] == [5, 10] and everything["name"] == "toy"
     assert cli.main(["recipe", "toy.yaml", "--stage", "3"]) == 2
     assert '"3" (01_first, 02_second)' in capsys.readouterr().err
+
+
+@pytest.fixture
+def shop(tiny, samples, items, tmp_path, monkeypatch):
+    """The working folder, with a saved model, a log with columns of its own, and parts of ten shoppers."""
+    tiny.save(tmp_path / "model")
+    few = samples[["user_id", "target"]].assign(at="2024-01-01", sku=items["item_id"].to_numpy()[samples["target"]])
+    few.rename(columns={"user_id": "customer"}).to_csv(tmp_path / "log.csv", index=False)
+    monkeypatch.setattr(lists, "PART", 10)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+RECOMMEND = (
+    "recommend model log.csv --out lists.parquet --k 2 -p column_user_id=customer -p column_item_id=sku".split()
+)
+RECOMMEND += ["-p", "column_timestamp=at"]
+
+
+def test_a_stopped_recommendation_goes_on_by_the_same_command(shop, monkeypatch, capsys):
+    original, asked = R2ec.recommend, []
+
+    def recommend(self, history, *args, **kwargs):
+        asked.append(len(history))
+        if len(asked) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, history, *args, **kwargs)
+
+    monkeypatch.setattr(R2ec, "recommend", recommend)
+    assert cli.main([*RECOMMEND, "--max-new-tokens", "4"]) == 143
+    assert "The same command goes on from here." in capsys.readouterr().err and not Path("lists.parquet").exists()
+    assert cli.main([*RECOMMEND, "--max-new-tokens", "5"]) == 1
+    assert "with another max_new_tokens" in capsys.readouterr().err
+    assert cli.main([*RECOMMEND, "--max-new-tokens", "4"]) == 0
+    assert asked == [10, 10, 10, 4] and "24 lists in lists.parquet" in capsys.readouterr().out
+    assert len(pd.read_parquet("lists.parquet")) == 48
+
+
+def test_lists_without_reasonings_for_some_shoppers_of_a_shard(shop):
+    Path("users.csv").write_text("customer\n" + "\n".join(f"u{number}" for number in range(10)))
+    choices = ["--users", "users.csv", "--shard", "2/2", "--no-reasoning"]
+    assert cli.main([*RECOMMEND, *choices]) == 0
+    written = pd.read_parquet("lists.parquet")
+    expected = [f"u{number}" for number in range(10) if lists.shard_of(f"u{number}", 2) == 2]
+    assert written["user_id"].unique().tolist() == expected and set(written["reasoning"]) == {""}
+
+
+def test_items_are_changed_by_a_command(shop, capsys):
+    Path("items.csv").write_text("sku,title\nnew,gold harp\ni3,gold flute\n")
+    assert cli.main(["items", "model", "items.csv", "-p", "column_catalogue_id=sku"]) == 0
+    assert cli.main(["items", "model", "items.csv", "-p", "column_catalogue_id=sku", "--remove"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert [line.partition(",")[0] for line in told] == ["1 items added", "0 items added"] and "2 removed" in told[1]
+    assert len(R2ec.load("model").titles) == 29
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["recommend", "nowhere", *RECOMMEND[2:]], 1, "nowhere holds no saved R²ec"),
+        ([*RECOMMEND, "-p", "column_user=x"], 2, 'column_user: unknown key; .* Did you mean "column_user_id"'),
+        ([*RECOMMEND, "-p", "column_rating=stars"], 1, "log.csv: no column 'stars' for rating"),
+        ([*RECOMMEND, "--guardrails", "log.csv"], 1, "log.csv: expected keys and values"),
+        ([*RECOMMEND, "--k", "0"], 1, "k is 0"),
+    ],
+)
+def test_a_command_that_cannot_be_done_ends_with_one_message(shop, arguments, code, told, capsys):
+    assert cli.main(arguments) == code
+    error = capsys.readouterr().err
+    assert "Traceback" not in error and re.search(told, error)
+
+
+@pytest.mark.parametrize("shard", ["0/4", "5/4", "3", "a/b", "-1/2"])
+def test_a_shard_that_does_not_exist_is_refused(shard, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main([*RECOMMEND, f"--shard={shard}"])
+    assert "expected I/N" in capsys.readouterr().err

@@ -1,0 +1,72 @@
+"""Items from a file into a saved model: how many of each kind, and a folder that is whole at every moment."""
+
+import pandas as pd
+import pytest
+import torch
+
+from r2ec_lib.data import storage
+from r2ec_lib.data.schema import DataError
+from r2ec_lib.model import R2ec
+from r2ec_lib.serving import catalogue
+
+
+@pytest.fixture
+def folder(tiny, tmp_path):
+    tiny.save(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def update(folder, text: str, columns=None, **choices) -> R2ec:
+    (folder.parent / "items.csv").write_text(text)
+    catalogue.update(folder, folder.parent / "items.csv", columns or {}, **choices)
+    return R2ec.load(folder)
+
+
+def test_items_are_added_replaced_and_removed_in_one_go(folder, tiny, capsys):
+    model = update(
+        folder, "item_id,title,brand,removed\nnew,<b>gold</b> harp,Acme,\ni3,gold flute,,no\ni5,,,yes\nold,,,1\n"
+    )
+    assert model.head.item_ids == [*(f"i{n}" for n in range(30) if n not in (3, 5)), "new", "i3"]
+    assert model.titles[-2:] == ["gold harp", "gold flute"] and "removed" not in model.catalogue
+    tiny.add_items(pd.DataFrame({"item_id": ["new"], "title": ["gold harp"], "brand": ["Acme"]}))
+    assert torch.allclose(model.head.table[-2], tiny.head.table[-1].float(), atol=1e-6)
+    assert model.recommend(["new"], k=40, max_new_tokens=2).item_ids
+    told = capsys.readouterr().out
+    assert told == "1 items added, 1 replaced, 1 removed, 1 to remove were not there; 30 items now\n"
+
+
+def test_a_whole_file_is_removed_by_its_ids_alone(folder, capsys):
+    model = update(folder, "sku\ni0\ni29\nnever there\n", {"catalogue_id": "sku"}, remove=True)
+    assert model.head.item_ids == [f"i{n}" for n in range(1, 29)]
+    assert "0 items added, 0 replaced, 2 removed, 1 to remove were not there" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "choices", "message"),
+    [
+        ("item_id,title\na,\n", {}, "items.csv, line 2: no title"),
+        ("item_id,title,removed\na,harp,\na,harp,yes\n", {}, "items.csv, line 3: the id 'a' stood already"),
+        ("item_id,title,removed\na,harp,perhaps\n", {}, "items.csv, line 2: removed is 'perhaps'"),
+        ("item_id\n" + "\n".join(f"i{n}" for n in range(30)), {"remove": True}, "removes all items"),
+        ("sku,title\na,harp\n", {}, "no column 'item_id'"),
+    ],
+)
+def test_a_file_that_cannot_be_used_leaves_the_model_as_it_is(folder, text, choices, message):
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(DataError, match=message):
+        update(folder, text, **choices)
+    assert {path: path.read_bytes() for path in folder.parent.rglob("model/**/*") if path.is_file()} == before
+
+
+def test_the_old_model_stays_until_the_new_one_is_complete(folder, monkeypatch):
+    def stopped(fresh, old):
+        assert len(R2ec.load(fresh).titles) == 31 and len(R2ec.load(old).titles) == 30
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(catalogue, "replace_folder", stopped)
+        update(folder, "item_id,title\na,harp\n")
+    assert len(R2ec.load(folder).titles) == 30
+    assert len(update(folder, "item_id,title\na,harp\n").titles) == 31
+    assert [path.name for path in folder.parent.iterdir() if path.is_dir()] == ["model"]
+    assert catalogue.replace_folder is storage.replace_folder

@@ -29,7 +29,7 @@ def is_one(history: Any) -> bool:
     return not (many or isinstance(history, pd.DataFrame))
 
 
-def histories(interactions: pd.DataFrame, at: pd.Timestamp | None = None) -> pd.DataFrame:
+def histories_table(interactions: pd.DataFrame, at: pd.Timestamp | None = None) -> pd.DataFrame:
     """The histories in an interactions table: one row per shopper, in the order of their first rows.
 
     Args:

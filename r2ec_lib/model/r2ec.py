@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from r2ec_lib.data.purchases import histories, is_one, purchases_table
+from r2ec_lib.data.purchases import histories_table, is_one, purchases_table
 from r2ec_lib.data.readers import clean_items
 from r2ec_lib.data.schema import DataError, Where, to_ids, validate_interactions
 from r2ec_lib.model.answer import ANSWER
@@ -291,7 +291,7 @@ class R2ec:
             if hours is not None or ratings is not None:
                 raise DataError("a table of interactions has its own times and ratings; leave out hours and ratings.")
             table = validate_interactions(history, rating_range=scale)
-            listed = histories(table).loc[to_ids(history["user_id"], "interactions").unique()]
+            listed = histories_table(table).loc[to_ids(history["user_id"], "interactions").unique()]
             history, hours, ratings = (listed[name] for name in ("item_ids", "hours", "ratings"))
         elif is_one(history):
             history, hours, ratings = [history], *(None if one is None else [one] for one in (hours, ratings))

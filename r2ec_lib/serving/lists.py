@@ -1,8 +1,8 @@
 """Lists for every shopper of a log: interactions in, one Parquet file of recommendations out, in parts.
 
 Shoppers are asked about a part at a time. A part is written whole or not at all, so a killed command goes on with the
-next one, and the parts become the file at the end. What is held: the log as read, a row per interaction, and the
-lists of one part; so memory grows with the log, and not with the lists. How a list comes about is the business of
+next one, and the parts become the file at the end. What is held: the log, as read and by shopper, and the lists of one
+part; so memory grows with the log, and not with the lists. How a list comes about is the business of
 `model` and, under rules, of `analysis.guardrails`.
 """
 
@@ -29,7 +29,7 @@ from r2ec_lib.analysis import guardrails, rules
 from r2ec_lib.analysis.guardrails import Action, Guarded
 from r2ec_lib.analysis.rules import Guardrails
 from r2ec_lib.data.formats import place, read_file
-from r2ec_lib.data.purchases import histories
+from r2ec_lib.data.purchases import histories_table
 from r2ec_lib.data.readers import LOG_COLUMNS, read_interactions, select_columns
 from r2ec_lib.data.schema import DataError, to_ids
 from r2ec_lib.data.storage import read_json, sha256, write_atomically, write_json
@@ -58,7 +58,7 @@ COMMAND = b"r2ec"
 """Key in a file's metadata of what its lists were made from."""
 
 Ask = Callable[[pd.DataFrame], Sequence[Recommendation]]
-"""Answers to a table of `data.purchases.histories`."""
+"""Answers to a table of `data.purchases.histories_table`."""
 
 
 def recommend(
@@ -89,7 +89,7 @@ def recommend(
         raise DataError(f"{out}: expected a name in .parquet for the lists.")
     if k < 1 or max_new_tokens < 0:
         raise DataError(f"k is {k} and max_new_tokens {max_new_tokens}; expected 1 or more, and 0 or more.")
-    before = _command_of(out)
+    _command_of(out)  # refuses a file of something else before any long work
     rails = rules.load(guardrails_path) if guardrails_path else None
     model = R2ec.load(model_folder)
     style = model.prompts.style
@@ -116,8 +116,6 @@ def recommend(
         "shard": list(shard),
         "shoppers in a part": PART,
     }
-    if before == command:
-        return print(f"{out} holds these lists already.")
 
     def ask(part: pd.DataFrame) -> Sequence[Recommendation]:
         given = {"k": k, "hours": part["hours"], "ratings": part["ratings"], "max_new_tokens": max_new_tokens}
@@ -132,7 +130,7 @@ def shard_of(user_id: str, shards: int) -> int:
     """The shard of a shopper, 1…shards, by the CRC-32 of the id's UTF-8: the same everywhere and in every run.
 
     >>> shard_of("u17", 16)
-    12
+    5
     """
     return zlib.crc32(user_id.encode()) % shards + 1
 
@@ -175,6 +173,10 @@ def write_lists(
     Raises:
         DataError: parts of another command, or `out` is a file of something else.
     """
+    folder = out.with_name(f".{out.name}.parts")
+    if _command_of(out) == command:
+        shutil.rmtree(folder, ignore_errors=True)  # left where the command was killed at its very end
+        return print(f"{out} holds these lists already.")
     at = log["timestamp"].max()
     owners = pd.Index(users).get_indexer(log["user_id"])  # (rows,) −1 for those who get no list
     in_catalogue = log["item_id"].isin(item_ids).to_numpy()
@@ -182,7 +184,6 @@ def write_lists(
     rows = np.flatnonzero((owners >= 0) & in_catalogue)
     rows = rows[np.argsort(owners[rows], kind="stable")]
     log, owners = log.iloc[rows], owners[rows]
-    folder = out.with_name(f".{out.name}.parts")
     with _opened(folder, command):
         parts = {start: folder / f"{start:012}.parquet" for start in range(0, len(users), PART)}
         missing = [start for start, part in parts.items() if not part.exists()]
@@ -191,7 +192,7 @@ def write_lists(
         begun, told = time.monotonic(), -math.inf
         for done, start in enumerate(missing, start=1):
             asked = slice(start, start + PART)
-            table = histories(log.iloc[slice(*np.searchsorted(owners, [start, start + PART]))], at)
+            table = histories_table(log.iloc[slice(*np.searchsorted(owners, [start, start + PART]))], at)
             answers = dict(zip(table.index, ask(table), strict=True)) if len(table) else {}
             lists = _rows(users[asked], unknown[asked], answers, fallback)
             write_atomically(parts[start], partial(pq.write_table, lists))

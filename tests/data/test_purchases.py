@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from r2ec_lib.data.purchases import actions, purchases_table
+from r2ec_lib.data.purchases import actions, histories_table, purchases_table
 from r2ec_lib.data.schema import DataError
 
 INDEX = {"4": 0, "17": 1, "pen": 2}
@@ -113,3 +113,17 @@ def test_dropped_samples_leave_their_purchase_in_the_sequence(samples_of):
     samples = samples_of({"a": [1, 2, 1, 3]})
     repeats_dropped = samples[samples["target"] != 1]
     assert actions(repeats_dropped)["item"].tolist() == [1, 2, 1, 3]
+
+
+def test_a_log_becomes_a_history_per_shopper_in_the_order_of_their_first_rows():
+    times = pd.to_datetime(["2024-01-01", "2024-01-02", "2024-01-02", "2024-01-04"], utc=True).as_unit("ms")
+    log = pd.DataFrame(
+        {"user_id": list("baba"), "item_id": list("wxyz"), "timestamp": times, "rating": [1, 2, None, 4]}
+    )
+    table = histories_table(log)
+    assert table.index.tolist() == ["b", "a"]
+    assert table["item_ids"].map(list).tolist() == [["w", "y"], ["x", "z"]]
+    assert table["hours"].map(list).tolist() == [[72, 48], [48, 0]]
+    assert list(table["ratings"]["a"]) == [2, 4] and np.isnan(table["ratings"]["b"][1])
+    later = histories_table(log.head(1), at=times[3] + pd.Timedelta("1h"))
+    assert later["hours"]["b"].tolist() == [73] and histories_table(log.head(0)).empty

@@ -93,3 +93,11 @@ def test_text_that_cannot_be_written_leaves_no_litter(tmp_path):
     with pytest.raises(UnicodeEncodeError):
         storage.write_text("half an emoji: \ud83d", tmp_path / "t.txt")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_is_replaced_by_a_finished_one(tmp_path):
+    for name in ("model", "fresh"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"of {name}").touch()
+    storage.replace_folder(tmp_path / "fresh", tmp_path / "model")
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["model", "model/of fresh"]

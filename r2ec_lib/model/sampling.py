@@ -1,9 +1,9 @@
 """Reasonings sampled in batches, with the state at `<answer>` read on the way.
 
 What `generate` does, less the work that a recommender does not need: equal prompts are read once, however many chains
-grow from them; a chain that has ended leaves the batch; and h_T, the state at `<answer>`, comes from the forward that
-reads that token, so nobody has to read the prompt again for it. Tokens are drawn as `generate` draws them (same
-processors, same order), though from other random numbers.
+grow from them, and others beside those of similar length; a chain that has ended leaves the batch; and h_T, the state
+at `<answer>`, comes from the forward that reads that token, so nobody has to read the prompt again for it. Tokens are
+drawn as `generate` draws them (same processors, same order), though from other random numbers.
 """
 
 from collections.abc import Sequence
@@ -47,6 +47,9 @@ LAST = torch.tensor([-1])
 """For `logits_to_keep`: the last position alone, as a copy; `1` would keep a strided view, a slow operand."""
 DRAWN_TOKENS = 64
 """Tokens of a block in `draw`."""
+SIMILAR, GROUP_TOKENS = 7 / 8, 512
+"""Prompts are read in groups, so that at most an eighth is padding where a group has this many tokens: enough to keep
+kernels busy."""
 DROP_SHARE = 0.25
 """Share of ended chains at which the others move together; moving copies the cache, which costs about one step."""
 
@@ -148,15 +151,7 @@ def _sample_batch(
 
     with captured_states(lm) as hidden:
         ids, mask = left_padded([prompts[at] for at in first], settings.pad_token_id, device)  # (U, P)
-        cache = roomy_cache(lm, room)
-        logits = lm(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=LAST,
-        ).logits  # (U, 1, |T|)
+        logits, cache = read_prompts(lm, ids, mask, room)  # (U, 1, |T|)
         if len(first) < len(prompts):
             owner = torch.zeros(len(prompts), dtype=torch.long, device=device)
             owner[first] = 1
@@ -214,6 +209,48 @@ def _sample_batch(
     return tokens, lengths, closed, states
 
 
+def read_prompts(lm: PreTrainedModel, ids: Tensor, mask: Tensor, room: int) -> tuple[Tensor, Cache]:
+    """Logits (U, 1, |T|) after left-padded prompts (U, P), and a cache of them with room for `room` more tokens.
+
+    The longest prompts stand first. Those of similar length share a forward, without the padding common to them.
+    """
+    lengths = mask.sum(dim=1).tolist()
+    starts = similar_lengths(lengths) if caches_exactly(lm) else [0]
+    logits, caches = [], []
+    for start, stop in zip(starts, [*starts[1:], len(lengths)], strict=True):
+        inside = mask[start:stop, -lengths[start] :]
+        caches.append(roomy_cache(lm, room if len(starts) == 1 else 0))
+        output = lm(
+            input_ids=ids[start:stop, -lengths[start] :],
+            attention_mask=inside,
+            position_ids=(inside.cumsum(dim=1) - 1).clamp(min=0),
+            past_key_values=caches[-1],
+            use_cache=True,
+            logits_to_keep=LAST,
+        )
+        logits.append(output.logits)
+    if len(caches) == 1:
+        return logits[0], caches[0]
+    layers: list[Any] = [
+        RoomyLayer(room).joined(parts) for parts in zip(*(cache.layers for cache in caches), strict=True)
+    ]
+    return torch.cat(logits), Cache(layers=layers)
+
+
+def similar_lengths(lengths: Sequence[int]) -> list[int]:
+    """Where groups of similar length begin in falling lengths: none below `SIMILAR` of its longest but in small ones.
+
+    >>> similar_lengths([800, 799, 701, 699, 650])
+    [0, 3]
+    """
+    starts = [0]
+    for at, length in enumerate(lengths):
+        longest = lengths[starts[-1]]
+        if length < SIMILAR * longest and (at - starts[-1]) * longest >= GROUP_TOKENS:
+            starts.append(at)
+    return starts
+
+
 class RoomyLayer(DynamicLayer):
     """Keys and values with room for `room` more tokens, so that a step writes one column and copies nothing.
 
@@ -236,6 +273,19 @@ class RoomyLayer(DynamicLayer):
             columns[:, :, begin : begin + added] = new
         self.keys, self.values = (columns[:, :, : begin + added] for columns in self.columns)
         return self.keys, self.values
+
+    def joined(self, parts: Sequence[Any]) -> "RoomyLayer":
+        """This layer, still empty, with the rows of the layers `parts`, longest first; what pads the others is 0."""
+        width, sizes = parts[0].get_seq_length(), [len(part.keys) for part in parts]
+        self.lazy_initialization(parts[0].keys, parts[0].values)
+        self.columns = []
+        for rows in ([part.keys for part in parts], [part.values for part in parts]):
+            columns = rows[0].new_zeros(sum(sizes), rows[0].shape[1], width + self.room, rows[0].shape[3])
+            for place, new in zip(columns.split(sizes), rows, strict=True):
+                place[:, :, width - new.shape[2] : width] = new
+            self.columns.append(columns)
+        self.keys, self.values = (columns[:, :, :width] for columns in self.columns)
+        return self
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         length = self.get_seq_length()

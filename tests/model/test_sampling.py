@@ -5,6 +5,7 @@ import torch
 from conftest import FAMILIES, family_lm
 from transformers import GenerationConfig
 
+from r2ec_lib.model import sampling
 from r2ec_lib.model.answer import Answer
 from r2ec_lib.model.encoding import READOUTS, captured_states, forward_states
 from r2ec_lib.model.sampling import draw, sample
@@ -69,6 +70,19 @@ def test_equal_prompts_are_read_once_and_ended_chains_leave_the_batch():
     sizes = [size for size, _ in rows[1:]]
     assert sizes[0] == 7 and sizes == sorted(sizes, reverse=True) and sizes[-1] < 7
     assert len(sizes) == max(map(len, found.chains))  # no forward after the last `<answer>`
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_prompts_are_read_beside_others_of_similar_length(family, monkeypatch):
+    lm = family_lm(family, tied=False, vocab_size=40)
+    together = sample(lm, PROMPTS, settings(), SYMBOL, "mean")
+    monkeypatch.setattr(sampling, "GROUP_TOKENS", 1)
+    read = []
+    lm.get_decoder().register_forward_hook(lambda *call: read.append(call[2].last_hidden_state.shape[1]))
+    apart = sample(lm, PROMPTS, settings(), SYMBOL, "mean")
+    assert read[:6] == [11, 8, 5, 3, 1, 1]  # five distinct prompts without any padding, then the first step
+    assert apart.chains == together.chains
+    assert torch.allclose(apart.states, together.states, atol=1e-4)
 
 
 def test_small_batches_give_the_chains_of_large_ones():

@@ -197,7 +197,7 @@ def write_lists(
             lists = _rows(users[asked], unknown[asked], answers, fallback)
             write_atomically(parts[start], partial(pq.write_table, lists))
             now = time.monotonic()
-            if now - told >= TOLD_EVERY:
+            if now - told >= TOLD_EVERY and done < len(missing):
                 left = _duration((now - begun) / done * (len(missing) - done))
                 print(f"{done:,} of {len(missing):,} parts of {PART} shoppers, about {left} left", flush=True)
                 told = now
@@ -240,8 +240,10 @@ def _rows(
         note = f"{lost} interactions with unknown items left out" if lost else ""
         if user not in answers:
             note = f"{POPULAR}: {note or 'no interactions'}"
-        acted = best.actions if isinstance(best, Guarded) else ()
-        told = "; ".join(f"{action.rule}: {action.action} ({action.evidence})" for action in acted)
+        evidence: dict[str, list[str]] = {}
+        for action in best.actions if isinstance(best, Guarded) else ():
+            evidence.setdefault(f"{action.rule}: {action.action}", []).append(action.evidence)
+        told = "; ".join(f"{what} ({', '.join(parts)})" for what, parts in evidence.items())
         scores = [None if math.isnan(score) else score for score in best.scores]
         size = len(best.item_ids)
         ranked = [[user] * size, range(1, size + 1), best.item_ids, best.titles, scores]

@@ -145,7 +145,6 @@ def feature_figures(
     FMR  feature matching ratio: share of reasonings that name a feature of the item bought next (higher is better)
     FCR  feature coverage ratio: different features named / features (higher is better)
     DIV  feature diversity: mean number of features that two reasonings share (lower is better)
-    USR  unique sentence ratio: different reasonings / reasonings (higher is better)
     """
     by_item, by_row, n = value_sets(attributes, "item"), value_sets(stated, "row"), len(chains)
     matched = [bool(by_row[row] & by_item[target]) for row, target in zip(chains.index, targets, strict=True)]
@@ -155,5 +154,4 @@ def feature_figures(
         "FMR": float(np.mean(matched)),
         "FCR": len(times) / len(features) if features else math.nan,
         "DIV": sum(count * (count - 1) for count in times.values()) / (n * (n - 1)) if n > 1 else math.nan,
-        "USR": chains["chain"].nunique() / n,
     }

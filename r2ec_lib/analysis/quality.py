@@ -70,18 +70,6 @@ def rank_correlations(
     return pd.DataFrame(rows, columns=["facet", "share", "low", "high"])
 
 
-def within_correlation(
-    table: pd.DataFrame, a: str, b: str, group: Sequence[str], users: str, resamples: int = 2_000, seed: int = 0
-) -> dict[str, float]:
-    """Pearson's correlation of two columns among the rows of one group, such as the reasonings for one history.
-
-    Returns:
-        `correlation`, `low`, `high` (95 %, over users); NaN where a column is constant within every group.
-    """
-    x, y = _less_group_mean(table, [a, b], group)
-    return dict(zip(("correlation", "low", "high"), _correlation(x, y, table[users], resamples, seed), strict=True))
-
-
 def worth(
     table: pd.DataFrame,
     columns: Mapping[str, str],

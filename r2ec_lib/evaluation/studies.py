@@ -228,12 +228,3 @@ def common_baselines(folders: Iterable[Path]) -> list[str]:
     """Names of the baselines that every run's evaluation counts among its baselines, in the first run's order."""
     named = [read_json(Path(folder) / "evaluation" / "metrics.json")["baselines"] for folder in folders]
     return [name for name in named[0] if all(name in other for other in named)]
-
-
-def headline(folders: Iterable[Path]) -> pd.DataFrame:
-    """The means on record: run, model and one column per metric, from each run's `metrics.json`."""
-    rows = []
-    for folder in map(Path, folders):
-        for model, values in read_json(folder / "evaluation" / "metrics.json")["models"].items():
-            rows.append({"run": folder.name, "model": model, **values})
-    return pd.DataFrame(rows)

@@ -152,7 +152,7 @@ def copied(title: str) -> pd.DataFrame:
     return wide.reindex(index=rows["model"].unique(), columns=columns).rename_axis("model")
 
 
-def broken_rules(values: Mapping[str, float], unit: float = UNIT) -> dict[tuple[str, ...], str]:
+def broken_rules(values: Mapping[str, float]) -> dict[tuple[str, ...], str]:
     """The rules that one model's figures on one data set break: the metrics that cannot all be right, and why.
 
     With the target of each question at one rank and all metrics averaged over the same questions,
@@ -163,14 +163,13 @@ def broken_rules(values: Mapping[str, float], unit: float = UNIT) -> dict[tuple[
       NDCG@K ≥ Hit@K / log2(K + 1).
 
     Args:
-        values: metric names such as "hit@5" and their values, in units of `unit`, rounded to whole ones.
-        unit: what a value of 1 stands for; only used to say that no share exceeds 1.
+        values: metric names such as "hit@5" and their values in `UNIT`s, which may be rounded to whole ones.
 
     >>> broken_rules({"hit@5": 109, "ndcg@5": 141})
     {('hit@5', 'ndcg@5'): 'NDCG@5 is above Hit@5'}
     """
     broken: dict[tuple[str, ...], str] = {
-        (name,): f"{metric_name(name)} is no share" for name, value in values.items() if not 0 <= value * unit <= 1
+        (name,): f"{metric_name(name)} is no share" for name, value in values.items() if not 0 <= value * UNIT <= 1
     }
     for family in ("hit", "ndcg"):
         for names in pairwise(f"{family}@{k}" for k in _cutoffs(values, family)):
@@ -182,12 +181,12 @@ def broken_rules(values: Mapping[str, float], unit: float = UNIT) -> dict[tuple[
     return broken
 
 
-def impossible(table: pd.DataFrame, unit: float = UNIT) -> pd.DataFrame:
+def impossible(table: pd.DataFrame) -> pd.DataFrame:
     """For each cell of a `copied` table the rules that it helps to break, as text; "" where none."""
     marks = pd.DataFrame("", index=table.index, columns=table.columns)
     for model in table.index:
         for dataset in table.columns.unique(0):
-            for names, rule in broken_rules(table.loc[model, dataset].to_dict(), unit).items():
+            for names, rule in broken_rules(table.loc[model, dataset].to_dict()).items():
                 for name in names:
                     before = marks.loc[model, (dataset, name)]
                     marks.loc[model, (dataset, name)] = f"{before}; {rule}" if before else rule

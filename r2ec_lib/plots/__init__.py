@@ -8,20 +8,17 @@ from r2ec_lib.plots.evaluation import (
     over_seeds,
     quality_by_cost,
     sample_sizes,
-    seeds_and_users,
     sliced,
 )
 from r2ec_lib.plots.reasoning import (
     against_chance,
     changed,
-    distribution,
     dots,
     early_answering,
-    facet_shares,
     grid,
     shares,
 )
-from r2ec_lib.plots.speed import growth, phases, ratios
+from r2ec_lib.plots.speed import growth, phases
 from r2ec_lib.plots.training import learning_curve, over_steps, reasoning_length, seconds_by_phase
 
 __all__ = [
@@ -30,10 +27,8 @@ __all__ = [
     "by_training_size",
     "changed",
     "differences",
-    "distribution",
     "dots",
     "early_answering",
-    "facet_shares",
     "grid",
     "growth",
     "history_lengths",
@@ -43,11 +38,9 @@ __all__ = [
     "phases",
     "popularity_tail",
     "quality_by_cost",
-    "ratios",
     "reasoning_length",
     "sample_sizes",
     "seconds_by_phase",
-    "seeds_and_users",
     "shares",
     "sliced",
     "split_timeline",

@@ -1,8 +1,7 @@
 """Figures of the evaluation: comparisons, slices, learning curves, costs, and seeds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
@@ -10,24 +9,17 @@ from r2ec_lib.evaluation.wording import metric_name
 from r2ec_lib.plots.style import BESIDE, COLOURS, dot, look, require, rows, spread, style
 
 
-def differences(comparisons: pd.DataFrame, ax: Axes, metric: str | None = None) -> Axes:
-    """Differences a − b with their 95 % intervals, one row per comparison; the dashed line is no difference.
+def differences(comparisons: pd.DataFrame, ax: Axes, metric: str) -> Axes:
+    """Differences in one metric with their 95 % intervals, one row per comparison; the dashed line is no difference.
 
-    Needs `difference` and `ci95` ([low, high]) and either `label` or `a` and `b`; `metric` keeps one metric's rows.
-    Filled markers: the interval excludes zero.
+    Needs `label`, `difference` and `ci95` ([low, high]). Filled markers: the interval excludes zero.
     """
-    table = comparisons if metric is None else comparisons[comparisons["metric"] == metric]
-    require(table, ["difference", "ci95"], "the comparisons" + (f" on {metric}" if metric else ""))
-    if "label" not in table:
-        require(table, ["a", "b"], "the comparisons")
-    labels = []
-    for y, row in enumerate(table.to_dict("records")):
-        low, high = (np.nan, np.nan) if row["ci95"] is None else row["ci95"]
+    require(comparisons, ["label", "difference", "ci95"], f"the comparisons on {metric}")
+    for y, row in enumerate(comparisons.to_dict("records")):
+        low, high = row["ci95"]
         dot(ax, y, row["difference"], low, high, filled=low > 0 or high < 0)
-        label = row["label"] if "label" in row else f"{row['a']} − {row['b']}".replace("_", " ")
-        labels.append(f"{label} ({metric_name(row['metric'])})" if metric is None and "metric" in row else label)
-    rows(ax, labels, zero=True)
-    return style(ax, f"difference in {metric_name(metric or 'metric')} (line: 95 % interval)", "")
+    rows(ax, comparisons["label"].to_list(), zero=True)
+    return style(ax, f"difference in {metric_name(metric)} (line: 95 % interval)", "")
 
 
 def against(comparisons: pd.DataFrame, ax: Axes, metric: str, names: Mapping[str, str]) -> Axes:
@@ -56,33 +48,12 @@ def over_seeds(table: pd.DataFrame, ax: Axes, metric: str, names: Mapping[str, s
     table = table[table["metric"] == metric]
     require(table, ["difference", "ci95", "by_run"], f"the differences on {metric}")
     for y, row in enumerate(table.to_dict("records")):
-        _runs(ax, y, row["by_run"], row["difference"], *row["ci95"])
+        runs = row["by_run"]
+        ax.plot(row["ci95"], [y, y], color="#bbbbbb", linewidth=5, solid_capstyle="butt")
+        ax.plot(runs, [y] * len(runs), linestyle="none", marker="o", color=COLOURS[0], markerfacecolor="white")
+        ax.plot(row["difference"], y, marker="|", markersize=14, color="black")
     rows(ax, [names.get(b, b) for b in table["b"]], zero=True)
     return style(ax, f"difference in {metric_name(metric)} (circles: seeds; grey: 95 % interval)", "")
-
-
-def seeds_and_users(
-    parts: pd.DataFrame, points: pd.DataFrame, ax: Axes, names: Mapping[str, str], metric: str
-) -> Axes:
-    """Each run of each model as a circle, their mean with ± 2 standard errors over shoppers in grey.
-
-    Args:
-        parts: rows of `studies.variance_parts` of one variant and metric.
-        points: rows of `studies.run_intervals` of the same runs and metric.
-    """
-    require(parts, ["model", "mean", "user_se"], "the variance of the runs")
-    for y, row in enumerate(parts.to_dict("records")):
-        mean, error = row["mean"], row["user_se"]
-        _runs(ax, y, points.loc[points["model"] == row["model"], "mean"], mean, mean - 2 * error, mean + 2 * error)
-    rows(ax, [names.get(model, model) for model in parts["model"]])
-    return style(ax, f"{metric_name(metric)} (circles: seeds; grey: shoppers)", "")
-
-
-def _runs(ax: Axes, y: int, values: Sequence[float], mean: float, low: float, high: float) -> None:
-    """The value of each run, their mean and its interval in row `y`."""
-    ax.plot([low, high], [y, y], color="#bbbbbb", linewidth=5, solid_capstyle="butt")
-    ax.plot(values, [y] * len(values), linestyle="none", marker="o", color=COLOURS[0], markerfacecolor="white")
-    ax.plot(mean, y, marker="|", markersize=14, color="black")
 
 
 def sliced(slices: pd.DataFrame, ax: Axes, names: Mapping[str, str], ylabel: str) -> Axes:

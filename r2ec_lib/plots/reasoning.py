@@ -1,4 +1,4 @@
-"""Figures of the reasoning analysis: shares and effects in rows, distributions, and shares over training."""
+"""Figures of the reasoning analysis: shares and effects in rows, and shares over training."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -34,26 +34,18 @@ def early_answering(table: pd.DataFrame, ax: Axes) -> Axes:
     return ax
 
 
-def facet_shares(table: pd.DataFrame, ax: Axes, xlabel: str = "share of the reasonings (0 to 1)") -> Axes:
-    """Horizontal bars: `facet` and `share`, with optional `low` and `high`, in the table's order."""
-    require(table, ["facet", "share"], "the shares")
-    y = np.arange(len(table))
-    ax.barh(y, table["share"], color=COLOURS[0], height=0.7)
-    if {"low", "high"} <= set(table.columns):
-        bars = spread(table["share"], table["low"], table["high"])
-        ax.errorbar(table["share"], y, xerr=bars, fmt="none", color="black", capsize=2, linewidth=1)
+def shares(table: pd.DataFrame, ax: Axes, xlabel: str = "share of the reasonings (0 to 1)") -> Axes:
+    """Horizontal bars of `facet` and `share` with `low` and `high`, on the whole range of 0…1, so that neighbouring
+    figures compare; rows without a value keep their place, empty."""
+    require(table, ["facet"], "the rows")
+    share, y = table["share"].fillna(0.0), np.arange(len(table))
+    ax.barh(y, share, color=COLOURS[0], height=0.7)
+    bars = spread(share, table["low"], table["high"])
+    ax.errorbar(share, y, xerr=bars, fmt="none", color="black", capsize=2, linewidth=1)
     rows(ax, table["facet"].astype(str).to_list())
+    ax.set_xlim(0, 1.02)
+    _say_if_empty(ax, table["share"])
     return style(ax, xlabel, "")
-
-
-def distribution(values: pd.Series, ax: Axes, xlabel: str, bins: int = 30) -> Axes:
-    """Histogram of a column as counts, its mean as a dashed line; NaN are skipped."""
-    values = pd.Series(values).dropna()
-    if values.empty:
-        raise ValueError(f"no value of {xlabel!r}: nothing to draw")
-    ax.hist(values, bins=bins, color=COLOURS[0], edgecolor="white", linewidth=0.5)
-    ax.axvline(values.mean(), color="black", linestyle="--", linewidth=1, label="mean")
-    return style(ax, xlabel, "reasonings", legend=True)
 
 
 def changed(table: pd.DataFrame, ax: Axes, k: int) -> Axes:
@@ -61,7 +53,7 @@ def changed(table: pd.DataFrame, ax: Axes, k: int) -> Axes:
 
     A bar is the share of the top k items that is exchanged, with its number beside it.
     """
-    facet_shares(table, ax, f"share of the top {k} that is exchanged (line: 95 % interval)")
+    shares(table, ax, f"share of the top {k} that is exchanged (line: 95 % interval)")
     ends = table["high"].fillna(table["share"])
     for y, (share, high) in enumerate(zip(table["share"], ends, strict=True)):
         ax.text(high + 0.015, y, f"{share:.0%}", va="center")
@@ -122,16 +114,6 @@ def grid(table: pd.DataFrame, ax: Axes, columns: Mapping[str, str], label: str) 
     ax.set_xticks(range(len(table)), [f"{step:.0f}" for step in table["step"]])
     style(ax, f"training step (in each field: {label})", "")
     ax.grid(False)
-    return ax
-
-
-def shares(table: pd.DataFrame, ax: Axes, xlabel: str = "share of the reasonings (0 to 1)") -> Axes:
-    """`facet_shares` on the whole range of 0…1, so that neighbouring figures compare; rows without a value keep their
-    place, empty."""
-    require(table, ["facet"], "the rows")
-    facet_shares(table.fillna({"share": 0.0}), ax, xlabel)
-    ax.set_xlim(0, 1.02)
-    _say_if_empty(ax, table["share"])
     return ax
 
 

@@ -54,7 +54,6 @@ def test_runs_are_read_with_their_recipes(tmp_path):
     table, recipes = studies.read_runs(folders)
     assert table["run"].tolist() == ["one"] * 3 + ["two"] * 3
     assert recipes.loc["two", "seed"] == 1
-    assert studies.headline(folders)["hit@5"].tolist() == [0.5, 0.5]
 
 
 def test_the_best_baseline_is_sought_among_those_that_every_run_has(tmp_path):

@@ -101,7 +101,6 @@ def fit_network(
     epochs: int = 100,
     patience: int = 5,
     seed: int = 0,
-    report: Callable[[dict], None] = lambda row: None,
     **sizes: float,
 ) -> SequenceScorer:
     """Trains a network on every purchase of the training part and keeps the epoch with the best validation NDCG@10.
@@ -112,7 +111,6 @@ def fit_network(
         batch_size: sequences per step.
         epochs, patience: most epochs; training ends earlier after `patience` epochs without a better validation, of
             which the first `PLATEAU` epochs do not count.
-        report: called with each row of the log.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     blocks = sequences(train, max_history)
@@ -140,9 +138,8 @@ def fit_network(
                 losses.append(loss.item())
             value = _ndcg10(scorer, valid, num_items, build.__name__, mask_seen)
             seconds = time.perf_counter() - began
-            row = {"epoch": epoch, "loss": float(np.mean(losses)), "valid_ndcg@10": value, "seconds": seconds}
-            scorer.log.append(row)
-            report(row)
+            loss = float(np.mean(losses))
+            scorer.log.append({"epoch": epoch, "loss": loss, "valid_ndcg@10": value, "seconds": seconds})
             if value > best:
                 best, best_epoch = value, epoch
                 best_state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
@@ -179,13 +176,11 @@ def tune(
     num_items: int,
     *,
     mask_seen: bool = True,
-    report: Callable[[dict], None] = lambda row: None,
 ) -> tuple[Scorer, pd.DataFrame]:
     """Fits each setting of a grid and keeps the best by validation NDCG@10; the first of equals.
 
     Args:
         fit: called with a setting's keywords; returns a scorer.
-        report: called with each row of the table as it is made.
 
     Returns:
         The chosen scorer, and one row per setting: model, setting, valid_ndcg@10, epochs (NaN where none), seconds,
@@ -209,5 +204,4 @@ def tune(
         if value > best:
             best, chosen, kept = value, len(rows), scorer
         rows.append(row)
-        report(row)
     return kept, pd.DataFrame(rows).assign(chosen=[number == chosen for number in range(len(rows))])

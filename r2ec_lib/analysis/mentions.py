@@ -18,6 +18,7 @@ import pandas as pd
 
 from r2ec_lib.analysis.words import WORD, context
 
+MAX_GAP, RARE, WORD_SHARE = 2, 0.05, 0.2  # of the rule in `mentions`
 _QUOTED = re.compile(r"\[([^\[\]]+)\]|(?<!\d)\"([^\"]+)\"|“([^”]+)”")  # a quote after a digit is an inch
 _OWNING = re.compile(
     r"\b(ha(?:s|ve|d)|own(?:s|ed)?|bought|buy(?:s|ing)?|purchas\w+|order(?:s|ed)|got|already|latest|last|previous(?:ly)?"
@@ -64,15 +65,12 @@ def mentions(
     samples: pd.DataFrame,
     items: pd.DataFrame,
     share: float = 0.75,
-    max_gap: int = 2,
     max_words: int = 20,
-    rare: float = 0.05,
-    word_share: float = 0.2,
 ) -> pd.DataFrame:
     """Which catalogue items each chain names, by this rule.
 
     A word w of a title weighs log(1 + N / n_w), with n_w of the N different titles holding it. A title is mentioned by
-    a stretch of text that holds words of the title in their order, with at most `max_gap` other words between
+    a stretch of text that holds words of the title in their order, with at most `MAX_GAP` other words between
     neighbours, when they carry at least `share` of the title's weight and are two or more; a one-word title is
     mentioned by that word written as in the title. Otherwise case and punctuation do not matter. Titles count up to
     their first `max_words` words, as prompts show them. Where stretches of several titles overlap, the heaviest wins,
@@ -80,7 +78,7 @@ def mentions(
     the mention stands for no single item (item −1).
 
     Outside these stretches, an item of the history is also mentioned by distinctive words, wherever they stand, that
-    together carry at least `word_share` of its title's weight. A word is distinctive if at most a share `rare` of the
+    together carry at least `WORD_SHARE` of its title's weight. A word is distinctive if at most a share `RARE` of the
     catalogue's titles hold it and no other title of the history does.
 
     Args:
@@ -92,12 +90,12 @@ def mentions(
         One row per mention, and per word where it is by words: `row` (index label in `chains`) and what a `Mention`
         holds.
     """
-    titles = _Titles(items["title"].tolist(), max_words, rare)
+    titles = _Titles(items["title"].tolist(), max_words)
     histories = samples.set_index("sample_id")["history"]
     rows: list[tuple] = []
     for row, sample_id, chain in zip(chains.index, chains["sample_id"], chains["chain"], strict=True):
         history = {int(item) for item in histories[sample_id]}
-        rows += [(row, *mention) for mention in titles.find(chain, history, share, max_gap, word_share)]
+        rows += [(row, *mention) for mention in titles.find(chain, history, share)]
     return pd.DataFrame(rows, columns=["row", *Mention._fields]).astype(
         {"item": int, "in_history": bool, "start": int, "end": int}
     )
@@ -106,7 +104,7 @@ def mentions(
 class _Titles:
     """The catalogue's different titles as words, with word weights and, for each word, the titles that hold it."""
 
-    def __init__(self, titles: Sequence[str], max_words: int, rare: float):
+    def __init__(self, titles: Sequence[str], max_words: int):
         bearers = defaultdict(list)  # words of a title -> the items that bear it
         self.spellings = defaultdict(set)  # words of a title -> its words as written
         self.key_of: list[tuple[str, ...]] = []
@@ -119,7 +117,7 @@ class _Titles:
                 self.spellings[key].add(written)
         self.keys, self.items = list(bearers), list(bearers.values())
         holders = Counter(word for key in self.keys for word in set(key))
-        self.rare = {word for word, count in holders.items() if count <= max(1, rare * len(self.keys))}
+        self.rare = {word for word, count in holders.items() if count <= max(1, RARE * len(self.keys))}
         self.weights = {word: math.log(1 + len(self.keys) / count) for word, count in holders.items()}
         self.totals = np.array([sum(self.weights[word] for word in key) for key in self.keys])
         postings = defaultdict(list)
@@ -128,7 +126,7 @@ class _Titles:
                 postings[word].append(number)
         self.postings = {word: np.array(numbers) for word, numbers in postings.items()}
 
-    def find(self, text: str, history: set[int], share: float, max_gap: int, word_share: float) -> list[Mention]:
+    def find(self, text: str, history: set[int], share: float) -> list[Mention]:
         """The mentions in `text`, by place."""
         written = list(WORD.finditer(text))
         places = defaultdict(list)  # word -> positions in the text
@@ -136,7 +134,7 @@ class _Titles:
             places[match.group().lower()].append(position)
         taken = np.zeros(len(written), bool)
         result: list[Mention] = []
-        spans = self._spans(written, places, share, max_gap)
+        spans = self._spans(written, places, share)
         for weight, part, first, last, _ in spans:
             if taken[first : last + 1].any():
                 continue
@@ -152,12 +150,12 @@ class _Titles:
             distinctive = [word for word in set(key) & self.rare & places.keys() if holders[word] == 1]
             free = {word: spots for word in distinctive if (spots := [p for p in places[word] if not taken[p]])}
             part = sum(self.weights[word] for word in free) / max(sum(self.weights[word] for word in key), 1e-9)
-            if free and part >= word_share:
+            if free and part >= WORD_SHARE:
                 matches = [written[place] for spots in free.values() for place in spots]
                 result += [Mention(item, True, "word", match.start(), match.end(), part) for match in matches]
         return sorted(result, key=lambda mention: (mention.start, mention.item))
 
-    def _spans(self, written: Sequence[re.Match], places: Mapping, share: float, max_gap: int) -> list[tuple]:
+    def _spans(self, written: Sequence[re.Match], places: Mapping, share: float) -> list[tuple]:
         """(weight, share, first word, last word, title) of each stretch that would mention a title, heaviest first."""
         shared = [word for word in places if word in self.postings]
         if not shared:
@@ -168,21 +166,21 @@ class _Titles:
         spans = []
         for number in np.flatnonzero(covered >= share * self.totals - 1e-9):
             key, total = self.keys[number], self.totals[number]
-            for weight, count, first, last in _stretches(key, places, self.weights, max_gap):
+            for weight, count, first, last in _stretches(key, places, self.weights):
                 whole = len(key) == 1 and (written[first].group(),) in self.spellings[key]
                 if weight >= share * total - 1e-9 and (count > 1 or whole):
                     spans.append((round(weight, 9), round(weight / total, 9), first, last, number))
         return sorted(spans, key=lambda span: (-span[0], -span[1], span[2]))
 
 
-def _stretches(key: tuple, places: Mapping, weights: Mapping, max_gap: int) -> list[tuple]:
+def _stretches(key: tuple, places: Mapping, weights: Mapping) -> list[tuple]:
     """The heaviest in-order matches of a title's words that do not overlap: (weight, words, first, last position)."""
     hits = sorted((at, i) for i, word in enumerate(key) for at in places.get(word, ()))
     best: list[tuple] = []  # the heaviest match ending at each hit
     for j, (at, i) in enumerate(hits):
         before = (0.0, 0, at)
         for b in range(j - 1, -1, -1):
-            if at - hits[b][0] > max_gap + 1:
+            if at - hits[b][0] > MAX_GAP + 1:
                 break
             if hits[b][0] < at and hits[b][1] < i and best[b][0] > before[0]:
                 before = best[b][:3]

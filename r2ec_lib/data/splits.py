@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from r2ec_lib.data.schema import SPLITS, DataError, drops_table, validate_samples
+from r2ec_lib.data.schema import SPLITS, DataError, drops_table
 
 STEP_MONTHS = {"paper": 1, "official": 3}
 
@@ -129,7 +129,7 @@ def make_samples(
     )
     remaining = len(user) - np.cumsum([dropped for *_, dropped in drops])
     table = drops_table([(*row, rest) for row, rest in zip(drops, remaining, strict=True)])
-    return validate_samples(samples, len(items)), table
+    return samples.astype({"user_id": "str", "split": "str"}), table
 
 
 def check_feasible(

@@ -13,8 +13,8 @@ from r2ec_lib.plots.style import COLOURS, bar_look, look, require, style
 def learning_curve(log: pd.DataFrame, ax: Axes) -> Axes:
     """Reward, its two parts and validation NDCG@10 over training steps.
 
-    The reward of each step is faint, its centred running mean over a twentieth of the run strong. Validation is measured
-    at intervals, so it has markers joined by a line.
+    The reward of each step is faint, its centred running mean over a twentieth of the run strong. Validation is
+    measured at intervals, so it has markers joined by a line.
     """
     require(log, ["step", "reward"], "the training log")
     window = max(1, len(log) // 20)

@@ -91,10 +91,11 @@ def test_a_distinctive_word_mentions_an_item_of_the_history_only(items):
     assert found(items, "they already have a mug.", [1]) == set()
 
 
-def test_a_long_title_needs_several_of_its_distinctive_words():
+def test_a_long_title_needs_several_of_its_distinctive_words(monkeypatch):
+    monkeypatch.setattr(mentions, "RARE", 1.0)
     items = pd.DataFrame({"title": ["Canon photo paper plus semi gloss thirteen sheets", "Halden Fern mug"]})
-    assert found(items, "they print photo albums", [0], rare=1.0) == set()
-    assert found(items, "they print photo albums on gloss", [0], rare=1.0) == {(0, True, "word")}
+    assert found(items, "they print photo albums", [0]) == set()
+    assert found(items, "they print photo albums on gloss", [0]) == {(0, True, "word")}
 
 
 def test_inches_are_no_quotation_marks(items):
@@ -103,8 +104,9 @@ def test_inches_are_no_quotation_marks(items):
     assert figures["quoted"].tolist() == [0]
 
 
-def test_a_word_shared_by_two_titles_of_the_history_distinguishes_neither(items):
-    assert found(items, "about a whale", [2, 3], rare=1.0) == set()
+def test_a_word_shared_by_two_titles_of_the_history_distinguishes_neither(items, monkeypatch):
+    monkeypatch.setattr(mentions, "RARE", 1.0)
+    assert found(items, "about a whale", [2, 3]) == set()
 
 
 def test_garbage_and_empty_chains_have_no_mentions_and_break_nothing(items):

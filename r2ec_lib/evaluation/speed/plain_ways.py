@@ -20,7 +20,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from r2ec_lib.bazaar import world
 from r2ec_lib.data import amazon
-from r2ec_lib.evaluation.speed.timing import Side, Stopwatch, in_turn, ratio
+from r2ec_lib.evaluation.speed.timing import Side, Stopwatch
 from r2ec_lib.model import R2ec, encoding
 from r2ec_lib.model.answer import Answer
 from r2ec_lib.model.backbone import add_lora, load_pretrained
@@ -167,35 +167,11 @@ def generated(model: R2ec, prompt_ids: Sequence[Sequence[int]], chosen: Generati
 
 
 @torch.no_grad()
-def recommended(model: R2ec, prompt_ids: Sequence[Sequence[int]], max_new_tokens: int, k: int) -> Tensor:
+def recommended(
+    model: R2ec, prompt_ids: Sequence[Sequence[int]], histories: Sequence[Sequence[int]], max_new_tokens: int, k: int
+) -> Tensor:
     """Reasoning, states and the k best items (B, k) of a batch of prompts, as `R2ec.recommend` does for one."""
-    return model.head.scores(model.sample(prompt_ids, max_new_tokens).states).topk(k).indices
-
-
-def beside_vllm(
-    model: R2ec,
-    backbone: str,
-    dtype: str,
-    prompt_ids: Sequence[Sequence[int]],
-    max_new_tokens: int,
-    repetitions: int,
-) -> dict[str, float]:
-    """`timing.ratio` of transformers' `generate` against vLLM: same prompts, same number of tokens.
-
-    Raises:
-        ModuleNotFoundError: vLLM is not installed; the extra `vllm` has it.
-    """
-    from vllm import LLM, SamplingParams, TokensPrompt
-
-    engine = LLM(backbone, dtype=dtype, gpu_memory_utilization=0.4)
-    exact = SamplingParams(temperature=1.0, max_tokens=max_new_tokens, min_tokens=max_new_tokens, ignore_eos=True)
-    asked = [TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompt_ids]
-    drawn = settings(model, max_new_tokens, temperature=1.0)
-    sides = {
-        "generate": lambda: generated(model, prompt_ids, drawn),
-        "vllm": lambda: engine.generate(asked, exact, use_tqdm=False),
-    }
-    return ratio(in_turn(sides, repetitions), "generate", "vllm")
+    return model.scores(model.sample(prompt_ids, max_new_tokens).states, histories).topk(k).indices
 
 
 # ---- encoding ------------------------------------------------------------------------------------------------------

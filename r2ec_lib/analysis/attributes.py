@@ -23,18 +23,12 @@ KEY = ["attribute", "value"]
 
 
 def card_attributes(items: pd.DataFrame, max_words: int = 3, fewest: int = 3, most: float = 0.1) -> pd.DataFrame:
-    """Attributes from a catalogue's columns.
+    """The attributes table of a catalogue's columns, without repeats.
 
     A column other than the title whose values have at most `max_words` words in the median, and are not all the same,
     is an attribute of that name, with its whole values. The words of the title and of the other columns are values of
     the attribute "word", if they have three letters or more and occur on at least `fewest` cards and on at most a
     share `most` of them.
-
-    Args:
-        items: the items table.
-
-    Returns:
-        The attributes table, without repeats.
     """
     cards = items.drop(columns="item_id").map(words)  # lists of words
     lengths = cards.drop(columns="title").map(len)
@@ -68,11 +62,8 @@ def fact_attributes(facts: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame
 
 
 def attribute_mentions(chains: pd.DataFrame, attributes: pd.DataFrame) -> pd.DataFrame:
-    """The attribute values that occur in each chain as whole words; where values overlap, the longest one counts.
-
-    Returns:
-        A stated table with `start` and `end` (characters) of each place.
-    """
+    """The attribute values that occur in each chain as whole words, as a stated table with `start` and `end`
+    (characters) of each place; where values overlap, the longest one counts."""
     values = defaultdict(list)  # words of a value -> (attribute, value)
     for attribute, value in attributes[KEY].drop_duplicates().itertuples(index=False):
         values[tuple(words(value))].append((attribute, value))
@@ -91,11 +82,8 @@ def attribute_mentions(chains: pd.DataFrame, attributes: pd.DataFrame) -> pd.Dat
 
 
 def value_sets(table: pd.DataFrame, by: str) -> defaultdict[Any, set[tuple[str, str]]]:
-    """The different (attribute, value) pairs of each item or reasoning; the empty set for one that has none.
-
-    Args:
-        table: an attributes or a stated table. by: its column "item" or "row".
-    """
+    """The different (attribute, value) pairs of each item or reasoning, `by` the column "item" of an attributes table
+    or "row" of a stated one; the empty set for one that has none."""
     sets: defaultdict[Any, set[tuple[str, str]]] = defaultdict(set)
     for holder, attribute, value in zip(table[by], table["attribute"], table["value"], strict=True):
         sets[holder].add((attribute, value))

@@ -125,7 +125,6 @@ def rank_chains(
     """Ranks the whole catalogue for each sample with the given reasoning.
 
     Args:
-        score_fn: (samples, chains) of a batch to (B, N) scores; it gets None for chains where `chains` is None.
         watch: (B,) item indexes whose log-probability is wanted; default: each row's first item.
         temperature: τ of π(v|x,o) = softmax(s/τ) over the candidates.
         mask_seen: leave the history's items out of the candidates; the target always stays in.
@@ -170,16 +169,13 @@ def stack(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def effects(ranked: pd.DataFrame, compare: Callable[..., Mapping], metric: str) -> pd.DataFrame:
-    """The tests of EFFECTS as paired comparisons; those whose second condition is missing are left out.
+    """The tests of EFFECTS as paired comparisons: test, label, a, b, metric, difference, relative, ci95. Those whose
+    second condition is missing are left out.
 
     Args:
         ranked: the table of `stack`; of a condition, sample_id, user_id and rank are enough.
-        compare: (ranks of a, ranks of b, user ids) to a mapping with `difference`, `relative`, `ci95`, such as
-            `ranking.paired_bootstrap` with its metric set.
-        metric: the name of what `compare` measures.
-
-    Returns:
-        test, label, a, b, metric, difference, relative, ci95.
+        compare: (ranks of a, ranks of b, user ids) to a mapping with `difference`, `relative` and `ci95` of `metric`,
+            such as `uncertainty.paired_bootstrap`.
     """
     parts = {name: part.set_index("sample_id") for name, part in ranked.groupby("condition")}
     rows = []
@@ -208,12 +204,9 @@ def early_answering(ranked: pd.DataFrame) -> pd.DataFrame:
 
 
 def area_over_curve(ranked: pd.DataFrame) -> tuple[float, float, float]:
-    """1 − mean agreement over the kept fraction, by trapezoids, with its 95 % interval, clustered by user: 0 where the
-    reasoning changes nothing, and the larger, the later in the reasoning the recommendation is settled.
-
-    Args:
-        ranked: the table of `stack`, with conditions `kept <fraction>`.
-    """
+    """1 − mean agreement over the kept fraction (conditions `kept <fraction>` of `stack`), by trapezoids, with its 95
+    % interval, clustered by user: 0 where the reasoning changes nothing, and the larger, the later in the reasoning
+    the recommendation is settled."""
     kept = ranked[ranked["condition"].str.startswith("kept ")]
     fraction = kept["condition"].str.removeprefix("kept ").astype(float)
     table = kept.assign(fraction=fraction).pivot(index="sample_id", columns="fraction", values="agreement")
@@ -273,12 +266,9 @@ def between_draws(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 def changes(ranked: pd.DataFrame) -> pd.DataFrame:
     """What each of CHANGES does to the list of recommended items, and to its quality; those not made are left out.
 
-    Args:
-        ranked: `condition`, `sample_id`, `user_id`, `agreement`, `ndcg`, as from `stack`, with the condition "full".
-
-    Returns:
-        `condition`, `facet` (its words); `share`, `low`, `high`, the share 1 − `agreement` of the top items that is
-        replaced; `difference`, `ci95`, the change of NDCG on the same samples. 95 %, clustered by user.
+    `ranked` is the table of `stack`, with the condition "full". Columns: `condition`, `facet` (its words); `share`,
+    `low`, `high`, the share 1 − `agreement` of the top items that is replaced; `difference`, `ci95`, the change of
+    NDCG on the same samples. 95 %, clustered by user.
     """
     full = ranked[ranked["condition"] == "full"].set_index("sample_id")["ndcg"]
     rows = []

@@ -74,21 +74,16 @@ def mentions(
     neighbours, when they carry at least `share` of the title's weight and are two or more; a one-word title is
     mentioned by that word written as in the title. Otherwise case and punctuation do not matter. Titles count up to
     their first `max_words` words, as prompts show them. Where stretches of several titles overlap, the heaviest wins,
-    then the one that covers more of its title; where these are equal, a title of the history wins, and without one
-    the mention stands for no single item (item −1).
+    then the one that covers more of its title; where these are equal, a title of the history wins, and without one the
+    mention stands for no single item (item −1).
 
     Outside these stretches, an item of the history is also mentioned by distinctive words, wherever they stand, that
     together carry at least `WORD_SHARE` of its title's weight. A word is distinctive if at most a share `RARE` of the
     catalogue's titles hold it and no other title of the history does.
 
-    Args:
-        chains: `sample_id`, `chain`; one row per reasoning, any index without repeats.
-        samples: `sample_id`, `history`, for at least the samples of `chains`.
-        items: `title`, in item-index order.
-
     Returns:
         One row per mention, and per word where it is by words: `row` (index label in `chains`) and what a `Mention`
-        holds.
+            holds.
     """
     titles = _Titles(items["title"].tolist(), max_words)
     histories = samples.set_index("sample_id")["history"]

@@ -118,11 +118,8 @@ def _ngrams(chain: Sequence[str], n: int) -> list[tuple[str, ...]]:
 
 def by_step(rollouts: pd.DataFrame, columns: Sequence[str], bins: int = 20) -> pd.DataFrame:
     """Means over training: the steps in at most `bins` equal stretches, each with its mean `step` and, for each of
-    `columns`, mean, `_low` and `_high` (95 %, clustered by `sample_id`; within 0…1 where all values are).
-
-    Raises:
-        ValueError: no rollouts.
-    """
+    `columns`, mean, `_low` and `_high` (95 %, clustered by `sample_id`; within 0…1 where all values are). Raises
+    ValueError without rollouts."""
     if rollouts.empty:
         raise ValueError("no rollouts: nothing to follow over training")
     first, last = rollouts["step"].min(), rollouts["step"].max()
@@ -221,8 +218,8 @@ def behaviour_shares(
         around: characters that the example shows on either side of the matched words.
 
     Returns:
-        A row per behaviour, in the order of `BEHAVIOURS`: `facet` (its name), `meaning`, `share`, `low`, `high`
-        (95 %), `words` (the most frequent match, "" for none) and `example` (the first place that has it).
+        In the order of `BEHAVIOURS`: `facet` (its name), `meaning`, `share`, `low`, `high` (95 %), `words` (the most
+        frequent match, "" for none) and `example` (the first place that has it).
     """
     rows = []
     for name, behaviour in BEHAVIOURS.items():

@@ -209,10 +209,8 @@ def _date(text: str, name: str) -> pd.Timestamp:
 
 
 def _history_rows(chosen: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the `length` actions before each row in `chosen`, oldest first, and where each list begins.
-
-    Returns (rows (sum of length,), offsets (len(chosen) + 1,)).
-    """
+    """Rows (sum of length,) of the `length` actions before each row in `chosen`, oldest first, and offsets
+    (len(chosen) + 1,), where each list begins."""
     offsets = np.concatenate([[0], np.cumsum(length)])
     within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], length)
     return np.repeat(chosen - length, length) + within, offsets

@@ -60,12 +60,9 @@ def concentration(lists: Sequence[Sequence[int]], num_items: int) -> dict[str, f
 
 
 def popularity_lift(table: pd.DataFrame, users: ArrayLike, resamples: int = 2_000, seed: int = 0) -> dict[str, float]:
-    """Mean popularity of all lists against that of their histories: `popularity`, `history_popularity`, `lift` =
-    their ratio − 1, with `low` and `high` (95 %, over users). Rows without a list are skipped; all NaN without any.
-
-    Args:
-        table: that of `exposure`.
-    """
+    """Mean popularity of all lists of `exposure` against that of their histories: `popularity`, `history_popularity`,
+    `lift` = their ratio − 1, with `low` and `high` (95 %, over users). Rows without a list are skipped; all NaN
+    without any."""
     there = table["popularity"].notna().to_numpy()
     values = table.loc[there, ["popularity", "history_popularity"]].to_numpy()
     names = ("popularity", "history_popularity", "lift", "low", "high")
@@ -88,7 +85,7 @@ def silent_cues(
 
     Returns:
         One row per sample: `user_id`, `changed` (1 − |A ∩ B| / K of the top items), `first_changed`, `mentioned`, and
-        `silent`: the first item changed though neither reasoning mentions the cue.
+            `silent`: the first item changed though neither reasoning mentions the cue.
     """
     lower, rows = {word.lower() for word in words}, []
     columns = (a["user_id"], a["top_items"], b["top_items"], texts_a, texts_b)

@@ -77,12 +77,9 @@ def rank_all(
 
     Args:
         score: from a slice of `samples` to its (B, N) scores; higher is better. It masks nothing itself.
-        samples: rows of the samples table.
-        num_items: N.
         model: the name in the `model` column and in errors.
         mask_seen: whether the items of a sample's history are no candidates.
-        batch_size: B; the scores of one batch are held at a time. Batches are smaller where a large catalogue would
-            need more than `SCORES_HELD` scores.
+        batch_size: B; smaller where a large catalogue would need more than `SCORES_HELD` scores at a time.
 
     Returns:
         One row per sample with `RANKING_COLUMNS`: rank (1 is best, ties at their average), the target's score, the

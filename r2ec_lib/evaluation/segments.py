@@ -32,19 +32,15 @@ class SegmentError(ValueError):
 def sample_features(samples: pd.DataFrame, items: pd.DataFrame, bought: pd.DataFrame) -> pd.DataFrame:
     """What a segment rule can ask of each sample: one row per sample, in the order of `samples`.
 
+    sample_id, user_id · history_length (purchases) · days_since_last (days from the last purchase to the target) ·
+    mean_rating (of the history, NaN without one) · date (text, 2023-05-31) · target_popularity (the target's training
+    purchases) · cold (it has none) · history_popularity (mean training purchases of the history's items) · new_user
+    (without a training purchase). `cold` and `target_popularity` read the target: they describe past samples, and no
+    live user can be chosen by them.
+
     Args:
-        samples: sample_id, user_id, timestamp, target, history, history_hours, history_ratings.
         items: the catalogue, in item-index order.
         bought: one row per training purchase, with `user_id` and `item`.
-
-    Returns:
-        sample_id, user_id · history_length (purchases) · days_since_last (days from the last purchase to the target) ·
-        mean_rating (of the history, NaN without one) · date (text, 2023-05-31) ·
-        target_popularity (the target's training purchases) · cold (it has none) · history_popularity (mean training
-        purchases of the history's items) · new_user (without a training purchase).
-
-        `cold` and `target_popularity` read the target: they describe past samples, and no live user can be chosen by
-        them.
     """
     ratings = [np.asarray(given, float) for given in samples["history_ratings"]]
     count = bought["item"].value_counts().reindex(range(len(items)), fill_value=0).to_numpy()  # (N,)
@@ -186,8 +182,8 @@ def segment_metrics(
             `uncertainty.paired_bootstrap`.
 
     Returns:
-        Three rows per metric: metric, ranked (`WITH`, `WITHOUT` or "difference"), value, from, to, deviation
-        (standard deviation over samples, what `mean_sample_size` asks; NaN for the difference), samples, users.
+        Three rows per metric: metric, ranked (`WITH`, `WITHOUT` or "difference"), value, from, to, deviation (standard
+            deviation over samples; NaN for the difference), samples, users.
 
     Raises:
         ValueError: an empty segment, or samples that only one of the two ranked.
@@ -255,12 +251,9 @@ def ab_sizes(
     level: float = 0.05,
     power: float = 0.8,
 ) -> pd.DataFrame:
-    """The A/B test that each metric of `segment_metrics` needs for relative effects, such as 0.05 for 5 %.
-
-    Returns:
-        metric, relative, effect (absolute), users_per_arm: for shares (hit@K) by `proportion_sample_size`, for means
-        (ndcg@K) by `mean_sample_size`; NaN where the base, without reasoning, is 0, or a share would pass 1.
-    """
+    """The A/B test that each metric of `segment_metrics` needs for relative effects, such as 0.05 for 5 %: metric,
+    relative, effect (absolute) and users_per_arm, for shares (hit@K) by `proportion_sample_size`, for means (ndcg@K)
+    by `mean_sample_size`; NaN where the base, without reasoning, is 0, or a share would pass 1."""
     rows = []
     for row in table[table["ranked"] == WITHOUT].to_dict("records"):
         is_share, base = row["metric"].startswith("hit"), row["value"]

@@ -41,15 +41,9 @@ def nested_shares(train: pd.DataFrame, shares: Sequence[float], seed: int = 0) -
 
 
 def read_runs(folders: Iterable[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(rankings, recipes) of finished evaluations.
-
-    Returns:
-        rankings: the rankings of all runs below one another, with a column `run` in front.
-        recipes: index run, one column per key of the recipes.
-
-    Raises:
-        DataError: a run without an evaluation, or runs whose test samples are not the same questions.
-    """
+    """(rankings, recipes) of finished evaluations: the rankings of all runs below one another, with a column `run` in
+    front; the recipes with index run, one column per key. Raises DataError for a run without an evaluation, or runs
+    whose test samples are not the same questions."""
     parts, recipes = [], {}
     first: tuple[str, pd.DataFrame] | None = None
     for folder in map(Path, folders):
@@ -170,7 +164,7 @@ def variance_parts(intervals: pd.DataFrame, groups: pd.Series) -> pd.DataFrame:
 
     Args:
         intervals: of `run_intervals`.
-        groups: variant of each run, indexed by run, as `variants` gives it.
+        groups: variant of each run, as `variants` gives it.
 
     Returns:
         variant, model, metric, runs, mean (over runs), seed_sd (standard deviation over runs, NaN for a single run),

@@ -87,10 +87,8 @@ def margin_cells(comparisons: pd.DataFrame, decimals: int = 1) -> list[str]:
 
 
 def comparison_tables(comparisons: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The rows of `uncertainty.compare` as one table per metric and one row per opponent.
-
-    Columns: difference and relative, with their intervals as text, p_holm and detectable; index: the opponents' names.
-    """
+    """The rows of `uncertainty.compare` as one table per metric and one row per opponent, by name: difference and
+    relative, with their intervals as text, p_holm and detectable."""
     tables = {}
     for metric, rows in comparisons.groupby("metric", sort=False):
         cells = {"difference": difference_cells(rows), "relative": margin_cells(rows, decimals=0)}
@@ -103,10 +101,8 @@ COPIED = "copied: the paper's margin over its best baseline, on its own data"
 
 
 def claims_table(claims: pd.DataFrame, margins: Mapping[str, float] | None = None) -> pd.DataFrame:
-    """Claims as text: one row per opponent, one column per metric.
-
-    A cell is the difference and, where it holds, the margin, each with its interval; or the share that is reached of
-    an opponent that knows the truth.
+    """Claims as text: one row per opponent, one column per metric. A cell is the difference and, where it holds, the
+    margin, each with its interval; or the share that is reached of an opponent that knows the truth.
 
     Args:
         claims: rows of `uncertainty.compare` or `studies.margins`, with a further column `share` (bool).
@@ -139,11 +135,8 @@ HEADLINE = {"hit@5": 0.6867, "ndcg@20": 0.4521}
 
 
 def copied(title: str) -> pd.DataFrame:
-    """A table of the paper (arXiv 2505.16994, v3): index model, columns (dataset, metric), in `UNIT`s.
-
-    Args:
-        title: "Table 1" (full-catalogue ranking) or "Ablation" (of the Gemma backbone).
-    """
+    """A table of the paper (arXiv 2505.16994, v3), "Table 1" (full-catalogue ranking) or "Ablation" (of the Gemma
+    backbone): index model, columns (dataset, metric), in `UNIT`s."""
     rows = pd.read_csv(Path(__file__).with_name("published.csv"))
     rows = rows[rows["table"] == title].drop(columns="table").dropna(axis="columns")
     pairs = [(dataset, metric) for dataset in rows["dataset"].unique() for metric in rows.columns[2:]]

@@ -23,12 +23,9 @@ def differences(comparisons: pd.DataFrame, ax: Axes, metric: str) -> Axes:
 
 
 def against(comparisons: pd.DataFrame, ax: Axes, metric: str, names: Mapping[str, str]) -> Axes:
-    """Differences a − b on one metric with 95 % intervals, one row per `b`; the smallest detectable effect is grey.
-
-    Needs b, metric, difference, ci95 ([low, high]), smallest_detectable and p_holm, as `uncertainty.compare` returns
-    them; `names` gives the words for each b. A filled dot: below 5 % after Holm's correction, not by the interval
-    alone.
-    """
+    """Differences a − b on one metric with 95 % intervals, one row per `b`, of the table of `uncertainty.compare`; the
+    smallest detectable effect is grey. `names` gives the words for each b. A filled dot: below 5 % after Holm's
+    correction, not by the interval alone."""
     table = comparisons[comparisons["metric"] == metric]
     require(table, ["difference", "smallest_detectable", "p_holm"], f"the comparisons on {metric}")
     for y, row in enumerate(table.to_dict("records")):
@@ -41,10 +38,8 @@ def against(comparisons: pd.DataFrame, ax: Axes, metric: str, names: Mapping[str
 
 
 def over_seeds(table: pd.DataFrame, ax: Axes, metric: str, names: Mapping[str, str]) -> Axes:
-    """Differences on one metric, one row per opponent: a circle per run, their mean with its 95 % interval in grey.
-
-    Needs b, metric, difference, ci95 and by_run, as `studies.margins` returns them.
-    """
+    """Differences on one metric, one row per opponent of `studies.margins`: a circle per run, their mean with its 95 %
+    interval in grey."""
     table = table[table["metric"] == metric]
     require(table, ["difference", "ci95", "by_run"], f"the differences on {metric}")
     for y, row in enumerate(table.to_dict("records")):
@@ -57,10 +52,8 @@ def over_seeds(table: pd.DataFrame, ax: Axes, metric: str, names: Mapping[str, s
 
 
 def sliced(slices: pd.DataFrame, ax: Axes, names: Mapping[str, str], ylabel: str) -> Axes:
-    """Means of the models within the slices of one slicing, side by side, with their intervals.
-
-    Needs slice, model, mean, low, high and samples, in the order in which slices shall stand.
-    """
+    """Means of the models within the slices of one slicing, side by side, with their intervals. Needs slice, model,
+    mean, low, high and samples, in the order in which slices shall stand."""
     require(slices, ["slice", "model", "mean"], "the slices")
     order, models = list(slices["slice"].unique()), list(slices["model"].unique())
     for i, model in enumerate(models):
@@ -77,10 +70,8 @@ def sliced(slices: pd.DataFrame, ax: Axes, names: Mapping[str, str], ylabel: str
 
 
 def by_training_size(curve: pd.DataFrame, ax: Axes, names: Mapping[str, str], ylabel: str) -> Axes:
-    """A metric over the number of training samples, one line per model, its 95 % interval as a band.
-
-    Needs model, train_samples, mean, low and high.
-    """
+    """A metric over the number of training samples, one line per model, its 95 % interval as a band. Needs model,
+    train_samples, mean, low and high."""
     require(curve, ["model", "train_samples", "mean"], "the learning curve")
     for i, (model, part) in enumerate(curve.groupby("model", sort=False)):
         part = part.sort_values("train_samples")
@@ -121,10 +112,8 @@ def quality_by_cost(table: pd.DataFrame, ax: Axes, names: Mapping[str, str], xla
 
 
 def sample_sizes(sizes: pd.DataFrame, ax: Axes) -> Axes:
-    """Users that each arm of an A/B test needs over the relative improvement to be found, one line per metric.
-
-    Needs metric, relative and users_per_arm, as `segments.ab_sizes` returns them.
-    """
+    """Users that each arm of an A/B test needs over the relative improvement to be found, one line per metric of
+    `segments.ab_sizes`."""
     require(sizes, ["metric", "relative", "users_per_arm"], "the sample sizes")
     for i, (metric, part) in enumerate(sizes.groupby("metric", sort=False)):
         ax.plot(part["relative"], part["users_per_arm"], label=metric_name(str(metric)), **look(i))

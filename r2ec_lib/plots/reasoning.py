@@ -12,11 +12,8 @@ from r2ec_lib.plots.style import COLOURS, LEGEND, dot, look, require, rows, spre
 
 
 def early_answering(table: pd.DataFrame, ax: Axes) -> Axes:
-    """What remains of the ranking when only the first fraction of each reasoning is kept.
-
-    Needs `fraction` (0 to 1), `ndcg` and `agreement` (share of the top K shared with the full reasoning's), each with
-    optional `<name>_low` and `<name>_high`. NDCG is drawn on the left axis, agreement on the right one.
-    """
+    """What remains of the ranking when only the first fraction of each reasoning is kept, by `causal.early_answering`:
+    NDCG on the left axis, agreement (share of the top K shared with the full reasoning's) on the right one."""
     require(table, ["fraction", "ndcg", "agreement"], "the early-answering table")
     right = ax.twinx()
     for axis, column, i in ((ax, "ndcg", 0), (right, "agreement", 1)):
@@ -49,10 +46,8 @@ def shares(table: pd.DataFrame, ax: Axes, xlabel: str = "share of the reasonings
 
 
 def changed(table: pd.DataFrame, ax: Axes, k: int) -> Axes:
-    """How much of the recommendation each change exchanges: one bar per row of `causal.changes`, in per cent.
-
-    A bar is the share of the top k items that is exchanged, with its number beside it.
-    """
+    """How much of the recommendation each change exchanges: one bar per row of `causal.changes`, the share of the top
+    k items that is exchanged, with its per cent beside it."""
     shares(table, ax, f"share of the top {k} that is exchanged (line: 95 % interval)")
     ends = table["high"].fillna(table["share"])
     for y, (share, high) in enumerate(zip(table["share"], ends, strict=True)):
@@ -74,10 +69,8 @@ def dots(table: pd.DataFrame, ax: Axes, xlabel: str) -> Axes:
 
 
 def against_chance(table: pd.DataFrame, ax: Axes, xlabel: str) -> Axes:
-    """Two markers per row: what was found, filled, and what chance gives, open; each with its interval.
-
-    Needs `facet`, `found`, `found_low`, `found_high` and the same of `chance`.
-    """
+    """Two markers per row of `uncertainty.against_chance`: what was found, filled, and what chance gives, open; each
+    with its interval."""
     require(table, ["facet"], "the rows")
     y = np.arange(len(table))
     for index, (name, shift, fill) in enumerate((("found", -0.12, COLOURS[0]), ("chance", 0.12, "white"))):
@@ -97,11 +90,8 @@ def against_chance(table: pd.DataFrame, ax: Axes, xlabel: str) -> Axes:
 
 
 def grid(table: pd.DataFrame, ax: Axes, columns: Mapping[str, str], label: str) -> Axes:
-    """Many shares over training: one row for each of `columns` (names to words), one field per step, darker for more,
-    with the share in it; a field without a value stays empty.
-
-    Needs `step` and the columns, such as from `texts.by_step`.
-    """
+    """Many shares over training: one row for each of `columns` (names to words), one field per `step`, darker for
+    more, with the share in it; a field without a value stays empty."""
     require(table, ["step"], "the shares by step")
     values = table[list(columns)].to_numpy(float).T  # (rows, steps)
     ax.imshow(values, cmap="Blues", vmin=0, vmax=1, aspect="auto")

@@ -25,10 +25,8 @@ def phases(table: pd.DataFrame, ax: Axes, order: Sequence[str]) -> Axes:
 
 
 def growth(table: pd.DataFrame, ax: Axes, xlabel: str) -> Axes:
-    """Seconds over size, one line per side, both axes logarithmic, with the exponent of growth in the legend.
-
-    Needs size, side, seconds, low and high, as `timing.growth` makes them; the grey line grows as size does.
-    """
+    """Seconds over size, one line per side of `timing.growth`, both axes logarithmic, with the exponent of growth in
+    the legend; the grey line grows as size does."""
     require(table, ["size", "side", "seconds"], "the seconds by size")
     for i, (side, part) in enumerate(table.groupby("side", sort=False)):
         exponent = slope(part["size"].to_list(), part["seconds"].to_list())

@@ -109,8 +109,7 @@ def fit_network(
         build: `GRU4Rec`, `Caser` or `SASRec`; `sizes` are its keywords.
         max_history: latest items that a state may read.
         batch_size: sequences per step.
-        epochs, patience: most epochs; training ends earlier after `patience` epochs without a better validation, of
-            which the first `PLATEAU` epochs do not count.
+        patience: epochs without a better validation after which training ends; the first `PLATEAU` do not count.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     blocks = sequences(train, max_history)
@@ -177,15 +176,9 @@ def tune(
     *,
     mask_seen: bool = True,
 ) -> tuple[Scorer, pd.DataFrame]:
-    """Fits each setting of a grid and keeps the best by validation NDCG@10; the first of equals.
-
-    Args:
-        fit: called with a setting's keywords; returns a scorer.
-
-    Returns:
-        The chosen scorer, and one row per setting: model, setting, valid_ndcg@10, epochs (NaN where none), seconds,
-        chosen.
-    """
+    """Fits each setting of a grid, calling `fit` with its keywords, and keeps the best by validation NDCG@10; the
+    first of equals. Returns the chosen scorer, and one row per setting: model, setting, valid_ndcg@10, epochs (NaN
+    where none), seconds, chosen."""
     if not grid:
         raise ValueError(f"{name}: the grid is empty; give at least one setting")
     rows: list[dict] = []

@@ -61,11 +61,7 @@ class Mention(NamedTuple):
 
 
 def mentions(
-    chains: pd.DataFrame,
-    samples: pd.DataFrame,
-    items: pd.DataFrame,
-    share: float = 0.75,
-    max_words: int = 20,
+    chains: pd.DataFrame, samples: pd.DataFrame, items: pd.DataFrame, share: float = 0.75, max_words: int = 20
 ) -> pd.DataFrame:
     """Which catalogue items each chain names, by this rule.
 

@@ -78,13 +78,16 @@ def form(chains: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def diversity(chains: pd.DataFrame, near: float = 0.8, block: int = 512) -> dict[str, float]:
+NEAR = 0.8
+
+
+def diversity(chains: pd.DataFrame, block: int = 512) -> dict[str, float]:
     """How different the chains are from each other.
 
     unique_rate      different chains / chains
-    distinct_n       different n-word sequences / n-word sequences, over all chains, for n = 1, 2, 3
+    distinct_2       different word pairs / word pairs, over all chains
     near_duplicates  share of the chains with another chain such that their sets of word triples A and B have
-                     |A ∩ B| / |A ∪ B| ≥ `near` (words themselves in chains of fewer than three)
+                     |A ∩ B| / |A ∪ B| ≥ `NEAR` (words themselves in chains of fewer than three)
 
     Raises:
         ValueError: no chains.
@@ -92,10 +95,7 @@ def diversity(chains: pd.DataFrame, near: float = 0.8, block: int = 512) -> dict
     if chains.empty:
         raise ValueError("no reasonings: diversity needs at least one")
     cut = chains["chain"].map(words).tolist()
-    figures = {"unique_rate": chains["chain"].nunique() / len(chains)}
-    for n in (1, 2, 3):
-        grams = [gram for chain in cut for gram in _ngrams(chain, n)]
-        figures[f"distinct_{n}"] = len(set(grams)) / len(grams) if grams else math.nan
+    pairs = [pair for chain in cut for pair in _ngrams(chain, 2)]
     vectorizer = CountVectorizer(
         analyzer=lambda chain: _ngrams(chain, 3) or _ngrams(chain, 1) or [()], binary=True, dtype=np.float32
     )
@@ -105,8 +105,12 @@ def diversity(chains: pd.DataFrame, near: float = 0.8, block: int = 512) -> dict
     for start in range(0, len(cut), block):
         both = (holds[start : start + block] @ holds.T).toarray()  # (block, chains)
         jaccard = both / (sizes[start : start + block, None] + sizes[None, :] - both)
-        close += int(((jaccard >= near).sum(axis=1) > 1).sum())  # each is a duplicate of itself
-    return figures | {"near_duplicates": close / len(cut)}
+        close += int(((jaccard >= NEAR).sum(axis=1) > 1).sum())  # each is a duplicate of itself
+    return {
+        "unique_rate": chains["chain"].nunique() / len(chains),
+        "distinct_2": len(set(pairs)) / len(pairs) if pairs else math.nan,
+        "near_duplicates": close / len(cut),
+    }
 
 
 def _ngrams(chain: Sequence[str], n: int) -> list[tuple[str, ...]]:

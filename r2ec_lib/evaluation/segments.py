@@ -168,10 +168,7 @@ def _refused(node: ast.AST) -> SegmentError:
 
 
 def segment_metrics(
-    rankings: pd.DataFrame,
-    inside: pd.Series,
-    metrics: Sequence[str],
-    compare: Callable[..., dict],
+    rankings: pd.DataFrame, inside: pd.Series, metrics: Sequence[str], compare: Callable[..., dict]
 ) -> pd.DataFrame:
     """Metrics with and without reasoning in a segment, and their difference, with 95 % intervals over users.
 
@@ -245,12 +242,7 @@ def _check_plan(effect: float, level: float, power: float) -> None:
         raise ValueError(f"level {level} and power {power}; expected 0 < level < power < 1")
 
 
-def ab_sizes(
-    table: pd.DataFrame,
-    relative: Sequence[float],
-    level: float = 0.05,
-    power: float = 0.8,
-) -> pd.DataFrame:
+def ab_sizes(table: pd.DataFrame, relative: Sequence[float], level: float = 0.05, power: float = 0.8) -> pd.DataFrame:
     """The A/B test that each metric of `segment_metrics` needs for relative effects, such as 0.05 for 5 %: metric,
     relative, effect (absolute) and users_per_arm, for shares (hit@K) by `proportion_sample_size`, for means (ndcg@K)
     by `mean_sample_size`; NaN where the base, without reasoning, is 0, or a share would pass 1."""

@@ -17,9 +17,8 @@ def early_answering(table: pd.DataFrame, ax: Axes) -> Axes:
     require(table, ["fraction", "ndcg", "agreement"], "the early-answering table")
     right = ax.twinx()
     for axis, column, i in ((ax, "ndcg", 0), (right, "agreement", 1)):
-        low, high = f"{column}_low", f"{column}_high"
-        if {low, high} <= set(table.columns):
-            axis.fill_between(table["fraction"], table[low], table[high], color=COLOURS[i], alpha=0.2, linewidth=0)
+        band = table[f"{column}_low"], table[f"{column}_high"]
+        axis.fill_between(table["fraction"], *band, color=COLOURS[i], alpha=0.2, linewidth=0)
         axis.plot(table["fraction"], table[column], label=column.replace("ndcg", "NDCG"), **look(i))
     ax.set_ylim(bottom=0)
     right.set_ylim(0, 1.02)
@@ -75,13 +74,8 @@ def against_chance(table: pd.DataFrame, ax: Axes, xlabel: str) -> Axes:
     y = np.arange(len(table))
     for index, (name, shift, fill) in enumerate((("found", -0.12, COLOURS[0]), ("chance", 0.12, "white"))):
         bars = spread(table[name], table[f"{name}_low"], table[f"{name}_high"])
-        looks: dict[str, Any] = {
-            "color": COLOURS[index],
-            "markerfacecolor": fill,
-            "marker": "os"[index],
-            "linewidth": 1.5,
-        }
-        ax.errorbar(table[name].astype(float), y + shift, xerr=bars, fmt=" ", capsize=2, label=name, **looks)
+        looks: dict[str, Any] = {"color": COLOURS[index], "markerfacecolor": fill, "linewidth": 1.5, "capsize": 2}
+        ax.errorbar(table[name].astype(float), y + shift, xerr=bars, fmt="os"[index], label=name, **looks)
     rows(ax, table["facet"].to_list())
     ax.set_xlim(left=0)
     ax.legend(**LEGEND)

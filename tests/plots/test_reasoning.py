@@ -10,6 +10,7 @@ from r2ec_lib import plots
 TABLE = pd.DataFrame({"facet": ["x", "y"], "share": [0.5, np.nan], "low": [0.4, np.nan], "high": [0.6, np.nan]})
 
 CURVE = pd.DataFrame({"fraction": [0.0, 0.5, 1], "ndcg": [0.1, 0.2, 0.3], "agreement": [0.2, 0.5, 1]})
+CURVE = CURVE.assign(**{f"{name}_{end}": CURVE[name] for name in ("ndcg", "agreement") for end in ("low", "high")})
 
 SHARES = pd.DataFrame({"facet": ["style", "tier"], "share": [0.9, 0.3], "low": [0.8, np.nan], "high": [1.0, np.nan]})
 FIGURES = {

@@ -91,13 +91,9 @@ def target_mentions(
 ) -> pd.DataFrame:
     """Is the item bought next named by its title more often than items that are as popular? If so, it leaked.
 
-    Args:
-        mentioned: the table of `mentions.mentions` for these chains.
-        samples: `history`, `target`; a row per chain.
-
-    Returns:
-        A row per chain, with its index: `names_target` and `names_popular`, the share of the other items of the
-        target's popularity bin, outside the history, that are named by title.
+    A row per chain, with its index: `names_target` and `names_popular`, the share of the other items of the target's
+    popularity bin, outside the history, that are named by title; from the tables of `mentions.mentions` and of the
+    samples, a row per chain.
     """
     bin_of = popularity_bins(popularity, bins)
     titles = mentioned[(mentioned["how"] == "title") & (mentioned["item"] >= 0)]

@@ -101,15 +101,13 @@ def support(
 
     Args:
         chains: `top_items`, in the order of `samples`.
-        samples: `history`; a row per chain.
         partners: (rows,) positions of other shoppers, such as `causal.swap_partners`, for the share by chance.
 
     Returns:
-        A row per chain, with its index. Over the different values that it states (NaN without one):
-        `supported`  the share that an item of the history or the first recommended item holds;
-        `supported_by_chance`  the same against another shopper's history and recommendation;
-        `specific`  the mean of 1{an item of the history holds it} · (1 − share of all histories that do): high where
-        the text says what is true of this shopper and not of everybody.
+        A row per chain, with its index; over the different values that it states, NaN without one: `supported`, the
+        share that an item of the history or the first recommended item holds; `supported_by_chance`, the same against
+        another shopper's history and recommendation; `specific`, the mean of 1{an item of the history holds it} · (1 −
+        share of all histories that do), high where the text says what is true of this shopper and not of everybody.
     """
     by_item, by_row = value_sets(attributes, "item"), value_sets(stated, "row")
     histories = [set().union(*(by_item[item] for item in history)) for history in samples["history"]]

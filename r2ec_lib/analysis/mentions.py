@@ -32,7 +32,6 @@ WORDS = {
     "history_titles": "history items named by title, of all in the history",
     "history_precision": "items named as owned that are owned",
     "off_history": "named items outside the history (number)",
-    "names_target": "reasonings that name the next purchase",
     "quoted": "names in quotation marks or brackets (number)",
     "off_catalogue": "of these names, those that match no item",
     "tokens": "length (tokens)",
@@ -40,12 +39,8 @@ WORDS = {
     "unclosed": "reasonings cut off before their end",
     "empty": "reasonings without a word",
     "repetition": "repeated word triples, of all in a text",
-    "claims": "claims that can be checked (number)",
-    "true": "of these, those that are true",
-    "well_formed": "reasonings in the grammar of the generated world",
 }
-"""What the figures of `grounding`, `texts.form` and `texts.claim_figures` are called; all but numbers and lengths are
-shares of 0…1."""
+"""What the figures of `grounding` and `texts.form` are called; all but numbers and lengths are shares of 0…1."""
 
 
 class Mention(NamedTuple):
@@ -184,20 +179,12 @@ def _stretches(key: tuple, places: Mapping, weights: Mapping) -> list[tuple]:
 
 
 def grounding(chains: pd.DataFrame, mentioned: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:
-    """How the items M that a chain mentions relate to its history H.
+    """How the items M that a chain mentions relate to its history H; one row per chain, with its index.
 
     history_share |M ∩ H| / |H| · history_titles the same by titles alone · history_precision |M_h ∩ H| / |M_h|, M_h
     the titles in sentences that speak of owning or having bought (NaN without one) · off_history |M ∖ H| by titles ·
-    names_target whether the target itself is named · quoted the names in square brackets or double quotes ·
-    off_catalogue the share of these that no title matches (NaN without one).
-
-    Words also occur by chance: `grounding` against the histories of other users says how often.
-
-    Args:
-        mentioned: the table of `mentions` for the same chains.
-
-    Returns:
-        One row per chain, with its index.
+    quoted the names in square brackets or double quotes · off_catalogue the share of these that no title matches (NaN
+    without one). Words also occur by chance: `grounding` against the histories of other users says how often.
     """
     samples = samples.set_index("sample_id")
     by_row = defaultdict(list)
@@ -205,7 +192,7 @@ def grounding(chains: pd.DataFrame, mentioned: pd.DataFrame, samples: pd.DataFra
         by_row[row].append(Mention(*mention))
     rows = []
     for row, sample_id, chain in zip(chains.index, chains["sample_id"], chains["chain"], strict=True):
-        history, target = samples.at[sample_id, "history"], samples.at[sample_id, "target"]
+        history = samples.at[sample_id, "history"]
         titles = [mention for mention in by_row[row] if mention.how == "title"]
         inside, outside = _counts(titles)
         owned, invented = _counts([m for m in titles if _OWNING.search(context(chain, m.start, m.end))])
@@ -217,7 +204,6 @@ def grounding(chains: pd.DataFrame, mentioned: pd.DataFrame, samples: pd.DataFra
                 "history_titles": inside / len(set(history)),
                 "history_precision": owned / (owned + invented) if owned + invented else math.nan,
                 "off_history": outside,
-                "names_target": any(mention.item == target for mention in titles),
                 "quoted": len(quoted),
                 "off_catalogue": sum(unmatched) / len(unmatched) if unmatched else math.nan,
             }

@@ -73,7 +73,6 @@ def table_of_costs(
         stored: bytes that each method keeps (parameters, item tables, counts).
         tokens: tokens per query, of the methods that write.
         silent: these methods asked to write nothing; what they save is the time spent reasoning.
-        queries: timed batches.
 
     Returns:
         model, seconds_batch_1 and seconds_batch_32 (of one query), stored_mb, working_mb (of 32 queries; 10⁶ bytes),

@@ -80,11 +80,9 @@ def members(rule: str, features: pd.DataFrame) -> np.ndarray:
     >>> members("history_length in [1, 9] and not cold", table).tolist()
     [False, False, True]
 
-    A missing value equals nothing and is neither larger nor smaller than anything.
-
-    Raises:
-        SegmentError: anything but columns, numbers, texts, comparisons, `in [...]` and and/or/not; an unknown column
-            (the nearest one is named); a comparison of a number with a text.
+    A missing value equals nothing and is neither larger nor smaller than anything. Raises SegmentError for anything
+    but columns, numbers, texts, comparisons, `in [...]` and and/or/not; for an unknown column (the nearest one is
+    named); and for a comparison of a number with a text.
     """
     if len(rule) > LONGEST_RULE:
         raise SegmentError(f"the segment rule has {len(rule)} characters; expected at most {LONGEST_RULE}")

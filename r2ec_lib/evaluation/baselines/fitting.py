@@ -136,9 +136,8 @@ def fit_network(
                 optimizer.step()
                 losses.append(loss.item())
             value = _ndcg10(scorer, valid, num_items, build.__name__, mask_seen)
-            seconds = time.perf_counter() - began
-            loss = float(np.mean(losses))
-            scorer.log.append({"epoch": epoch, "loss": loss, "valid_ndcg@10": value, "seconds": seconds})
+            row = {"epoch": epoch, "loss": float(np.mean(losses)), "valid_ndcg@10": value}
+            scorer.log.append(row | {"seconds": time.perf_counter() - began})
             if value > best:
                 best, best_epoch = value, epoch
                 best_state = {name: tensor.clone() for name, tensor in network.state_dict().items()}

@@ -16,7 +16,7 @@ import yaml
 
 from r2ec_lib.data.schema import DataError
 from r2ec_lib.data.storage import read_json, read_table
-from r2ec_lib.evaluation import ranking, uncertainty
+from r2ec_lib.evaluation import uncertainty
 from r2ec_lib.evaluation.uncertainty import Resampled
 
 NO_VARIANT = frozenset(
@@ -181,40 +181,30 @@ def variance_parts(intervals: pd.DataFrame, groups: pd.Series) -> pd.DataFrame:
 
 
 def compare_variants(
-    rankings: pd.DataFrame,
-    groups: pd.Series,
-    model: str,
-    base: str,
-    metrics: Sequence[str],
-    resamples: int = 2_000,
-    seed: int = 0,
+    drawn: Mapping[str, Resampled], groups: pd.Series, model: str, base: str, metrics: Sequence[str]
 ) -> pd.DataFrame:
-    """One model under each variant against the variant `base`, as `uncertainty.compare` compares models.
+    """One model under each variant against the variant `base`; columns as in `uncertainty.compare`, variants in `a`
+    and `b`.
 
-    The runs of a variant are averaged sample by sample (over their metric values, not their ranks), then compared on
-    the same questions: the interval is over shoppers, with the seeds at hand as they are. Columns as in
-    `uncertainty.compare`, variants in `a` and `b`.
+    The runs of a variant are averaged on each resample, in which all have the same shoppers: the interval is over
+    shoppers, with the seeds at hand as they are. ValueError without a run of `base`, or of any other variant.
     """
-    table = rankings.assign(variant=rankings["run"].map(groups))
-    ranked = table[table["model"] == model]
-    if base not in set(ranked["variant"]):
-        raise ValueError(f"no run of variant {base!r}; found {', '.join(sorted(set(ranked['variant'])))}")
-    names = [name for name in ranked["variant"].unique() if name != base]
-    if not names:
+    runs = {variant: [drawn[run] for run in of] for variant, of in groups.groupby(groups, sort=False).groups.items()}
+    if base not in runs:
+        raise ValueError(f"no run of variant {base!r}; found {', '.join(sorted(runs))}")
+    if len(runs) == 1:
         raise ValueError(f"every run is of variant {base!r}: nothing to compare")
-    users = uncertainty.users_of(ranked).sort_index()
     rows = []
     for metric in metrics:
-        values = table.assign(value=ranking.metric_values(table["rank"].to_numpy(), metric))
-        wide = values[values["model"] == model].pivot_table(index="sample_id", columns="variant", values="value")
-        wide = wide[[base, *names]].sort_index()
-        draws = uncertainty.bootstrap(wide.to_numpy(), users, resamples, seed)  # (R, 1 + variants)
-        means = wide.mean().to_numpy()
-        in_base = values[values["variant"] == base].groupby(["model", "run"])["value"].mean().unstack("model")
-        collapsed = bool((in_base[model] < in_base.get(uncertainty.FLOOR, -np.inf)).any())
-        for i, name in enumerate(names, 1):
-            row = uncertainty.difference(means[[i, 0]], draws[:, [i, 0]])
-            rows.append({"a": name, "b": base, "metric": metric} | row | {"collapsed": collapsed})
+        means = {name: np.mean([run.means[model, metric] for run in of]) for name, of in runs.items()}
+        draws = {name: np.mean([run.draws[model, metric] for run in of], axis=0) for name, of in runs.items()}
+        draws = {name: values.round(12) for name, values in draws.items()}  # so that ties stay ties
+        collapsed = uncertainty.collapsed(runs[base], model, metric)
+        for name in runs:
+            if name != base:
+                pair = np.array([means[name], means[base]]), np.column_stack([draws[name], draws[base]])
+                row = uncertainty.difference(*pair) | {"collapsed": collapsed}
+                rows.append({"a": name, "b": base, "metric": metric} | row)
     return uncertainty.with_holm(pd.DataFrame(rows))
 
 

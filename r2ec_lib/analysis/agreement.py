@@ -20,24 +20,23 @@ def popularity_bins(popularity: Sequence[float], bins: int = 10) -> np.ndarray:
 
 
 def consistency(
-    chains: pd.DataFrame, stated: pd.DataFrame, attributes: pd.DataFrame, popularity: Sequence[float], bins: int = 10
+    chains: pd.DataFrame, stated: pd.DataFrame, attributes: pd.DataFrame, popularity: Sequence[float]
 ) -> pd.DataFrame:
     """P(stated values hold for the recommended item v̂) against P(they hold for an item as popular as v̂).
 
     Args:
         chains: `top_items`, whose first is v̂.
-        stated, attributes: as in `attributes`.
         popularity: (N,) training purchases of each item.
-        bins: of popularity; the comparison is the exact mean over the items of v̂'s bin.
 
     Returns:
         A row per chain, with its index: `stated` (number of different values), `holds` and `holds_by_chance` (shares
-        of them, NaN without one), `contradicted` (attributes, see `contradictions`).
+            of them, NaN without one; by chance is the exact mean over the items of v̂'s popularity bin),
+            `contradicted` (attributes, see `contradictions`).
     """
     by_item, by_row = value_sets(attributes, "item"), value_sets(stated, "row")
-    bin_of = popularity_bins(popularity, bins)
+    bin_of = popularity_bins(popularity)
     holders = Counter((bin_of[item], value) for item, values in by_item.items() for value in values)
-    sizes = np.bincount(bin_of, minlength=bins)
+    sizes = np.bincount(bin_of)
     rows = []
     for row, top in chains["top_items"].items():
         values, held, popular = by_row[row], by_item[top[0]], bin_of[top[0]]
@@ -92,13 +91,9 @@ def target_mentions(
 ) -> pd.DataFrame:
     """Is the item bought next named by its title more often than items that are as popular? If so, it leaked.
 
-    Args:
-        mentioned: the table of `mentions.mentions` for these chains.
-        samples: `history`, `target`; a row per chain.
-
-    Returns:
-        A row per chain, with its index: `names_target` and `names_popular`, the share of the other items of the
-        target's popularity bin, outside the history, that are named by title.
+    A row per chain, with its index: `names_target` and `names_popular`, the share of the other items of the target's
+    popularity bin, outside the history, that are named by title; from the tables of `mentions.mentions` and of the
+    samples, a row per chain.
     """
     bin_of = popularity_bins(popularity, bins)
     titles = mentioned[(mentioned["how"] == "title") & (mentioned["item"] >= 0)]

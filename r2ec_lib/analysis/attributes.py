@@ -23,18 +23,12 @@ KEY = ["attribute", "value"]
 
 
 def card_attributes(items: pd.DataFrame, max_words: int = 3, fewest: int = 3, most: float = 0.1) -> pd.DataFrame:
-    """Attributes from a catalogue's columns.
+    """The attributes table of a catalogue's columns, without repeats.
 
     A column other than the title whose values have at most `max_words` words in the median, and are not all the same,
     is an attribute of that name, with its whole values. The words of the title and of the other columns are values of
     the attribute "word", if they have three letters or more and occur on at least `fewest` cards and on at most a
     share `most` of them.
-
-    Args:
-        items: the items table.
-
-    Returns:
-        The attributes table, without repeats.
     """
     cards = items.drop(columns="item_id").map(words)  # lists of words
     lengths = cards.drop(columns="title").map(len)
@@ -68,11 +62,8 @@ def fact_attributes(facts: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame
 
 
 def attribute_mentions(chains: pd.DataFrame, attributes: pd.DataFrame) -> pd.DataFrame:
-    """The attribute values that occur in each chain as whole words; where values overlap, the longest one counts.
-
-    Returns:
-        A stated table with `start` and `end` (characters) of each place.
-    """
+    """The attribute values that occur in each chain as whole words, as a stated table with `start` and `end`
+    (characters) of each place; where values overlap, the longest one counts."""
     values = defaultdict(list)  # words of a value -> (attribute, value)
     for attribute, value in attributes[KEY].drop_duplicates().itertuples(index=False):
         values[tuple(words(value))].append((attribute, value))
@@ -91,11 +82,8 @@ def attribute_mentions(chains: pd.DataFrame, attributes: pd.DataFrame) -> pd.Dat
 
 
 def value_sets(table: pd.DataFrame, by: str) -> defaultdict[Any, set[tuple[str, str]]]:
-    """The different (attribute, value) pairs of each item or reasoning; the empty set for one that has none.
-
-    Args:
-        table: an attributes or a stated table. by: its column "item" or "row".
-    """
+    """The different (attribute, value) pairs of each item or reasoning, `by` the column "item" of an attributes table
+    or "row" of a stated one; the empty set for one that has none."""
     sets: defaultdict[Any, set[tuple[str, str]]] = defaultdict(set)
     for holder, attribute, value in zip(table[by], table["attribute"], table["value"], strict=True):
         sets[holder].add((attribute, value))
@@ -113,15 +101,13 @@ def support(
 
     Args:
         chains: `top_items`, in the order of `samples`.
-        samples: `history`; a row per chain.
         partners: (rows,) positions of other shoppers, such as `causal.swap_partners`, for the share by chance.
 
     Returns:
-        A row per chain, with its index. Over the different values that it states (NaN without one):
-        `supported`  the share that an item of the history or the first recommended item holds;
-        `supported_by_chance`  the same against another shopper's history and recommendation;
-        `specific`  the mean of 1{an item of the history holds it} · (1 − share of all histories that do): high where
-        the text says what is true of this shopper and not of everybody.
+        A row per chain, with its index; over the different values that it states, NaN without one: `supported`, the
+        share that an item of the history or the first recommended item holds; `supported_by_chance`, the same against
+        another shopper's history and recommendation; `specific`, the mean of 1{an item of the history holds it} · (1 −
+        share of all histories that do), high where the text says what is true of this shopper and not of everybody.
     """
     by_item, by_row = value_sets(attributes, "item"), value_sets(stated, "row")
     histories = [set().union(*(by_item[item] for item in history)) for history in samples["history"]]
@@ -145,7 +131,6 @@ def feature_figures(
     FMR  feature matching ratio: share of reasonings that name a feature of the item bought next (higher is better)
     FCR  feature coverage ratio: different features named / features (higher is better)
     DIV  feature diversity: mean number of features that two reasonings share (lower is better)
-    USR  unique sentence ratio: different reasonings / reasonings (higher is better)
     """
     by_item, by_row, n = value_sets(attributes, "item"), value_sets(stated, "row"), len(chains)
     matched = [bool(by_row[row] & by_item[target]) for row, target in zip(chains.index, targets, strict=True)]
@@ -155,5 +140,4 @@ def feature_figures(
         "FMR": float(np.mean(matched)),
         "FCR": len(times) / len(features) if features else math.nan,
         "DIV": sum(count * (count - 1) for count in times.values()) / (n * (n - 1)) if n > 1 else math.nan,
-        "USR": chains["chain"].nunique() / n,
     }

@@ -125,7 +125,6 @@ def rank_chains(
     """Ranks the whole catalogue for each sample with the given reasoning.
 
     Args:
-        score_fn: (samples, chains) of a batch to (B, N) scores; it gets None for chains where `chains` is None.
         watch: (B,) item indexes whose log-probability is wanted; default: each row's first item.
         temperature: τ of π(v|x,o) = softmax(s/τ) over the candidates.
         mask_seen: leave the history's items out of the candidates; the target always stays in.
@@ -170,16 +169,13 @@ def stack(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def effects(ranked: pd.DataFrame, compare: Callable[..., Mapping], metric: str) -> pd.DataFrame:
-    """The tests of EFFECTS as paired comparisons; those whose second condition is missing are left out.
+    """The tests of EFFECTS as paired comparisons: test, label, a, b, metric, difference, relative, ci95. Those whose
+    second condition is missing are left out.
 
     Args:
         ranked: the table of `stack`; of a condition, sample_id, user_id and rank are enough.
-        compare: (ranks of a, ranks of b, user ids) to a mapping with `difference`, `relative`, `ci95`, such as
-            `ranking.paired_bootstrap` with its metric set.
-        metric: the name of what `compare` measures.
-
-    Returns:
-        test, label, a, b, metric, difference, relative, ci95.
+        compare: (ranks of a, ranks of b, user ids) to a mapping with `difference`, `relative` and `ci95` of `metric`,
+            such as `uncertainty.paired_bootstrap`.
     """
     parts = {name: part.set_index("sample_id") for name, part in ranked.groupby("condition")}
     rows = []
@@ -208,12 +204,9 @@ def early_answering(ranked: pd.DataFrame) -> pd.DataFrame:
 
 
 def area_over_curve(ranked: pd.DataFrame) -> tuple[float, float, float]:
-    """1 − mean agreement over the kept fraction, by trapezoids, with its 95 % interval, clustered by user: 0 where the
-    reasoning changes nothing, and the larger, the later in the reasoning the recommendation is settled.
-
-    Args:
-        ranked: the table of `stack`, with conditions `kept <fraction>`.
-    """
+    """1 − mean agreement over the kept fraction (conditions `kept <fraction>` of `stack`), by trapezoids, with its 95
+    % interval, clustered by user: 0 where the reasoning changes nothing, and the larger, the later in the reasoning
+    the recommendation is settled."""
     kept = ranked[ranked["condition"].str.startswith("kept ")]
     fraction = kept["condition"].str.removeprefix("kept ").astype(float)
     table = kept.assign(fraction=fraction).pivot(index="sample_id", columns="fraction", values="agreement")
@@ -255,68 +248,31 @@ def drop_one(
     return table.assign(sample_id=without["sample_id"], user_id=without["user_id"], effect=change)
 
 
-def pull(
-    score_fn: ScoreFn,
-    samples: pd.DataFrame,
-    chains: Chains,
-    partners: Sequence[int],
-    mask_seen: bool = True,
-    **keys: Any,
-) -> pd.DataFrame:
-    """How far another shopper's reasoning pulls this shopper's ranking to the other's next purchase v⁺':
-    log π(v⁺'|x,o') − log π(v⁺'|x,o).
-
-    Args:
-        partners: (B,) positions of the other shoppers, such as `swap_partners`.
-        keys: of `rank_chains`.
-
-    Returns:
-        sample_id, user_id, `effect` (nats). Samples whose history holds v⁺' are left out where seen items are masked.
-    """
-    theirs = samples["target"].to_numpy(np.int64)[partners]
-    seen = [mask_seen and item in history for item, history in zip(theirs, samples["history"], strict=True)]
-    rows = np.flatnonzero(~np.array(seen, bool)).tolist()
-    if not rows:
-        return pd.DataFrame(columns=["sample_id", "user_id", "effect"])
-    keys |= {"watch": theirs[rows], "mask_seen": mask_seen}
-    swapped = rank_chains(score_fn, samples.iloc[rows], [chains[partners[row]] for row in rows], **keys)
-    full = rank_chains(score_fn, samples.iloc[rows], [chains[row] for row in rows], **keys)
-    return full[["sample_id", "user_id"]].assign(effect=swapped["log_p"] - full["log_p"])
-
-
-def dispersion(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """How much the recommendation depends on the luck of sampling: the mean of 1 − |A ∩ B| / |A| over all pairs of
-    the G reasonings sampled for one history, with A and B their top items.
+def between_draws(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """How far the luck of sampling decides: `agreement`, the mean |A ∩ B| / |A| over all pairs of the G reasonings
+    sampled for one history, with A and B their top items, and `ndcg`, its mean over them; with sample_id and user_id.
 
     Args:
         tables: G tables of `rank_chains`, for the same samples in the same order.
-
-    Returns:
-        sample_id, user_id, `dispersion`, `agreement` (1 − dispersion), and `ndcg`, its mean over the reasonings.
     """
     if len(tables) < 2:
-        raise ValueError("dispersion needs at least two sampled reasonings per history")
+        raise ValueError("agreement between draws needs at least two sampled reasonings per history")
     tops = [[set(top.tolist()) for top in table["top_items"]] for table in tables]
-    pairs = [[1 - len(a & b) / len(a) for a, b in combinations(drawn, 2)] for drawn in zip(*tops, strict=True)]
-    spread = np.array([np.mean(values) for values in pairs])
+    pairs = [[len(a & b) / len(a) for a, b in combinations(drawn, 2)] for drawn in zip(*tops, strict=True)]
     quality = np.mean([table["ndcg"] for table in tables], axis=0)
-    return tables[0][["sample_id", "user_id"]].assign(dispersion=spread, agreement=1 - spread, ndcg=quality)
+    return tables[0][["sample_id", "user_id"]].assign(agreement=[np.mean(same) for same in pairs], ndcg=quality)
 
 
-def changes(ranked: pd.DataFrame, words: Mapping[str, str] = CHANGES) -> pd.DataFrame:
-    """What each change of the reasoning does to the list of recommended items, and to its quality.
+def changes(ranked: pd.DataFrame) -> pd.DataFrame:
+    """What each of CHANGES does to the list of recommended items, and to its quality; those not made are left out.
 
-    Args:
-        ranked: `condition`, `sample_id`, `user_id`, `agreement`, `ndcg`, as from `stack`, with the condition "full".
-        words: condition to words, in the order wanted; conditions that `ranked` lacks are left out.
-
-    Returns:
-        `condition`, `facet` (its words); `share`, `low`, `high`, the share 1 − `agreement` of the top items that is
-        replaced; `difference`, `ci95`, the change of NDCG on the same samples. 95 %, clustered by user.
+    `ranked` is the table of `stack`, with the condition "full". Columns: `condition`, `facet` (its words); `share`,
+    `low`, `high`, the share 1 − `agreement` of the top items that is replaced; `difference`, `ci95`, the change of
+    NDCG on the same samples. 95 %, clustered by user.
     """
     full = ranked[ranked["condition"] == "full"].set_index("sample_id")["ndcg"]
     rows = []
-    for condition, label in words.items():
+    for condition, label in CHANGES.items():
         part = ranked[ranked["condition"] == condition]
         if len(part):
             lost = (1 - part["agreement"].astype(float)).clip(0, 1)

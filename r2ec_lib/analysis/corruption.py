@@ -14,16 +14,9 @@ from r2ec_lib.analysis.words import WORD
 
 
 def fact_spans(mentioned: pd.DataFrame, stated: pd.DataFrame) -> pd.DataFrame:
-    """The places that hold facts: mentioned titles, attribute values, and distinctive words of history items; of
-    overlapping places the first in this order, then the longest.
-
-    Args:
-        mentioned: the table of `mentions.mentions`.
-        stated: that of `attributes.attribute_mentions`.
-
-    Returns:
-        `row`, `start`, `end`, `kind` ("item", "word", or the attribute's name).
-    """
+    """The places that hold facts, as `row`, `start`, `end` and `kind` ("item", "word", or the attribute's name):
+    titles of `mentions.mentions`, values of `attributes.attribute_mentions`, and distinctive words of history items;
+    of overlapping places the first in this order, then the longest."""
     items = mentioned.assign(kind=mentioned["how"].replace("title", "item"))
     items["order"] = items["kind"].map({"item": 0, "word": 2})
     columns = ["row", "start", "end", "kind", "order"]
@@ -43,21 +36,14 @@ def fact_spans(mentioned: pd.DataFrame, stated: pd.DataFrame) -> pd.DataFrame:
 def corrupt(
     texts: pd.Series, spans: pd.DataFrame, titles: Sequence[str], share: float = 0.5, seed: int = 0
 ) -> dict[str, pd.Series]:
-    """The texts with a share of their facts exchanged, and with as many neutral words exchanged.
+    """The texts with a share of their facts exchanged ("facts"), and with as many neutral words exchanged ("neutral").
 
     A title becomes another title of the catalogue; a value or word one of the same kind from any of the texts. A
     neutral word, one outside all of `spans`, becomes a neutral word of any text. What has no alternative stays.
 
     Args:
-        texts: any index without repeats, to which `spans`' `row` refers.
-        spans: the table of `fact_spans`.
-        share: of each text's facts, rounded up; more than 0, at most 1.
-
-    Returns:
-        "facts" and "neutral": texts with the index of `texts`.
-
-    Raises:
-        ValueError: a share outside these bounds.
+        texts: any index without repeats, to which the `row` of `spans` (the table of `fact_spans`) refers.
+        share: of each text's facts, rounded up; more than 0, at most 1, else ValueError.
     """
     if not 0 < share <= 1:
         raise ValueError(f"the share of facts to exchange is {share}; expected more than 0 and at most 1")

@@ -34,18 +34,16 @@ USUAL = 0.25
 def judge(guardrails: Guardrails, chains: pd.DataFrame, samples: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
     """Which rules each reason, and each list of recommended items, breaks.
 
-    A fact is an item of the history that the reason mentions (`mentions.mentions`), or a word of three letters or
-    more that stands on the card of one, in a column other than id and title, and on at most a share `USUAL` of all
-    cards: a brand, a style, a use.
+    A fact is an item of the history that the reason mentions (`mentions.mentions`), or a word of three letters or more
+    that stands on the card of one, in a column other than id and title, and on at most a share `USUAL` of all cards: a
+    brand, a style, a use.
 
     Args:
         chains: `sample_id`, `chain` (text) and, to judge recommendations too, `top_items` (item indexes).
-        samples: `sample_id`, `history`, for at least the samples of `chains`.
-        items: the catalogue, in item-index order.
 
     Returns:
         One row per violation, in the order of the rules: `row` (index label in `chains`), `rule`, `kind`, `evidence`
-        (the words, the item's id, or what was counted). Empty reasons break no rule about reasons.
+            (the words, the item's id, or what was counted). Empty reasons break no rule about reasons.
 
     Raises:
         GuardrailError: a rule names a column that the items lack.
@@ -222,11 +220,8 @@ def keep_reasons(
     max_new_tokens: int,
     seed: int = 0,
 ) -> Kept:
-    """Reasons that keep the rules: as they are, else the first good one of `retries` new ones, else none.
-
-    Args:
-        states: (B, d) user states of `chains`; only rows whose reason is exchanged are read anew.
-    """
+    """Reasons that keep the rules: as they are, else the first good one of `retries` new ones, else none. Of `states`,
+    the (B, d) user states of `chains`, only rows whose reason is exchanged are read anew."""
     kept, states, catalogue = [list(chain) for chain in chains], states.clone(), model.catalogue
     first = pd.DataFrame({"sample_id": samples["sample_id"].to_numpy(), "chain": list(map(model.decode, kept))})
     broken = judge(guardrails, first, samples, catalogue)
@@ -270,12 +265,8 @@ def enforce(
     mask_seen: bool = True,
     seed: int = 0,
 ) -> Enforced:
-    """Ranks a samples table without and with the rules. A barred target ranks behind every item that is allowed.
-
-    Args:
-        chains: the reasonings before the rules.
-        k: length of the lists of top items.
-    """
+    """Ranks a samples table without and with the rules, from its reasonings before the rules and with `k` top items. A
+    barred target ranks behind every item that is allowed."""
     samples, states = samples.reset_index(drop=True), model.user_states(samples, chains)
     kept = keep_reasons(model, samples, chains, states, guardrails, max_new_tokens, seed)
 

@@ -18,6 +18,7 @@ import pandas as pd
 
 from r2ec_lib.analysis.words import WORD, context
 
+MAX_GAP, RARE, WORD_SHARE = 2, 0.05, 0.2  # of the rule in `mentions`
 _QUOTED = re.compile(r"\[([^\[\]]+)\]|(?<!\d)\"([^\"]+)\"|“([^”]+)”")  # a quote after a digit is an inch
 _OWNING = re.compile(
     r"\b(ha(?:s|ve|d)|own(?:s|ed)?|bought|buy(?:s|ing)?|purchas\w+|order(?:s|ed)|got|already|latest|last|previous(?:ly)?"
@@ -31,7 +32,6 @@ WORDS = {
     "history_titles": "history items named by title, of all in the history",
     "history_precision": "items named as owned that are owned",
     "off_history": "named items outside the history (number)",
-    "names_target": "reasonings that name the next purchase",
     "quoted": "names in quotation marks or brackets (number)",
     "off_catalogue": "of these names, those that match no item",
     "tokens": "length (tokens)",
@@ -39,12 +39,8 @@ WORDS = {
     "unclosed": "reasonings cut off before their end",
     "empty": "reasonings without a word",
     "repetition": "repeated word triples, of all in a text",
-    "claims": "claims that can be checked (number)",
-    "true": "of these, those that are true",
-    "well_formed": "reasonings in the grammar of the generated world",
 }
-"""What the figures of `grounding`, `texts.form` and `texts.claim_figures` are called; all but numbers and lengths are
-shares of 0…1."""
+"""What the figures of `grounding` and `texts.form` are called; all but numbers and lengths are shares of 0…1."""
 
 
 class Mention(NamedTuple):
@@ -60,44 +56,32 @@ class Mention(NamedTuple):
 
 
 def mentions(
-    chains: pd.DataFrame,
-    samples: pd.DataFrame,
-    items: pd.DataFrame,
-    share: float = 0.75,
-    max_gap: int = 2,
-    max_words: int = 20,
-    rare: float = 0.05,
-    word_share: float = 0.2,
+    chains: pd.DataFrame, samples: pd.DataFrame, items: pd.DataFrame, share: float = 0.75, max_words: int = 20
 ) -> pd.DataFrame:
     """Which catalogue items each chain names, by this rule.
 
     A word w of a title weighs log(1 + N / n_w), with n_w of the N different titles holding it. A title is mentioned by
-    a stretch of text that holds words of the title in their order, with at most `max_gap` other words between
+    a stretch of text that holds words of the title in their order, with at most `MAX_GAP` other words between
     neighbours, when they carry at least `share` of the title's weight and are two or more; a one-word title is
     mentioned by that word written as in the title. Otherwise case and punctuation do not matter. Titles count up to
     their first `max_words` words, as prompts show them. Where stretches of several titles overlap, the heaviest wins,
-    then the one that covers more of its title; where these are equal, a title of the history wins, and without one
-    the mention stands for no single item (item −1).
+    then the one that covers more of its title; where these are equal, a title of the history wins, and without one the
+    mention stands for no single item (item −1).
 
     Outside these stretches, an item of the history is also mentioned by distinctive words, wherever they stand, that
-    together carry at least `word_share` of its title's weight. A word is distinctive if at most a share `rare` of the
+    together carry at least `WORD_SHARE` of its title's weight. A word is distinctive if at most a share `RARE` of the
     catalogue's titles hold it and no other title of the history does.
-
-    Args:
-        chains: `sample_id`, `chain`; one row per reasoning, any index without repeats.
-        samples: `sample_id`, `history`, for at least the samples of `chains`.
-        items: `title`, in item-index order.
 
     Returns:
         One row per mention, and per word where it is by words: `row` (index label in `chains`) and what a `Mention`
-        holds.
+            holds.
     """
-    titles = _Titles(items["title"].tolist(), max_words, rare)
+    titles = _Titles(items["title"].tolist(), max_words)
     histories = samples.set_index("sample_id")["history"]
     rows: list[tuple] = []
     for row, sample_id, chain in zip(chains.index, chains["sample_id"], chains["chain"], strict=True):
         history = {int(item) for item in histories[sample_id]}
-        rows += [(row, *mention) for mention in titles.find(chain, history, share, max_gap, word_share)]
+        rows += [(row, *mention) for mention in titles.find(chain, history, share)]
     return pd.DataFrame(rows, columns=["row", *Mention._fields]).astype(
         {"item": int, "in_history": bool, "start": int, "end": int}
     )
@@ -106,7 +90,7 @@ def mentions(
 class _Titles:
     """The catalogue's different titles as words, with word weights and, for each word, the titles that hold it."""
 
-    def __init__(self, titles: Sequence[str], max_words: int, rare: float):
+    def __init__(self, titles: Sequence[str], max_words: int):
         bearers = defaultdict(list)  # words of a title -> the items that bear it
         self.spellings = defaultdict(set)  # words of a title -> its words as written
         self.key_of: list[tuple[str, ...]] = []
@@ -119,7 +103,7 @@ class _Titles:
                 self.spellings[key].add(written)
         self.keys, self.items = list(bearers), list(bearers.values())
         holders = Counter(word for key in self.keys for word in set(key))
-        self.rare = {word for word, count in holders.items() if count <= max(1, rare * len(self.keys))}
+        self.rare = {word for word, count in holders.items() if count <= max(1, RARE * len(self.keys))}
         self.weights = {word: math.log(1 + len(self.keys) / count) for word, count in holders.items()}
         self.totals = np.array([sum(self.weights[word] for word in key) for key in self.keys])
         postings = defaultdict(list)
@@ -128,7 +112,7 @@ class _Titles:
                 postings[word].append(number)
         self.postings = {word: np.array(numbers) for word, numbers in postings.items()}
 
-    def find(self, text: str, history: set[int], share: float, max_gap: int, word_share: float) -> list[Mention]:
+    def find(self, text: str, history: set[int], share: float) -> list[Mention]:
         """The mentions in `text`, by place."""
         written = list(WORD.finditer(text))
         places = defaultdict(list)  # word -> positions in the text
@@ -136,7 +120,7 @@ class _Titles:
             places[match.group().lower()].append(position)
         taken = np.zeros(len(written), bool)
         result: list[Mention] = []
-        spans = self._spans(written, places, share, max_gap)
+        spans = self._spans(written, places, share)
         for weight, part, first, last, _ in spans:
             if taken[first : last + 1].any():
                 continue
@@ -152,12 +136,12 @@ class _Titles:
             distinctive = [word for word in set(key) & self.rare & places.keys() if holders[word] == 1]
             free = {word: spots for word in distinctive if (spots := [p for p in places[word] if not taken[p]])}
             part = sum(self.weights[word] for word in free) / max(sum(self.weights[word] for word in key), 1e-9)
-            if free and part >= word_share:
+            if free and part >= WORD_SHARE:
                 matches = [written[place] for spots in free.values() for place in spots]
                 result += [Mention(item, True, "word", match.start(), match.end(), part) for match in matches]
         return sorted(result, key=lambda mention: (mention.start, mention.item))
 
-    def _spans(self, written: Sequence[re.Match], places: Mapping, share: float, max_gap: int) -> list[tuple]:
+    def _spans(self, written: Sequence[re.Match], places: Mapping, share: float) -> list[tuple]:
         """(weight, share, first word, last word, title) of each stretch that would mention a title, heaviest first."""
         shared = [word for word in places if word in self.postings]
         if not shared:
@@ -168,21 +152,21 @@ class _Titles:
         spans = []
         for number in np.flatnonzero(covered >= share * self.totals - 1e-9):
             key, total = self.keys[number], self.totals[number]
-            for weight, count, first, last in _stretches(key, places, self.weights, max_gap):
+            for weight, count, first, last in _stretches(key, places, self.weights):
                 whole = len(key) == 1 and (written[first].group(),) in self.spellings[key]
                 if weight >= share * total - 1e-9 and (count > 1 or whole):
                     spans.append((round(weight, 9), round(weight / total, 9), first, last, number))
         return sorted(spans, key=lambda span: (-span[0], -span[1], span[2]))
 
 
-def _stretches(key: tuple, places: Mapping, weights: Mapping, max_gap: int) -> list[tuple]:
+def _stretches(key: tuple, places: Mapping, weights: Mapping) -> list[tuple]:
     """The heaviest in-order matches of a title's words that do not overlap: (weight, words, first, last position)."""
     hits = sorted((at, i) for i, word in enumerate(key) for at in places.get(word, ()))
     best: list[tuple] = []  # the heaviest match ending at each hit
     for j, (at, i) in enumerate(hits):
         before = (0.0, 0, at)
         for b in range(j - 1, -1, -1):
-            if at - hits[b][0] > max_gap + 1:
+            if at - hits[b][0] > MAX_GAP + 1:
                 break
             if hits[b][0] < at and hits[b][1] < i and best[b][0] > before[0]:
                 before = best[b][:3]
@@ -195,20 +179,12 @@ def _stretches(key: tuple, places: Mapping, weights: Mapping, max_gap: int) -> l
 
 
 def grounding(chains: pd.DataFrame, mentioned: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:
-    """How the items M that a chain mentions relate to its history H.
+    """How the items M that a chain mentions relate to its history H; one row per chain, with its index.
 
     history_share |M ∩ H| / |H| · history_titles the same by titles alone · history_precision |M_h ∩ H| / |M_h|, M_h
     the titles in sentences that speak of owning or having bought (NaN without one) · off_history |M ∖ H| by titles ·
-    names_target whether the target itself is named · quoted the names in square brackets or double quotes ·
-    off_catalogue the share of these that no title matches (NaN without one).
-
-    Words also occur by chance: `grounding` against the histories of other users says how often.
-
-    Args:
-        mentioned: the table of `mentions` for the same chains.
-
-    Returns:
-        One row per chain, with its index.
+    quoted the names in square brackets or double quotes · off_catalogue the share of these that no title matches (NaN
+    without one). Words also occur by chance: `grounding` against the histories of other users says how often.
     """
     samples = samples.set_index("sample_id")
     by_row = defaultdict(list)
@@ -216,7 +192,7 @@ def grounding(chains: pd.DataFrame, mentioned: pd.DataFrame, samples: pd.DataFra
         by_row[row].append(Mention(*mention))
     rows = []
     for row, sample_id, chain in zip(chains.index, chains["sample_id"], chains["chain"], strict=True):
-        history, target = samples.at[sample_id, "history"], samples.at[sample_id, "target"]
+        history = samples.at[sample_id, "history"]
         titles = [mention for mention in by_row[row] if mention.how == "title"]
         inside, outside = _counts(titles)
         owned, invented = _counts([m for m in titles if _OWNING.search(context(chain, m.start, m.end))])
@@ -228,7 +204,6 @@ def grounding(chains: pd.DataFrame, mentioned: pd.DataFrame, samples: pd.DataFra
                 "history_titles": inside / len(set(history)),
                 "history_precision": owned / (owned + invented) if owned + invented else math.nan,
                 "off_history": outside,
-                "names_target": any(mention.item == target for mention in titles),
                 "quoted": len(quoted),
                 "off_catalogue": sum(unmatched) / len(unmatched) if unmatched else math.nan,
             }

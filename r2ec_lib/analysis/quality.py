@@ -19,6 +19,7 @@ import pandas as pd
 from r2ec_lib.evaluation.uncertainty import bootstrap
 
 PARTS = ("truth", "relevance", "consistency", "form")
+FEWEST = 5  # users that a difference within groups needs
 
 
 def quality_index(
@@ -28,15 +29,13 @@ def quality_index(
     consistency: Sequence[float],
     weights: Sequence[float] = (1, 1, 1, 1),
 ) -> pd.DataFrame:
-    """Parts and index of each reasoning.
+    """`truth`, `relevance`, `consistency`, `form` and their mean `quality` of each reasoning, with the index of
+    `form`.
 
     Args:
         form: the table of `texts.form`.
         truth, relevance, consistency: one value of 0…1 or NaN per row of `form`.
-        weights: of the parts, in the order of `PARTS`; not all zero.
-
-    Returns:
-        `truth`, `relevance`, `consistency`, `form`, `quality`, with the index of `form`.
+        weights: of the parts, in the order of `PARTS`.
 
     Raises:
         ValueError: weights that are not four, negative or all zero, or a part outside 0…1.
@@ -58,28 +57,11 @@ def quality_index(
 def rank_correlations(
     parts: pd.DataFrame, outcome: Sequence[float], users: Sequence, resamples: int = 2_000, seed: int = 0
 ) -> pd.DataFrame:
-    """Spearman's correlation of each column with an outcome, such as NDCG, with a 95 % interval over users.
-
-    Ranks are taken once, on all rows; resamples of the users redraw the rows.
-
-    Returns:
-        `facet`, `share` (the correlation; NaN where either side is constant), `low`, `high`.
-    """
+    """Spearman's correlation of each column with an outcome, such as NDCG: `facet`, `share` (the correlation; NaN
+    where either side is constant), `low`, `high` (95 %, over users). Ranks are taken once, on all rows."""
     y = pd.Series(np.asarray(outcome, float)).rank().to_numpy()
     rows = [(name, *_correlation(parts[name].rank().to_numpy(), y, users, resamples, seed)) for name in parts]
     return pd.DataFrame(rows, columns=["facet", "share", "low", "high"])
-
-
-def within_correlation(
-    table: pd.DataFrame, a: str, b: str, group: Sequence[str], users: str, resamples: int = 2_000, seed: int = 0
-) -> dict[str, float]:
-    """Pearson's correlation of two columns among the rows of one group, such as the reasonings for one history.
-
-    Returns:
-        `correlation`, `low`, `high` (95 %, over users); NaN where a column is constant within every group.
-    """
-    x, y = _less_group_mean(table, [a, b], group)
-    return dict(zip(("correlation", "low", "high"), _correlation(x, y, table[users], resamples, seed), strict=True))
 
 
 def worth(
@@ -90,7 +72,6 @@ def worth(
     users: str,
     resamples: int = 2_000,
     seed: int = 0,
-    fewest: int = 5,
 ) -> pd.DataFrame:
     """What a property of a text goes with: the difference in outcome between the rows of one group that have it and
     those that do not, such as the rewards of the reasonings for one history that state a facet or do not.
@@ -100,17 +81,16 @@ def worth(
 
     Args:
         columns: of `table` to words; rows where a column is NaN do not count for it.
-        fewest: users whose groups have both kinds that a difference needs.
 
     Returns:
-        `facet` (the words), `share` (the difference), `low`, `high` (95 %, over users); NaN where too few groups have
-        both kinds.
+        `facet` (the words), `share` (the difference), `low`, `high` (95 %, over users); NaN where fewer than `FEWEST`
+        users have groups with both kinds.
     """
     rows = []
     for name, words in columns.items():
         part = table.dropna(subset=[name])
         x, y = _less_group_mean(part, [name, outcome], group)
-        if part[users][np.abs(x) > 1e-12].nunique() < fewest:
+        if part[users][np.abs(x) > 1e-12].nunique() < FEWEST:
             rows.append((words, np.nan, np.nan, np.nan))
             continue
         drawn = bootstrap(np.column_stack([x * y, x * x]), part[users], resamples, seed)  # (R, 2)

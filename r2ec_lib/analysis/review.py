@@ -45,15 +45,14 @@ _TEMPLATES = jinja2.Environment(
 
 
 def sample_cases(chains: pd.DataFrame, strata: Sequence, count: int, seed: int = 0) -> pd.DataFrame:
-    """Draws `count` rows of a chains table, as equally from its strata as these allow, in random order.
+    """Draws `count` rows of a chains table, as equally from its strata as these allow, in random order; all of them
+    where there are no more.
+
+    Adds `stratum` and `case`, an id that tells nothing: a number in this order and a few digits of a hash of sample,
+    model and reason, by which a sheet filled for other reasons is detected.
 
     Args:
-        strata: the stratum of each row, such as rank bucket and history length in one text (`strata_of`).
-
-    Returns:
-        The drawn rows with `stratum` and `case`, an id that tells nothing: a number in this order and a few digits of
-        a hash of sample, model and reason, by which a sheet filled for other reasons is detected. All rows where the
-        table holds no more than `count`.
+        strata: the stratum of each row, such as `strata_of`.
 
     Raises:
         ValueError: a count below 1.
@@ -78,14 +77,8 @@ def strata_of(ranks: Sequence[float], histories: Sequence[Sequence[int]], k: int
 
 
 def review_sheet(cases: pd.DataFrame, samples: pd.DataFrame, items: pd.DataFrame, shown: int = 5) -> pd.DataFrame:
-    """The sheet that a reviewer fills: `SHEET_COLUMNS`, a row per case, nothing that tells model, rank or target.
-
-    Args:
-        cases: rows of `sample_cases` with sample_id, chain, top_items.
-        samples: `sample_id`, `history`, for at least these samples.
-        items: the catalogue, in item-index order.
-        shown: recommended items per case.
-    """
+    """The sheet that a reviewer fills: `SHEET_COLUMNS`, a row per case of `sample_cases`, with the first `shown`
+    recommended items and nothing that tells model, rank or target."""
     titles, histories = items["title"].tolist(), samples.set_index("sample_id")["history"]
     sheet = pd.DataFrame(
         {
@@ -106,23 +99,18 @@ def key(cases: pd.DataFrame) -> pd.DataFrame:
 def to_csv(table: pd.DataFrame) -> str:
     """CSV text in which no cell is a formula.
 
-    A cell that starts with =, +, -, @ (also full-width), tab or a line break, or with an apostrophe before one of
-    these, gets one more apostrophe; `from_csv` removes it again. Leading spaces are looked through, since some
-    spreadsheets drop them.
+    A cell that starts with =, +, -, @ (also full-width), tab or a line break, perhaps after spaces, which some
+    spreadsheets drop, or with an apostrophe before one of these, gets one more apostrophe; `from_csv` removes it
+    again.
     """
     cells = table.map(lambda cell: _neutral(str(cell))).rename(columns=lambda name: _neutral(str(name)))
     return cells.to_csv(index=False, quoting=csv.QUOTE_ALL, lineterminator="\n")
 
 
 def from_csv(text: str) -> pd.DataFrame:
-    """What `to_csv` wrote, or a spreadsheet saved from it (with a byte-order mark, with semicolons).
-
-    Returns:
-        Cells as text, indexed by the line in which the row begins.
-
-    Raises:
-        DataError: an empty text, or a row of another width, with its line.
-    """
+    """The cells, as text, of what `to_csv` wrote or a spreadsheet saved from it (with a byte-order mark, with
+    semicolons), indexed by the line in which a row begins. Raises DataError for an empty text, or a row of another
+    width, with its line."""
     text = text.removeprefix("\ufeff")
     names = text.partition("\n")[0]
     delimiter = ";" if names.count(";") > names.count(",") else ","
@@ -165,11 +153,10 @@ def read_sheet(text: str, cases: Sequence[str], reviewer: str, where: str = "the
     Args:
         text: CSV; columns beyond case, the criteria, accept and remark may be left out, others are refused.
         cases: the ids that were asked for.
-        reviewer: a name or number for this reviewer.
 
     Returns:
-        reviewer, case, the criteria (float, NaN where the cell is empty), accept (1 yes, −1 no, 0 empty), remark; a
-        row per case, in the order of `cases`.
+        A row per case, in the order of `cases`: reviewer, case, the criteria (float, NaN where the cell is empty),
+        accept (1 yes, −1 no, 0 empty), remark.
 
     Raises:
         DataError: unknown or missing columns, wrong or repeated ids, marks outside the scale, missing rows.
@@ -213,14 +200,9 @@ def read_sheet(text: str, cases: Sequence[str], reviewer: str, where: str = "the
 
 
 def krippendorff_alpha(marks: np.ndarray) -> float:
-    """Krippendorff's α for ordinal marks: 1 for full agreement, 0 for that of chance, negative below chance.
-
-    Args:
-        marks: (reviewers, cases), NaN where a reviewer gave none.
-
-    Returns:
-        NaN where no case has two marks, or all marks of such cases are equal: there is nothing to agree on.
-    """
+    """Krippendorff's α for ordinal marks (reviewers, cases), NaN where a reviewer gave none: 1 for full agreement, 0
+    for that of chance, negative below chance. NaN where no case has two marks, or all marks of such cases are equal:
+    there is nothing to agree on."""
     marks = np.asarray(marks, float)
     paired = marks[:, (~np.isnan(marks)).sum(axis=0) >= 2]
     if len(np.unique(paired[~np.isnan(paired)])) < 2:
@@ -229,11 +211,8 @@ def krippendorff_alpha(marks: np.ndarray) -> float:
 
 
 def agreement(marks: pd.DataFrame) -> pd.DataFrame:
-    """Krippendorff's α (ordinal) of each criterion: criterion, alpha, mean (mark), cases and reviewers that count.
-
-    Args:
-        marks: the tables of `read_sheet`, below each other.
-    """
+    """Krippendorff's α (ordinal) of each criterion over the tables of `read_sheet`, below each other: criterion,
+    alpha, mean (mark), cases and reviewers that count."""
     rows = []
     for name in CRITERIA:
         given = marks.pivot(index="reviewer", columns="case", values=name)
@@ -247,12 +226,12 @@ def agreement(marks: pd.DataFrame) -> pd.DataFrame:
 def quality_correlation(
     marks: pd.DataFrame, cases: pd.DataFrame, quality: Mapping[str, float], resamples: int = 2_000, seed: int = 0
 ) -> pd.DataFrame:
-    """How an automatic quality index goes with people's marks: Spearman's ρ over cases, 95 % interval over users.
-
-    A case's mark is its mean over reviewers.
+    """How an automatic quality index goes with people's marks, the mean over reviewers: Spearman's ρ over cases, 95 %
+    interval over users.
 
     Args:
-        marks: the tables of `read_sheet`, below each other. cases: the table of `key`.
+        marks: the tables of `read_sheet`, below each other.
+        cases: the table of `key`.
         quality: the index of each case.
 
     Returns:
@@ -289,7 +268,6 @@ def case_html(
     Mentions of the history are marked, other items of the catalogue underlined; the next purchase is set in bold.
 
     Args:
-        sample: a row of the samples table.
         mentioned: the chain's rows of `mentions.mentions`.
         top: heading to (item indexes, scores, rank of the next purchase), such as with and without reasoning.
         note: why the case is shown.

@@ -12,7 +12,6 @@ chains   one row per reasoning: sample_id, chain (text), tokens, closed; further
 import math
 import re
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -78,13 +77,16 @@ def form(chains: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def diversity(chains: pd.DataFrame, near: float = 0.8, block: int = 512) -> dict[str, float]:
+NEAR = 0.8
+
+
+def diversity(chains: pd.DataFrame, block: int = 512) -> dict[str, float]:
     """How different the chains are from each other.
 
     unique_rate      different chains / chains
-    distinct_n       different n-word sequences / n-word sequences, over all chains, for n = 1, 2, 3
+    distinct_2       different word pairs / word pairs, over all chains
     near_duplicates  share of the chains with another chain such that their sets of word triples A and B have
-                     |A ∩ B| / |A ∪ B| ≥ `near` (words themselves in chains of fewer than three)
+                     |A ∩ B| / |A ∪ B| ≥ `NEAR` (words themselves in chains of fewer than three)
 
     Raises:
         ValueError: no chains.
@@ -92,10 +94,7 @@ def diversity(chains: pd.DataFrame, near: float = 0.8, block: int = 512) -> dict
     if chains.empty:
         raise ValueError("no reasonings: diversity needs at least one")
     cut = chains["chain"].map(words).tolist()
-    figures = {"unique_rate": chains["chain"].nunique() / len(chains)}
-    for n in (1, 2, 3):
-        grams = [gram for chain in cut for gram in _ngrams(chain, n)]
-        figures[f"distinct_{n}"] = len(set(grams)) / len(grams) if grams else math.nan
+    pairs = [pair for chain in cut for pair in _ngrams(chain, 2)]
     vectorizer = CountVectorizer(
         analyzer=lambda chain: _ngrams(chain, 3) or _ngrams(chain, 1) or [()], binary=True, dtype=np.float32
     )
@@ -105,8 +104,12 @@ def diversity(chains: pd.DataFrame, near: float = 0.8, block: int = 512) -> dict
     for start in range(0, len(cut), block):
         both = (holds[start : start + block] @ holds.T).toarray()  # (block, chains)
         jaccard = both / (sizes[start : start + block, None] + sizes[None, :] - both)
-        close += int(((jaccard >= near).sum(axis=1) > 1).sum())  # each is a duplicate of itself
-    return figures | {"near_duplicates": close / len(cut)}
+        close += int(((jaccard >= NEAR).sum(axis=1) > 1).sum())  # each is a duplicate of itself
+    return {
+        "unique_rate": chains["chain"].nunique() / len(chains),
+        "distinct_2": len(set(pairs)) / len(pairs) if pairs else math.nan,
+        "near_duplicates": close / len(cut),
+    }
 
 
 def _ngrams(chain: Sequence[str], n: int) -> list[tuple[str, ...]]:
@@ -118,11 +121,8 @@ def _ngrams(chain: Sequence[str], n: int) -> list[tuple[str, ...]]:
 
 def by_step(rollouts: pd.DataFrame, columns: Sequence[str], bins: int = 20) -> pd.DataFrame:
     """Means over training: the steps in at most `bins` equal stretches, each with its mean `step` and, for each of
-    `columns`, mean, `_low` and `_high` (95 %, clustered by `sample_id`; within 0…1 where all values are).
-
-    Raises:
-        ValueError: no rollouts.
-    """
+    `columns`, mean, `_low` and `_high` (95 %, clustered by `sample_id`; within 0…1 where all values are). Raises
+    ValueError without rollouts."""
     if rollouts.empty:
         raise ValueError("no rollouts: nothing to follow over training")
     first, last = rollouts["step"].min(), rollouts["step"].max()
@@ -149,54 +149,48 @@ def length_by_step(rollouts: pd.DataFrame) -> pd.DataFrame:
 # ---- ways of reasoning ---------------------------------------------------------------------------------------------
 
 
-class Behaviour(NamedTuple):
-    """One behaviour: what it is, and the pattern that stands for it (case does not matter)."""
-
-    meaning: str
-    pattern: str
-
-
 BEHAVIOURS = {
-    "attribute abstraction": Behaviour(
+    "attribute abstraction": (
         "names a general property instead of an item",
         r"\b(styles?|prices?|pric(?:ed|y)|quality|brands?|colou?rs?|materials?|genres?|themes?|features?|formats?"
         r"|(?:high|low)[- ]end|premium|budget|durable|affordable)\b",
     ),
-    "pattern clustering": Behaviour(
+    "pattern clustering": (
         "groups purchases and sees what they have in common",
         r"\b(patterns?|themes?|common|similar(?:ly)?|together|consistent(?:ly)?|several|mostly|mainly|repeated(?:ly)?"
         r"|series|collections?|(?:range|variety|set) of|all (?:of )?(?:them|these|those)|tends? to)\b",
     ),
-    "scenario or role": Behaviour(
+    "scenario or role": (
         "imagines who the shopper is or what the purchase is for",
         r"\b(this is for (?:the|a|an)|as an? \w+|for (?:use|work|school|home|office|travel|business)\b|hobby|hobbyist"
         r"|students?|teachers?|artists?|parents?|musicians?|gamers?|professionals?|projects?|occasions?|setting up)\b",
     ),
-    "temporal": Behaviour(
+    "temporal": (
         "uses the order or the time of the purchases",
         r"\b(latest|last|recent(?:ly)?|earlier|previous(?:ly)?|first|then|next|ago|lately|over time|now|days?|weeks?"
         r"|months?|years?|since|before|after)\b",
     ),
-    "self-explanation": Behaviour(
+    "self-explanation": (
         "says why it concludes something",
         r"\b(because|since|therefore|thus|hence|so that|suggest(?:s|ing)?|indicat(?:es?|ing)|impl(?:y|ies|ying)"
         r"|which means|this means|shows? (?:that|an?)|likely|probably|seems?|would (?:fit|suit|match|complement))\b",
     ),
-    "negative exclusion": Behaviour(
+    "negative exclusion": (
         "rules something out",
         r"\b(never mind|not|no longer|already (?:has|have|own|owns|bought)|without|rather than|instead of"
         r"|exclud(?:e|es|ing)|avoid(?:s|ing)?|unlike|except|unlikely)\b",
     ),
-    "multi-objective": Behaviour(
+    "multi-objective": (
         "weighs two aims, such as style and price",
         r"\b(both .{1,40} and|balanc(?:e|es|ing)|trade-?offs?|as well as|while (?:also|still|staying|keeping)"
         r"|not only|combin(?:e|es|ing|ation)|style is \w+\.\s+(?:[^.]*\.\s+)*prices are"
         r"|prices are \w+\.\s+(?:[^.]*\.\s+)*(?:the )?style is)\b",
     ),
 }
-"""Behaviour -> meaning and rule. The last one also reads a style and a price in one text as two aims."""
+"""Behaviour -> what it is, and the pattern that stands for it (case does not matter). The last one also reads a style
+and a price in one text as two aims."""
 
-_PATTERNS = {name: re.compile(behaviour.pattern, re.IGNORECASE) for name, behaviour in BEHAVIOURS.items()}
+_PATTERNS = {name: re.compile(pattern, re.IGNORECASE) for name, (_, pattern) in BEHAVIOURS.items()}
 
 
 def behaviour_mentions(chains: pd.DataFrame) -> pd.DataFrame:
@@ -221,11 +215,11 @@ def behaviour_shares(
         around: characters that the example shows on either side of the matched words.
 
     Returns:
-        A row per behaviour, in the order of `BEHAVIOURS`: `facet` (its name), `meaning`, `share`, `low`, `high`
-        (95 %), `words` (the most frequent match, "" for none) and `example` (the first place that has it).
+        In the order of `BEHAVIOURS`: `facet` (its name), `meaning`, `share`, `low`, `high` (95 %), `words` (the most
+        frequent match, "" for none) and `example` (the first place that has it).
     """
     rows = []
-    for name, behaviour in BEHAVIOURS.items():
+    for name, (meaning, _) in BEHAVIOURS.items():
         places = mentioned[mentioned["behaviour"] == name]
         interval = share_interval(chains.index.isin(places["row"]).astype(float), clusters)
         frequent, example = "", ""
@@ -235,5 +229,5 @@ def behaviour_shares(
             start, end = max(0, int(place["start"]) - around), int(place["end"]) + around
             text = chains.at[place["row"], "chain"]
             example = "…" * (start > 0) + text[start:end] + "…" * (end < len(text))
-        rows.append((name, behaviour.meaning, *interval, frequent, example))
+        rows.append((name, meaning, *interval, frequent, example))
     return pd.DataFrame(rows, columns=["facet", "meaning", "share", "low", "high", "words", "example"])

@@ -156,11 +156,7 @@ def well_formed(chain: str) -> bool:
 
 
 def claims_true(statements: Sequence[Claim], facts: Mapping[str, set[str]]) -> list[bool]:
-    """Whether each claim holds for a history.
-
-    Args:
-        statements: the claims of a reasoning, from `claims`.
-        facts: facet -> the values that are true of the history, from `truth.history_facts`.
+    """Whether each claim holds for a history, given facet -> the values that are true of it (`truth.history_facts`).
 
     >>> claims_true([Claim("tier", "budget"), Claim("next", "rug")], {"tier": {"budget"}, "next": {"lamp"}})
     [True, False]

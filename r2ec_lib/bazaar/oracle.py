@@ -75,17 +75,10 @@ def belief(world: World, samples: pd.DataFrame) -> Belief:
 
 
 def oracle_scores(world: World, samples: pd.DataFrame, chunk: int = 256) -> np.ndarray:
-    """log P(next item | history) under the true process: the ceiling of any ranking.
+    """(B, N) float32 log P(next item | history) under the true process: the ceiling of any ranking.
 
-    The hidden project, style and tier are summed out; the target is not read.
-
-    Args:
-        world: with the catalogue to which the samples' item indexes refer (`World.restricted_to`).
-        samples: B rows of the samples table.
-        chunk: rows computed at a time, which bounds the memory.
-
-    Returns:
-        (B, N) float32.
+    The hidden project, style and tier are summed out; the target is not read. `world` has the catalogue to which the
+    samples' item indexes refer (`World.restricted_to`); `chunk` rows are computed at a time, which bounds the memory.
     """
     process, config = world.process, world.config
     parts = []
@@ -113,12 +106,8 @@ def oracle_scores(world: World, samples: pd.DataFrame, chunk: int = 256) -> np.n
 
 
 def _chances(process: Process, owned: np.ndarray, in_basket: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """P(noise | kit) (B, Z) and P(piece | kit, no noise) (B, P, Z).
-
-    Args:
-        owned: (B, P) bool, the pieces bought so far.
-        in_basket: (B,) bool, whether the purchase belongs to the first order.
-    """
+    """P(noise | kit) (B, Z) and P(piece | kit, no noise) (B, P, Z), from the pieces bought so far (B, P) and whether
+    the purchase belongs to the first order (B,)."""
     config = process.config
     missing = ~owned[:, process.kit_pieces]  # (B, Z, 6)
     place = missing.cumsum(axis=2) - 1  # 0 for the first missing piece
@@ -130,12 +119,8 @@ def _chances(process: Process, owned: np.ndarray, in_basket: np.ndarray) -> tupl
 
 
 def _padded(world: World, samples: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Histories as arrays.
-
-    Returns:
-        item indexes (B, L), -1 after the end of a history; hours before the target (B, L), NaN there; the day of each
-        purchase (B, L); the day of the target (B,).
-    """
+    """Histories as arrays: item indexes (B, L), -1 after the end of a history; hours before the target (B, L), NaN
+    there; the day of each purchase (B, L); the day of the target (B,)."""
     shape = len(samples), int(samples["history"].map(len).max())
     items, hours = np.full(shape, -1), np.full(shape, np.nan)
     for row, (history, before) in enumerate(zip(samples["history"], samples["history_hours"], strict=True)):

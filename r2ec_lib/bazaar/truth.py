@@ -64,11 +64,8 @@ def accent(world: World, kit: int, style: str) -> str:
 
 
 def true_facts(world: World, samples: pd.DataFrame, chunk: int = 512) -> list[dict[str, str]]:
-    """For each history the most probable kit, style, accent, tier and next piece under the posterior of `oracle`.
-
-    Returns:
-        one dictionary per history, facet -> value, premises before conclusions.
-    """
+    """For each history the most probable kit, style, accent, tier and next piece under the posterior of `oracle`, as
+    facet -> value, premises before conclusions."""
     process = world.process
     facts: list[dict[str, str]] = []
     for start in range(0, len(samples), chunk):

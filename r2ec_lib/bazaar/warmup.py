@@ -35,9 +35,7 @@ def warmup_documents(world: World, samples: pd.DataFrame, prompts: Prompts, n: i
     Args:
         world: with the catalogue to which the samples' item indexes refer.
         samples: training rows; only `history`, `history_hours` and `history_ratings` are read, never `target`.
-        prompts: the wording of user and item prompts.
         n: number of analyses; each round over the histories is in a new random order.
-        seed: of every random choice.
     """
     rng = np.random.default_rng(seed)
     documents = []
@@ -99,12 +97,8 @@ def exercises(world: World, prompts: Prompts, rng: np.random.Generator, rounds: 
 
 
 def analysis(world: World, history: Sequence[int], hours: Sequence[float], rng: np.random.Generator) -> str:
-    """A mediocre analysis of a history: two to five random facets in random order, premises before conclusions, some
-    of them wrong.
-
-    Args:
-        history, hours: item indexes, oldest first, and hours before the target.
-    """
+    """A mediocre analysis of a history (item indexes, oldest first, and hours before the target): two to five random
+    facets in random order, premises before conclusions, some of them wrong."""
     facts = history_facts(world, history, hours)
     error = world.config.analyst_errors
     kit = _guessed_kit(world, facts["owns"], error, rng)

@@ -59,7 +59,6 @@ def prompt_check(
     """Whether a prompt holds the target's title more often than its history and its own wording explain; one row.
 
     Args:
-        samples: S rows of the samples table.
         titles: N titles, as prompts show them.
         prompts: S texts, as a model reads them.
         frame: a prompt with an empty history, whose wording is no leak.
@@ -87,16 +86,11 @@ def future_check(
     questions: pd.DataFrame,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Whether a method's scores stay as they are when everything after the training part is shuffled; one row.
+    """Whether a method's scores of `questions` stay as they are when everything after the training part is shuffled;
+    one row.
 
-    Args:
-        name: of the method, for the row.
-        fit: from a samples table with all its splits to a scorer. A sound method takes the training part out of it.
-        samples: all samples.
-        questions: rows of the samples table, asked of both fits.
-
-    The targets of validation and test are permuted among themselves, so a method that reads only training rows sees
-    the very same table.
+    `fit` makes a scorer from a samples table with all its splits; a sound method takes the training part out of it.
+    The targets of validation and test are permuted among themselves, so such a method sees the very same table.
     """
     later = np.flatnonzero(samples["split"] != "train")
     targets = samples["target"].to_numpy().copy()

@@ -17,10 +17,6 @@ import pandas as pd
 
 ITEM_COLUMNS = ["item_id", "title"]
 INTERACTION_COLUMNS = ["user_id", "item_id", "timestamp", "rating"]
-SAMPLE_COLUMNS = [
-    *("sample_id", "user_id", "split", "timestamp", "target"),
-    *("history", "history_hours", "history_ratings"),
-]
 DROP_COLUMNS = ["step", "reason", "dropped", "remaining", "example"]
 SPLITS = ["train", "valid", "test"]
 TIME: Final = "datetime64[ms, UTC]"
@@ -145,32 +141,6 @@ def validate_interactions(
     return df.iloc[order].reset_index(drop=True)
 
 
-def validate_samples(df: pd.DataFrame, num_items: int, where: Where = "samples") -> pd.DataFrame:
-    """Checks types, item indexes, list lengths, times and order; returns the eight columns, index 0…S-1.
-
-    Raises DataError where a target or a history item is outside 0…num_items-1, a history is empty, the three history
-    lists of a row differ in length, an hour is negative or no number, a split is unknown, or time runs backwards.
-    """
-    _require(df, SAMPLE_COLUMNS, where)
-    df = df[SAMPLE_COLUMNS].reset_index(drop=True)
-    _none(df["sample_id"].duplicated(), where, "a repeated sample_id", "ids are unique")
-    _none(~df["split"].isin(SPLITS), where, "an unknown split", f"one of {', '.join(SPLITS)}")
-    if not isinstance(df["timestamp"].dtype, pd.DatetimeTZDtype):
-        raise DataError(f"{_name(where)}: timestamp has type {df['timestamp'].dtype}, expected times with UTC zone.")
-    _none(df["timestamp"].diff() < pd.Timedelta(0), where, "a time before its predecessor", "samples sorted by time")
-    _none(~df["target"].between(0, num_items - 1), where, "a target outside the catalogue", f"0…{num_items - 1}")
-    lengths = df["history"].map(len)  # (S,)
-    _none(lengths == 0, where, "an empty history", "at least one earlier action")
-    for column in ("history_hours", "history_ratings"):
-        _none(df[column].map(len) != lengths, where, f"{column} of another length than history", "one value an action")
-    row_of = np.repeat(np.arange(len(df)), lengths)  # sample of each history action
-    items = np.concatenate(df["history"].to_list())
-    hours = np.concatenate(df["history_hours"].to_list())
-    _none(_rows(row_of[(items < 0) | (items >= num_items)], df), where, "a history item outside the catalogue", "")
-    _none(_rows(row_of[~(hours >= 0)], df), where, "hours before the target that are negative or missing", "")
-    return df.astype({"sample_id": "int64", "user_id": "str", "split": "str", "timestamp": TIME, "target": "int32"})
-
-
 def drops_table(rows: Sequence[tuple]) -> pd.DataFrame:
     """The `drops` table from (step, reason, dropped, remaining) tuples, each perhaps with an example at its end."""
     return pd.DataFrame([(*row, "")[: len(DROP_COLUMNS)] for row in rows], columns=DROP_COLUMNS).astype(
@@ -195,12 +165,6 @@ def _none(bad: pd.Series, where: Where, found: str, expected: str) -> None:
     if bad.any():
         tail = f"; expected: {expected}" if expected else ""
         raise DataError(f"{at(where, bad.index[bad][0])}: {found} ({int(bad.sum())} such rows){tail}.")
-
-
-def _rows(positions: np.ndarray, df: pd.DataFrame) -> pd.Series:
-    bad = pd.Series(False, index=df.index)
-    bad.iloc[positions] = True
-    return bad
 
 
 def _name(where: Where) -> str:

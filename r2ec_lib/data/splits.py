@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from r2ec_lib.data.schema import SPLITS, DataError, drops_table, validate_samples
+from r2ec_lib.data.schema import SPLITS, DataError, drops_table
 
 STEP_MONTHS = {"paper": 1, "official": 3}
 
@@ -129,7 +129,7 @@ def make_samples(
     )
     remaining = len(user) - np.cumsum([dropped for *_, dropped in drops])
     table = drops_table([(*row, rest) for row, rest in zip(drops, remaining, strict=True)])
-    return validate_samples(samples, len(items)), table
+    return samples.astype({"user_id": "str", "split": "str"}), table
 
 
 def check_feasible(
@@ -209,10 +209,8 @@ def _date(text: str, name: str) -> pd.Timestamp:
 
 
 def _history_rows(chosen: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the `length` actions before each row in `chosen`, oldest first, and where each list begins.
-
-    Returns (rows (sum of length,), offsets (len(chosen) + 1,)).
-    """
+    """Rows (sum of length,) of the `length` actions before each row in `chosen`, oldest first, and offsets
+    (len(chosen) + 1,), where each list begins."""
     offsets = np.concatenate([[0], np.cumsum(length)])
     within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], length)
     return np.repeat(chosen - length, length) + within, offsets

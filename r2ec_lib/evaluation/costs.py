@@ -6,15 +6,17 @@ both (a thread's stack, a kernel's scratch space) is not included.
 """
 
 import itertools
+import time
 import tracemalloc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 
+import numpy as np
 import pandas as pd
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from r2ec_lib.evaluation.ranking import Scorer, latency
+from r2ec_lib.evaluation.ranking import Scorer
 
 
 def working_bytes(call: Callable[[], object]) -> int:
@@ -44,15 +46,25 @@ def model_bytes(lm: torch.nn.Module, table: torch.Tensor) -> int:
     return sum(weight.nbytes for weight in lm.parameters()) + table.nbytes
 
 
+def seconds_per_query(score: Scorer, samples: pd.DataFrame, size: int, queries: int) -> float:
+    """Median seconds of one query where `size` are asked at a time, over `queries` batches after an untimed one."""
+    seconds = []
+    for i in range(queries + 1):
+        batch = samples.iloc[np.arange(i * size, (i + 1) * size) % len(samples)]
+        began = time.perf_counter()
+        score(batch).cpu()  # waits for an accelerator
+        seconds.append((time.perf_counter() - began) / size)
+    return float(np.median(seconds[1:]))
+
+
 def table_of_costs(
     scorers: Mapping[str, Scorer],
     samples: pd.DataFrame,
     stored: Mapping[str, int],
     *,
-    tokens: Mapping[str, float] | None = None,
-    silent: Mapping[str, Scorer] | None = None,
-    batch_sizes: Sequence[int] = (1, 32),
-    queries: int = 8,
+    tokens: Mapping[str, float],
+    silent: Mapping[str, Scorer],
+    queries: int,
 ) -> pd.DataFrame:
     """One row per method, in the order of `scorers`.
 
@@ -60,32 +72,28 @@ def table_of_costs(
         scorers: the methods, from a slice of `samples` to scores; whatever a query needs happens inside.
         stored: bytes that each method keeps (parameters, item tables, counts).
         tokens: tokens per query, of the methods that write.
-        silent: the same methods asked to write nothing; what they save is the time spent reasoning.
-        batch_sizes: numbers of queries asked at a time; the largest is also the one whose working memory is measured.
-        queries: timed batches of each size.
+        silent: these methods asked to write nothing; what they save is the time spent reasoning.
 
     Returns:
-        model, seconds_batch_<size> (median seconds of one query), stored_mb, working_mb (10⁶ bytes), tokens, and
-        reasoning_share: 1 − seconds of the silent method / seconds, at the smallest batch size, never below 0; 0 where
-        nothing is written.
+        model, seconds_batch_1 and seconds_batch_32 (of one query), stored_mb, working_mb (of 32 queries; 10⁶ bytes),
+        tokens, and reasoning_share: 1 − seconds of the silent method / seconds, one query at a time, never below 0; 0
+        where nothing is written.
     """
     rows: list[dict] = []
-    small = min(batch_sizes)
+    largest = samples.iloc[np.arange(32) % len(samples)]
     for name, score in scorers.items():
-        timed = latency(score, samples, model=name, batch_sizes=batch_sizes, queries=queries)
-        seconds = {row["batch_size"]: row["seconds"] for row in timed}
+        alone, many = (seconds_per_query(score, samples, size, queries) for size in (1, 32))
         share = 0.0
-        if silent and name in silent:
-            [without] = latency(silent[name], samples, model=name, batch_sizes=[small], queries=queries)
-            share = max(0.0, 1 - without["seconds"] / seconds[small])
-        largest = samples.iloc[[i % len(samples) for i in range(max(batch_sizes))]]
+        if name in silent:
+            share = max(0.0, 1 - seconds_per_query(silent[name], samples, 1, queries) / alone)
         rows.append(
             {
                 "model": name,
-                **{f"seconds_batch_{size}": seconds[size] for size in batch_sizes},
+                "seconds_batch_1": alone,
+                "seconds_batch_32": many,
                 "stored_mb": stored[name] / 1e6,
                 "working_mb": working_bytes(partial(score, largest)) / 1e6,
-                "tokens": (tokens or {}).get(name, 0.0),
+                "tokens": tokens.get(name, 0.0),
                 "reasoning_share": share,
             }
         )

@@ -1,4 +1,4 @@
-"""One evaluator for every model: full-catalogue ranks, Hit@K and NDCG@K, and the time that ranking takes.
+"""One evaluator for every model: full-catalogue ranks, Hit@K and NDCG@K.
 
 Candidates are all items of the catalogue except those in the sample's own history; ties share their average position
 (`scoring.target_ranks`); each sample has one relevant item. Nothing here knows what a model is: a scorer is a function
@@ -8,7 +8,6 @@ Letters in shapes: B samples, N catalogue items, S all samples.
 
 import time
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -16,6 +15,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from r2ec_lib.evaluation.wording import UNIT, broken_rules
 from r2ec_lib.model.scoring import SCORES_HELD, seen_mask, target_ranks
 
 KS = (5, 10, 20)
@@ -55,32 +55,13 @@ def metric_names(ks: Sequence[int] = KS) -> list[str]:
 
 
 def metrics(rankings: pd.DataFrame, ks: Sequence[int] = KS) -> dict[str, float]:
-    """Mean Hit@K and NDCG@K of one model's rankings, checked by `check_metrics`."""
+    """Mean Hit@K and NDCG@K of one model's rankings. Raises ValueError where they break `wording.broken_rules`."""
     if rankings["sample_id"].duplicated().any():
         raise ValueError("the rankings hold a sample more than once; pass the rows of one model")
     result = {name: float(metric_values(rankings["rank"], name).mean()) for name in metric_names(ks)}
-    check_metrics(result)
+    if broken := broken_rules({name: value / UNIT for name, value in result.items()}):
+        raise ValueError(f"no ranking has these metrics, {result}: {'; '.join(broken.values())}")
     return result
-
-
-def check_metrics(values: dict[str, float]) -> None:
-    """Raises ValueError where a value leaves 0…1, NDCG@K exceeds Hit@K, or a metric falls as K grows.
-
-    With one relevant item none of these can happen, so a table that fails holds a mistake.
-    """
-    ks = sorted({int(name.partition("@")[2]) for name in values if name.startswith(("hit@", "ndcg@"))})
-    slack = 1e-9
-    for name in ("hit", "ndcg"):
-        curve = [(k, values[f"{name}@{k}"]) for k in ks if f"{name}@{k}" in values]
-        for k, value in curve:
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name}@{k} is {value}; expected a number from 0 to 1")
-        for (small, low), (large, high) in pairwise(curve):
-            if low > high + slack:
-                raise ValueError(f"{name}@{small} is {low}, above {name}@{large} = {high}; a metric grows with K")
-    for k in ks:
-        if values.get(f"ndcg@{k}", 0) > values.get(f"hit@{k}", 1) + slack:
-            raise ValueError(f"ndcg@{k} is {values[f'ndcg@{k}']}, above hit@{k} = {values[f'hit@{k}']}; impossible")
 
 
 def rank_all(
@@ -96,12 +77,9 @@ def rank_all(
 
     Args:
         score: from a slice of `samples` to its (B, N) scores; higher is better. It masks nothing itself.
-        samples: rows of the samples table.
-        num_items: N.
         model: the name in the `model` column and in errors.
         mask_seen: whether the items of a sample's history are no candidates.
-        batch_size: B; the scores of one batch are held at a time. Batches are smaller where a large catalogue would
-            need more than `SCORES_HELD` scores.
+        batch_size: B; smaller where a large catalogue would need more than `SCORES_HELD` scores at a time.
 
     Returns:
         One row per sample with `RANKING_COLUMNS`: rank (1 is best, ties at their average), the target's score, the
@@ -150,24 +128,3 @@ def check_targets(samples: pd.DataFrame) -> None:
                 f"sample {sample_id}: target {target} is in its own history, which masking hides. Drop such samples "
                 "when splitting, or rank with mask_seen=False."
             )
-
-
-def latency(
-    score: Scorer, samples: pd.DataFrame, *, model: str, batch_sizes: Sequence[int] = (1, 32), queries: int = 8
-) -> list[dict]:
-    """Median seconds per query of `score` at each batch size, over `queries` batches after one that is not timed.
-
-    Returns:
-        One row per batch size: model, batch_size, seconds (of one query: the batch's time divided by its size),
-        batches.
-    """
-    rows = []
-    for size in batch_sizes:
-        seconds = []
-        for i in range(queries + 1):
-            batch = samples.iloc[np.arange(i * size, (i + 1) * size) % len(samples)]
-            began = time.perf_counter()
-            score(batch).cpu()  # waits for an accelerator
-            seconds.append((time.perf_counter() - began) / size)
-        rows.append({"model": model, "batch_size": size, "seconds": float(np.median(seconds[1:])), "batches": queries})
-    return rows

@@ -20,6 +20,7 @@ from statsmodels.stats.proportion import samplesize_proportions_2indep_onetail
 from r2ec_lib.evaluation.ranking import metric_values
 from r2ec_lib.evaluation.uncertainty import share_interval, users_of
 
+WITH, WITHOUT = "with reasoning", "without reasoning"
 LONGEST_RULE = 1000
 """Characters of a rule; a longer one is a mistake, and might be nested deeper than Python evaluates."""
 
@@ -28,29 +29,21 @@ class SegmentError(ValueError):
     """A segment rule that cannot be used: the rule, what is wrong in it, and what was expected."""
 
 
-def sample_features(
-    samples: pd.DataFrame, items: pd.DataFrame, bought: pd.DataFrame | None = None, columns: Sequence[str] = ()
-) -> pd.DataFrame:
+def sample_features(samples: pd.DataFrame, items: pd.DataFrame, bought: pd.DataFrame) -> pd.DataFrame:
     """What a segment rule can ask of each sample: one row per sample, in the order of `samples`.
 
+    sample_id, user_id · history_length (purchases) · days_since_last (days from the last purchase to the target) ·
+    mean_rating (of the history, NaN without one) · date (text, 2023-05-31) · target_popularity (the target's training
+    purchases) · cold (it has none) · history_popularity (mean training purchases of the history's items) · new_user
+    (without a training purchase). `cold` and `target_popularity` read the target: they describe past samples, and no
+    live user can be chosen by them.
+
     Args:
-        samples: sample_id, user_id, timestamp, target, history, history_hours, history_ratings.
         items: the catalogue, in item-index order.
-        bought: one row per training purchase, with `user_id` and `item`; without it the columns that need it are left
-            out.
-        columns: columns of `items`, such as "category", whose value for the last purchase is wanted.
-
-    Returns:
-        sample_id, user_id · history_length (purchases) · days_since_last (days from the last purchase to the target) ·
-        mean_rating (of the history, NaN without one) · date (text, 2023-05-31) · last_<column> ·
-        target_popularity (the target's training purchases) · cold (it has none) · history_popularity (mean training
-        purchases of the history's items) · new_user (without a training purchase).
-
-        `cold` and `target_popularity` read the target: they describe past samples, and no live user can be chosen by
-        them.
+        bought: one row per training purchase, with `user_id` and `item`.
     """
-    last = samples["history"].map(lambda history: int(history[-1]))
     ratings = [np.asarray(given, float) for given in samples["history_ratings"]]
+    count = bought["item"].value_counts().reindex(range(len(items)), fill_value=0).to_numpy()  # (N,)
     features = {
         "sample_id": samples["sample_id"],
         "user_id": samples["user_id"],
@@ -58,14 +51,11 @@ def sample_features(
         "days_since_last": samples["history_hours"].map(lambda hours: float(hours[-1]) / 24),
         "mean_rating": [float(np.nanmean(g)) if (~np.isnan(g)).any() else math.nan for g in ratings],
         "date": samples["timestamp"].dt.strftime("%Y-%m-%d"),
+        "target_popularity": count[samples["target"]],
+        "cold": count[samples["target"]] == 0,
+        "history_popularity": [count[list(history)].mean() for history in samples["history"]],
+        "new_user": ~samples["user_id"].isin(bought["user_id"]),
     }
-    features |= {f"last_{name}": items[name].to_numpy()[last] for name in columns}
-    if bought is not None:
-        count = bought["item"].value_counts().reindex(range(len(items)), fill_value=0).to_numpy()  # (N,)
-        features["target_popularity"] = count[samples["target"]]
-        features["cold"] = count[samples["target"]] == 0
-        features["history_popularity"] = [count[list(history)].mean() for history in samples["history"]]
-        features["new_user"] = ~samples["user_id"].isin(bought["user_id"])
     return pd.DataFrame(features).reset_index(drop=True)
 
 
@@ -90,11 +80,9 @@ def members(rule: str, features: pd.DataFrame) -> np.ndarray:
     >>> members("history_length in [1, 9] and not cold", table).tolist()
     [False, False, True]
 
-    A missing value equals nothing and is neither larger nor smaller than anything.
-
-    Raises:
-        SegmentError: anything but columns, numbers, texts, comparisons, `in [...]` and and/or/not; an unknown column
-            (the nearest one is named); a comparison of a number with a text.
+    A missing value equals nothing and is neither larger nor smaller than anything. Raises SegmentError for anything
+    but columns, numbers, texts, comparisons, `in [...]` and and/or/not; for an unknown column (the nearest one is
+    named); and for a comparison of a number with a text.
     """
     if len(rule) > LONGEST_RULE:
         raise SegmentError(f"the segment rule has {len(rule)} characters; expected at most {LONGEST_RULE}")
@@ -178,40 +166,35 @@ def _refused(node: ast.AST) -> SegmentError:
 
 
 def segment_metrics(
-    rankings: pd.DataFrame,
-    inside: pd.Series,
-    metrics: Sequence[str],
-    compare: Callable[..., dict],
-    a: str = "with reasoning",
-    b: str = "without reasoning",
+    rankings: pd.DataFrame, inside: pd.Series, metrics: Sequence[str], compare: Callable[..., dict]
 ) -> pd.DataFrame:
     """Metrics with and without reasoning in a segment, and their difference, with 95 % intervals over users.
 
     Args:
-        rankings: one row per model and sample: model (`a` or `b`), sample_id, user_id, rank.
+        rankings: one row per model and sample: model (`WITH` or `WITHOUT`), sample_id, user_id, rank.
         inside: bool by sample_id, True in the segment.
         compare: (ranks of a, ranks of b, users, metric) to a mapping with `difference` and `ci95`, such as
             `uncertainty.paired_bootstrap`.
 
     Returns:
-        Three rows per metric: metric, ranked (`a`, `b` or "difference", which is a − b), value, from, to, deviation
-        (standard deviation over samples, what `mean_sample_size` asks; NaN for the difference), samples, users.
+        Three rows per metric: metric, ranked (`WITH`, `WITHOUT` or "difference"), value, from, to, deviation (standard
+            deviation over samples; NaN for the difference), samples, users.
 
     Raises:
         ValueError: an empty segment, or samples that only one of the two ranked.
     """
     ranked = rankings[rankings["sample_id"].map(inside).fillna(False).astype(bool)]
-    ranks = ranked.pivot(index="sample_id", columns="model", values="rank").reindex(columns=[a, b])
+    ranks = ranked.pivot(index="sample_id", columns="model", values="rank").reindex(columns=[WITH, WITHOUT])
     if ranks.empty or ranks.isna().any(axis=None):
         raise ValueError(f"the segment has {len(ranks)} samples, ranked by both: {len(ranks.dropna())}; expected all")
     users = users_of(ranked).loc[ranks.index]
     rows = []
     for metric in metrics:
-        for name in (a, b):
+        for name in ranks:
             values = metric_values(ranks[name].to_numpy(), metric)
             spread = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
             rows.append((metric, name, *share_interval(values, users), spread))
-        gain = compare(ranks[a].to_numpy(), ranks[b].to_numpy(), users.to_numpy(), metric)
+        gain = compare(ranks[WITH].to_numpy(), ranks[WITHOUT].to_numpy(), users.to_numpy(), metric)
         rows.append((metric, "difference", gain["difference"], *gain["ci95"], math.nan))
     table = pd.DataFrame(rows, columns=["metric", "ranked", "value", "from", "to", "deviation"])
     return table.assign(samples=len(ranks), users=users.nunique())
@@ -257,21 +240,12 @@ def _check_plan(effect: float, level: float, power: float) -> None:
         raise ValueError(f"level {level} and power {power}; expected 0 < level < power < 1")
 
 
-def ab_sizes(
-    table: pd.DataFrame,
-    relative: Sequence[float],
-    level: float = 0.05,
-    power: float = 0.8,
-    b: str = "without reasoning",
-) -> pd.DataFrame:
-    """The A/B test that each metric of `segment_metrics` needs for relative effects on `b`, such as 0.05 for 5 %.
-
-    Returns:
-        metric, relative, effect (absolute), users_per_arm: for shares (hit@K) by `proportion_sample_size`, for means
-        (ndcg@K) by `mean_sample_size`; NaN where `b` is 0, or a share would pass 1.
-    """
+def ab_sizes(table: pd.DataFrame, relative: Sequence[float], level: float = 0.05, power: float = 0.8) -> pd.DataFrame:
+    """The A/B test that each metric of `segment_metrics` needs for relative effects, such as 0.05 for 5 %: metric,
+    relative, effect (absolute) and users_per_arm, for shares (hit@K) by `proportion_sample_size`, for means (ndcg@K)
+    by `mean_sample_size`; NaN where the base, without reasoning, is 0, or a share would pass 1."""
     rows = []
-    for row in table[table["ranked"] == b].to_dict("records"):
+    for row in table[table["ranked"] == WITHOUT].to_dict("records"):
         is_share, base = row["metric"].startswith("hit"), row["value"]
         for part in relative:
             effect, size = part * base, math.nan

@@ -16,7 +16,7 @@ import yaml
 
 from r2ec_lib.data.schema import DataError
 from r2ec_lib.data.storage import read_json, read_table
-from r2ec_lib.evaluation import ranking, uncertainty
+from r2ec_lib.evaluation import uncertainty
 from r2ec_lib.evaluation.uncertainty import Resampled
 
 NO_VARIANT = frozenset(
@@ -41,15 +41,9 @@ def nested_shares(train: pd.DataFrame, shares: Sequence[float], seed: int = 0) -
 
 
 def read_runs(folders: Iterable[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(rankings, recipes) of finished evaluations.
-
-    Returns:
-        rankings: the rankings of all runs below one another, with a column `run` in front.
-        recipes: index run, one column per key of the recipes.
-
-    Raises:
-        DataError: a run without an evaluation, or runs whose test samples are not the same questions.
-    """
+    """(rankings, recipes) of finished evaluations: the rankings of all runs below one another, with a column `run` in
+    front; the recipes with index run, one column per key. Raises DataError for a run without an evaluation, or runs
+    whose test samples are not the same questions."""
     parts, recipes = [], {}
     first: tuple[str, pd.DataFrame] | None = None
     for folder in map(Path, folders):
@@ -170,7 +164,7 @@ def variance_parts(intervals: pd.DataFrame, groups: pd.Series) -> pd.DataFrame:
 
     Args:
         intervals: of `run_intervals`.
-        groups: variant of each run, indexed by run, as `variants` gives it.
+        groups: variant of each run, as `variants` gives it.
 
     Returns:
         variant, model, metric, runs, mean (over runs), seed_sd (standard deviation over runs, NaN for a single run),
@@ -187,40 +181,30 @@ def variance_parts(intervals: pd.DataFrame, groups: pd.Series) -> pd.DataFrame:
 
 
 def compare_variants(
-    rankings: pd.DataFrame,
-    groups: pd.Series,
-    model: str,
-    base: str,
-    metrics: Sequence[str],
-    resamples: int = 2_000,
-    seed: int = 0,
+    drawn: Mapping[str, Resampled], groups: pd.Series, model: str, base: str, metrics: Sequence[str]
 ) -> pd.DataFrame:
-    """One model under each variant against the variant `base`, as `uncertainty.compare` compares models.
+    """One model under each variant against the variant `base`; columns as in `uncertainty.compare`, variants in `a`
+    and `b`.
 
-    The runs of a variant are averaged sample by sample (over their metric values, not their ranks), then compared on
-    the same questions: the interval is over shoppers, with the seeds at hand as they are. Columns as in
-    `uncertainty.compare`, variants in `a` and `b`.
+    The runs of a variant are averaged on each resample, in which all have the same shoppers: the interval is over
+    shoppers, with the seeds at hand as they are. ValueError without a run of `base`, or of any other variant.
     """
-    table = rankings.assign(variant=rankings["run"].map(groups))
-    ranked = table[table["model"] == model]
-    if base not in set(ranked["variant"]):
-        raise ValueError(f"no run of variant {base!r}; found {', '.join(sorted(set(ranked['variant'])))}")
-    names = [name for name in ranked["variant"].unique() if name != base]
-    if not names:
+    runs = {variant: [drawn[run] for run in of] for variant, of in groups.groupby(groups, sort=False).groups.items()}
+    if base not in runs:
+        raise ValueError(f"no run of variant {base!r}; found {', '.join(sorted(runs))}")
+    if len(runs) == 1:
         raise ValueError(f"every run is of variant {base!r}: nothing to compare")
-    users = uncertainty.users_of(ranked).sort_index()
     rows = []
     for metric in metrics:
-        values = table.assign(value=ranking.metric_values(table["rank"].to_numpy(), metric))
-        wide = values[values["model"] == model].pivot_table(index="sample_id", columns="variant", values="value")
-        wide = wide[[base, *names]].sort_index()
-        draws = uncertainty.bootstrap(wide.to_numpy(), users, resamples, seed)  # (R, 1 + variants)
-        means = wide.mean().to_numpy()
-        in_base = values[values["variant"] == base].groupby(["model", "run"])["value"].mean().unstack("model")
-        collapsed = bool((in_base[model] < in_base.get(uncertainty.FLOOR, -np.inf)).any())
-        for i, name in enumerate(names, 1):
-            row = uncertainty.difference(means[[i, 0]], draws[:, [i, 0]])
-            rows.append({"a": name, "b": base, "metric": metric} | row | {"collapsed": collapsed})
+        means = {name: np.mean([run.means[model, metric] for run in of]) for name, of in runs.items()}
+        draws = {name: np.mean([run.draws[model, metric] for run in of], axis=0) for name, of in runs.items()}
+        draws = {name: values.round(12) for name, values in draws.items()}  # so that ties stay ties
+        collapsed = uncertainty.collapsed(runs[base], model, metric)
+        for name in runs:
+            if name != base:
+                pair = np.array([means[name], means[base]]), np.column_stack([draws[name], draws[base]])
+                row = uncertainty.difference(*pair) | {"collapsed": collapsed}
+                rows.append({"a": name, "b": base, "metric": metric} | row)
     return uncertainty.with_holm(pd.DataFrame(rows))
 
 
@@ -228,12 +212,3 @@ def common_baselines(folders: Iterable[Path]) -> list[str]:
     """Names of the baselines that every run's evaluation counts among its baselines, in the first run's order."""
     named = [read_json(Path(folder) / "evaluation" / "metrics.json")["baselines"] for folder in folders]
     return [name for name in named[0] if all(name in other for other in named)]
-
-
-def headline(folders: Iterable[Path]) -> pd.DataFrame:
-    """The means on record: run, model and one column per metric, from each run's `metrics.json`."""
-    rows = []
-    for folder in map(Path, folders):
-        for model, values in read_json(folder / "evaluation" / "metrics.json")["models"].items():
-            rows.append({"run": folder.name, "model": model, **values})
-    return pd.DataFrame(rows)

@@ -45,18 +45,11 @@ class Resampled(NamedTuple):
 
 
 def bootstrap(values: np.ndarray, users: ArrayLike, resamples: int = 10_000, seed: int = 0) -> np.ndarray:
-    """Means of columns over samples, in each resample of the users with replacement.
+    """(R, C) means of the columns of `values` (S, C), one row per sample, in R resamples of the `users` (S,) with
+    replacement.
 
     A resample draws as many users as there are and takes all samples of a drawn user, so samples of one user stay
     together: mean* = Σ_u w_u Σ_{s of u} value_s / Σ_u w_u n_u, with w multinomial.
-
-    Args:
-        values: (S, C), one row per sample.
-        users: (S,), the user of each sample.
-        resamples: R.
-
-    Returns:
-        (R, C) means.
     """
     codes, names = pd.factorize(np.asarray(users))
     values = np.asarray(values, dtype=float)
@@ -96,14 +89,8 @@ def paired_bootstrap(
 def resample(
     rankings: pd.DataFrame, metrics: Sequence[str], resamples: int = 10_000, seed: int = 0, samples: ArrayLike = ()
 ) -> Resampled:
-    """Bootstraps every model and metric of a rankings table together.
-
-    Args:
-        samples: ids to keep; empty keeps all.
-
-    Raises:
-        ValueError: the models were not ranked on the same samples, or none is left.
-    """
+    """Bootstraps every model and metric of a rankings table together, on the sample ids `samples` (empty: all). Raises
+    ValueError where the models were not ranked on the same samples, or none is left."""
     if np.size(samples):
         rankings = rankings[rankings["sample_id"].isin(np.asarray(samples))]
     ranks = rankings.pivot(index="sample_id", columns="model", values="rank")  # (S, models)
@@ -148,12 +135,8 @@ def with_best(resampled: Resampled, name: str, members: Sequence[str]) -> Resamp
 
 
 def compare(resampled: Resampled, a: str, others: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
-    """Model `a` against each of `others` on each metric: one row per comparison.
-
-    Returns:
-        a, b, metric, the figures of `difference`, collapsed (of `b`, see `collapsed`), and p_holm: p corrected by Holm
-        over all these rows.
-    """
+    """Model `a` against each of `others` on each metric, a row per comparison: a, b, metric, the figures of
+    `difference`, collapsed (of `b`, see `collapsed`), and p_holm: p corrected by Holm over all these rows."""
     rows = []
     for metric in metrics:
         for b in others:
@@ -215,15 +198,12 @@ POPULARITY_THIRDS = ("rare third", "middle third", "popular third")
 
 
 def slice_labels(samples: pd.DataFrame, bought: pd.DataFrame) -> pd.DataFrame:
-    """Which slice each sample belongs to, by what was known before the test began.
+    """Which slice each sample belongs to, by what was known before the test began: sample_id and one column per
+    question.
 
-    Args:
-        bought: one row per training purchase, with `user_id` and `item`.
-
-    Returns:
-        sample_id and one column per question: "target in training" (cold, warm), "target popularity" (thirds of the
-        warm samples by the target's training purchases, cold apart), "history length", "user in training" (new, known)
-        and "time" (first and second half of the samples).
+    "target in training" (cold, warm), "target popularity" (thirds of the warm samples by the target's training
+    purchases, cold apart), "history length", "user in training" (new, known) and "time" (first and second half of the
+    samples). `bought` has one row per training purchase, with `user_id` and `item`.
     """
     count = samples["target"].map(bought["item"].value_counts()).fillna(0)
     thirds = count.where(count > 0).rank(method="average", pct=True)
@@ -275,10 +255,7 @@ def share_interval(values: ArrayLike, users: ArrayLike) -> tuple[float, float, f
     """Mean p of values from 0 to 1 with Wilson's 95 % interval, which stays in that range.
 
     The number of draws in Wilson's formula is p (1 − p) / se² with the clustered se of `mean_interval`, and the number
-    of users where all values are equal. NaN bounds with a single user.
-
-    Raises:
-        ValueError: a value outside 0…1.
+    of users where all values are equal. NaN bounds with a single user; ValueError for a value outside 0…1.
     """
     mean, error, count = _clustered(values, users)
     if math.isnan(error):
@@ -290,28 +267,20 @@ def share_interval(values: ArrayLike, users: ArrayLike) -> tuple[float, float, f
     return mean, max(0.0, min(float(low), mean)), min(1.0, max(float(high), mean))
 
 
-def summarise(figures: pd.DataFrame, users: ArrayLike, counts: Sequence[str] = COUNTS) -> pd.DataFrame:
-    """Mean and interval of each column: `figure`, `mean`, `low`, `high`, `count` (of rows that have a value).
-
-    Args:
-        counts: columns that are no shares; all others must lie in 0…1 and get `share_interval`.
-    """
+def summarise(figures: pd.DataFrame, users: ArrayLike) -> pd.DataFrame:
+    """Mean and interval of each column: `figure`, `mean`, `low`, `high`, `count` (of rows that have a value). All
+    columns but COUNTS must lie in 0…1 and get `share_interval`."""
     rows = []
     for name in figures:
-        interval = mean_interval if name in counts else share_interval
+        interval = mean_interval if name in COUNTS else share_interval
         rows.append((name, *interval(figures[name], users), int(figures[name].count())))
     return pd.DataFrame(rows, columns=["figure", "mean", "low", "high", "count"])
 
 
 def against_chance(pairs: Mapping[str, tuple[ArrayLike, ArrayLike]], users: ArrayLike) -> pd.DataFrame:
-    """Measured shares beside those that chance gives, each with its interval.
-
-    Args:
-        pairs: words to (measured values, values by chance), each in 0…1; one value or NaN per row.
-
-    Returns:
-        `facet` (the words), `found`, `found_low`, `found_high`, and the same of `chance`.
-    """
+    """Measured shares beside those that chance gives, each with its interval: `facet`, `found`, `found_low`,
+    `found_high`, and the same of `chance`. `pairs` maps words to (measured values, values by chance), each in 0…1; one
+    value or NaN per row."""
     rows = [
         (words, *share_interval(one, users), *share_interval(other, users)) for words, (one, other) in pairs.items()
     ]

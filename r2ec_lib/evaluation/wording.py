@@ -87,10 +87,8 @@ def margin_cells(comparisons: pd.DataFrame, decimals: int = 1) -> list[str]:
 
 
 def comparison_tables(comparisons: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The rows of `uncertainty.compare` as one table per metric and one row per opponent.
-
-    Columns: difference and relative, with their intervals as text, p_holm and detectable; index: the opponents' names.
-    """
+    """The rows of `uncertainty.compare` as one table per metric and one row per opponent, by name: difference and
+    relative, with their intervals as text, p_holm and detectable."""
     tables = {}
     for metric, rows in comparisons.groupby("metric", sort=False):
         cells = {"difference": difference_cells(rows), "relative": margin_cells(rows, decimals=0)}
@@ -103,10 +101,8 @@ COPIED = "copied: the paper's margin over its best baseline, on its own data"
 
 
 def claims_table(claims: pd.DataFrame, margins: Mapping[str, float] | None = None) -> pd.DataFrame:
-    """Claims as text: one row per opponent, one column per metric.
-
-    A cell is the difference and, where it holds, the margin, each with its interval; or the share that is reached of
-    an opponent that knows the truth.
+    """Claims as text: one row per opponent, one column per metric. A cell is the difference and, where it holds, the
+    margin, each with its interval; or the share that is reached of an opponent that knows the truth.
 
     Args:
         claims: rows of `uncertainty.compare` or `studies.margins`, with a further column `share` (bool).
@@ -139,11 +135,8 @@ HEADLINE = {"hit@5": 0.6867, "ndcg@20": 0.4521}
 
 
 def copied(title: str) -> pd.DataFrame:
-    """A table of the paper (arXiv 2505.16994, v3): index model, columns (dataset, metric), in `UNIT`s.
-
-    Args:
-        title: "Table 1" (full-catalogue ranking) or "Ablation" (of the Gemma backbone).
-    """
+    """A table of the paper (arXiv 2505.16994, v3), "Table 1" (full-catalogue ranking) or "Ablation" (of the Gemma
+    backbone): index model, columns (dataset, metric), in `UNIT`s."""
     rows = pd.read_csv(Path(__file__).with_name("published.csv"))
     rows = rows[rows["table"] == title].drop(columns="table").dropna(axis="columns")
     pairs = [(dataset, metric) for dataset in rows["dataset"].unique() for metric in rows.columns[2:]]
@@ -152,7 +145,7 @@ def copied(title: str) -> pd.DataFrame:
     return wide.reindex(index=rows["model"].unique(), columns=columns).rename_axis("model")
 
 
-def broken_rules(values: Mapping[str, float], unit: float = UNIT) -> dict[tuple[str, ...], str]:
+def broken_rules(values: Mapping[str, float]) -> dict[tuple[str, ...], str]:
     """The rules that one model's figures on one data set break: the metrics that cannot all be right, and why.
 
     With the target of each question at one rank and all metrics averaged over the same questions,
@@ -163,14 +156,13 @@ def broken_rules(values: Mapping[str, float], unit: float = UNIT) -> dict[tuple[
       NDCG@K ≥ Hit@K / log2(K + 1).
 
     Args:
-        values: metric names such as "hit@5" and their values, in units of `unit`, rounded to whole ones.
-        unit: what a value of 1 stands for; only used to say that no share exceeds 1.
+        values: metric names such as "hit@5" and their values in `UNIT`s, which may be rounded to whole ones.
 
     >>> broken_rules({"hit@5": 109, "ndcg@5": 141})
     {('hit@5', 'ndcg@5'): 'NDCG@5 is above Hit@5'}
     """
     broken: dict[tuple[str, ...], str] = {
-        (name,): f"{metric_name(name)} is no share" for name, value in values.items() if not 0 <= value * unit <= 1
+        (name,): f"{metric_name(name)} is no share" for name, value in values.items() if not 0 <= value * UNIT <= 1
     }
     for family in ("hit", "ndcg"):
         for names in pairwise(f"{family}@{k}" for k in _cutoffs(values, family)):
@@ -182,12 +174,12 @@ def broken_rules(values: Mapping[str, float], unit: float = UNIT) -> dict[tuple[
     return broken
 
 
-def impossible(table: pd.DataFrame, unit: float = UNIT) -> pd.DataFrame:
+def impossible(table: pd.DataFrame) -> pd.DataFrame:
     """For each cell of a `copied` table the rules that it helps to break, as text; "" where none."""
     marks = pd.DataFrame("", index=table.index, columns=table.columns)
     for model in table.index:
         for dataset in table.columns.unique(0):
-            for names, rule in broken_rules(table.loc[model, dataset].to_dict(), unit).items():
+            for names, rule in broken_rules(table.loc[model, dataset].to_dict()).items():
                 for name in names:
                     before = marks.loc[model, (dataset, name)]
                     marks.loc[model, (dataset, name)] = f"{before}; {rule}" if before else rule

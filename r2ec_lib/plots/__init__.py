@@ -1,4 +1,5 @@
 """Figures: a table in, an `Axes` out; the notebook gives the title. What all of them share is in `style`."""
+# ruff: noqa: F401  # the room's functions under one name
 
 from r2ec_lib.plots.data import history_lengths, popularity_tail, split_timeline
 from r2ec_lib.plots.evaluation import (
@@ -8,47 +9,8 @@ from r2ec_lib.plots.evaluation import (
     over_seeds,
     quality_by_cost,
     sample_sizes,
-    seeds_and_users,
     sliced,
 )
-from r2ec_lib.plots.reasoning import (
-    against_chance,
-    changed,
-    distribution,
-    dots,
-    early_answering,
-    facet_shares,
-    grid,
-    shares,
-)
-from r2ec_lib.plots.speed import growth, phases, ratios
+from r2ec_lib.plots.reasoning import against_chance, changed, dots, early_answering, grid, shares
+from r2ec_lib.plots.speed import growth, phases
 from r2ec_lib.plots.training import learning_curve, over_steps, reasoning_length, seconds_by_phase
-
-__all__ = [
-    "against",
-    "against_chance",
-    "by_training_size",
-    "changed",
-    "differences",
-    "distribution",
-    "dots",
-    "early_answering",
-    "facet_shares",
-    "grid",
-    "growth",
-    "history_lengths",
-    "learning_curve",
-    "over_seeds",
-    "over_steps",
-    "phases",
-    "popularity_tail",
-    "quality_by_cost",
-    "ratios",
-    "reasoning_length",
-    "sample_sizes",
-    "seconds_by_phase",
-    "seeds_and_users",
-    "shares",
-    "sliced",
-    "split_timeline",
-]

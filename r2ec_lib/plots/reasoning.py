@@ -1,4 +1,4 @@
-"""Figures of the reasoning analysis: shares and effects in rows, distributions, and shares over training."""
+"""Figures of the reasoning analysis: shares and effects in rows, and shares over training."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,17 +12,13 @@ from r2ec_lib.plots.style import COLOURS, LEGEND, dot, look, require, rows, spre
 
 
 def early_answering(table: pd.DataFrame, ax: Axes) -> Axes:
-    """What remains of the ranking when only the first fraction of each reasoning is kept.
-
-    Needs `fraction` (0 to 1), `ndcg` and `agreement` (share of the top K shared with the full reasoning's), each with
-    optional `<name>_low` and `<name>_high`. NDCG is drawn on the left axis, agreement on the right one.
-    """
+    """What remains of the ranking when only the first fraction of each reasoning is kept, by `causal.early_answering`:
+    NDCG on the left axis, agreement (share of the top K shared with the full reasoning's) on the right one."""
     require(table, ["fraction", "ndcg", "agreement"], "the early-answering table")
     right = ax.twinx()
     for axis, column, i in ((ax, "ndcg", 0), (right, "agreement", 1)):
-        low, high = f"{column}_low", f"{column}_high"
-        if {low, high} <= set(table.columns):
-            axis.fill_between(table["fraction"], table[low], table[high], color=COLOURS[i], alpha=0.2, linewidth=0)
+        band = table[f"{column}_low"], table[f"{column}_high"]
+        axis.fill_between(table["fraction"], *band, color=COLOURS[i], alpha=0.2, linewidth=0)
         axis.plot(table["fraction"], table[column], label=column.replace("ndcg", "NDCG"), **look(i))
     ax.set_ylim(bottom=0)
     right.set_ylim(0, 1.02)
@@ -34,34 +30,24 @@ def early_answering(table: pd.DataFrame, ax: Axes) -> Axes:
     return ax
 
 
-def facet_shares(table: pd.DataFrame, ax: Axes, xlabel: str = "share of the reasonings (0 to 1)") -> Axes:
-    """Horizontal bars: `facet` and `share`, with optional `low` and `high`, in the table's order."""
-    require(table, ["facet", "share"], "the shares")
-    y = np.arange(len(table))
-    ax.barh(y, table["share"], color=COLOURS[0], height=0.7)
-    if {"low", "high"} <= set(table.columns):
-        bars = spread(table["share"], table["low"], table["high"])
-        ax.errorbar(table["share"], y, xerr=bars, fmt="none", color="black", capsize=2, linewidth=1)
+def shares(table: pd.DataFrame, ax: Axes, xlabel: str = "share of the reasonings (0 to 1)") -> Axes:
+    """Horizontal bars of `facet` and `share` with `low` and `high`, on the whole range of 0…1, so that neighbouring
+    figures compare; rows without a value keep their place, empty."""
+    require(table, ["facet"], "the rows")
+    share, y = table["share"].fillna(0.0), np.arange(len(table))
+    ax.barh(y, share, color=COLOURS[0], height=0.7)
+    bars = spread(share, table["low"], table["high"])
+    ax.errorbar(share, y, xerr=bars, fmt="none", color="black", capsize=2, linewidth=1)
     rows(ax, table["facet"].astype(str).to_list())
+    ax.set_xlim(0, 1.02)
+    _say_if_empty(ax, table["share"])
     return style(ax, xlabel, "")
 
 
-def distribution(values: pd.Series, ax: Axes, xlabel: str, bins: int = 30) -> Axes:
-    """Histogram of a column as counts, its mean as a dashed line; NaN are skipped."""
-    values = pd.Series(values).dropna()
-    if values.empty:
-        raise ValueError(f"no value of {xlabel!r}: nothing to draw")
-    ax.hist(values, bins=bins, color=COLOURS[0], edgecolor="white", linewidth=0.5)
-    ax.axvline(values.mean(), color="black", linestyle="--", linewidth=1, label="mean")
-    return style(ax, xlabel, "reasonings", legend=True)
-
-
 def changed(table: pd.DataFrame, ax: Axes, k: int) -> Axes:
-    """How much of the recommendation each change exchanges: one bar per row of `causal.changes`, in per cent.
-
-    A bar is the share of the top k items that is exchanged, with its number beside it.
-    """
-    facet_shares(table, ax, f"share of the top {k} that is exchanged (line: 95 % interval)")
+    """How much of the recommendation each change exchanges: one bar per row of `causal.changes`, the share of the top
+    k items that is exchanged, with its per cent beside it."""
+    shares(table, ax, f"share of the top {k} that is exchanged (line: 95 % interval)")
     ends = table["high"].fillna(table["share"])
     for y, (share, high) in enumerate(zip(table["share"], ends, strict=True)):
         ax.text(high + 0.015, y, f"{share:.0%}", va="center")
@@ -82,21 +68,14 @@ def dots(table: pd.DataFrame, ax: Axes, xlabel: str) -> Axes:
 
 
 def against_chance(table: pd.DataFrame, ax: Axes, xlabel: str) -> Axes:
-    """Two markers per row: what was found, filled, and what chance gives, open; each with its interval.
-
-    Needs `facet`, `found`, `found_low`, `found_high` and the same of `chance`.
-    """
+    """Two markers per row of `uncertainty.against_chance`: what was found, filled, and what chance gives, open; each
+    with its interval."""
     require(table, ["facet"], "the rows")
     y = np.arange(len(table))
     for index, (name, shift, fill) in enumerate((("found", -0.12, COLOURS[0]), ("chance", 0.12, "white"))):
         bars = spread(table[name], table[f"{name}_low"], table[f"{name}_high"])
-        looks: dict[str, Any] = {
-            "color": COLOURS[index],
-            "markerfacecolor": fill,
-            "marker": "os"[index],
-            "linewidth": 1.5,
-        }
-        ax.errorbar(table[name].astype(float), y + shift, xerr=bars, fmt=" ", capsize=2, label=name, **looks)
+        looks: dict[str, Any] = {"color": COLOURS[index], "markerfacecolor": fill, "linewidth": 1.5, "capsize": 2}
+        ax.errorbar(table[name].astype(float), y + shift, xerr=bars, fmt="os"[index], label=name, **looks)
     rows(ax, table["facet"].to_list())
     ax.set_xlim(left=0)
     ax.legend(**LEGEND)
@@ -105,11 +84,8 @@ def against_chance(table: pd.DataFrame, ax: Axes, xlabel: str) -> Axes:
 
 
 def grid(table: pd.DataFrame, ax: Axes, columns: Mapping[str, str], label: str) -> Axes:
-    """Many shares over training: one row for each of `columns` (names to words), one field per step, darker for more,
-    with the share in it; a field without a value stays empty.
-
-    Needs `step` and the columns, such as from `texts.by_step`.
-    """
+    """Many shares over training: one row for each of `columns` (names to words), one field per `step`, darker for
+    more, with the share in it; a field without a value stays empty."""
     require(table, ["step"], "the shares by step")
     values = table[list(columns)].to_numpy(float).T  # (rows, steps)
     ax.imshow(values, cmap="Blues", vmin=0, vmax=1, aspect="auto")
@@ -122,16 +98,6 @@ def grid(table: pd.DataFrame, ax: Axes, columns: Mapping[str, str], label: str) 
     ax.set_xticks(range(len(table)), [f"{step:.0f}" for step in table["step"]])
     style(ax, f"training step (in each field: {label})", "")
     ax.grid(False)
-    return ax
-
-
-def shares(table: pd.DataFrame, ax: Axes, xlabel: str = "share of the reasonings (0 to 1)") -> Axes:
-    """`facet_shares` on the whole range of 0…1, so that neighbouring figures compare; rows without a value keep their
-    place, empty."""
-    require(table, ["facet"], "the rows")
-    facet_shares(table.fillna({"share": 0.0}), ax, xlabel)
-    ax.set_xlim(0, 1.02)
-    _say_if_empty(ax, table["share"])
     return ax
 
 

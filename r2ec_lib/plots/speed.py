@@ -1,4 +1,4 @@
-"""Figures of the benchmark: ratios of seconds, phases of a step, and growth with size."""
+"""Figures of the benchmark: phases of a step, and growth with size."""
 
 from collections.abc import Sequence
 
@@ -7,27 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator
 
 from r2ec_lib.evaluation.speed.timing import slope
-from r2ec_lib.plots.style import BESIDE, COLOURS, bar_look, dot, look, require, rows, style
-
-
-def ratios(table: pd.DataFrame, ax: Axes) -> Axes:
-    """One row per comparison: its measured ratio with quartiles, its target, and what operations alone would give.
-
-    Needs what, ratio, low, high, target (NaN where nothing is asked) and floor. A filled dot: the target is met.
-    """
-    require(table, ["what", "ratio"], "the comparisons")
-    for y, row in enumerate(table.to_dict("records")):
-        meets = not row["ratio"] > row["target"]
-        dot(ax, y, row["ratio"], row["low"], row["high"], meets, label=None if y else "measured")
-    at = range(len(table))
-    ax.plot(table["target"], at, linestyle="none", marker="|", markersize=16, color=COLOURS[2], label="target")
-    ax.plot(table["floor"], at, linestyle="none", marker="x", color=COLOURS[7], label="operations alone")
-    ax.axvline(1, color="black", linestyle="--", linewidth=1)
-    rows(ax, table["what"].to_list())
-    ax.set_xscale("log")
-    ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    ax.legend(**BESIDE)
-    return style(ax, "seconds of this library / seconds of the plain way (logarithmic; line: quartiles)", "")
+from r2ec_lib.plots.style import BESIDE, bar_look, look, require, rows, style
 
 
 def phases(table: pd.DataFrame, ax: Axes, order: Sequence[str]) -> Axes:
@@ -45,10 +25,8 @@ def phases(table: pd.DataFrame, ax: Axes, order: Sequence[str]) -> Axes:
 
 
 def growth(table: pd.DataFrame, ax: Axes, xlabel: str) -> Axes:
-    """Seconds over size, one line per side, both axes logarithmic, with the exponent of growth in the legend.
-
-    Needs size, side, seconds, low and high, as `timing.growth` makes them; the grey line grows as size does.
-    """
+    """Seconds over size, one line per side of `timing.growth`, both axes logarithmic, with the exponent of growth in
+    the legend; the grey line grows as size does."""
     require(table, ["size", "side", "seconds"], "the seconds by size")
     for i, (side, part) in enumerate(table.groupby("side", sort=False)):
         exponent = slope(part["size"].to_list(), part["seconds"].to_list())

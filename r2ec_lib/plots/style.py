@@ -55,10 +55,10 @@ def rows(ax: Axes, labels: Sequence[str], zero: bool = False) -> None:
         ax.axvline(0, color="black", linestyle="--", linewidth=1)
 
 
-def dot(ax: Axes, y: float, value: float, low: float, high: float, filled: bool, label: str | None = None) -> None:
+def dot(ax: Axes, y: float, value: float, low: float, high: float, filled: bool) -> None:
     """A value with its interval in row `y`, filled or open."""
     ax.plot([low, high], [y, y], color=COLOURS[0], linewidth=2)
-    ax.plot(value, y, marker="o", color=COLOURS[0], markerfacecolor=COLOURS[0] if filled else "white", label=label)
+    ax.plot(value, y, marker="o", color=COLOURS[0], markerfacecolor=COLOURS[0] if filled else "white")
 
 
 def spread(values: pd.Series, low: pd.Series, high: pd.Series) -> np.ndarray:

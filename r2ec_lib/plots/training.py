@@ -10,14 +10,14 @@ from r2ec_lib.evaluation.wording import metric_name
 from r2ec_lib.plots.style import COLOURS, bar_look, look, require, style
 
 
-def learning_curve(log: pd.DataFrame, ax: Axes, window: int | None = None) -> Axes:
+def learning_curve(log: pd.DataFrame, ax: Axes) -> Axes:
     """Reward, its two parts and validation NDCG@10 over training steps.
 
-    The reward of each step is faint, its centred running mean over `window` steps (default: a twentieth of the run)
-    strong. Validation is measured at intervals, so it has markers joined by a line.
+    The reward of each step is faint, its centred running mean over a twentieth of the run strong. Validation is
+    measured at intervals, so it has markers joined by a line.
     """
     require(log, ["step", "reward"], "the training log")
-    window = window or max(1, len(log) // 20)
+    window = max(1, len(log) // 20)
     names = {"reward": "reward", "reward_ndcg": "its NDCG part", "reward_similarity": "its similarity part"}
     for i, (column, label) in enumerate(names.items()):
         if column in log and log[column].notna().any():
@@ -31,21 +31,10 @@ def learning_curve(log: pd.DataFrame, ax: Axes, window: int | None = None) -> Ax
 
 
 def reasoning_length(log: pd.DataFrame, ax: Axes) -> Axes:
-    """Mean tokens of a reasoning over training steps.
-
-    The band is `length_low` to `length_high` where the log has them, else one `length_std` to either side.
-    """
-    require(log, ["step", "length"], "the training log")
-    bands = []
-    if {"length_low", "length_high"} <= set(log.columns):
-        bands = [(log["length_low"], log["length_high"])]
-    elif "length_std" in log:
-        bands = [(log["length"] - log["length_std"], log["length"] + log["length_std"])]
-    for low, high in bands:
-        ax.fill_between(log["step"], low.clip(lower=0), high, color=COLOURS[0], alpha=0.2, linewidth=0)
-    ax.plot(log["step"], log["length"], **look(0) | {"marker": "o" if len(log) == 1 else None})
+    """Mean tokens of a reasoning over training steps; the band is `length_low` to `length_high`, where there."""
+    over_steps(log, ax, ["length"], "reasoning length (tokens)")
     ax.set_ylim(bottom=0)
-    return style(ax, "training step", "reasoning length (tokens)")
+    return ax
 
 
 def over_steps(

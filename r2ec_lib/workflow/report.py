@@ -44,8 +44,6 @@ TAGS = frozenset(
     "sub sup code pre small mark ul ol li dl dt dd h2 h3 h4 h5 h6 details summary blockquote a".split()
 )
 TOLD = ("oracle", "corrected_reasoning", "trained_on_true_reasoning")  # they know the truth: not in the race
-NAMES = {"r2ec": "R²ec", "sasrec": "SASRec", "gru4rec": "GRU4Rec", "caser": "Caser", "_": " "}
-NAMES |= {"ndcg": "NDCG", "hit": "Hit"}
 KINDS = {".png": "image/png", ".svg": "image/svg+xml", ".jpg": "image/jpeg"}
 ONLY = "only:"
 """Begins the tag of a cell that concerns some runs alone: "only:source=bazaar", "only:source=amazon|logs"."""
@@ -137,11 +135,10 @@ def overview(run: RunFolder, page: Mapping[str, Any], provenance: Mapping[str, A
     return environment.get_template("overview.html.j2").render(
         page=page,
         notes=_notes(_json(run.metrics("data")), _json(run.metrics("training"))),
-        metrics=[_pretty(name) for name in names],
+        metrics=[wording.metric_name(name) for name in names],
         models=_rows(models, names),
         claims=_claims(study.get("claims") or results.get("claims", [])),
         studied=_studied(run, study.get("runs", {})),
-        comparisons=[_comparison(row) for row in results.get("comparisons", [])],
         curve=_curve(run.log),
         facts=_facts(provenance, results.get("counts", {})),
         recipe=run.recipe.read_text(encoding="utf-8"),
@@ -329,14 +326,6 @@ def _is_metric(name: str) -> bool:
     return re.fullmatch(r"(hit|ndcg)@\d+", name) is not None
 
 
-def _pretty(name: str) -> str:
-    return re.sub(r"r2ec|sasrec|gru4rec|caser|ndcg|hit|_", lambda part: NAMES[part[0]], name)
-
-
-def _named(model: str) -> str:
-    return wording.NAMES.get(model, _pretty(model))
-
-
 def _claims(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The headline as tables, one per variant of a study."""
     claims, tables = pd.DataFrame(rows), []
@@ -360,7 +349,7 @@ def _rows(models: Mapping[str, Mapping[str, float]], names: Sequence[str]) -> li
     best = {name: max((v[name] for v in racing if v.get(name) is not None), default=None) for name in names}
     return [
         {
-            "name": _named(model),
+            "name": wording.NAMES.get(model, model),
             "cells": [
                 {"text": _decimal(values.get(name)), "best": model not in TOLD and values.get(name) == best[name]}
                 for name in names
@@ -370,19 +359,8 @@ def _rows(models: Mapping[str, Mapping[str, float]], names: Sequence[str]) -> li
     ]
 
 
-def _decimal(value: float | None, sign: str = "") -> str:
-    return "–" if value is None else f"{value:{sign}.4f}"
-
-
-def _comparison(row: Mapping[str, Any]) -> dict[str, str]:
-    low, high = row["ci95"]
-    return {
-        "pair": f"{_named(row['a'])} − {_named(row['b'])}",
-        "metric": _pretty(row["metric"]),
-        "difference": _decimal(row["difference"], "+"),
-        "relative": f"{100 * row['relative']:+.1f} %" if wording.holds(row) else "–",
-        "interval": f"{_decimal(low, '+')} to {_decimal(high, '+')}",
-    }
+def _decimal(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
 
 
 def _curve(path: Path) -> str | None:
@@ -410,5 +388,5 @@ def _facts(provenance: Mapping[str, Any], counts: Mapping[str, Any]) -> list[tup
         ("accelerator", ", ".join(provenance["gpu"]) or "none"),
         ("software", ", ".join([f"Python {provenance['python']}", *(f"{k} {v}" for k, v in versions.items())])),
     ]
-    counted = {_pretty(name): value for name, value in counts.items() if isinstance(value, int | float | str)}
+    counted = {name.replace("_", " "): value for name, value in counts.items() if isinstance(value, int | float | str)}
     return [(name, f"{value:,}" if isinstance(value, int) else str(value)) for name, value in counted.items()] + facts

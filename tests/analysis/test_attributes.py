@@ -147,7 +147,6 @@ def test_feature_figures_follow_their_definitions(attributes):
     assert figures["FMR"] == 2 / 4  # the mug of item 3, the deco of item 1
     assert figures["FCR"] == 3 / 5  # deco, mug and rug of five values
     assert figures["DIV"] == pytest.approx((1 + 2 + 1) / 6)  # features shared by the six pairs
-    assert figures["USR"] == 3 / 4
 
 
 def test_texts_that_name_nothing_break_no_figure(attributes):

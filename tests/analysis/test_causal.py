@@ -187,37 +187,17 @@ def test_unusable_requests_say_why(samples, chains):
         causal.early_answering(ranked)
 
 
-def test_another_shoppers_reasoning_pulls_a_reader_and_not_a_deaf_model(samples, chains):
-    partners = causal.swap_partners(samples, seed=1)
-    table = causal.pull(reader, samples, chains, partners)
-    other = samples["target"].to_numpy()[partners] != samples["target"].to_numpy()
-    # the other's target rises from 0 to 10 among eleven candidates; the sum in π stays the same
-    assert np.allclose(table["effect"][other], 10, atol=1e-4) and np.allclose(table["effect"][~other], 0)
-    assert (causal.pull(deaf, samples, chains, partners)["effect"].abs() < 1e-5).all()
-
-
-def test_pull_leaves_out_shoppers_who_own_the_others_purchase(samples, chains):
-    rows = samples.assign(history=[[0, 1, 2, 3, 4]] * 11 + [[11]])
-    rows["target"], partners = 5, [11] * 11 + [0]
-    assert len(causal.pull(reader, rows, chains, partners)) == 12
-    rows.loc[11, "target"] = 0
-    assert causal.pull(reader, rows, chains, partners)["sample_id"].tolist() == [111]
-    assert len(causal.pull(reader, rows, chains, partners, mask_seen=False)) == 12
-    none = causal.pull(reader, rows.iloc[:11].assign(target=0), chains, range(11))
-    assert none.empty and "effect" in none
-
-
-def test_dispersion_is_zero_for_a_deaf_model_and_one_for_disjoint_lists(samples, chains):
+def test_draws_agree_fully_for_a_deaf_model_and_not_at_all_where_lists_are_disjoint(samples, chains):
     other = [[30, STOP, (chain[2] + 1) % 6, STOP, ANSWER] for chain in chains]
     ranked = {f: [causal.rank_chains(f, samples, c, k=1) for c in (chains, other)] for f in (reader, deaf)}
-    assert (causal.dispersion(ranked[reader])["dispersion"] == 1).all()
-    assert (causal.dispersion(ranked[deaf])["dispersion"] == 0).all()
+    assert (causal.between_draws(ranked[reader])["agreement"] == 0).all()
+    assert (causal.between_draws(ranked[deaf])["agreement"] == 1).all()
     halves = [ranked[deaf][0].assign(top_items=[np.array(top)] * 12) for top in ([1, 2], [2, 3])]
-    assert (causal.dispersion(halves)["dispersion"] == 1 / 2).all()
-    three = causal.dispersion([*ranked[reader], ranked[reader][0]])
-    assert np.allclose(three["dispersion"], 2 / 3)  # of the three pairs, one is equal
+    assert (causal.between_draws(halves)["agreement"] == 1 / 2).all()
+    three = causal.between_draws([*ranked[reader], ranked[reader][0]])
+    assert np.allclose(three["agreement"], 1 / 3)  # of the three pairs, one is equal
     with pytest.raises(ValueError, match="at least two"):
-        causal.dispersion(ranked[deaf][:1])
+        causal.between_draws(ranked[deaf][:1])
 
 
 def test_the_summary_of_changes_tells_the_deaf_model_from_the_reader(samples, chains):

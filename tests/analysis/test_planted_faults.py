@@ -124,8 +124,6 @@ def test_a_model_that_ignores_its_reasoning_shows_short_bars_and_no_gain(world, 
     assert (causal.changes(ranked)["share"] == 0).all()
     assert (effects["difference"] == 0).all()
     assert causal.area_over_curve(ranked)[0] == pytest.approx(0)
-    partners = causal.swap_partners(samples, seed=1)
-    assert (causal.pull(partial(ignores, world), samples, tokens, partners)["effect"].abs() < 1e-4).all()
     assert (causal.drop_one(partial(ignores, world), samples, tokens, {STOP})["effect"].abs() < 1e-4).all()
 
 
@@ -137,7 +135,6 @@ def test_a_model_that_reads_only_its_reasoning_follows_anothers(world, samples, 
     assert (causal.changes(ranked).set_index("condition").loc[["none", "filler", "swapped"], "low"] > 0).all()
     # told another shopper's reasoning, it gives the other's recommendation: the shopper's own history does not count
     partners = causal.swap_partners(samples, seed=1)
-    assert causal.pull(score_fn, samples, tokens, partners)["effect"].median() > 10
     told = causal.rank_chains(score_fn, samples, [tokens[p] for p in partners], k=1, mask_seen=False)
     assert (np.concatenate(told["top_items"].to_list()) == samples["target"].to_numpy()[partners]).all()
 

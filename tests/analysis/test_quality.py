@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from r2ec_lib.analysis.quality import quality_index, rank_correlations, within_correlation, worth
+from r2ec_lib.analysis.quality import quality_index, rank_correlations, worth
 
 
 def form_of(repetition, unclosed=False, empty=False):
@@ -53,17 +53,6 @@ def test_rank_correlation_is_spearmans_with_ties():
     assert table.loc["x", "share"] == pytest.approx(expected)
     assert table.loc["x", "low"] < expected < table.loc["x", "high"]
     assert table.loc["same"].isna().all()
-
-
-def test_within_groups_a_difference_between_groups_counts_for_nothing():
-    table = pd.DataFrame(
-        {"g": [0, 0, 1, 1, 2, 2], "u": list("aabbcc"), "tokens": [1, 2, 11, 12, 5, 6], "reward": [9, 8, 99, 98, 3, 2]}
-    )
-    found = within_correlation(table, "tokens", "reward", ["g"], "u", resamples=100)
-    assert found["correlation"] == pytest.approx(-1) and table["tokens"].corr(table["reward"]) > 0
-    small = table.assign(tokens=table["tokens"] * 1e-4, reward=table["reward"] * 1e-4)  # the scale changes nothing
-    assert within_correlation(small, "tokens", "reward", ["g"], "u", resamples=100) == pytest.approx(found)
-    assert np.isnan(within_correlation(table.assign(tokens=3), "tokens", "reward", ["g"], "u")["correlation"])
 
 
 def test_a_thought_is_worth_what_it_brings_among_the_reasonings_of_one_history():

@@ -18,20 +18,6 @@ def interactions(**columns):
     return pd.DataFrame(base | columns)
 
 
-def samples(**columns):
-    base = {
-        "sample_id": [0, 1, 2],
-        "user_id": ["a", "b", "a"],
-        "split": ["train", "valid", "test"],
-        "timestamp": pd.to_datetime(["2020-01-01", "2020-01-02", "2020-01-03"], utc=True),
-        "target": [1, 0, 2],
-        "history": [np.array([0]), np.array([1, 2]), np.array([1])],
-        "history_hours": [np.array([1.0]), np.array([2.0, 0.0]), np.array([1.0])],
-        "history_ratings": [np.array([5.0]), np.array([1.0, np.nan]), np.array([1.0])],
-    }
-    return pd.DataFrame(base | columns)
-
-
 def test_interactions_come_out_typed_and_in_time_order():
     table = schema.validate_interactions(interactions())
     assert table["user_id"].tolist() == ["a", "a", "b"]  # by time, then user
@@ -146,35 +132,3 @@ def test_drops_may_carry_an_example():
     table = schema.drops_table([("items", "read", 0, 3), ("items", "odd", 1, 2, "row 7")])
     assert table["example"].tolist() == ["", "row 7"] and table["dropped"].tolist() == [0, 1]
     assert schema.drops_table([]).columns.tolist() == schema.DROP_COLUMNS
-
-
-def test_sound_samples_pass_with_their_types():
-    table = schema.validate_samples(samples(), 3)
-    assert table.columns.tolist() == schema.SAMPLE_COLUMNS
-    assert table["target"].dtype == np.int32 and table["sample_id"].dtype == np.int64
-
-
-@pytest.mark.parametrize(
-    ("columns", "message"),
-    [
-        ({"target": [1, 3, 2]}, "samples, row 2: a target outside the catalogue"),
-        ({"split": ["train", "valid", "dev"]}, "samples, row 3: an unknown split"),
-        ({"sample_id": [0, 0, 1]}, "samples, row 2: a repeated sample_id"),
-        ({"history": [np.array([0]), np.array([1, 9]), np.array([1])]}, "samples, row 2: a history item outside"),
-        ({"history": [np.array([0]), np.array([1]), np.array([1])]}, "row 2: history_hours of another length"),
-        ({"history": [np.array([], int), np.array([1, 2]), np.array([1])]}, "samples, row 1: an empty history"),
-        ({"history_hours": [np.array([1.0]), np.array([2.0, -1.0]), np.array([1.0])]}, "row 2: hours before"),
-        ({"history_hours": [np.array([1.0]), np.array([2.0, np.nan]), np.array([1.0])]}, "row 2: hours before"),
-        ({"timestamp": pd.to_datetime(["2020-01-02", "2020-01-01", "2020-01-03"], utc=True)}, "row 2: a time before"),
-    ],
-)
-def test_a_wrong_sample_is_named_with_its_row(columns, message):
-    with pytest.raises(DataError, match=message):
-        schema.validate_samples(samples(**columns), 3)
-
-
-def test_samples_come_out_with_their_columns_alone_or_name_the_missing_one():
-    table = schema.validate_samples(samples().assign(more=1).set_index(pd.Index([7, 8, 9])), 3)
-    assert table.columns.tolist() == schema.SAMPLE_COLUMNS and table.index.tolist() == [0, 1, 2]
-    with pytest.raises(DataError, match="samples: no column 'target'; found sample_id"):
-        schema.validate_samples(samples().drop(columns="target"), 3)

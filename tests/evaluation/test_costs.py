@@ -56,7 +56,9 @@ def test_the_table_has_a_row_a_method_in_their_order():
         "a": lambda batch: torch.zeros(len(batch), 10),
     }
     silent = {"b": lambda batch: time.sleep(0.005) or torch.zeros(len(batch), 1000)}
-    found = costs.table_of_costs(scorers, samples, {"a": 5_000_000, "b": 0}, tokens={"b": 12.5}, silent=silent)
+    found = costs.table_of_costs(
+        scorers, samples, {"a": 5_000_000, "b": 0}, tokens={"b": 12.5}, silent=silent, queries=8
+    )
     assert found["model"].tolist() == ["b", "a"]
     assert found["stored_mb"].tolist() == [0, 5]
     assert found["tokens"].tolist() == [12.5, 0]
@@ -65,3 +67,10 @@ def test_the_table_has_a_row_a_method_in_their_order():
     assert 0.02 <= found["seconds_batch_1"].iloc[0] < 0.2
     assert found["seconds_batch_32"].iloc[0] < found["seconds_batch_1"].iloc[0]  # of one query, not of the batch
     assert found["working_mb"].iloc[0] == pytest.approx(32 * 1000 * 4 / 1e6, rel=0.2)
+
+
+def test_queries_are_timed_in_batches_after_an_untimed_one():
+    sizes = []
+    score = lambda batch: sizes.append(len(batch)) or torch.zeros(1)  # noqa: E731
+    assert costs.seconds_per_query(score, pd.DataFrame({"sample_id": range(3)}), 4, queries=2) > 0
+    assert sizes == [4, 4, 4]

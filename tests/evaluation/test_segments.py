@@ -107,15 +107,14 @@ def test_features_are_read_from_history_target_and_training_purchases():
             "history_ratings": [[4.0, 3.0], [float("nan")]],
         }
     )
-    items = pd.DataFrame({"item_id": list("xyz"), "title": list("xyz"), "kind": ["mug", "tent", "rug"]})
+    items = pd.DataFrame({"item_id": list("xyz"), "title": list("xyz")})
     bought = pd.DataFrame({"user_id": ["a", "c", "c"], "item": [0, 1, 1]})
-    table = segments.sample_features(samples, items, bought, ["kind"])
+    table = segments.sample_features(samples, items, bought)
     assert table["history_length"].tolist() == [2, 1] and table["days_since_last"].tolist() == [0.5, 1]
     assert table["mean_rating"][0] == 3.5 and math.isnan(table["mean_rating"][1])
-    assert table["date"].tolist() == ["2023-05-31", "2024-02-29"] and table["last_kind"].tolist() == ["tent", "tent"]
+    assert table["date"].tolist() == ["2023-05-31", "2024-02-29"]
     assert table["target_popularity"].tolist() == [0, 1] and table["cold"].tolist() == [True, False]
     assert table["history_popularity"].tolist() == [(1 + 2) / 2, 2] and table["new_user"].tolist() == [False, True]
-    assert "cold" not in segments.sample_features(samples, items)
 
 
 # ---- figures -------------------------------------------------------------------------------------------------------

@@ -10,11 +10,12 @@ from r2ec_lib import plots
 TABLE = pd.DataFrame({"facet": ["x", "y"], "share": [0.5, np.nan], "low": [0.4, np.nan], "high": [0.6, np.nan]})
 
 CURVE = pd.DataFrame({"fraction": [0.0, 0.5, 1], "ndcg": [0.1, 0.2, 0.3], "agreement": [0.2, 0.5, 1]})
+CURVE = CURVE.assign(**{f"{name}_{end}": CURVE[name] for name in ("ndcg", "agreement") for end in ("low", "high")})
 
 SHARES = pd.DataFrame({"facet": ["style", "tier"], "share": [0.9, 0.3], "low": [0.8, np.nan], "high": [1.0, np.nan]})
 FIGURES = {
     plots.early_answering: CURVE,
-    plots.facet_shares: SHARES,
+    plots.shares: SHARES,
 }
 
 
@@ -26,13 +27,6 @@ def test_a_figure_labels_its_axes_and_leaves_the_title_free(draw, ax):
 @pytest.mark.parametrize("draw", FIGURES)
 def test_a_single_row_is_enough_and_none_is_a_clear_error(draw, ax):
     figures.needs_one_row(draw, FIGURES[draw], ax)
-
-
-def test_a_distribution_leaves_missing_values_out(ax):
-    plots.distribution(pd.Series([1, 2, np.nan]), ax, "length (tokens)")
-    assert sum(bar.get_height() for bar in ax.patches) == 2
-    with pytest.raises(ValueError, match="nothing to draw"):
-        plots.distribution(pd.Series([np.nan]), ax, "length (tokens)")
 
 
 def test_changes_are_bars_with_their_per_cent(ax):

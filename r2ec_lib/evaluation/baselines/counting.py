@@ -74,11 +74,8 @@ def blend(first: TableScorer, second: TableScorer, *, share: float) -> TableScor
 def text_similarity(items: pd.DataFrame, *, decay: float = 0.8, title_weight: float = 1.0) -> TableScorer:
     """TF-IDF cosine between each item's texts and those of the history, weighted by decay^age.
 
-    A word that stands n times in the texts of an item weighs ln(1 + n) · (ln(N / items with the word) + 1).
-
-    Args:
-        items: the items table; all columns but `item_id` are read.
-        title_weight: how often a word of the title counts.
+    A word that stands n times in the texts of an item (all columns but `item_id`; in the title it counts
+    `title_weight` times) weighs ln(1 + n) · (ln(N / items with the word) + 1).
     """
     texts = {column: items[column].astype(str) for column in items.columns.drop("item_id")}
     counter = CountVectorizer(token_pattern=r"\w+").fit(pd.concat(texts.values()))

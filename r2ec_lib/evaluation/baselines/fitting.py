@@ -101,7 +101,6 @@ def fit_network(
     epochs: int = 100,
     patience: int = 5,
     seed: int = 0,
-    report: Callable[[dict], None] = lambda row: None,
     **sizes: float,
 ) -> SequenceScorer:
     """Trains a network on every purchase of the training part and keeps the epoch with the best validation NDCG@10.
@@ -110,9 +109,7 @@ def fit_network(
         build: `GRU4Rec`, `Caser` or `SASRec`; `sizes` are its keywords.
         max_history: latest items that a state may read.
         batch_size: sequences per step.
-        epochs, patience: most epochs; training ends earlier after `patience` epochs without a better validation, of
-            which the first `PLATEAU` epochs do not count.
-        report: called with each row of the log.
+        patience: epochs without a better validation after which training ends; the first `PLATEAU` do not count.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     blocks = sequences(train, max_history)
@@ -139,10 +136,8 @@ def fit_network(
                 optimizer.step()
                 losses.append(loss.item())
             value = _ndcg10(scorer, valid, num_items, build.__name__, mask_seen)
-            seconds = time.perf_counter() - began
-            row = {"epoch": epoch, "loss": float(np.mean(losses)), "valid_ndcg@10": value, "seconds": seconds}
-            scorer.log.append(row)
-            report(row)
+            row = {"epoch": epoch, "loss": float(np.mean(losses)), "valid_ndcg@10": value}
+            scorer.log.append(row | {"seconds": time.perf_counter() - began})
             if value > best:
                 best, best_epoch = value, epoch
                 best_state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
@@ -162,7 +157,7 @@ def _ndcg10(score: Scorer, samples: pd.DataFrame, num_items: int, model: str, ma
 GRIDS: dict[str, list[dict]] = {
     "recent_popularity": [{"days": days} for days in (30, 90, 7, 180)],
     "item_neighbours": [{"decay": d, "shrink": s} for s in (3.0, 10.0, 30.0) for d in (0.5, 0.8, 1.0)],
-    "ease": [{"penalty": p} for p in (20.0, 50.0, 200.0)],
+    "ease": [{"penalty": p} for p in (20.0, 50.0, 100.0, 200.0)],
     "text_similarity": [{"decay": d, "title_weight": w} for d in (0.3, 0.5, 0.8, 1.0) for w in (1, 3)],
     "ease_and_text": [{"share": s} for s in (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)],
     "network": [{"learning_rate": r, "dropout": d} for r, d in ((3e-3, 0.5), (1e-3, 0.5), (1e-3, 0.2), (3e-3, 0.2))],
@@ -179,18 +174,10 @@ def tune(
     num_items: int,
     *,
     mask_seen: bool = True,
-    report: Callable[[dict], None] = lambda row: None,
 ) -> tuple[Scorer, pd.DataFrame]:
-    """Fits each setting of a grid and keeps the best by validation NDCG@10; the first of equals.
-
-    Args:
-        fit: called with a setting's keywords; returns a scorer.
-        report: called with each row of the table as it is made.
-
-    Returns:
-        The chosen scorer, and one row per setting: model, setting, valid_ndcg@10, epochs (NaN where none), seconds,
-        chosen.
-    """
+    """Fits each setting of a grid, calling `fit` with its keywords, and keeps the best by validation NDCG@10; the
+    first of equals. Returns the chosen scorer, and one row per setting: model, setting, valid_ndcg@10, epochs (NaN
+    where none), seconds, chosen."""
     if not grid:
         raise ValueError(f"{name}: the grid is empty; give at least one setting")
     rows: list[dict] = []
@@ -209,5 +196,4 @@ def tune(
         if value > best:
             best, chosen, kept = value, len(rows), scorer
         rows.append(row)
-        report(row)
     return kept, pd.DataFrame(rows).assign(chosen=[number == chosen for number in range(len(rows))])

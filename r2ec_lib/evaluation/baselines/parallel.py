@@ -20,10 +20,8 @@ def side_by_side(jobs: Sequence[Callable[[], Any]], workers: int) -> Iterator[An
     """Results of `jobs` in their order, computed by `workers` processes with one torch thread each.
 
     The processes end at once, within whatever they compute, when the iteration is given up and when this process is
-    gone, be it killed.
-
-    Raises:
-        BrokenProcessPool: a worker was killed, as where memory runs out. What a job raises is raised here.
+    gone, be it killed. What a job raises is raised here, and BrokenProcessPool where a worker was killed, as where
+    memory runs out.
     """
     context = multiprocessing.get_context("spawn")
     reader, writer = context.Pipe(duplex=False)

@@ -20,7 +20,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from r2ec_lib.bazaar import world
 from r2ec_lib.data import amazon
-from r2ec_lib.evaluation.speed.timing import Side, Stopwatch, in_turn, ratio
+from r2ec_lib.evaluation.speed.timing import Side, Stopwatch
 from r2ec_lib.model import R2ec, encoding
 from r2ec_lib.model.answer import Answer
 from r2ec_lib.model.backbone import add_lora, load_pretrained
@@ -39,14 +39,11 @@ Trainer = TypeVar("Trainer", bound=GRPOTrainer)
 
 
 def item_texts(texts_dir: str, category: str, count: int, seed: int = 0) -> pd.DataFrame:
-    """`count` items with their texts: real ones from the files of Amazon Reviews 2023, or those of a Bazaar.
+    """At most `count` items with their texts, drawn at random and kept in file order: real ones from a folder with the
+    category's two files of Amazon Reviews 2023, or, for "", those of a Bazaar.
 
     The cards of a Bazaar are all about equally long, unlike texts of real shops. So a generated item also shows the
     cards of a random number of others, geometric with a mean of two.
-
-    Args:
-        texts_dir: folder of the category's two files; "" for a generated Bazaar.
-        count: most items, drawn at random and kept in file order.
     """
     rng = np.random.default_rng(seed)
     if texts_dir:
@@ -111,13 +108,11 @@ def pretrained_model(
 
 @contextmanager
 def answers_at_random(lm: PreTrainedModel, answer: Answer, rate: float = 0.0) -> Iterator[None]:
-    """While sampling, `<answer>` comes with probability `rate` per token, and nothing else ends a chain.
+    """While sampling, `<answer>` comes with probability `rate` per token, and nothing else ends a chain: chains have
+    the lengths that the benchmark wants, on both sides, all the longest at rate 0.
 
-    So chains have the lengths that the benchmark wants, on both sides: all the longest at rate 0. Only forwards
-    without a gradient are touched; the policy's pass is computed as it is.
-
-    Raises:
-        ValueError: a rate where `<answer>` is text, which no single token can write.
+    Only forwards without a gradient are touched; the policy's pass is computed as it is. ValueError for a rate where
+    `<answer>` is text, which no single token can write.
     """
     if rate and answer.text:
         raise ValueError("chains end at random only where <answer> is one token")
@@ -167,35 +162,11 @@ def generated(model: R2ec, prompt_ids: Sequence[Sequence[int]], chosen: Generati
 
 
 @torch.no_grad()
-def recommended(model: R2ec, prompt_ids: Sequence[Sequence[int]], max_new_tokens: int, k: int) -> Tensor:
+def recommended(
+    model: R2ec, prompt_ids: Sequence[Sequence[int]], histories: Sequence[Sequence[int]], max_new_tokens: int, k: int
+) -> Tensor:
     """Reasoning, states and the k best items (B, k) of a batch of prompts, as `R2ec.recommend` does for one."""
-    return model.head.scores(model.sample(prompt_ids, max_new_tokens).states).topk(k).indices
-
-
-def beside_vllm(
-    model: R2ec,
-    backbone: str,
-    dtype: str,
-    prompt_ids: Sequence[Sequence[int]],
-    max_new_tokens: int,
-    repetitions: int,
-) -> dict[str, float]:
-    """`timing.ratio` of transformers' `generate` against vLLM: same prompts, same number of tokens.
-
-    Raises:
-        ModuleNotFoundError: vLLM is not installed; the extra `vllm` has it.
-    """
-    from vllm import LLM, SamplingParams, TokensPrompt
-
-    engine = LLM(backbone, dtype=dtype, gpu_memory_utilization=0.4)
-    exact = SamplingParams(temperature=1.0, max_tokens=max_new_tokens, min_tokens=max_new_tokens, ignore_eos=True)
-    asked = [TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompt_ids]
-    drawn = settings(model, max_new_tokens, temperature=1.0)
-    sides = {
-        "generate": lambda: generated(model, prompt_ids, drawn),
-        "vllm": lambda: engine.generate(asked, exact, use_tqdm=False),
-    }
-    return ratio(in_turn(sides, repetitions), "generate", "vllm")
+    return model.scores(model.sample(prompt_ids, max_new_tokens).states, histories).topk(k).indices
 
 
 # ---- encoding ------------------------------------------------------------------------------------------------------
@@ -337,13 +308,10 @@ def _ready(trainer: Trainer) -> Trainer:
 
 
 def optimiser_step(trainer: Any, watch: Stopwatch | None = None) -> None:
-    """One whole step on the trainer's first samples: sampling, reward, update, as `train` makes it.
+    """One whole step on the first samples of TRL's or RecPO's trainer: sampling, reward, update, as `train` makes it;
+    `watch` notes the seconds of each phase.
 
     What `train` does around a step (callbacks, logging, fetching rows) is the same for both trainers and left out.
-
-    Args:
-        trainer: a `GRPOTrainer`, its own or RecPO's.
-        watch: notes the seconds of each phase.
     """
     rows = [trainer.train_dataset[user] for user in _first_users(trainer) for _ in range(trainer.num_generations)]
     with watch.watching(_phases(trainer)) if watch else nullcontext():

@@ -37,13 +37,9 @@ def seconds_of(call: Side) -> float:
 
 
 def in_turn(sides: Mapping[Any, Side], repetitions: int) -> pd.DataFrame:
-    """Times the sides one after the other, `repetitions` times, after one round that is not timed.
-
-    Every second round runs backwards, so that no side always follows the same other one.
-
-    Returns:
-        One row per call: side, repetition, seconds.
-    """
+    """Times the sides one after the other, `repetitions` times, after one round that is not timed: one row per call
+    with side, repetition, seconds. Every second round runs backwards, so that no side always follows the same other
+    one."""
     rows = []
     for repetition in range(-1, repetitions):
         for name in list(sides)[:: 1 if repetition % 2 == 0 else -1]:
@@ -54,11 +50,8 @@ def in_turn(sides: Mapping[Any, Side], repetitions: int) -> pd.DataFrame:
 
 
 def ratio(times: pd.DataFrame, side: str, against: str) -> dict[str, float]:
-    """Seconds of `side` over seconds of `against`, within each round of `in_turn`.
-
-    Returns:
-        ratio (median over the rounds), low and high (quartiles), seconds and seconds_against (medians).
-    """
+    """Seconds of `side` over seconds of `against`, within each round of `in_turn`: ratio (median over the rounds), low
+    and high (quartiles), seconds and seconds_against (medians)."""
     table = times.pivot(index="repetition", columns="side", values="seconds")
     each = table[side] / table[against]
     low, middle, high = each.quantile([0.25, 0.5, 0.75])
@@ -84,10 +77,8 @@ def operations(call: Side) -> int:
 
 
 def matrix_product(device: torch.device | str, dtype: torch.dtype = torch.float32, size: int = 0) -> tuple[Side, int]:
-    """One large square matrix product, and its operations: what the machine can do at its best.
-
-    size: of the matrices; by default what fills the device for some milliseconds or hundredths of a second.
-    """
+    """One large square matrix product, and its operations: what the machine can do at its best. By default `size`
+    fills the device for some milliseconds or hundredths of a second."""
     size = size or (8192 if torch.device(device).type == "cuda" else 1024)
     one = torch.randn(size, size, device=device).to(dtype)
     return lambda: one @ one, 2 * size**3
@@ -176,11 +167,8 @@ def slope(sizes: Sequence[float], seconds: Sequence[float], last: int = 3) -> fl
 def growth(
     what: str, sizes: Iterable[int], make: Callable[[int], Mapping[str, Side]], repetitions: int
 ) -> pd.DataFrame:
-    """Median seconds of each side of `make(size)` at each size; all sizes take turns.
-
-    Returns:
-        One row per size and side: what, size, side, seconds, low and high (fastest and slowest).
-    """
+    """Median seconds of each side of `make(size)` at each size; all sizes take turns. One row per size and side: what,
+    size, side, seconds, low and high (fastest and slowest)."""
     sides = {(size, side): call for size in sizes for side, call in make(size).items()}
     times = in_turn(sides, repetitions)
     times[["size", "side"]] = times["side"].to_list()

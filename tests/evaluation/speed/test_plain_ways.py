@@ -71,7 +71,7 @@ def test_recommended_items_are_those_of_recommend(tiny):
         {"history": [[0, 1, 2]], "history_hours": [[72.0, 48, 24]], "history_ratings": [[np.nan] * 3]}
     )
     prompts = tiny.prompts.user_ids(frame, tiny.titles)
-    best = [item for item in plain_ways.recommended(tiny, prompts, 4, 8)[0].tolist() if item > 2]
+    best = [item for item in plain_ways.recommended(tiny, prompts, [[0, 1, 2]], 4, 8)[0].tolist() if item > 2]
     assert [tiny.head.item_ids[item] for item in best[:5]] == found.item_ids
 
 

@@ -9,7 +9,9 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -41,12 +43,25 @@ def write_text(text: str, path: str | Path) -> None:
     write_atomically(Path(path), lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def replace_folder(fresh: Path, folder: Path) -> None:
-    """Puts the finished folder `fresh` in the place of `folder`, which stays whole until it is moved aside."""
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    os.replace(folder, old)
+@contextmanager
+def whole_folder(folder: str | os.PathLike) -> Iterator[Path]:
+    """Gives a new folder to write in, which takes the place of `folder` at the end, unless there was an error.
+
+    What stood there stays whole until it is moved aside.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    try:
+        yield fresh
+    except BaseException:
+        shutil.rmtree(fresh)
+        raise
+    aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-old-"))
+    if folder.exists():
+        os.replace(folder, aside / folder.name)
     os.replace(fresh, folder)
-    shutil.rmtree(old)
+    shutil.rmtree(aside)
 
 
 def read_json(path: str | Path) -> Any:

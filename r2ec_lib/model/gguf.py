@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import NamedTuple
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from r2ec_lib.data.schema import DataError
-from r2ec_lib.data.storage import sha256
+from r2ec_lib.data.storage import sha256, whole_folder
 
 
 class Packaged(NamedTuple):
@@ -82,11 +81,9 @@ def convert(file: Path, target: Path, report: Callable[[str], None] = print) -> 
     lm = AutoModelForCausalLM.from_config(config, dtype=read.dtype)
     lm.load_state_dict(read.state_dict())
     lm.generation_config = read.generation_config
-    target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
-    lm.save_pretrained(fresh)
-    tokenizer.save_pretrained(fresh)
-    os.replace(fresh, target)
+    with whole_folder(target) as fresh:
+        lm.save_pretrained(fresh)
+        tokenizer.save_pretrained(fresh)
 
 
 def _packaged_file(model: Packaged, cache: Path, report: Callable[[str], None]) -> Path:

@@ -9,8 +9,6 @@ checkpoint. Training is in `trainer.py`; loading a backbone is in `backbone.py`.
 import json
 import math
 import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +24,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from r2ec_lib.data.purchases import histories_table, is_one, purchases_table
 from r2ec_lib.data.readers import clean_items
 from r2ec_lib.data.schema import DataError, Where, to_ids, validate_interactions
+from r2ec_lib.data.storage import whole_folder
 from r2ec_lib.model.answer import ANSWER
 from r2ec_lib.model.backbone import add_recommend_token, load_pretrained
 from r2ec_lib.model.collaborative import Collaborative
@@ -366,9 +365,10 @@ class R2ec:
 
         weights: the language model's, by name, where the model at hand holds only a part of each.
         """
-        folder = Path(folder)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+        with whole_folder(folder) as fresh:
+            self._write(fresh, weights)
+
+    def _write(self, fresh: Path, weights: dict[str, Tensor] | None) -> None:
         adapted = isinstance(self.lm, PeftModel)
         self.lm.save_pretrained(fresh / ("adapter" if adapted else "lm"), state_dict=weights)
         self.tokenizer.save_pretrained(fresh / ("adapter" if adapted else "lm"))
@@ -386,9 +386,6 @@ class R2ec:
             "collaborative": {name: getattr(term, name) for name in ("decay", "scale", "texts")} if term else None,
         }
         (fresh / "r2ec.json").write_text(json.dumps(config, indent=2, ensure_ascii=False))
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(fresh, folder)
 
     @classmethod
     def load(cls, folder: str | os.PathLike, dtype: torch.dtype | None = None, device: str | None = None) -> "R2ec":

@@ -8,8 +8,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
@@ -29,6 +27,7 @@ from transformers import (
     get_cosine_schedule_with_warmup,
 )
 
+from r2ec_lib.data.storage import whole_folder
 from r2ec_lib.model.answer import ANSWER
 from r2ec_lib.model.backbone import load_pretrained
 from r2ec_lib.model.prompts import Document, Prompts, PromptStyle, clean
@@ -263,12 +262,9 @@ def tiny_backbone(
         log = warm_up(
             lm, Prompts(made, style), documents, steps, batch_tokens, learning_rate, seed=seed, report=report
         )
-        target.parent.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
-        lm.save_pretrained(fresh)
-        made.save_pretrained(fresh)
-        log.to_parquet(fresh / "warmup.parquet", index=False)
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(fresh, target)
+        with whole_folder(target) as fresh:
+            lm.save_pretrained(fresh)
+            made.save_pretrained(fresh)
+            log.to_parquet(fresh / "warmup.parquet", index=False)
     lm, tokenizer = load_pretrained(target, dtype=torch.float32)
     return lm, tokenizer, pd.read_parquet(target / "warmup.parquet"), found

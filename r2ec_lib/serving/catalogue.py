@@ -12,7 +12,6 @@ import pandas as pd
 from r2ec_lib.data.formats import place, read_file
 from r2ec_lib.data.readers import LOG_COLUMNS, named_items, select_columns
 from r2ec_lib.data.schema import DataError, Where, at, to_ids
-from r2ec_lib.data.storage import replace_folder
 from r2ec_lib.model import R2ec
 
 REMOVED = "removed"
@@ -45,9 +44,7 @@ def update(model_folder: Path, items_path: Path, columns: Mapping[str, str], rem
     if (gone & present).sum() == len(model.head.item_ids):
         raise DataError(f"{items_path} removes all items of the model. Keep one at least.")
     model.remove_items(ids[gone & present].tolist())
-    fresh = model_folder.with_name(f".{model_folder.name}.new")
-    model.save(fresh)
-    replace_folder(fresh, model_folder)
+    model.save(model_folder)
     print(
         f"{(~gone & ~present).sum():,} items added, {(~gone & present).sum():,} replaced, "
         f"{(gone & present).sum():,} removed, {(gone & ~present).sum():,} to remove were not there; "

@@ -95,9 +95,15 @@ def test_text_that_cannot_be_written_leaves_no_litter(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_is_replaced_by_a_finished_one(tmp_path):
-    for name in ("model", "fresh"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / f"of {name}").touch()
-    storage.replace_folder(tmp_path / "fresh", tmp_path / "model")
-    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["model", "model/of fresh"]
+def test_a_folder_is_replaced_by_a_finished_one_alone(tmp_path):
+    def written() -> list[str]:
+        return sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*"))
+
+    for name in ("first", "second"):
+        with storage.whole_folder(tmp_path / "a" / "model") as fresh:
+            (fresh / name).touch()
+        assert written() == ["a", "a/model", f"a/model/{name}"]
+    with pytest.raises(KeyboardInterrupt), storage.whole_folder(tmp_path / "a" / "model") as fresh:
+        (fresh / "half").touch()
+        raise KeyboardInterrupt
+    assert written() == ["a", "a/model", "a/model/second"]

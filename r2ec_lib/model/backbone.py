@@ -48,29 +48,24 @@ def load_pretrained(
 
 
 @torch.no_grad()
-def add_token(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, token: str, like: str) -> None:
-    """Makes `token` one special token of tokenizer and model, growing the embedding where it has no spare row.
+def add_recommend_token(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Adds `<recommend>`, which the read-out "token" asks for, unless it is there; before `add_lora`.
 
-    Its embedding starts as the mean of those of the word `like`. A token that is there already stays as it is.
+    The embedding grows where it has no spare row. The token's own starts as the mean of those of the word "recommend".
     """
-    if token in tokenizer.get_vocab():
+    if RECOMMEND in tokenizer.get_vocab():
         return
-    pieces = tokenizer(like, add_special_tokens=False)["input_ids"]
-    tokenizer.add_special_tokens({"additional_special_tokens": [token]}, replace_extra_special_tokens=False)
+    pieces = tokenizer("recommend", add_special_tokens=False)["input_ids"]
+    tokenizer.add_special_tokens({"additional_special_tokens": [RECOMMEND]}, replace_extra_special_tokens=False)
     weight: Any = lm.get_input_embeddings().weight
     if len(tokenizer) > len(weight):
         lm.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    new = tokenizer.convert_tokens_to_ids(token)
+    new = tokenizer.convert_tokens_to_ids(RECOMMEND)
     for table in {lm.get_input_embeddings(), lm.get_output_embeddings()}:
         table.weight[new] = table.weight[pieces].mean(dim=0)
 
 
-def add_recommend_token(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Adds `<recommend>`, which the read-out "token" asks for; before `add_lora`, which freezes the embeddings."""
-    add_token(lm, tokenizer, RECOMMEND, like="recommend")
-
-
-def add_lora(lm: PreTrainedModel, rank: int, alpha: int, dropout: float = 0.0, layers: int = 0) -> PeftModel:
+def add_lora(lm: PreTrainedModel, rank: int, alpha: int, layers: int = 0) -> PeftModel:
     """Wraps the model with LoRA on the linear layers of the decoder; the backbone's own weights are frozen.
 
     Args:
@@ -81,5 +76,5 @@ def add_lora(lm: PreTrainedModel, rank: int, alpha: int, dropout: float = 0.0, l
     if layers:
         trained = {id(part) for layer in list(lm.get_decoder().layers)[-layers:] for part in layer.modules()}
         chosen = [name for name, part in lm.named_modules() if isinstance(part, Linear) and id(part) in trained]
-    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=chosen, task_type="CAUSAL_LM")
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=chosen, task_type="CAUSAL_LM")
     return get_peft_model(lm, config)

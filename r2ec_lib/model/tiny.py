@@ -240,7 +240,6 @@ def tiny_backbone(
     batch_tokens: int,
     learning_rate: float,
     seed: int,
-    report: Callable[[str], None] = print,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, pd.DataFrame, bool]:
     """The tiny decoder, warmed up; built on the first call and read from `cache_dir` afterwards.
 
@@ -259,9 +258,7 @@ def tiny_backbone(
     if not found:
         made = train_tokenizer((" ".join(document) for document in documents), vocab_size)
         lm = build_tiny(made, hidden_size, num_layers, num_heads, seed=seed)
-        log = warm_up(
-            lm, Prompts(made, style), documents, steps, batch_tokens, learning_rate, seed=seed, report=report
-        )
+        log = warm_up(lm, Prompts(made, style), documents, steps, batch_tokens, learning_rate, seed=seed)
         with whole_folder(target) as fresh:
             lm.save_pretrained(fresh)
             made.save_pretrained(fresh)

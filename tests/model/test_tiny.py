@@ -80,10 +80,9 @@ def test_the_tiny_backbone_is_built_once_and_then_read_from_the_cache(items, sam
         return generic_documents(items, samples, prompts, n=20)
 
     style = PromptStyle(instruct=False)
-    silent = {"report": lambda line: None}
-    lm, tokenizer, log, cached = tiny_backbone(documents_of, style, tmp_path, **SIZES, **SCHEDULE, **silent)
-    again, _, log_again, cached_again = tiny_backbone(documents_of, style, tmp_path, **SIZES, **SCHEDULE, **silent)
-    other = tiny_backbone(documents_of, style, tmp_path, **SIZES, **{**SCHEDULE, "seed": 1}, **silent)
+    lm, tokenizer, log, cached = tiny_backbone(documents_of, style, tmp_path, **SIZES, **SCHEDULE)
+    again, _, log_again, cached_again = tiny_backbone(documents_of, style, tmp_path, **SIZES, **SCHEDULE)
+    other = tiny_backbone(documents_of, style, tmp_path, **SIZES, **{**SCHEDULE, "seed": 1})
     assert (cached, cached_again, other[3]) == (False, True, False)
     assert all(torch.equal(a, b) for a, b in zip(lm.parameters(), again.parameters(), strict=True))
     assert log.equals(log_again) and tokenizer.convert_tokens_to_ids(ANSWER) == 2

@@ -8,6 +8,7 @@ import pytest
 from conftest import family_lm, text_tokenizer
 
 from r2ec_lib.data.storage import read_json, read_table
+from r2ec_lib.serving.student import Student
 from r2ec_lib.workflow import recipes, runner
 
 ROOT = Path(__file__).parents[1]
@@ -29,7 +30,7 @@ def run(tmp_path_factory) -> Path:
 
 
 def test_every_stage_leaves_its_metrics_and_its_page(run):
-    for stage in ("data", "training", "evaluation", "reasoning", "oversight"):
+    for stage in ("data", "training", "evaluation", "reasoning", "oversight", "student", "try_it"):
         assert read_json(run / stage / "metrics.json")
     pages = {path.stem for path in (run / "report").glob("*.html")}
     assert pages == {"index", *(path.stem for path in (run / "notebooks").glob("*.ipynb"))}
@@ -115,6 +116,27 @@ def test_every_figure_of_the_evaluation_is_recomputed_from_its_rankings_in_plain
     )
 
 
+def test_students_are_measured_beside_their_teacher_and_one_is_kept(run):
+    results = read_json(run / "student" / "metrics.json")
+    assert {"r2ec", "r2ec_0", "r2ec_4", "student_1", "student_1_labels", "student_backbone"} == set(results["models"])
+    assert results["models"]["r2ec"] == read_json(run / "evaluation" / "metrics.json")["models"]["r2ec"]
+    assert results["chosen"] == "student_1" and Student.load(run / "model" / "student").sizes["layers"] == 1
+    assert {(row["a"], row["b"]) for row in results["comparisons"]} >= {
+        ("student_1", "r2ec"),
+        ("student_backbone", "r2ec"),
+    }
+    assert all(row["seconds_batch_1"] > 0 and row["stored_mb"] > 0 for row in results["costs"])
+    samples = read_table(run / "data" / "samples.parquet")
+    assert results["histories"] > (samples["split"] == "train").sum()  # unlabelled ones count, too
+
+
+def test_what_is_tried_changes_lists_and_leaves_the_model_as_it_was(run):
+    results = read_json(run / "try_it" / "metrics.json")
+    assert results["overlap"]["as it was"] == 1 and {"student", "under the rule"} <= set(results["overlap"])
+    assert results["overlap"]["under the rule"] < 1 and results["changed"] != results["reasoning"]
+    assert len(read_table(run / "model" / "catalogue.parquet")) == len(read_table(run / "data" / "items.parquet"))
+
+
 def test_costs_and_versions_of_every_stage_are_on_record(run):
     facts = read_json(run / "provenance.json")
     assert set(facts["stages"]) == {path.stem for path in (run / "notebooks").glob("*.ipynb")}
@@ -193,6 +215,6 @@ def test_a_pretrained_model_goes_through_the_first_stages(tmp_path, instruct):
 def test_a_real_language_model_goes_through_all_stages(tmp_path):
     """SmolLM2-135M from its Python package, on 200 shoppers: minutes, and a package index once."""
     run = through_all_stages(tmp_path, "smollm2-135m")
-    for stage in ("data", "training", "evaluation", "reasoning", "oversight"):
+    for stage in ("data", "training", "evaluation", "reasoning", "oversight", "student", "try_it"):
         assert read_json(run / stage / "metrics.json")
     assert read_table(run / "evaluation" / "chains.parquet")["chain"].str.strip().ne("").mean() > 0.9

@@ -12,7 +12,7 @@ MAY_IMPORT = {
     "training": {"data", "model"},
     "evaluation": {"data", "model", "bazaar", "training"},
     "analysis": {"data", "model", "bazaar", "training", "evaluation"},
-    "serving": {"data", "model", "analysis"},
+    "serving": {"data", "model", "training", "evaluation", "analysis"},
     "plots": {"evaluation"},
     "workflow": {"data", "evaluation", "plots", "serving"},
 }

@@ -219,13 +219,20 @@ def area_over_curve(ranked: pd.DataFrame) -> tuple[float, float, float]:
 
 
 def drop_one(
-    score_fn: ScoreFn, samples: pd.DataFrame, chains: Chains, ends: set[int], body: Body = one_token, **keys: Any
+    score_fn: ScoreFn,
+    samples: pd.DataFrame,
+    chains: Chains,
+    ends: set[int],
+    body: Body = one_token,
+    watch: Sequence[int] | None = None,
+    **keys: Any,
 ) -> pd.DataFrame:
-    """Leaves out each sentence j in turn: `effect` = log π(v̂|x,o) − log π(v̂|x,o∖j) for the first item v̂ of the full
-    chain; positive where the sentence speaks for it.
+    """Leaves out each sentence j in turn: `effect` = log π(v̂|x,o) − log π(v̂|x,o∖j); positive where the sentence
+    speaks for the item v̂.
 
     Args:
         ends: ids of the tokens that end a sentence.
+        watch: (B,) the items v̂; default: the first item of each full chain.
         keys: of `rank_chains`.
 
     Returns:
@@ -237,13 +244,13 @@ def drop_one(
     table = table[table["sentences"] > 1].reset_index(drop=True)
     if table.empty:
         return table.assign(sample_id=[], user_id=[], effect=[])
-    full = rank_chains(score_fn, samples, chains, **keys)
+    full = rank_chains(score_fn, samples, chains, watch=watch, **keys)
     left = [
         [*chains[p][:start], *chains[p][stop:]]
         for p, start, stop in zip(table["position"], table["start"], table["stop"], strict=True)
     ]
-    watch = [int(full["top_items"][p][0]) for p in table["position"]]
-    without = rank_chains(score_fn, samples.iloc[table["position"]], left, watch=watch, **keys)
+    watched = [int(full["top_items"][p][0]) if watch is None else watch[p] for p in table["position"]]
+    without = rank_chains(score_fn, samples.iloc[table["position"]], left, watch=watched, **keys)
     change = full["log_p"].to_numpy()[table["position"]] - without["log_p"]
     return table.assign(sample_id=without["sample_id"], user_id=without["user_id"], effect=change)
 

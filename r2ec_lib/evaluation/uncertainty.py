@@ -166,6 +166,20 @@ def difference(means: np.ndarray, draws: np.ndarray) -> dict:
     }
 
 
+def kept_gain(resampled: Resampled, model: str, above: str, base: str, metric: str) -> dict:
+    """Which share of the gain of `above` over `base` another model keeps: (model − base) / (above − base).
+
+    Returns:
+        kept and ci95 ([low, high] of it); NaN where `above` gains nothing, for the interval on any resample.
+    """
+    mine, top, floor = ((name, metric) for name in (model, above, base))
+    means, draws = resampled.means, resampled.draws
+    shares = [
+        (at[mine] - at[floor]) / np.where((gain := at[top] - at[floor]) > 0, gain, np.nan) for at in (means, draws)
+    ]
+    return {"kept": float(shares[0]), "ci95": percentiles(shares[1])}
+
+
 def with_holm(comparisons: pd.DataFrame) -> pd.DataFrame:
     """Adds `p_holm`, the column `p` corrected by Holm's step-down method over all rows."""
     return comparisons.assign(p_holm=multipletests(comparisons["p"], method="holm")[1])

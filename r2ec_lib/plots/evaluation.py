@@ -86,10 +86,18 @@ def by_training_size(curve: pd.DataFrame, ax: Axes, names: Mapping[str, str], yl
     return style(ax, "training samples (logarithmic)", ylabel)
 
 
-def quality_by_cost(table: pd.DataFrame, ax: Axes, names: Mapping[str, str], xlabel: str, ylabel: str) -> Axes:
-    """One point per model: what a query costs against how well it ranks. Needs model, seconds and value."""
+def quality_by_cost(
+    table: pd.DataFrame, ax: Axes, names: Mapping[str, str], xlabel: str, ylabel: str, joined: Sequence[str] = ()
+) -> Axes:
+    """One point per model: what a query costs against how well it ranks. Needs model, seconds and value.
+
+    joined: models that are one at several settings, in the order of these; a line runs through their points.
+    """
     require(table, ["model", "seconds", "value"], "the costs")
     points = table.to_dict("records")
+    if joined:
+        line = table.set_index("model").loc[list(joined)]
+        ax.plot(line["seconds"], line["value"], color="#bbbbbb", linewidth=1.5, zorder=1)
     for i, row in enumerate(points):
         ax.plot(row["seconds"], row["value"], **look(i) | {"linestyle": "none", "markersize": 8})
     ax.set_xscale("log")

@@ -27,10 +27,13 @@ STAGES = {
     "03_evaluation": ("evaluation",),
     "04_reasoning": ("reasoning",),
     "05_oversight": ("oversight",),
+    "09_student": ("student",),
+    "08_try_it": ("try_it",),
     "06_study": ("study",),
     "07_benchmark": ("benchmark",),
 }
-"""The stages in order, with the folders of a run that each owns; the first of them gets its metrics.json."""
+"""The stages in the order in which they run, with the folders of a run that each owns; the first of them gets its
+metrics.json. A person tries the model with its student, so the student comes first."""
 ON_REQUEST = ("06_study", "07_benchmark")
 """Stages that run only where a recipe names them."""
 

@@ -97,6 +97,19 @@ def test_the_best_of_several_is_chosen_anew_in_each_metric_and_on_each_resample(
     assert uncertainty.compare(both, "a", ["best"], ["hit@5"])["relative"].item() == pytest.approx(1.0)
 
 
+def test_what_is_kept_of_a_gain_is_measured_from_the_base_up():
+    ranks = {"top": np.array([1, 1, 1, 9]), "mid": np.array([1, 1, 9, 9]), "base": np.array([1, 9, 9, 9])}
+    drawn = uncertainty.resample(rankings(ranks, np.arange(4)), ["hit@5"], 400)
+    found = uncertainty.kept_gain(drawn, "mid", "top", "base", "hit@5")
+    assert found["kept"] == pytest.approx((2 / 4 - 1 / 4) / (3 / 4 - 1 / 4))
+    assert np.isnan(found["ci95"]).all()  # some resamples hold nothing but a sample where none gains
+    many = {name: np.tile(values, 100) for name, values in ranks.items()}
+    drawn = uncertainty.resample(rankings(many, np.arange(400)), ["hit@5"], 2000)
+    low, high = uncertainty.kept_gain(drawn, "mid", "top", "base", "hit@5")["ci95"]
+    assert 0.4 < low < 0.5 < high < 0.6
+    assert np.isnan(uncertainty.kept_gain(drawn, "mid", "base", "top", "hit@5")["kept"])
+
+
 def test_intervals_cover_the_truth_at_about_their_level():
     rng = np.random.default_rng(4)
     truth, covered = 0.3, 0

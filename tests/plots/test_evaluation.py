@@ -72,6 +72,13 @@ def test_cost_and_quality_is_a_named_point_a_model(ax):
     assert ax.get_xscale() == "log"
 
 
+def test_settings_of_one_model_are_joined_in_the_order_given(ax):
+    table = pd.DataFrame({"model": ["a", "b", "c"], "seconds": [3.0, 1.0, 2.0], "value": [0.3, 0.1, 0.2]})
+    plots.quality_by_cost(table, ax, {}, "seconds", "NDCG@20", joined=["b", "a"])
+    [line] = [line for line in ax.get_lines() if line.get_linestyle() == "-"]
+    assert list(line.get_xdata()) == [1.0, 3.0] and list(line.get_ydata()) == [0.1, 0.3]
+
+
 @pytest.mark.parametrize("draw", [plots.by_training_size, plots.sliced])
 def test_an_empty_table_is_refused(draw, ax):
     columns = ["model", "slice", "train_samples", "mean", "low", "high", "samples"]

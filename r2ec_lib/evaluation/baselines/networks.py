@@ -106,9 +106,9 @@ class SASRec(SequenceNetwork):
         return self.blocks(hidden, mask=causal, is_causal=True)
 
 
-def pad(rows: Sequence[ArrayLike], filler: int) -> Tensor:
-    """(B, longest) int64, filled on the right."""
-    table = np.full((len(rows), max(map(np.size, rows))), filler, dtype=np.int64)
+def pad(rows: Sequence[ArrayLike], filler: int, dtype: type[np.number] = np.int64) -> Tensor:
+    """(B, longest) of `dtype`, filled on the right."""
+    table = np.full((len(rows), max(map(np.size, rows))), filler, dtype=dtype)
     for i, row in enumerate(rows):
         table[i, : np.size(row)] = row
     return torch.from_numpy(table)

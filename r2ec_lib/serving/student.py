@@ -1,0 +1,241 @@
+"""A student: a small network that answers in one pass what its teacher, an R²ec, answers after writing a reasoning.
+
+A student reads the teacher's item vectors and gives a user state in the teacher's item space, so that the teacher's
+`scores` ranks it, an item that came in after training can be read and recommended at once, and nothing but the network
+itself is kept. It writes nothing: a reason is the teacher's, and only written when asked. Training is in `distil`.
+Letters in shapes: B rows, T purchases, N items, d the teacher's width, w the student's.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from r2ec_lib.analysis import causal
+from r2ec_lib.data.schema import DataError
+from r2ec_lib.data.storage import write_json
+from r2ec_lib.evaluation.baselines.networks import pad
+from r2ec_lib.model import R2ec
+from r2ec_lib.model.r2ec import Recommendation
+
+FOLDER = "student"
+"""Where an R²ec's folder holds its student."""
+PADDING = -1
+LOG_HOURS = 5.0
+"""Logarithms of hours are divided by this, to lie near 1."""
+
+
+class Student(nn.Module):
+    """Self-attention over the item vectors of a history, their times and ratings; a query's place becomes the state.
+
+    As SASRec (1808.09781), but its items are the teacher's vectors, read and not learned, and it looks at the whole
+    history from a single place.
+
+    Args:
+        dims: d.
+        max_history: most purchases of a history.
+        rating_max: by which ratings are divided.
+    """
+
+    centre: Tensor
+    spread: Tensor
+
+    def __init__(
+        self, dims: int, max_history: int, *, width: int, layers: int, heads: int = 4, rating_max: float = 5.0
+    ):
+        super().__init__()
+        self.sizes: dict[str, float] = {"dims": dims, "max_history": max_history, "width": width}
+        self.sizes |= {"layers": layers, "heads": heads, "rating_max": rating_max}
+        self.rating_max = rating_max
+        self.register_buffer("centre", torch.zeros(dims))  # of the item vectors seen in training
+        self.register_buffer("spread", torch.ones(dims))
+        self.items = nn.Linear(dims, width)
+        self.facts = nn.Linear(3, width)
+        self.positions = nn.Parameter(torch.randn(max_history, width) / 10)
+        self.query = nn.Parameter(torch.randn(width) / 10)
+        layer = nn.TransformerEncoderLayer(
+            width, heads, 4 * width, 0.0, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.blocks = nn.TransformerEncoder(layer, layers, norm=nn.LayerNorm(width), enable_nested_tensor=False)
+        self.out = nn.Linear(width, dims)
+
+    def fit_scales(self, table: Tensor, states: Tensor) -> None:
+        """Starts from the means and spreads of the teacher's item vectors (N, d) and user states (B, d)."""
+        with torch.no_grad():
+            self.centre.copy_(table.mean(dim=0))
+            self.spread.copy_(table.std(dim=0).clamp(min=1e-6))
+            self.out.bias.copy_(states.mean(dim=0))
+            self.out.weight.mul_(states.std(dim=0)[:, None])
+
+    def forward(self, table: Tensor, ids: Tensor, facts: Tensor) -> Tensor:
+        """User states (B, d) from the item table (N, d) and the two tensors of `inputs`."""
+        vectors = (table[ids.clamp(min=0)] - self.centre) / self.spread  # (B, T, d)
+        hidden = self.items(vectors) + self.facts(facts) + self.positions[: ids.shape[1]]  # (B, T, w)
+        hidden = torch.cat([self.query.expand(len(ids), 1, -1), hidden], dim=1)  # (B, 1 + T, w)
+        padding = nn.functional.pad(ids == PADDING, (1, 0), value=False)  # (B, 1 + T)
+        return self.out(self.blocks(hidden, src_key_padding_mask=padding)[:, 0])
+
+    def inputs(self, rows: pd.DataFrame) -> tuple[Tensor, Tensor]:
+        """Item indexes (B, T), `PADDING` on the right, and facts (B, T, 3) of the histories in a samples table.
+
+        The facts: logarithms of the hours since a purchase and of those until the next one, and its rating, 0 where
+        there is none.
+        """
+        ids = pad(rows["history"].to_list(), PADDING)
+        hours = pad(rows["history_hours"].to_list(), 0, np.float32)  # (B, T)
+        gaps = (hours - nn.functional.pad(hours[:, 1:], (0, 1))).clamp(min=0)
+        ratings = pad(rows["history_ratings"].to_list(), 0, np.float32).nan_to_num() / self.rating_max
+        return ids, torch.stack([hours.log1p() / LOG_HOURS, gaps.log1p() / LOG_HOURS, ratings], dim=2)
+
+    @torch.no_grad()
+    def states(self, teacher: R2ec, rows: pd.DataFrame) -> Tensor:
+        """User states (B, d) of the histories in a samples table, for `teacher.scores`."""
+        self.eval()
+        device = self.query.device
+        table = teacher.head.table.to(device)
+        return self(table, *(part.to(device) for part in self.inputs(rows)))
+
+    def scores(self, teacher: R2ec, rows: pd.DataFrame) -> Tensor:
+        """Scores (B, N) of the teacher's catalogue for the histories in a samples table."""
+        return teacher.scores(self.states(teacher, rows), rows["history"].to_list())
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Writes weights and sizes; the weights come first, so that a folder with sizes is whole."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        fresh = folder / ".weights.tmp"
+        save_file({name: weight.cpu().contiguous() for name, weight in self.state_dict().items()}, fresh)
+        os.replace(fresh, folder / "student.safetensors")
+        write_json(self.sizes, folder / "student.json")
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike) -> "Student":
+        """Reads what `save` wrote. Raises FileNotFoundError where `folder` holds no student."""
+        folder = Path(folder)
+        if not (folder / "student.json").exists():
+            raise FileNotFoundError(
+                f"{folder} holds no student (student.json is missing). Run 09_student.ipynb with student_epochs above "
+                "0 first."
+            )
+        student = cls(**json.loads((folder / "student.json").read_text(encoding="utf-8")))
+        student.load_state_dict(load_file(folder / "student.safetensors"))
+        return student.eval()
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why an item stands where it does for a history.
+
+    Attributes:
+        item_id, title: of the item that was asked for.
+        rank, rank_without: its rank among all items after the reasoning, and without any; 1 is best.
+        reasoning: what the teacher writes about the history.
+        sentences: `sentence` (text) and `effect` (nats): by how much leaving it out lowers the item's
+            log-probability. Empty where the reasoning has fewer than two sentences.
+    """
+
+    item_id: str
+    title: str
+    rank: float
+    rank_without: float
+    reasoning: str
+    sentences: pd.DataFrame
+
+
+class FastR2ec:
+    """An R²ec with its student: lists at once, reasons when asked.
+
+    Attributes:
+        teacher: asked for reasons, and for lists where nobody waits.
+        student: asked for lists where somebody does.
+    """
+
+    def __init__(self, teacher: R2ec, student: Student):
+        self.teacher = teacher
+        self.student = student
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike) -> "FastR2ec":
+        """The R²ec in `folder` and the student that it holds. Raises FileNotFoundError where either is missing."""
+        return cls(R2ec.load(folder), Student.load(Path(folder) / FOLDER))
+
+    def recommend(
+        self,
+        history: Sequence[Any],
+        k: int = 10,
+        hours: Sequence[float] | None = None,
+        ratings: Sequence[float] | None = None,
+        max_new_tokens: int = 128,
+        fast: bool = False,
+    ) -> Recommendation:
+        """`R2ec.recommend`; with `fast`, the student's list, whose reasoning is empty (`explain` gives one)."""
+        if not fast:
+            return self.teacher.recommend(history, k, hours, ratings, max_new_tokens)
+        rows = _one(self.teacher, history, hours, ratings)
+        return listed(self.teacher, self.student.scores(self.teacher, rows)[0], rows["history"].iloc[0], k)
+
+    def explain(
+        self,
+        history: Sequence[Any],
+        item: str,
+        hours: Sequence[float] | None = None,
+        ratings: Sequence[float] | None = None,
+        max_new_tokens: int = 128,
+    ) -> Explanation:
+        """What the teacher writes about a history, and what each sentence of it does for one item.
+
+        Raises:
+            DataError: as `R2ec.recommend`, or the item is not in the catalogue.
+        """
+        return explain(self.teacher, history, item, hours, ratings, max_new_tokens)
+
+
+def explain(
+    model: R2ec,
+    history: Sequence[Any],
+    item: str,
+    hours: Sequence[float] | None = None,
+    ratings: Sequence[float] | None = None,
+    max_new_tokens: int = 128,
+) -> Explanation:
+    """`FastR2ec.explain` of a model without a student."""
+    if item not in model.head.index:
+        raise DataError(f"{item!r} is not in the catalogue. Add it with add_items.")
+    at = model.head.index[item]
+    rows = _one(model, history, hours, ratings).assign(sample_id=0, user_id="", target=at)
+    [chain] = model.reason(model.prompts.user_ids(rows, model.titles), max_new_tokens)
+    score = lambda part, chains: model.scores(model.user_states(part, chains), part["history"].to_list())  # noqa: E731
+    full, none = (causal.rank_chains(score, rows, chains) for chains in ([chain], None))
+    ends = {token for token in set(chain) if model.decode([token]).endswith((".", "!", "?", ";"))}
+    body, temperature = model.prompts.answer.body, model.head.temperature
+    left_out = causal.drop_one(score, rows, [chain], ends, body, [at], temperature=temperature)
+    texts = [model.decode(chain[start:stop]) for start, stop in zip(left_out["start"], left_out["stop"], strict=True)]
+    sentences = pd.DataFrame({"sentence": texts, "effect": left_out["effect"].to_numpy(float)})
+    title = model.titles[at]
+    return Explanation(item, title, full["rank"].item(), none["rank"].item(), model.decode(chain), sentences)
+
+
+def listed(model: R2ec, scores: Tensor, history: Sequence[int], k: int, reasoning: str = "") -> Recommendation:
+    """The k best items by scores (N,), none of them of the history (item indexes)."""
+    if k < 1:
+        raise DataError(f"k is {k}; expected the length of a list of recommendations, 1 or more")
+    scores = scores.index_fill(0, torch.tensor([int(item) for item in history], device=scores.device), -torch.inf)
+    best = scores.topk(min(k, int(scores.isfinite().sum())))
+    items = best.indices.tolist()
+    ids, titles = ([names[item] for item in items] for names in (model.head.item_ids, model.titles))
+    return Recommendation(ids, titles, best.values.tolist(), reasoning)
+
+
+def _one(
+    model: R2ec, history: Sequence[Any], hours: Sequence[float] | None, ratings: Sequence[float] | None
+) -> pd.DataFrame:
+    """One history as a table of one row, checked."""
+    return model.purchases([history], *(None if values is None else [values] for values in (hours, ratings)))

@@ -1,0 +1,79 @@
+"""What a person tries on a model, in a line each: read another reasoning, find who would see an item, compare lists.
+
+For notebook 08. Nothing here trains, measures or keeps anything; why an item stands where it does is told by
+`student.explain`.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+import torch
+from pandas.io.formats.style import Styler
+
+from r2ec_lib.data.schema import DataError
+from r2ec_lib.evaluation.answers import chains_of
+from r2ec_lib.model import R2ec
+from r2ec_lib.model.r2ec import Recommendation
+from r2ec_lib.model.scoring import seen_mask, target_ranks
+from r2ec_lib.serving.student import listed
+
+
+def with_reasoning(model: R2ec, rows: pd.DataFrame, reasoning: str, k: int = 10) -> Recommendation:
+    """The list of one history (a samples table of one row) after a reasoning that somebody else wrote."""
+    scores = model.scores(model.user_states(rows, chains_of(model, [reasoning])), rows["history"].to_list())
+    return listed(model, scores[0], rows["history"].iloc[0], k, reasoning)
+
+
+def one_word_changed(reasoning: str, other: str, old: str = "", new: str = "") -> str:
+    """A reasoning with one word exchanged: `old` for `new`, or, without them, the last word in which it differs from
+    another reasoning, both read from their ends.
+
+    Raises:
+        DataError: the reasoning does not hold `old`, or does not differ from the other one.
+
+    >>> one_word_changed("A red lamp. In wood.", "A blue lamp. In wood.")
+    'A blue lamp. In wood.'
+    """
+    if old:
+        if old not in reasoning:
+            raise DataError(f'the reasoning does not hold "{old}": {reasoning}')
+        return reasoning.replace(old, new, 1)
+    words, others = reasoning.split(), other.split()
+    pairs = zip(range(1, len(words) + 1), reversed(words), reversed(others), strict=False)
+    back, word = next(((back, theirs) for back, mine, theirs in pairs if mine != theirs), (0, ""))
+    if not back:
+        raise DataError(f"both reasonings end alike; name the words to exchange: {reasoning}")
+    return " ".join([*words[:-back], word, *words[len(words) - back + 1 :]])
+
+
+def audience(model: R2ec, rows: pd.DataFrame, item_id: str, max_new_tokens: int) -> pd.DataFrame:
+    """Where an item stands for each history of a samples table, best places first.
+
+    Returns:
+        user_id, rank (1 is best; among all items outside the history), reasoning.
+    """
+    sampled = model.sample(model.prompts.user_ids(rows, model.titles), max_new_tokens)
+    scores = model.scores(sampled.states, rows["history"].to_list())  # (B, N)
+    targets = torch.full((len(rows),), model.head.index[item_id], device=scores.device)
+    ranks = target_ranks(scores, targets, seen_mask(rows["history"].to_list(), scores.shape[1]).to(scores.device))
+    texts = [model.decode(chain) for chain in sampled.chains]
+    table = pd.DataFrame({"user_id": rows["user_id"].to_numpy(), "rank": ranks.cpu().numpy(), "reasoning": texts})
+    return table.sort_values("rank", kind="stable", ignore_index=True)
+
+
+def beside(lists: Mapping[str, Recommendation]) -> Styler:
+    """Lists as the columns of a table, a row per place; bold is what the first list does not hold."""
+    columns = {name: pd.Series(one.titles, range(1, len(one.titles) + 1)) for name, one in lists.items()}
+    first = set(next(iter(lists.values())).titles)
+    table = pd.DataFrame(columns).fillna("–").rename_axis("place")
+    bold = table.map(lambda title: "" if title in first else "font-weight: bold")
+    return table.style.apply(lambda column: bold[column.name]).format(escape="html")
+
+
+def history_table(
+    model: R2ec, history: Sequence[str], hours: Sequence[float], ratings: Sequence[float]
+) -> pd.DataFrame:
+    """The purchases of one history, as a person reads them: title, days ago and, where there is any, rating."""
+    titles = [model.titles[model.head.index[item]] for item in history]
+    table = pd.DataFrame({"title": titles, "days ago": [before / 24 for before in hours], "rating": ratings})
+    return table.dropna(axis="columns", how="all")

@@ -1,0 +1,137 @@
+"""A student answers in its teacher's item space, at once; reasons stay the teacher's."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from r2ec_lib.data.schema import DataError
+from r2ec_lib.evaluation.answers import chains_of
+from r2ec_lib.serving import student as students
+from r2ec_lib.serving.student import FastR2ec, Student
+
+DAYS = {"hours": [72.0, 48.0, 2.0], "ratings": [5.0, None, 1.0]}
+
+
+@pytest.fixture
+def student(tiny) -> Student:
+    torch.manual_seed(3)
+    made = Student(16, 20, width=8, layers=2, heads=2)
+    made.fit_scales(tiny.head.table.float(), tiny.head.table.float())
+    tiny.head.table = tiny.head.table.float()
+    return made
+
+
+@pytest.fixture
+def pair(tiny, student) -> FastR2ec:
+    return FastR2ec(tiny, student)
+
+
+def test_a_history_has_the_state_that_it_has_alone_beside_longer_ones(tiny, student, samples):
+    together = student.states(tiny, samples)
+    alone = torch.cat([student.states(tiny, samples.iloc[[row]]) for row in range(len(samples))])
+    assert samples["history"].map(len).nunique() > 2
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("column", ["history", "history_hours", "history_ratings"])
+def test_items_times_and_ratings_all_count(tiny, student, samples, column):
+    row = samples[samples["history"].map(len) > 1].iloc[[0]]
+    values = list(row[column].iloc[0])
+    values[0] = {"history": (values[0] + 1) % 30, "history_hours": values[0] * 3, "history_ratings": 2.0}[column]
+    changed = row.assign(**{column: [values]})
+    assert (student.states(tiny, row) - student.states(tiny, changed)).abs().max() > 1e-4
+
+
+def test_the_facts_of_a_purchase_are_its_age_the_gap_to_the_next_one_and_its_rating(student):
+    rows = pd.DataFrame({"history": [[3, 4], [5]], "history_hours": [[30.0, 6.0], [1.0]]})
+    rows["history_ratings"] = [[4.0, float("nan")], [float("nan")]]
+    ids, facts = student.inputs(rows)
+    assert ids.tolist() == [[3, 4], [5, students.PADDING]]
+    ages = np.log1p([[30.0, 6.0], [1.0, 0.0]]) / students.LOG_HOURS
+    gaps = np.log1p([[24.0, 6.0], [1.0, 0.0]]) / students.LOG_HOURS
+    expected = np.stack([ages, gaps, [[0.8, 0.0], [0.0, 0.0]]], axis=2)
+    torch.testing.assert_close(facts, torch.tensor(expected, dtype=torch.float32))
+
+
+def test_a_saved_student_gives_the_same_states(tiny, student, samples, tmp_path):
+    student.save(tmp_path / "student")
+    again = Student.load(tmp_path / "student")
+    assert torch.equal(again.states(tiny, samples), student.states(tiny, samples))
+
+
+def test_a_folder_without_a_student_says_what_to_run(tiny, tmp_path):
+    tiny.save(tmp_path / "model")
+    with pytest.raises(FileNotFoundError, match=r"model/student holds no student .* Run 09_student\.ipynb"):
+        FastR2ec.load(tmp_path / "model")
+
+
+def test_an_r2ec_with_its_student_is_loaded_from_one_folder(tiny, student, tmp_path):
+    tiny.save(tmp_path / "model")
+    student.save(tmp_path / "model" / students.FOLDER)
+    loaded = FastR2ec.load(tmp_path / "model")
+    assert (
+        loaded.recommend(["i3", "i4", "i9"], fast=True).item_ids
+        == FastR2ec(tiny, student).recommend(["i3", "i4", "i9"], fast=True).item_ids
+    )
+
+
+def test_a_fast_list_is_the_students_and_holds_nothing_of_the_history(pair):
+    fast = pair.recommend(["i3", "i4", "i9"], 30, **DAYS, fast=True)
+    rows = pair.teacher.purchases([["i3", "i4", "i9"]], [DAYS["hours"]], [DAYS["ratings"]])
+    scores = pair.teacher.scores(pair.student.states(pair.teacher, rows), [[3, 4, 9]])[0]
+    order = [f"i{item}" for item in scores.argsort(descending=True).tolist() if item not in (3, 4, 9)]
+    assert fast.item_ids == order and len(order) == 27 and fast.reasoning == ""
+    assert fast.scores == sorted(fast.scores, reverse=True)
+
+
+def test_without_fast_the_teacher_answers(pair):
+    asked = {"k": 5, "max_new_tokens": 4, **DAYS}
+    assert pair.recommend(["i3", "i4", "i9"], **asked) == pair.teacher.recommend(["i3", "i4", "i9"], **asked)
+
+
+def test_an_item_that_came_in_later_is_read_and_recommended_without_training(pair):
+    pair.teacher.add_items(pd.DataFrame({"item_id": ["new"], "title": ["pink kettle"], "brand": ["Acme"]}))
+    everything = pair.recommend(["i3", "new"], 40, fast=True).item_ids
+    assert len(everything) == 29 and "new" not in everything
+    assert "new" in pair.recommend(["i3"], 40, fast=True).item_ids
+
+
+@pytest.mark.parametrize("fault", [{"history": ["i99"]}, {"history": []}, {"k": 0}])
+def test_what_the_teacher_refuses_is_refused_at_once_too(pair, fault):
+    with pytest.raises(DataError):
+        pair.recommend(**{"history": ["i3"], "fast": True} | fault)
+
+
+def test_a_reason_tells_where_the_item_stands_with_the_text_and_without_it_and_what_each_sentence_does(
+    pair, monkeypatch
+):
+    model = pair.teacher
+    words = "the red mug. a blue lamp likes the chair. kettle."
+    [chain] = chains_of(model, [words])
+    monkeypatch.setattr(model, "reason", lambda prompts, longest: [chain])
+    why = pair.explain(["i3", "i4"], "i7")
+    assert (why.item_id, why.title, why.reasoning) == ("i7", "blue mug", words)
+    rows = model.purchases([["i3", "i4"]])
+    candidates = [item for item in range(30) if item not in (3, 4)]
+
+    def log_p(text):
+        chains = None if text is None else chains_of(model, [text])
+        scores = model.scores(model.user_states(rows, chains), [[3, 4]])[0, candidates]
+        place = candidates.index(7)
+        return 1 + int((scores > scores[place]).sum()), scores.log_softmax(dim=0)[place].item()
+
+    rank, full = log_p(words)
+    assert (why.rank, why.rank_without) == (rank, log_p(None)[0])
+    left = [
+        "a blue lamp likes the chair. kettle.",
+        "the red mug. kettle.",
+        "the red mug. a blue lamp likes the chair.",
+    ]
+    assert why.sentences["sentence"].tolist() == ["the red mug.", "a blue lamp likes the chair.", "kettle."]
+    assert why.sentences["effect"].tolist() == pytest.approx([full - log_p(text)[1] for text in left], abs=1e-4)
+
+
+def test_an_unknown_item_has_no_reason(pair):
+    with pytest.raises(DataError, match=r"'i99' is not in the catalogue"):
+        pair.explain(["i3"], "i99")

@@ -1,0 +1,64 @@
+"""What a person tries: other words, other items, lists side by side."""
+
+import pandas as pd
+import pytest
+
+from r2ec_lib.data.schema import DataError
+from r2ec_lib.evaluation.answers import chains_of
+from r2ec_lib.model.r2ec import Recommendation
+from r2ec_lib.serving import trying
+
+HISTORY = ["i3", "i4", "i9"]
+
+
+def test_a_reasoning_by_hand_is_read_in_place_of_the_models_own(tiny):
+    rows = tiny.purchases([HISTORY])
+    found = trying.with_reasoning(tiny, rows, "the red mug", 30)
+    scores = tiny.scores(tiny.user_states(rows, chains_of(tiny, ["the red mug"])), [[3, 4, 9]])[0]
+    order = [f"i{item}" for item in scores.argsort(descending=True).tolist() if item not in (3, 4, 9)]
+    assert found.item_ids == order and found.reasoning == "the red mug"
+    assert found.scores != trying.with_reasoning(tiny, rows, "the blue mug", 30).scores
+
+
+def test_one_word_is_exchanged_the_named_one_or_the_last_that_differs():
+    told = "Next comes the bowl. Prices are high. The style is retro."
+    other = "This is a kit. Next comes the lamp. Prices are low. The style is retro."
+    assert trying.one_word_changed(told, other) == "Next comes the bowl. Prices are low. The style is retro."
+    assert trying.one_word_changed(told, other, "bowl", "vase").startswith("Next comes the vase. Prices are high.")
+
+
+@pytest.mark.parametrize(("told", "other", "old"), [("a lamp", "a lamp", ""), ("a lamp", "my rug", "chair")])
+def test_a_reasoning_that_offers_nothing_to_exchange_is_shown(told, other, old):
+    with pytest.raises(DataError, match=told):
+        trying.one_word_changed(told, other, old, "x")
+
+
+def test_the_audience_of_an_item_are_those_for_whom_it_stands_highest(tiny, samples):
+    found = trying.audience(tiny, samples, "i7", 4)
+    assert found["rank"].is_monotonic_increasing and sorted(found["user_id"]) == sorted(samples["user_id"])
+    first = found.iloc[0]
+    of_user = samples[samples["user_id"] == first["user_id"]]
+    lists = [
+        tiny.recommend([f"i{item}" for item in row.history], 30, row.history_hours, row.history_ratings, 4)
+        for row in of_user.itertuples()
+    ]
+    places = [one.item_ids.index("i7") + 1 for one in lists if "i7" in one.item_ids]
+    assert first["rank"] in places
+
+
+def test_lists_stand_side_by_side_with_what_is_new_in_bold():
+    lists = {
+        "old": Recommendation(["1", "2"], ["mug", "<b>lamp"], [2.0, 1.0], ""),
+        "new": Recommendation(["3"], ["rug"], [1.0], ""),
+    }
+    shown = trying.beside(lists)
+    assert shown.data.to_dict("list") == {"old": ["mug", "<b>lamp"], "new": ["rug", "–"]}
+    html = shown.to_html()
+    assert "&lt;b&gt;lamp" in html and html.count("font-weight: bold") == 1
+
+
+def test_a_history_is_shown_without_a_column_that_says_nothing(tiny):
+    table = trying.history_table(tiny, HISTORY, [48.0, 36.0, 12.0], [float("nan")] * 3)
+    expected = {"title": ["red chair", "red desk", "blue chair"], "days ago": [2.0, 1.5, 0.5]}
+    pd.testing.assert_frame_equal(table, pd.DataFrame(expected))
+    assert trying.history_table(tiny, HISTORY, [1, 1, 1], [5.0, None, 3.0])["rating"].tolist()[0] == 5.0

@@ -26,10 +26,10 @@ def with_reasoning(model: R2ec, rows: pd.DataFrame, reasoning: str, k: int = 10)
 
 def one_word_changed(reasoning: str, other: str, old: str = "", new: str = "") -> str:
     """A reasoning with one word exchanged: `old` for `new`, or, without them, the last word in which it differs from
-    another reasoning, both read from their ends.
+    another reasoning, both read from their ends. Where these do not differ, its first word is left out.
 
     Raises:
-        DataError: the reasoning does not hold `old`, or does not differ from the other one.
+        DataError: the reasoning does not hold `old`.
 
     >>> one_word_changed("A red lamp. In wood.", "A blue lamp. In wood.")
     'A blue lamp. In wood.'
@@ -39,11 +39,10 @@ def one_word_changed(reasoning: str, other: str, old: str = "", new: str = "") -
             raise DataError(f'the reasoning does not hold "{old}": {reasoning}')
         return reasoning.replace(old, new, 1)
     words, others = reasoning.split(), other.split()
-    pairs = zip(range(1, len(words) + 1), reversed(words), reversed(others), strict=False)
-    back, word = next(((back, theirs) for back, mine, theirs in pairs if mine != theirs), (0, ""))
-    if not back:
-        raise DataError(f"both reasonings end alike; name the words to exchange: {reasoning}")
-    return " ".join([*words[:-back], word, *words[len(words) - back + 1 :]])
+    for back, (mine, theirs) in enumerate(zip(reversed(words), reversed(others), strict=False), 1):
+        if mine != theirs:
+            return " ".join([*words[:-back], theirs, *words[len(words) - back + 1 :]])
+    return " ".join(words[1:])
 
 
 def audience(model: R2ec, rows: pd.DataFrame, item_id: str, max_new_tokens: int) -> pd.DataFrame:

@@ -1,6 +1,6 @@
 """Figures of the evaluation: comparisons, slices, learning curves, costs, and seeds."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 from matplotlib.axes import Axes

@@ -13,6 +13,7 @@ from r2ec_lib.data.formats import place, read_file
 from r2ec_lib.data.readers import LOG_COLUMNS, named_items, select_columns
 from r2ec_lib.data.schema import DataError, Where, at, to_ids
 from r2ec_lib.model import R2ec
+from r2ec_lib.serving import student
 
 REMOVED = "removed"
 """The column of an items file that says which of its items go; all others are added or replaced."""
@@ -44,7 +45,11 @@ def update(model_folder: Path, items_path: Path, columns: Mapping[str, str], rem
     if (gone & present).sum() == len(model.head.item_ids):
         raise DataError(f"{items_path} removes all items of the model. Keep one at least.")
     model.remove_items(ids[gone & present].tolist())
+    inside = model_folder / student.FOLDER
+    reader = student.Student.load(inside) if inside.is_dir() else None  # new items are read as they are
     model.save(model_folder)
+    if reader:
+        reader.save(inside)
     print(
         f"{(~gone & ~present).sum():,} items added, {(~gone & present).sum():,} replaced, "
         f"{(gone & present).sum():,} removed, {(gone & ~present).sum():,} to remove were not there; "

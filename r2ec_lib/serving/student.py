@@ -6,7 +6,6 @@ itself is kept. It writes nothing: a reason is the teacher's, and only written w
 Letters in shapes: B rows, T purchases, N items, d the teacher's width, w the student's.
 """
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,14 +19,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from r2ec_lib.analysis import causal
+from r2ec_lib.data.purchases import is_one
 from r2ec_lib.data.schema import DataError
-from r2ec_lib.data.storage import write_json
+from r2ec_lib.data.storage import read_json, whole_folder, write_json
 from r2ec_lib.evaluation.baselines.networks import pad
 from r2ec_lib.model import R2ec
 from r2ec_lib.model.r2ec import Recommendation
 
 FOLDER = "student"
 """Where an R²ec's folder holds its student."""
+SIZES, WEIGHTS = "student.json", "student.safetensors"
 PADDING = -1
 LOG_HOURS = 5.0
 """Logarithms of hours are divided by this, to lie near 1."""
@@ -108,25 +109,22 @@ class Student(nn.Module):
         return teacher.scores(self.states(teacher, rows), rows["history"].to_list())
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Writes weights and sizes; the weights come first, so that a folder with sizes is whole."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        fresh = folder / ".weights.tmp"
-        save_file({name: weight.cpu().contiguous() for name, weight in self.state_dict().items()}, fresh)
-        os.replace(fresh, folder / "student.safetensors")
-        write_json(self.sizes, folder / "student.json")
+        """Writes weights and sizes; replaces `folder` whole."""
+        with whole_folder(folder) as fresh:
+            save_file({name: weight.cpu().contiguous() for name, weight in self.state_dict().items()}, fresh / WEIGHTS)
+            write_json(self.sizes, fresh / SIZES)
 
     @classmethod
     def load(cls, folder: str | os.PathLike) -> "Student":
         """Reads what `save` wrote. Raises FileNotFoundError where `folder` holds no student."""
         folder = Path(folder)
-        if not (folder / "student.json").exists():
+        if not (folder / SIZES).exists():
             raise FileNotFoundError(
-                f"{folder} holds no student (student.json is missing). Run 09_student.ipynb with student_epochs above "
+                f"{folder} holds no student ({SIZES} is missing). Run 09_student.ipynb with student_epochs above "
                 "0 first."
             )
-        student = cls(**json.loads((folder / "student.json").read_text(encoding="utf-8")))
-        student.load_state_dict(load_file(folder / "student.safetensors"))
+        student = cls(**read_json(folder / SIZES))
+        student.load_state_dict(load_file(folder / WEIGHTS))
         return student.eval()
 
 
@@ -169,18 +167,20 @@ class FastR2ec:
 
     def recommend(
         self,
-        history: Sequence[Any],
+        history: Sequence[Any] | pd.DataFrame,
         k: int = 10,
-        hours: Sequence[float] | None = None,
-        ratings: Sequence[float] | None = None,
+        hours: Sequence[Any] | None = None,
+        ratings: Sequence[Any] | None = None,
         max_new_tokens: int = 128,
         fast: bool = False,
-    ) -> Recommendation:
-        """`R2ec.recommend`; with `fast`, the student's list, whose reasoning is empty (`explain` gives one)."""
+    ) -> Recommendation | list[Recommendation]:
+        """`R2ec.recommend`; with `fast`, the student's lists, whose reasoning is empty (`explain` gives one)."""
         if not fast:
             return self.teacher.recommend(history, k, hours, ratings, max_new_tokens)
-        rows = _one(self.teacher, history, hours, ratings)
-        return listed(self.teacher, self.student.scores(self.teacher, rows)[0], rows["history"].iloc[0], k)
+        rows = self.teacher.purchases(history, hours, ratings)
+        lists = self.teacher.best_items(self.student.states(self.teacher, rows), rows["history"].to_list(), k)
+        answers = [Recommendation(*best, "") for best in lists]
+        return answers[0] if is_one(history) else answers
 
     def explain(
         self,
@@ -210,7 +210,7 @@ def explain(
     if item not in model.head.index:
         raise DataError(f"{item!r} is not in the catalogue. Add it with add_items.")
     at = model.head.index[item]
-    rows = _one(model, history, hours, ratings).assign(sample_id=0, user_id="", target=at)
+    rows = model.purchases(history, hours, ratings).assign(sample_id=0, user_id="", target=at)
     [chain] = model.reason(model.prompts.user_ids(rows, model.titles), max_new_tokens)
     score = lambda part, chains: model.scores(model.user_states(part, chains), part["history"].to_list())  # noqa: E731
     full, none = (causal.rank_chains(score, rows, chains) for chains in ([chain], None))
@@ -221,21 +221,3 @@ def explain(
     sentences = pd.DataFrame({"sentence": texts, "effect": left_out["effect"].to_numpy(float)})
     title = model.titles[at]
     return Explanation(item, title, full["rank"].item(), none["rank"].item(), model.decode(chain), sentences)
-
-
-def listed(model: R2ec, scores: Tensor, history: Sequence[int], k: int, reasoning: str = "") -> Recommendation:
-    """The k best items by scores (N,), none of them of the history (item indexes)."""
-    if k < 1:
-        raise DataError(f"k is {k}; expected the length of a list of recommendations, 1 or more")
-    scores = scores.index_fill(0, torch.tensor([int(item) for item in history], device=scores.device), -torch.inf)
-    best = scores.topk(min(k, int(scores.isfinite().sum())))
-    items = best.indices.tolist()
-    ids, titles = ([names[item] for item in items] for names in (model.head.item_ids, model.titles))
-    return Recommendation(ids, titles, best.values.tolist(), reasoning)
-
-
-def _one(
-    model: R2ec, history: Sequence[Any], hours: Sequence[float] | None, ratings: Sequence[float] | None
-) -> pd.DataFrame:
-    """One history as a table of one row, checked."""
-    return model.purchases([history], *(None if values is None else [values] for values in (hours, ratings)))

@@ -15,13 +15,13 @@ from r2ec_lib.evaluation.answers import chains_of
 from r2ec_lib.model import R2ec
 from r2ec_lib.model.r2ec import Recommendation
 from r2ec_lib.model.scoring import seen_mask, target_ranks
-from r2ec_lib.serving.student import listed
 
 
 def with_reasoning(model: R2ec, rows: pd.DataFrame, reasoning: str, k: int = 10) -> Recommendation:
     """The list of one history (a samples table of one row) after a reasoning that somebody else wrote."""
-    scores = model.scores(model.user_states(rows, chains_of(model, [reasoning])), rows["history"].to_list())
-    return listed(model, scores[0], rows["history"].iloc[0], k, reasoning)
+    states = model.user_states(rows, chains_of(model, [reasoning]))
+    [best] = model.best_items(states, rows["history"].to_list(), k)
+    return Recommendation(*best, reasoning)
 
 
 def one_word_changed(reasoning: str, other: str, old: str = "", new: str = "") -> str:

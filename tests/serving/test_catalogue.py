@@ -6,7 +6,7 @@ import torch
 
 from r2ec_lib.data.schema import DataError
 from r2ec_lib.model import R2ec
-from r2ec_lib.serving import catalogue
+from r2ec_lib.serving import catalogue, student
 
 
 @pytest.fixture
@@ -32,6 +32,12 @@ def test_items_are_added_replaced_and_removed_in_one_go(folder, tiny, capsys):
     assert model.recommend(["new"], k=40, max_new_tokens=2).item_ids
     told = capsys.readouterr().out
     assert told == "1 items added, 1 replaced, 1 removed, 1 to remove were not there; 30 items now\n"
+
+
+def test_a_student_stays_and_recommends_the_new_items(folder, tiny):
+    student.Student(16, 20, width=8, layers=1).save(folder / student.FOLDER)
+    update(folder, "item_id,title\nnew,gold harp\n")
+    assert "new" in student.FastR2ec.load(folder).recommend(["i3"], 40, fast=True).item_ids
 
 
 def test_a_whole_file_is_removed_by_its_ids_alone(folder, capsys):

@@ -85,6 +85,12 @@ def test_a_fast_list_is_the_students_and_holds_nothing_of_the_history(pair):
     assert fast.scores == sorted(fast.scores, reverse=True)
 
 
+def test_many_histories_get_the_lists_that_each_gets_alone(pair):
+    many = [["i3", "i4", "i9"], ["i1"], ["i2", "i8"]]
+    together = pair.recommend(many, 5, fast=True)
+    assert [one.item_ids for one in together] == [pair.recommend(one, 5, fast=True).item_ids for one in many]
+
+
 def test_without_fast_the_teacher_answers(pair):
     asked = {"k": 5, "max_new_tokens": 4, **DAYS}
     assert pair.recommend(["i3", "i4", "i9"], **asked) == pair.teacher.recommend(["i3", "i4", "i9"], **asked)

@@ -345,10 +345,12 @@ def draw(scores: Tensor, do_sample: bool, generator: torch.Generator | None = No
     block = _first_above(sums, point)  # (R, 1)
     inside = blocks.gather(1, block[..., None].expand(-1, -1, DRAWN_TOKENS)).squeeze(1)  # (R, D)
     point = point - F.pad(sums, (1, 0)).gather(1, block)  # what is left of it within the block
-    return (block * DRAWN_TOKENS + _first_above(inside.cumsum(dim=-1, dtype=torch.float64), point)).squeeze(1)
+    token = block * DRAWN_TOKENS + _first_above(inside.cumsum(dim=-1, dtype=torch.float64), point)  # (R, 1)
+    return token.squeeze(1).clamp(max=scores.shape[1] - 1)
 
 
 def _first_above(cumulative: Tensor, point: Tensor) -> Tensor:
     """(R, 1) the first place of rising rows (R, K) above `point` (R, 1); rounding may not push it beyond the last."""
     below_last = cumulative[:, -1:].nextafter(torch.zeros_like(point))
-    return torch.searchsorted(cumulative, torch.minimum(point, below_last), right=True)
+    place = torch.searchsorted(cumulative, torch.minimum(point, below_last), right=True)
+    return place.clamp(max=cumulative.shape[1] - 1)  # where all is NaN, which the caller finds in the states

@@ -148,3 +148,10 @@ def test_a_seeded_generator_repeats_its_chains():
 def test_settings_that_are_not_followed_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         sample(family_lm("Llama"), PROMPTS, settings(**wrong), SYMBOL)
+
+
+@pytest.mark.parametrize("vocabulary", [40, 64, 100])
+def test_scores_that_are_no_numbers_still_give_a_token_of_the_vocabulary(vocabulary):
+    """What is wrong is told where the states are read, with the step that made them."""
+    tokens = draw(torch.full((3, vocabulary), torch.nan), do_sample=True)
+    assert ((tokens >= 0) & (tokens < vocabulary)).all()

@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -172,13 +173,23 @@ def _stopped_by_signals() -> Iterator[None]:
             signal.signal(other, signal.SIG_IGN)  # ending takes some seconds, which a second Ctrl-C would cut short
         raise Stopped(number)
 
+    def lost(unraisable: Any) -> None:
+        """The signal came where Python drops exceptions, such as the end of a weak reference: it is sent again."""
+        if not isinstance(unraisable.exc_value, Stopped):
+            return hook(unraisable)
+        for number in before:
+            signal.signal(number, stop)
+        threading.Timer(0.1, os.kill, (os.getpid(), unraisable.exc_value.number)).start()
+
     before = {number: signal.getsignal(number) for number in STOPS}
     before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}  # as by nohup
     for number in before:
         signal.signal(number, stop)
+    hook, sys.unraisablehook = sys.unraisablehook, lost
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
 

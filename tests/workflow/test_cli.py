@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +16,7 @@ from r2ec_lib.model import R2ec
 from r2ec_lib.serving import lists
 from r2ec_lib.workflow import cli, stages
 from r2ec_lib.workflow.folder import RunFolder
+from r2ec_lib.workflow.kernels import Stopped
 
 SLEEPS = (
     "import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', 'import time; time.sleep(120)'], "
@@ -197,3 +199,14 @@ def test_a_shard_that_does_not_exist_is_refused(shard, capsys):
     with pytest.raises(SystemExit, match="2"):
         cli.main([*RECOMMEND, f"--shard={shard}"])
     assert "expected I/N" in capsys.readouterr().err
+
+
+def test_a_signal_that_comes_where_python_drops_exceptions_still_stops():
+    class Last:
+        def __del__(self):
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(Stopped), cli._stopped_by_signals():
+        last = Last()
+        del last
+        time.sleep(20)

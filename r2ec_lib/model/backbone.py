@@ -23,7 +23,7 @@ from r2ec_lib.model.prompts import RECOMMEND
 def load_pretrained(
     name_or_path: str | os.PathLike, dtype: torch.dtype | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Any causal LM by folder or hub name.
+    """Any causal LM by folder or hub name, on the GPU where there is one.
 
     Args:
         name_or_path: a folder with config.json, tokenizer files and *.safetensors, or a hub name.
@@ -44,6 +44,7 @@ def load_pretrained(
         ) from error
     if tokenizer.pad_token is None:  # padding is masked, so any token will do
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+    torch.nn.Module.to(lm, "cuda" if torch.cuda.is_available() else "cpu")
     return lm, tokenizer
 
 

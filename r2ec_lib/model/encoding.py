@@ -156,7 +156,7 @@ def batched_states(
 def encoded_tokens(lm: PreTrainedModel) -> int:
     """Padded tokens of one forward over texts: enough to keep kernels busy, on a CPU few enough for its cache."""
     if lm.device.type != "cpu":
-        return ENCODED_TOKENS
+        return BATCH_TOKENS
     return min(ENCODED_TOKENS, CACHED_NUMBERS // lm.config.get_text_config().hidden_size)
 
 

@@ -7,8 +7,6 @@ stands in for what an instruction-tuned model already knows. No next-item label 
 import hashlib
 import json
 import os
-import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -30,7 +28,7 @@ from transformers import (
 from r2ec_lib.data.storage import whole_folder
 from r2ec_lib.model.answer import ANSWER
 from r2ec_lib.model.backbone import load_pretrained
-from r2ec_lib.model.prompts import Document, Prompts, PromptStyle, clean
+from r2ec_lib.model.prompts import Document, Prompts, PromptStyle
 
 MATRIX_RATE = 0.02
 """Muon's peak rate in the warm-up, its usual one: its steps have the same size whatever the gradient's."""
@@ -182,49 +180,6 @@ def _document_batches(
         batches[-1].append(row)
     generator.shuffle(batches)
     return batches
-
-
-def generic_documents(
-    items: pd.DataFrame, samples: pd.DataFrame, prompts: Prompts, n: int, most_facts: int = 4, seed: int = 0
-) -> list[Document]:
-    """Warm-up documents for any catalogue: every item card, and `n` plain analyses of unlabelled histories.
-
-    An analysis names facts that can be read off the history and the cards (the latest titles, the most frequent brand,
-    words that recur), randomly chosen and in random order: something for RecPO to select from, nothing it is told.
-    Inside the answer of an item card stands a telling word of its title.
-
-    Args:
-        samples: training rows; only the histories are read, `target` never. Drawn in random rounds.
-        most_facts: facts that an analysis names at most.
-    """
-    generator = np.random.default_rng(seed)
-    titles = items["title"].tolist()
-    short = [" ".join(clean(title).split()[:6]) for title in titles]
-    words = [re.findall(r"[^\W\d_]{3,}", title.lower()) for title in titles]
-    spread = Counter(word for row in words for word in set(row))
-    brand = next((column for column in ("brand", "store") if column in items), None)
-    brands = [clean(value) for value in items[brand]] if brand else [""] * len(items)
-    documents = []
-    for item, found in zip(items.to_dict("records"), words, strict=True):
-        key = [word for word in found if spread[word] <= len(items) / 20] or found or [""]
-        documents.append(Document(prompts.item_text(item), "", key[generator.integers(len(key))]))
-    columns = [samples[name].tolist() for name in ("history", "history_hours", "history_ratings")]
-    rounds = [generator.permutation(len(samples)) for _ in range(-(-n // len(samples)))]
-    for row in np.concatenate(rounds)[:n]:
-        history, hours, ratings = (column[row] for column in columns)
-        recent = [int(item) for item in history][-5:]
-        facts = [f"The last purchase was {short[recent[-1]]}."]
-        facts += [f"Before that came {short[recent[-2]]}."] if len(recent) > 1 else []
-        telling = Counter(w for item in recent for w in sorted(set(words[item])) if spread[w] <= len(items) / 20)
-        if telling:
-            facts.append(f"The needs are about {' and '.join(word for word, _ in telling.most_common(2))}.")
-        named = Counter(brands[item] for item in recent if brands[item])
-        if named:
-            facts.append(f"The shopper trusts {named.most_common(1)[0][0]}.")
-        chosen = generator.permutation(len(facts))[: generator.integers(1, min(len(facts), most_facts) + 1)]
-        prompt = prompts.user_text([titles[int(item)] for item in history], hours, ratings)
-        documents.append(Document(prompt, " ".join(facts[fact] for fact in chosen)))
-    return documents
 
 
 def tiny_backbone(

@@ -29,6 +29,7 @@ class RecPOConfig(GRPOConfig):
         catalogue_negatives: adds the whole item table as constant candidates to Eq. 7; the paper uses the batch alone.
             Stored rows are as old as the last refresh while targets are encoded live, and a model can learn to tell
             the two apart instead of the items: use it with a small `refresh_steps`.
+        live_negatives: adds so many items to the candidates of Eq. 7, drawn anew at each step and encoded live.
         mask_seen: items of the history are no candidates.
         judged_weight: weight of a further reward from people's judgements of reasonings, −1 to 1 each; 0 for none.
         valid_users: validation samples ranked at each evaluation.
@@ -53,6 +54,7 @@ class RecPOConfig(GRPOConfig):
     item_warmup_steps: int = 0
     kl_weight_warmup: float | None = None
     catalogue_negatives: bool = False
+    live_negatives: int = 0
     mask_seen: bool = True
     judged_weight: float = 0.0
     valid_users: int = 256

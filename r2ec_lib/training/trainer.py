@@ -198,11 +198,12 @@ class RecPOTrainer(GRPOTrainer):
 
         Returns:
             Lists of `rank`, `reward_ndcg`, `reward_similarity` and, with a judge, `reward_judged`; `candidates` (M,),
-            the sorted target items of all processes, whose rows in the item table now come from the current weights.
+            the sorted target items of all processes and `negatives`, whose rows in the item table now come from the
+            current weights.
         """
         numbers, head = torch.tensor(rows, device=self.accelerator.device), self.r2ec.head  # (B,)
         targets, seen = self.targets(numbers), self.seen(numbers)  # (B,), (B, N) or None
-        candidates = self.accelerator.gather(targets).unique()  # (M,)
+        candidates = torch.cat([self.accelerator.gather(targets), self.negatives()]).unique()  # (M,)
         self.items.update(self.model_wrapped, candidates, self.state.global_step)
         scores = head.scores(drawn.states)  # (B, N)
         self.require_numbers(scores)
@@ -365,6 +366,12 @@ class RecPOTrainer(GRPOTrainer):
         """Target items (B,) of rows of the training samples."""
         targets = self.samples["target"].to_numpy()[rows.cpu().numpy()]
         return torch.tensor(targets, dtype=torch.long, device=rows.device)
+
+    def negatives(self) -> Tensor:
+        """Further candidates of the recommendation action, the same in all processes: (live_negatives,)."""
+        generator = torch.Generator().manual_seed(self.args.seed * 1_000_003 + self.state.global_step)
+        drawn = torch.randperm(len(self.r2ec.head.item_ids), generator=generator)[: self.args.live_negatives]
+        return drawn.to(self.accelerator.device)
 
     def seen(self, rows: Tensor) -> Tensor | None:
         """(B, N) bool, True where an item is in the row's history; None where the recipe masks nothing."""

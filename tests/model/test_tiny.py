@@ -4,9 +4,10 @@ import pandas as pd
 import pytest
 import torch
 
+from r2ec_lib.model.analyses import generic_documents
 from r2ec_lib.model.backbone import add_lora
 from r2ec_lib.model.prompts import ANSWER, Document, Prompts, PromptStyle
-from r2ec_lib.model.tiny import build_tiny, document_ids, generic_documents, tiny_backbone, warm_up
+from r2ec_lib.model.tiny import build_tiny, document_ids, tiny_backbone, warm_up
 
 SIZES = {"vocab_size": 400, "hidden_size": 16, "num_layers": 1, "num_heads": 2}
 SCHEDULE = {"steps": 5, "batch_tokens": 512, "learning_rate": 1e-2, "seed": 0}

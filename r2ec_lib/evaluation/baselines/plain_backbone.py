@@ -15,10 +15,11 @@ import pandas as pd
 import torch
 
 from r2ec_lib.model import R2ec, scoring
-from r2ec_lib.model.encoding import forward_states
+from r2ec_lib.model.encoding import batched_states, captured_states, encoded_tokens, read_out
 from r2ec_lib.model.r2ec import ranks_of
 from r2ec_lib.model.scoring import seen_mask
 from r2ec_lib.training import objective
+from r2ec_lib.training.log_probs import token_log_probs
 
 
 def fit_item_action(
@@ -32,6 +33,8 @@ def fit_item_action(
     warmup_steps: int = 10,
     refresh_steps: int = 50,
     catalogue_negatives: bool = False,
+    live_negatives: int = 0,
+    chain_weight: float = 0.0,
     mask_seen: bool = True,
     eval_steps: int = 50,
     patience: int = 3,
@@ -48,6 +51,9 @@ def fit_item_action(
             without reasoning.
         refresh_steps: steps between two encodings of the stored item table; only `catalogue_negatives` reads it.
         catalogue_negatives: adds the stored item table as constant candidates to the live targets of the batch.
+        live_negatives: adds so many items of the catalogue, drawn anew at each step and encoded live.
+        chain_weight: weight of the language-model loss (nats a token) of the reasonings in `chains`, so that a model
+            goes on writing while its item space is ordered; rows of `<answer>` alone have none.
         report: called with (step, mean loss, validation NDCG@10) at each evaluation.
 
     Returns:
@@ -62,6 +68,7 @@ def fit_item_action(
     train_chains, valid_chains = chains or ([model.prompts.answer.ids] * len(train), None)
     prompts = model.closed([[*ids, *chain] for ids, chain in zip(prompts, train_chains, strict=True)])
     item_ids, readout = model.closed(model.prompts.item_ids(model.catalogue)), model.head.readout
+    size = encoded_tokens(model.lm)
     targets = train["target"].to_numpy().astype("int64")
     order: list[int] = []
     log: list[dict] = []
@@ -75,12 +82,20 @@ def fit_item_action(
         if len(order) < batch_users:
             order = generator.permutation(len(train)).tolist()
         rows, order = order[:batch_users], order[batch_users:]
-        batch = torch.tensor(np.unique(targets[rows]), device=model.head.table.device)  # (M,) sorted
+        further = (
+            generator.choice(len(item_ids), min(live_negatives, len(item_ids)), replace=False)
+            if live_negatives
+            else []
+        )
+        batch = torch.tensor(np.union1d(targets[rows], further).astype("int64"), device=model.lm.device)  # (M,) sorted
         positives = torch.tensor(targets[rows], device=batch.device)  # (B,)
         users, begin = [prompts[row] for row in rows], [starts[row] for row in rows]
-        states = forward_states(model.lm, model.lm, users, begin, readout)  # (B, d)
+        if chain_weight:
+            states, spoken = read_and_spoken(model, users, begin)  # (B, d), ()
+        else:
+            states = batched_states(model.lm, model.lm, users, begin, readout, size)  # (B, d)
         texts = [item_ids[item] for item in batch.tolist()]
-        items = forward_states(model.lm, model.lm, texts, readout=readout)  # (M, d)
+        items = batched_states(model.lm, model.lm, texts, readout=readout, batch_tokens=size)  # (M, d)
         scores = scoring.similarity_scores(states, items, model.head.similarity)  # (B, M)
         seen = seen_mask(train["history"].iloc[rows].to_list(), len(item_ids)).to(batch.device) if mask_seen else None
         if catalogue_negatives:
@@ -91,7 +106,7 @@ def fit_item_action(
             seen = None if seen is None else seen[:, batch]
             log_probs = scoring.item_log_probs(scores, columns, model.head.temperature, seen)
         loss = -log_probs.mean()
-        loss.backward()
+        (loss + chain_weight * spoken if chain_weight else loss).backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * min(1.0, step / max(1, warmup_steps))
@@ -114,6 +129,31 @@ def fit_item_action(
     model.lm.eval()
     model.refresh()
     return pd.DataFrame(log)
+
+
+def read_and_spoken(
+    model: R2ec, users: Sequence[Sequence[int]], starts: Sequence[int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """User states (B, d) and the language-model loss of the reasonings (nats a token, a scalar), in one pass.
+
+    Args:
+        users: token ids of prompt and reasoning, closed; starts: where each reasoning begins.
+    """
+    device, tail = model.lm.device, len(model.closed([[]])[0])
+    width, room = max(starts), max(len(row) - start for row, start in zip(users, starts, strict=True))
+    ids = torch.zeros(len(users), width + room, dtype=torch.long)
+    mask, learned = torch.zeros_like(ids), torch.zeros(len(users), room)
+    ends = torch.tensor([width + len(row) - start - 1 for row, start in zip(users, starts, strict=True)])
+    for place, (row, start) in enumerate(zip(users, starts, strict=True)):
+        ids[place, width - start : width - start + len(row)] = torch.tensor(row)
+        mask[place, width - start : width - start + len(row)] = 1
+        written = len(row) - start - tail
+        learned[place, :written] = written > len(model.prompts.answer.ids)  # not where `<answer>` follows at once
+    ids, mask, learned, ends = (part.to(device) for part in (ids, mask, learned, ends))
+    with captured_states(model.lm) as hidden:
+        log_probs, _ = token_log_probs(model.lm, model.lm, ids, mask, room, 1.0, False, False, False)  # (B, room)
+    states = read_out(hidden[-1], torch.full_like(ends, width), ends, model.head.readout)
+    return states, -(log_probs * learned).sum() / learned.sum().clamp(min=1)
 
 
 def fit_and_save(

@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
-from r2ec_lib.evaluation.baselines.plain_backbone import fit_and_save, fit_item_action
+from r2ec_lib.evaluation.baselines.plain_backbone import fit_and_save, fit_item_action, read_and_spoken
 from r2ec_lib.model import R2ec
 from r2ec_lib.model.r2ec import ranks_of
+from r2ec_lib.model.scoring import item_log_probs, seen_mask
 from r2ec_lib.training import objective
 
 
@@ -124,13 +125,53 @@ def test_every_sample_is_read_once_before_any_is_read_again(tiny, samples, monke
     prompts = tiny.prompts.user_ids(samples.head(8), tiny.titles)
     from r2ec_lib.evaluation.baselines import plain_backbone
 
-    states = plain_backbone.forward_states
+    states = plain_backbone.batched_states
 
     def noting(lm, plain_lm, ids, *args, **kwargs):
         read.append([tuple(row) for row in ids])
         return states(lm, plain_lm, ids, *args, **kwargs)
 
-    monkeypatch.setattr(plain_backbone, "forward_states", noting)
+    monkeypatch.setattr(plain_backbone, "batched_states", noting)
     fit_item_action(tiny, samples.head(8), samples.head(4), 2, batch_users=4, eval_steps=2)
     closed = [tuple(row) for row in original(tiny, [[*ids, *tiny.prompts.answer.ids] for ids in prompts])]
     assert sorted(read[0] + read[2]) == sorted(closed)  # users of both steps; items are read between them
+
+
+@pytest.mark.parametrize("readout", ["last", "mean", "token"])
+def test_one_pass_reads_the_states_and_weighs_the_written_tokens(tiny_with_token, samples, readout):
+    model, few = tiny_with_token, samples.head(3)
+    model.lm.float()
+    model.head.readout = readout
+    answer = model.prompts.answer.ids
+    chains = [[7, 8, *answer], [*answer], [9, 10, 11, *answer]]
+    prompts = model.prompts.user_ids(few, model.titles)
+    users = model.closed([[*ids, *chain] for ids, chain in zip(prompts, chains, strict=True)])
+    states, spoken = read_and_spoken(model, users, [len(ids) for ids in prompts])
+    assert torch.allclose(states, model.user_states(few, chains), atol=1e-5)
+    nats = []
+    for ids, chain in zip(prompts, chains, strict=True):
+        if chain == [*answer]:  # an answer at once is nothing that was written
+            continue
+        logits = model.lm(torch.tensor([[*ids, *chain]])).logits[0].log_softmax(dim=-1)
+        nats += [-logits[len(ids) + place - 1, token].item() for place, token in enumerate(chain)]
+    assert spoken.item() == pytest.approx(sum(nats) / len(nats), abs=1e-4)
+
+
+def test_a_model_goes_on_writing_the_reasonings_that_it_is_given(tiny, samples):
+    tiny.lm.float()
+    few, chain = samples.head(8), [5, 6, 7, *tiny.prompts.answer.ids]
+    fit_item_action(tiny, few, few, 60, ([chain] * 8, None), 8, 1e-2, chain_weight=1.0, eval_steps=60)
+    assert tiny.reason(tiny.prompts.user_ids(few, tiny.titles), 8) == [chain] * 8
+
+
+def test_live_negatives_are_further_candidates(tiny, samples):
+    """With the whole catalogue live, the loss is that over all items; with none of it, over the batch's targets."""
+    tiny.lm.float()
+    few = samples.drop_duplicates("target").head(4)
+    tiny.refresh()
+    states = tiny.user_states(few)
+    targets = torch.tensor(few["target"].to_numpy())
+    seen = seen_mask(few["history"], len(tiny.catalogue))
+    whole = -item_log_probs(tiny.head.scores(states), targets, tiny.head.temperature, seen).mean()
+    assert first_loss(tiny, few, live_negatives=len(tiny.catalogue)) == pytest.approx(whole.item(), abs=1e-4)
+    assert first_loss(tiny, few) < whole

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from r2ec_lib.model import R2ec, scoring
-from r2ec_lib.model.encoding import forward_states
+from r2ec_lib.model.encoding import batched_states, encoded_tokens
 from r2ec_lib.model.r2ec import ranks_of
 from r2ec_lib.model.scoring import seen_mask
 from r2ec_lib.training import objective
@@ -62,6 +62,7 @@ def fit_item_action(
     train_chains, valid_chains = chains or ([model.prompts.answer.ids] * len(train), None)
     prompts = model.closed([[*ids, *chain] for ids, chain in zip(prompts, train_chains, strict=True)])
     item_ids, readout = model.closed(model.prompts.item_ids(model.catalogue)), model.head.readout
+    size = encoded_tokens(model.lm)
     targets = train["target"].to_numpy().astype("int64")
     order: list[int] = []
     log: list[dict] = []
@@ -78,9 +79,9 @@ def fit_item_action(
         batch = torch.tensor(np.unique(targets[rows]), device=model.head.table.device)  # (M,) sorted
         positives = torch.tensor(targets[rows], device=batch.device)  # (B,)
         users, begin = [prompts[row] for row in rows], [starts[row] for row in rows]
-        states = forward_states(model.lm, model.lm, users, begin, readout)  # (B, d)
+        states = batched_states(model.lm, model.lm, users, begin, readout, size)  # (B, d)
         texts = [item_ids[item] for item in batch.tolist()]
-        items = forward_states(model.lm, model.lm, texts, readout=readout)  # (M, d)
+        items = batched_states(model.lm, model.lm, texts, None, readout, size)  # (M, d)
         scores = scoring.similarity_scores(states, items, model.head.similarity)  # (B, M)
         seen = seen_mask(train["history"].iloc[rows].to_list(), len(item_ids)).to(batch.device) if mask_seen else None
         if catalogue_negatives:

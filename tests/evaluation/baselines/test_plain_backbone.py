@@ -124,13 +124,13 @@ def test_every_sample_is_read_once_before_any_is_read_again(tiny, samples, monke
     prompts = tiny.prompts.user_ids(samples.head(8), tiny.titles)
     from r2ec_lib.evaluation.baselines import plain_backbone
 
-    states = plain_backbone.forward_states
+    states = plain_backbone.batched_states
 
     def noting(lm, plain_lm, ids, *args, **kwargs):
         read.append([tuple(row) for row in ids])
         return states(lm, plain_lm, ids, *args, **kwargs)
 
-    monkeypatch.setattr(plain_backbone, "forward_states", noting)
+    monkeypatch.setattr(plain_backbone, "batched_states", noting)
     fit_item_action(tiny, samples.head(8), samples.head(4), 2, batch_users=4, eval_steps=2)
     closed = [tuple(row) for row in original(tiny, [[*ids, *tiny.prompts.answer.ids] for ids in prompts])]
     assert sorted(read[0] + read[2]) == sorted(closed)  # users of both steps; items are read between them

@@ -8,7 +8,9 @@ import os
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft.tuners import lora
+from torch import Tensor
 from torch.nn import Linear
 from transformers import (
     AutoModelForCausalLM,
@@ -66,6 +68,22 @@ def add_recommend_token(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
         table.weight[new] = table.weight[pieces].mean(dim=0)
 
 
+class AdaptedLinear(lora.Linear):
+    """PEFT's LoRA layer, computed in the precision of what it is given; the adapter's weights stay float32.
+
+    PEFT computes adapters in the precision of their weights: beside a backbone in bfloat16 that takes as long again as
+    the backbone itself. Here the scale meets the narrow product and only one addition is as wide as the output.
+    """
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if self.disable_adapters or self.merged:
+            return super().forward(x, *args, **kwargs)
+        (name,) = self.active_adapters
+        with torch.autocast(x.device.type, x.dtype, enabled=x.dtype in (torch.bfloat16, torch.float16)):
+            low = self.lora_A[name](self.lora_dropout[name](x)) * self.scaling[name]  # (..., rank)
+            return self.base_layer(x) + self.lora_B[name](low)
+
+
 def add_lora(lm: PreTrainedModel, rank: int, alpha: int, layers: int = 0) -> PeftModel:
     """Wraps the model with LoRA on the linear layers of the decoder; the backbone's own weights are frozen.
 
@@ -78,4 +96,12 @@ def add_lora(lm: PreTrainedModel, rank: int, alpha: int, layers: int = 0) -> Pef
         trained = {id(part) for layer in list(lm.get_decoder().layers)[-layers:] for part in layer.modules()}
         chosen = [name for name, part in lm.named_modules() if isinstance(part, Linear) and id(part) in trained]
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=chosen, task_type="CAUSAL_LM")
+    config._register_custom_module({Linear: AdaptedLinear})  # PEFT's door for a layer of one's own
     return get_peft_model(lm, config)
+
+
+def load_lora(lm: PreTrainedModel, folder: str | os.PathLike) -> PeftModel:
+    """The adapters of `add_lora` that were saved in `folder`, on their backbone; they can be trained on."""
+    config = PeftConfig.from_pretrained(folder)
+    config._register_custom_module({Linear: AdaptedLinear})
+    return PeftModel.from_pretrained(lm, folder, is_trainable=True, config=config)

@@ -26,7 +26,7 @@ from r2ec_lib.data.readers import clean_items
 from r2ec_lib.data.schema import DataError, Where, to_ids, validate_interactions
 from r2ec_lib.data.storage import whole_folder
 from r2ec_lib.model.answer import ANSWER
-from r2ec_lib.model.backbone import add_recommend_token, load_pretrained
+from r2ec_lib.model.backbone import add_recommend_token, load_lora, load_pretrained
 from r2ec_lib.model.collaborative import Collaborative
 from r2ec_lib.model.encoding import BATCH_TOKENS, batched_states, encoded_tokens
 from r2ec_lib.model.prompts import Prompts, PromptStyle
@@ -406,7 +406,7 @@ class R2ec:
         if config["readout"] == "token":
             add_recommend_token(lm, tokenizer)
         if config["base"]:
-            lm = PeftModel.from_pretrained(lm, folder / "adapter", is_trainable=True)  # type: ignore[assignment]
+            lm = load_lora(lm, folder / "adapter")  # type: ignore[assignment]  # it hands on what it wraps
         torch.nn.Module.to(lm, device or ("cuda" if torch.cuda.is_available() else "cpu"))
         catalogue = pd.read_parquet(folder / "catalogue.parquet")
         head = RecHead(

@@ -47,6 +47,8 @@ LAST = torch.tensor([-1])
 """For `logits_to_keep`: the last position alone, as a copy; `1` would keep a strided view, a slow operand."""
 DRAWN_TOKENS = 64
 """Tokens of a block in `draw`."""
+DRAWN_SCORES = 2**19
+"""Scores from which tokens are drawn at a time on a CPU: 2 MiB, which stay in its cache."""
 SIMILAR, GROUP_TOKENS = 7 / 8, 512
 """Prompts are read in groups, so that at most an eighth is padding where a group has this many tokens: enough to keep
 kernels busy."""
@@ -163,10 +165,8 @@ def _sample_batch(
         place = torch.full_like(row, -1)  # (R,)
         done = torch.zeros_like(row, dtype=torch.bool)  # (R,) the state has been read
         pooled = torch.full_like(states, -torch.inf if readout == "max" else 0.0)  # (R, d)
-        processors = logits_processors(settings, mask)
         for step in range(room):
-            scores = processors(ids, logits[:, -1].float())  # type: ignore[arg-type]  # any integer tensor
-            token = draw(scores, settings.do_sample, generator)  # (R,)
+            token = next_tokens(settings, ids, mask, logits[:, -1], generator)  # (R,)
             if step >= settings.max_new_tokens:
                 place = place.clamp(min=0)
             chosen = place < 0  # (R,) by the model
@@ -205,7 +205,6 @@ def _sample_batch(
                 cache.reorder_cache(kept)  # type: ignore[arg-type]  # any integer tensor
                 logits, ids, mask, row, position = logits[kept], ids[kept], mask[kept], row[kept], position[kept]
                 place, done, pooled = place[kept], done[kept], pooled[kept]
-                processors = logits_processors(settings, mask)
     return tokens, lengths, closed, states
 
 
@@ -328,6 +327,18 @@ def logits_processors(settings: GenerationConfig, mask: Tensor) -> LogitsProcess
     return chosen
 
 
+def next_tokens(
+    settings: GenerationConfig, ids: Tensor, mask: Tensor, logits: Tensor, generator: torch.Generator | None = None
+) -> Tensor:
+    """A token for each row (R,) after `ids` (R, L) with their `mask`, from logits (R, |T|) in any precision."""
+    size = max(1, DRAWN_SCORES // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
+    parts = []
+    for rows in zip(ids.split(size), mask.split(size), logits.split(size), strict=True):
+        scores = logits_processors(settings, rows[1])(rows[0], rows[2].float())  # type: ignore[arg-type]
+        parts.append(draw(scores, settings.do_sample, generator))
+    return torch.cat(parts)
+
+
 def draw(scores: Tensor, do_sample: bool, generator: torch.Generator | None = None) -> Tensor:
     """One token a row (R,) from the softmax of scores (R, |T|), or the best one.
 
@@ -338,8 +349,10 @@ def draw(scores: Tensor, do_sample: bool, generator: torch.Generator | None = No
     if not do_sample:
         return scores.argmax(dim=-1)
     weights = (scores - scores.amax(dim=-1, keepdim=True)).exp_()  # (R, |T|)
-    blocks = F.pad(weights, (0, -weights.shape[1] % DRAWN_TOKENS)).unflatten(1, (-1, DRAWN_TOKENS))  # (R, K, D)
-    sums = blocks.sum(dim=-1, dtype=torch.float64).cumsum(dim=-1)  # (R, K)
+    if spare := -weights.shape[1] % DRAWN_TOKENS:
+        weights = F.pad(weights, (0, spare))
+    blocks = weights.unflatten(1, (-1, DRAWN_TOKENS))  # (R, K, D)
+    sums = blocks.sum(dim=-1).cumsum(dim=-1, dtype=torch.float64)  # (R, K)
     total = sums[:, -1:]
     point = torch.rand(total.shape, generator=generator, dtype=torch.float64, device=scores.device) * total
     block = _first_above(sums, point)  # (R, 1)

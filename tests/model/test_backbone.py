@@ -1,11 +1,14 @@
 """Pretrained backbones: from a folder as they are, with adapters where they are asked for."""
 
+import copy
+
 import pytest
 import torch
 from conftest import family_lm, text_tokenizer
+from peft.tuners import lora
 from transformers import PreTrainedTokenizerFast
 
-from r2ec_lib.model.backbone import add_lora, load_pretrained
+from r2ec_lib.model.backbone import AdaptedLinear, add_lora, load_lora, load_pretrained
 
 SIZES = {"vocab_size": 400, "hidden_size": 16, "num_layers": 1, "num_heads": 2}
 SCHEDULE = {"steps": 5, "batch_tokens": 512, "learning_rate": 1e-2, "seed": 0}
@@ -48,3 +51,55 @@ def test_adapters_stand_in_the_last_layers_and_nothing_below_has_a_gradient(laye
     assert below[0].requires_grad == (layers != 1)
     named = [name for name, weight in lm.named_parameters() if weight.requires_grad and weight.grad is None]
     assert not named
+
+
+def adapted_twins(dtype):
+    """A model with adapters that do something, and the same one with PEFT's own layers."""
+    ours = add_lora(family_lm("Llama").to(dtype), rank=2, alpha=4)
+    torch.manual_seed(1)
+    for name, weight in ours.named_parameters():
+        if "lora_B" in name:
+            weight.data.normal_(std=0.3)
+    plain = copy.deepcopy(ours)
+    for part in plain.modules():
+        if type(part) is AdaptedLinear:
+            part.__class__ = lora.Linear
+    return ours, plain
+
+
+def test_adapters_compute_what_those_of_peft_do_and_send_back_the_same_gradient():
+    results = []
+    for lm in adapted_twins(torch.float64):
+        logits = lm(input_ids=torch.tensor([[5, 6, 7], [8, 9, 10]])).logits
+        logits.square().sum().backward()
+        results.append([logits, *(weight.grad for weight in lm.parameters() if weight.requires_grad)])
+    assert len(results[0]) == 1 + 2 * 2 * 7
+    for ours, plain in zip(*results, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-9, atol=1e-9)
+
+
+def test_adapters_beside_bfloat16_compute_in_it_and_keep_float32_weights():
+    ours, plain = adapted_twins(torch.bfloat16)
+    exact = copy.deepcopy(ours).float()
+    read = []
+    for part in ours.modules():
+        if type(part) is AdaptedLinear:
+            part.lora_B["default"].register_forward_hook(lambda _, __, output: read.append(output.dtype))
+    states = [lm(input_ids=torch.arange(5, 45)[None]).logits.float() for lm in (ours, plain, exact)]
+    assert set(read) == {torch.bfloat16}
+    assert {weight.dtype for weight in ours.parameters() if weight.requires_grad} == {torch.float32}
+    errors = [(found - states[2]).norm() / states[2].norm() for found in states[:2]]
+    assert errors[0] < 0.02 and errors[0] < 1.5 * errors[1]
+    states[0].sum().backward()
+    assert {weight.grad.dtype for weight in ours.parameters() if weight.requires_grad} == {torch.float32}
+
+
+def test_without_its_adapters_a_model_is_the_backbone_and_saved_ones_come_back(tmp_path):
+    ours, _ = adapted_twins(torch.float64)
+    ids = torch.tensor([[5, 6, 7]])
+    with ours.disable_adapter():
+        assert torch.equal(ours(input_ids=ids).logits, family_lm("Llama")(input_ids=ids).logits)
+    ours.save_pretrained(tmp_path)
+    again = load_lora(family_lm("Llama"), tmp_path)
+    assert sum(type(part) is AdaptedLinear for part in again.modules()) == 14
+    torch.testing.assert_close(again(input_ids=ids).logits, ours(input_ids=ids).logits)

@@ -1,6 +1,5 @@
 """The tiny backbone: its tokenizer, its warm-up, its corpus and its cache."""
 
-import pandas as pd
 import pytest
 import torch
 
@@ -47,30 +46,6 @@ def test_histories_are_read_but_not_learned(prompts):
 def test_what_stands_inside_the_answer_is_learned_after_the_answer_token(prompts):
     rows, starts = document_ids(prompts, [Document("Item: red mug\nSummary:", "a mug", "red")])
     assert prompts.tokenizer.decode(rows[0][starts[0] :]) == f" a mug{ANSWER} red"
-
-
-def test_the_generic_corpus_reads_histories_and_never_targets(prompts, items, samples):
-    documents = generic_documents(items, samples, prompts, n=60)
-    without = generic_documents(items, samples.assign(target=0), prompts, n=60)
-    assert documents == without
-    assert len(documents) == len(items) + 60
-    analyses = [document.completion for document in documents[len(items) :]]
-    assert len(set(analyses)) > 30 and any("trusts Acme" in text for text in analyses)
-
-
-def test_an_analysis_names_no_more_facts_than_asked_for(items, samples, prompts):
-    analyses = [one.completion for one in generic_documents(items, samples, prompts, n=60, most_facts=2)[len(items) :]]
-    assert {text.count("The ") + text.count("Before ") for text in analyses} == {1, 2}
-
-
-def test_the_generic_corpus_does_not_depend_on_the_order_of_a_set(prompts):
-    """Python orders sets of words anew in every process; equally frequent words are taken by the alphabet."""
-    catalogue = pd.DataFrame({"item_id": list("abcde"), "title": ["zinc yarn xylo wood vine", *["plain"] * 4]})
-    catalogue = pd.concat([catalogue] * 5, ignore_index=True).iloc[:25].assign(item_id=[f"i{n}" for n in range(25)])
-    catalogue.loc[5:, "title"] = "plain"
-    one = pd.DataFrame({"history": [[0]], "history_hours": [[5.0]], "history_ratings": [[5.0]]})
-    analyses = {document.completion for document in generic_documents(catalogue, one, prompts, n=30)[25:]}
-    assert any("about vine and wood" in text for text in analyses)
 
 
 def test_the_tiny_backbone_is_built_once_and_then_read_from_the_cache(items, samples, tmp_path):

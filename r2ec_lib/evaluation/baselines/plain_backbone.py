@@ -5,6 +5,7 @@ has the same prompts, item encoder, softmax over target items (Eq. 7) and sample
 missing. With the true facts as reasonings it is an upper bound: what reasoning could bring.
 """
 
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -58,6 +59,9 @@ def fit_item_action(
 
     Returns:
         One row per evaluation: `step`, `loss` (mean since the last evaluation) and `valid_ndcg@10`.
+
+    Raises:
+        FloatingPointError: the loss is NaN or infinite, with the step and the rate.
     """
     generator = np.random.default_rng(seed)
     torch.manual_seed(seed)
@@ -113,6 +117,11 @@ def fit_item_action(
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
+        if not math.isfinite(losses[-1]):
+            raise FloatingPointError(
+                f"at step {step} the loss of the recommendation action is {losses[-1]}; a learning rate "
+                f"below {learning_rate:g} may help"
+            )
         if step % eval_steps == 0 or step == steps:
             model.refresh()
             score = objective.ndcg(ranks_of(model, valid, valid_chains), 10).mean().item()

@@ -175,3 +175,11 @@ def test_live_negatives_are_further_candidates(tiny, samples):
     whole = -item_log_probs(tiny.head.scores(states), targets, tiny.head.temperature, seen).mean()
     assert first_loss(tiny, few, live_negatives=len(tiny.catalogue)) == pytest.approx(whole.item(), abs=1e-4)
     assert first_loss(tiny, few) < whole
+
+
+def test_a_training_that_diverges_says_so(tiny, samples):
+    tiny.lm.float()
+    with pytest.raises(FloatingPointError, match=r"at step 2 the loss .* is nan; a learning rate below inf"):
+        fit_item_action(
+            tiny, samples.head(8), samples.head(8), 4, batch_users=8, learning_rate=math.inf, warmup_steps=0
+        )

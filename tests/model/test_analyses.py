@@ -1,0 +1,79 @@
+"""Plain analyses: what they read, what they name, and that nobody's own purchases speak for the next one."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from r2ec_lib.model.analyses import Analyst, analyses, generic_documents, likely_next
+from r2ec_lib.model.prompts import Prompts, PromptStyle
+
+
+@pytest.fixture
+def prompts(tokenizer):
+    return Prompts(tokenizer, PromptStyle(instruct=False))
+
+
+def test_the_generic_corpus_reads_histories_and_never_targets(prompts, items, samples):
+    documents = generic_documents(items, samples, prompts, n=60)
+    without = generic_documents(items, samples.assign(target=0), prompts, n=60)
+    assert documents == without
+    assert len(documents) == len(items) + 60
+    analyses = [document.completion for document in documents[len(items) :]]
+    assert len(set(analyses)) > 30 and any("trusts Acme" in text for text in analyses)
+
+
+def test_an_analysis_names_no_more_facts_than_asked_for(items, samples, prompts):
+    analyses = [one.completion for one in generic_documents(items, samples, prompts, n=60, most_facts=2)[len(items) :]]
+    assert {text.count("The ") + text.count("Before ") for text in analyses} == {1, 2}
+
+
+def test_the_generic_corpus_does_not_depend_on_the_order_of_a_set(prompts):
+    """Python orders sets of words anew in every process; equally frequent words are taken by the alphabet."""
+    catalogue = pd.DataFrame({"item_id": list("abcde"), "title": ["zinc yarn xylo wood vine", *["plain"] * 4]})
+    catalogue = pd.concat([catalogue] * 5, ignore_index=True).iloc[:25].assign(item_id=[f"i{n}" for n in range(25)])
+    catalogue.loc[5:, "title"] = "plain"
+    one = pd.DataFrame({"history": [[0]], "history_hours": [[5.0]], "history_ratings": [[5.0]]})
+    analyses = {document.completion for document in generic_documents(catalogue, one, prompts, n=30)[25:]}
+    assert any("about vine and wood" in text for text in analyses)
+
+
+def bought(*histories: list[int]) -> pd.DataFrame:
+    """A shopper a history, whose next purchase is its last item."""
+    rows = [{"user_id": f"u{n}", "history": items[:-1], "target": items[-1]} for n, items in enumerate(histories)]
+    hours = [[float(age) for age in range(len(row["history"]), 0, -1)] for row in rows]
+    table = pd.DataFrame(rows).assign(history_hours=hours, timestamp=pd.Timestamp("2024-01-01"))
+    return table.assign(sample_id=range(len(rows)), split="train", history_ratings=[[np.nan] * len(h) for h in hours])
+
+
+def test_what_may_come_next_is_what_others_bought_with_it():
+    table = bought(*[[0, 1]] * 10, *[[2, 3]] * 10)
+    items, weights = likely_next(table, num_items=5)
+    assert (items[:10, 0] == 1).all() and (items[10:, 0] == 3).all() and (weights[:, 0] > 0).all()
+    assert (weights[:, 1:] == 0).all()  # nothing else was ever bought beside them
+
+
+def test_a_shoppers_own_purchases_say_nothing_about_the_shoppers_next_one():
+    _, weights = likely_next(bought(*[[0, 1]] * 10, [2, 3]), num_items=5)
+    assert weights[-1].sum() == 0
+
+
+def test_an_item_of_the_history_is_never_likely_next():
+    items, weights = likely_next(bought(*[[0, 1, 2]] * 10), num_items=5)
+    assert not np.isin(items[weights > 0], [0, 1]).any()
+
+
+def test_likely_items_are_named_last_and_the_likeliest_most_often(items):
+    analyst, generator = Analyst(items, most_facts=1, named=1), np.random.default_rng(0)
+    texts = [analyst.write([0, 1], generator, (np.array([2, 3]), np.array([0.9, 0.1]))) for _ in range(50)]
+    ends = [text.partition(" Next may come ")[2].rstrip(".") for text in texts]
+    assert set(ends) <= {analyst.short[2], analyst.short[3]} and ends.count(analyst.short[2]) > 40
+    assert "Next may come" not in analyst.write([0, 1], generator, (np.array([2, 3]), np.zeros(2)))
+    assert "Next may come" not in analyst.write([0, 1], generator)
+
+
+def test_each_sample_gets_an_analysis_of_its_own_history(items, samples):
+    texts = analyses(items, samples, most_facts=1, named=0, seed=1)
+    assert len(texts) == len(samples) and texts == analyses(items, samples.assign(target=0), 1, 0, seed=1)
+    assert texts != analyses(items, samples, most_facts=1, named=0, seed=2)
+    timed = samples.assign(timestamp=pd.Timestamp("2024-01-01"))
+    assert any("Next may come" in text for text in analyses(items, timed, most_facts=1, named=2))

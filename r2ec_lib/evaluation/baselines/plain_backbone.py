@@ -5,16 +5,19 @@ has the same prompts, item encoder, softmax over target items (Eq. 7) and sample
 missing. With the true facts as reasonings it is an upper bound: what reasoning could bring.
 """
 
+import hashlib
 import math
 import os
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
+from r2ec_lib.data.storage import read_json, read_table, sha256, write_json, write_table
 from r2ec_lib.model import R2ec, scoring
 from r2ec_lib.model.encoding import batched_states, captured_states, encoded_tokens, read_out
 from r2ec_lib.model.r2ec import ranks_of
@@ -176,13 +179,25 @@ def fit_and_save(
 ) -> pd.DataFrame:
     """`fit_item_action` of the R²ec in `start`, which is then saved in `folder`: a job for a process of its own.
 
+    A job that has been done already, from the same start on the same samples, is not done again.
+
     Args:
         how: further keywords of `fit_item_action`.
 
     Returns:
         The table of `fit_item_action`, with the seconds that it took in the column `seconds`.
     """
+    samples = [pd.util.hash_pandas_object(table[["sample_id", "target"]]).sum().item() for table in (train, valid)]
+    # the item table is encoded by the weights, so its digest stands for them
+    job = {"start": sha256(Path(start) / "rec_head.safetensors"), "samples": samples, "steps": steps, **how}
+    job["chains"] = chains and hashlib.sha256(repr(chains).encode()).hexdigest()
+    done, table = Path(folder) / "job.json", Path(folder) / "log.parquet"
+    if done.is_file() and read_json(done) == job:
+        return read_table(table)
     begin, model = time.perf_counter(), R2ec.load(start)
     log = fit_item_action(model, train, valid, steps, chains, **how)
+    log = log.assign(seconds=time.perf_counter() - begin)
     model.save(folder)
-    return log.assign(seconds=time.perf_counter() - begin)
+    write_table(log, table)
+    write_json(job, done)
+    return log

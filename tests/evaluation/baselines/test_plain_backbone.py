@@ -68,6 +68,21 @@ def test_a_job_of_its_own_saves_what_training_in_place_gives(tiny, samples, tmp_
     assert torch.equal(R2ec.load(tmp_path / "end").head.table, here.head.table)
 
 
+def test_a_job_that_is_done_is_not_done_again_and_another_one_is(tiny, samples, tmp_path):
+    tiny.lm.float()
+    tiny.save(tmp_path / "start")
+    places, tables = (tmp_path / "start", tmp_path / "end"), (samples.head(12), samples.tail(12))
+    how = {"batch_users": 6, "learning_rate": 1e-2, "eval_steps": 4}
+    log = fit_and_save(*places, *tables, 4, **how)
+    assert fit_and_save(*places, *tables, 4, **how).equals(log)  # with the seconds of the first time
+    for other in ({**how, "learning_rate": 2e-2}, {**how, "chains": ([[*tiny.prompts.answer.ids]] * 12, None)}):
+        assert not fit_and_save(*places, *tables, 4, **other)["seconds"].equals(log["seconds"])
+    before = fit_and_save(*places, *tables, 4, **how)
+    tiny.head.table = tiny.head.table + 1  # another start
+    tiny.save(tmp_path / "start")
+    assert not fit_and_save(*places, *tables, 4, **how)["seconds"].equals(before["seconds"])
+
+
 def first_loss(model, table, **choices):
     """The loss of the first step, before any weight has changed."""
     how = {"steps": 1, "batch_users": len(table), "eval_steps": 1} | choices

@@ -6,6 +6,7 @@ from a slice of the samples table to a (B, N) tensor of scores. Intervals and te
 Letters in shapes: B samples, N catalogue items, S all samples.
 """
 
+import operator
 import time
 from collections.abc import Callable, Sequence
 
@@ -15,7 +16,6 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from r2ec_lib.evaluation.wording import UNIT, broken_rules
 from r2ec_lib.model.scoring import SCORES_HELD, seen_mask, target_ranks
 
 KS = (5, 10, 20)
@@ -55,12 +55,13 @@ def metric_names(ks: Sequence[int] = KS) -> list[str]:
 
 
 def metrics(rankings: pd.DataFrame, ks: Sequence[int] = KS) -> dict[str, float]:
-    """Mean Hit@K and NDCG@K of one model's rankings. Raises ValueError where they break `wording.broken_rules`."""
+    """Mean Hit@K and NDCG@K of one model's rankings. Raises ValueError where no rankings have such metrics."""
     if rankings["sample_id"].duplicated().any():
         raise ValueError("the rankings hold a sample more than once; pass the rows of one model")
     result = {name: float(metric_values(rankings["rank"], name).mean()) for name in metric_names(ks)}
-    if broken := broken_rules({name: value / UNIT for name, value in result.items()}):
-        raise ValueError(f"no ranking has these metrics, {result}: {'; '.join(broken.values())}")
+    hits, gains = ([result[f"{name}@{k}"] for k in sorted(ks)] for name in ("hit", "ndcg"))
+    if sorted(hits) != hits or sorted(gains) != gains or any(map(operator.gt, gains, hits)):
+        raise ValueError(f"no rankings have these metrics: NDCG exceeds Hit, or one falls as K grows, in {result}")
     return result
 
 

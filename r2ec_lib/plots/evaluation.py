@@ -12,26 +12,18 @@ from r2ec_lib.plots.style import BESIDE, COLOURS, dot, look, rows, style
 def differences(comparisons: pd.DataFrame, ax: Axes, metric: str) -> Axes:
     """Differences in one metric with their 95 % intervals, one row per comparison; the dashed line is no difference.
 
-    Needs `label`, `difference` and `ci95` ([low, high]). Filled markers: the interval excludes zero.
+    Needs `label`, `difference` and `ci95` ([low, high]); a filled marker's interval excludes zero. Where the rows have
+    `p_holm`, as those of `uncertainty.compare`, filled markers are below 5 % after Holm's correction instead, and the
+    smallest detectable effect is a grey band.
     """
     for y, row in enumerate(comparisons.to_dict("records")):
         low, high = row["ci95"]
-        dot(ax, y, row["difference"], low, high, filled=low > 0 or high < 0)
+        filled = low > 0 or high < 0
+        if "p_holm" in row:
+            filled, detectable = row["p_holm"] < 0.05, row["smallest_detectable"]
+            ax.barh(y, 2 * detectable, left=-detectable, height=0.7, color="#e6e6e6")
+        dot(ax, y, row["difference"], low, high, filled)
     rows(ax, comparisons["label"].to_list(), zero=True)
-    return style(ax, f"difference in {metric_name(metric)} (line: 95 % interval)", "")
-
-
-def against(comparisons: pd.DataFrame, ax: Axes, metric: str, names: Mapping[str, str]) -> Axes:
-    """Differences a − b on one metric with 95 % intervals, one row per `b`, of the table of `uncertainty.compare`; the
-    smallest detectable effect is grey. `names` gives the words for each b. A filled dot: below 5 % after Holm's
-    correction, not by the interval alone."""
-    table = comparisons[comparisons["metric"] == metric]
-    for y, row in enumerate(table.to_dict("records")):
-        detectable = row["smallest_detectable"]
-        ax.barh(y, 2 * detectable, left=-detectable, height=0.7, color="#e6e6e6")
-        low, high = row["ci95"]
-        dot(ax, y, row["difference"], low, high, filled=row["p_holm"] < 0.05)
-    rows(ax, [names.get(b, b) for b in table["b"]], zero=True)
     return style(ax, f"difference in {metric_name(metric)} (line: 95 % interval)", "")
 
 

@@ -34,7 +34,7 @@ def test_metrics_of_known_ranks():
 
 
 def test_metrics_that_no_ranking_has_are_refused():
-    with pytest.raises(ValueError, match="NDCG@5 is above Hit@5"):
+    with pytest.raises(ValueError, match="NDCG exceeds Hit"):
         ranking.metrics(pd.DataFrame({"sample_id": [1], "rank": [0.2]}))
 
 

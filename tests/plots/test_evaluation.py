@@ -28,7 +28,7 @@ def test_differences_fill_only_clear_ones(ax):
 
 
 def test_a_dot_is_filled_where_the_corrected_p_is_small(ax):
-    plots.against(COMPARISONS, ax, "ndcg@20", {"x": "Model X"})
+    plots.differences(COMPARISONS.assign(label=["Model X", "y"]), ax, "ndcg@20")
     dots = [line for line in ax.get_lines() if line.get_marker() == "o"]
     assert [dot.get_markerfacecolor() == "white" for dot in dots] == [False, True]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["Model X", "y"]

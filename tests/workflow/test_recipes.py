@@ -21,7 +21,7 @@ def test_an_unknown_key_names_the_nearest_one_and_its_notebook(world):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("rate: 1e-4", "1e-4 is text in YAML; write 1.0e-4"),
+        ("rate: 1e-4", "1e-4 is text in YAML; write a number with a point and a signed exponent, as in 1.0e-4"),
         ("rows: 3.5", "expected int, found float: 3.5"),
         ("rows: true", "expected int, found a truth value"),
         ("rate: true", "expected float, found a truth value"),

@@ -198,8 +198,8 @@ def write_lists(
             write_atomically(parts[start], partial(pq.write_table, lists))
             now = time.monotonic()
             if now - told >= TOLD_EVERY and done < len(missing):
-                left = _duration((now - begun) / done * (len(missing) - done))
-                print(f"{done:,} of {len(missing):,} parts of {PART} shoppers, about {left} left", flush=True)
+                left = (now - begun) / done * (len(missing) - done) / 60
+                print(f"{done:,} of {len(missing):,} parts of {PART} shoppers, about {left:.0f} min left", flush=True)
                 told = now
         listed, of_popular = _join(list(parts.values()), out, command)
     shutil.rmtree(folder)
@@ -278,13 +278,3 @@ def _command_of(out: Path) -> dict[str, Any] | None:
         return json.loads(pq.read_schema(out).metadata[COMMAND])
     except (pa.ArrowException, OSError, KeyError, TypeError) as error:
         raise DataError(f"{out} exists and holds no lists of recommendations. Name another --out.") from error
-
-
-def _duration(seconds: float) -> str:
-    """A time to wait, to two figures.
-
-    >>> _duration(45.2), _duration(750), _duration(40000)
-    ('45 s', '12 min', '11 h')
-    """
-    size, unit = next(pair for pair in ((3600, "h"), (60, "min"), (1, "s")) if seconds >= 2 * pair[0] or pair[0] == 1)
-    return f"{seconds / size:.0f} {unit}"

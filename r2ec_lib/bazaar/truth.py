@@ -96,7 +96,9 @@ def corrected(chains: Sequence[str], facts: Sequence[Mapping[str, str]]) -> list
     ['Prices are everyday. They have the pen. Prices are everyday.']
     """
     pairs = [(text.claims(chain), truth) for chain, truth in zip(chains, facts, strict=True)]
-    mended = [[claim._replace(value=truth.get(claim.kind, claim.value)) for claim in said] for said, truth in pairs]
+    mended = [
+        [claim._replace(value=truth.get(claim.kind, claim.value)) for claim in stated] for stated, truth in pairs
+    ]
     return [" ".join(map(text.sentence, claims)) for claims in mended]
 
 

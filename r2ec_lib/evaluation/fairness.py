@@ -88,9 +88,11 @@ def silent_cues(
     """
     telling, pairs = _words(cues[0]) ^ _words(cues[1]), list(zip(a["top_items"], b["top_items"], strict=True))
     first = np.array([one[0] != other[0] for one, other in pairs])
-    told = np.array([bool(telling & _words(" ".join(both))) for both in zip(texts_a, texts_b, strict=True)])
+    mentioned = np.array([bool(telling & _words(" ".join(both))) for both in zip(texts_a, texts_b, strict=True)])
     changed = [1 - len({*one} & {*other}) / len(one) for one, other in pairs]
-    shares = pd.DataFrame({"changed": changed, "first_changed": first, "mentioned": told, "silent": first & ~told})
+    shares = pd.DataFrame(
+        {"changed": changed, "first_changed": first, "mentioned": mentioned, "silent": first & ~mentioned}
+    )
     return a[["user_id"]].reset_index(drop=True).join(shares.astype(float))
 
 

@@ -104,7 +104,7 @@ def claims_table(claims: pd.DataFrame, margins: Mapping[str, float] | None = Non
 
     Args:
         claims: rows of `uncertainty.compare` or `studies.margins`, with a further column `share` (bool).
-        margins: margins by metric that were not measured here; they stand in a last row that says so.
+        margins: margins by metric that were not measured here; a last row, which says so, holds them.
     """
     cells, metrics = [], list(dict.fromkeys(claims["metric"]))
     for row, difference, relative in zip(

@@ -36,7 +36,7 @@ def similarity_scores(states: Tensor, items: Tensor, similarity: str = "inner") 
 
 
 def target_ranks(scores: Tensor, targets: Tensor, seen: Tensor | None = None) -> Tensor:
-    """Rank of each row's target among all candidates, 1 is best; ties stand at their average position.
+    """Rank of each row's target among all candidates, 1 is best; ties share their average position.
 
     rank = 1 + #{v : s(v) > s(v⁺)} + #{v ≠ v⁺ : s(v) = s(v⁺)} / 2, over the unseen items and the target itself. So a
     scorer that gives every item the same score ranks its target in the middle of the catalogue.
@@ -96,7 +96,7 @@ def item_log_probs(
 SCORES_HELD = 2**26
 """Scores that `rank_all` asks for at a time, at most: 256 MiB, and about as much again in masks and comparisons."""
 BLOCK = 2**20
-"""Scores held at a time where nothing else is said: they stay in a processor's cache, and kernels stay busy."""
+"""Scores held at a time where no other number is given: they stay in a processor's cache, and kernels stay busy."""
 
 
 def seen_mask(histories: Sequence[Sequence[int]], num_items: int) -> Tensor:
@@ -116,7 +116,7 @@ def topk(users: Tensor, table: Tensor, k: int, chunk: int | None = None) -> tupl
         chunk: items multiplied at a time; None holds about `BLOCK` scores.
 
     Returns:
-        Scores (B, k), falling, and item indexes (B, k); items of equal score stand in catalogue order.
+        Scores (B, k), falling, and item indexes (B, k); items of equal score are in catalogue order.
     """
     best, items = users.new_empty(len(users), 0), torch.empty(len(users), 0, dtype=torch.long, device=users.device)
     chunk = chunk or max(k, BLOCK // len(users))

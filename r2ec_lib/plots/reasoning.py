@@ -33,17 +33,17 @@ def dots(table: pd.DataFrame, ax: Axes, xlabel: str) -> Axes:
 
 
 def against_chance(table: pd.DataFrame, ax: Axes, xlabel: str) -> Axes:
-    """Two markers per row of `uncertainty.against_chance`: what was found, filled, and what chance gives, open; each
-    with its interval."""
+    """Two markers per row of `uncertainty.against_chance`: what was measured, filled, and what chance gives, open;
+    each with its interval."""
     y = np.arange(len(table))
-    for index, (name, shift, fill) in enumerate((("found", -0.12, COLOURS[0]), ("chance", 0.12, "white"))):
+    for index, (name, shift, fill) in enumerate((("measured", -0.12, COLOURS[0]), ("chance", 0.12, "white"))):
         bars = spread(table[name], table[f"{name}_low"], table[f"{name}_high"])
         looks: dict[str, Any] = {"color": COLOURS[index], "markerfacecolor": fill, "linewidth": 1.5, "capsize": 2}
         ax.errorbar(table[name].astype(float), y + shift, xerr=bars, fmt="os"[index], label=name, **looks)
     rows(ax, table["facet"].to_list())
     ax.set_xlim(left=0)
     ax.legend(**LEGEND)
-    _say_if_empty(ax, table["found"])
+    _say_if_empty(ax, table["measured"])
     return style(ax, f"{xlabel} (line: 95 % interval)", "")
 
 

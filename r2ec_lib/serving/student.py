@@ -130,7 +130,7 @@ class Student(nn.Module):
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why an item stands where it does for a history.
+    """Why an item ranks where it does for a history.
 
     Attributes:
         item_id, title: of the item that was asked for.

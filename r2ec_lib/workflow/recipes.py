@@ -53,7 +53,7 @@ class Recipe:
 def declared(notebook: Path) -> dict[str, Parameter]:
     """The keys that the tagged `parameters` cell of `notebook` declares, by name.
 
-    Raises RecipeError where the cell is missing or holds anything but annotated assignments of literals, one a line.
+    Raises RecipeError where the cell is missing or holds anything but annotated assignments of literals, one per line.
     """
     cells = nbformat.read(notebook, as_version=4).cells
     tagged = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
@@ -237,7 +237,7 @@ def _entries(path: Path) -> dict[str, tuple[Any, str]]:
         for key_node, value_node in root.value if root else ():
             key, where = loader.construct_object(key_node), f"{path} line {key_node.start_mark.line + 1}"
             if key in entries:
-                raise RecipeError(f'{where}: "{key}" stands twice, first in {entries[key][1]}.')
+                raise RecipeError(f'{where}: "{key}" is repeated, first in {entries[key][1]}.')
             entries[str(key)] = (loader.construct_object(value_node, deep=True), where)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: no valid YAML: {' '.join(str(error).split())}") from error

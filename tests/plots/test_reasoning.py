@@ -34,9 +34,9 @@ def test_dots_are_filled_where_zero_is_left_out(ax):
 
 
 def test_found_and_chance_stand_beside_each_other(ax):
-    values = {f"{name}{end}": [0.2] for name in ("found", "chance") for end in ("", "_low", "_high")}
+    values = {f"{name}{end}": [0.2] for name in ("measured", "chance") for end in ("", "_low", "_high")}
     plots.against_chance(pd.DataFrame({"facet": ["x"]} | values), ax, "share")
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["found", "chance"]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["measured", "chance"]
 
 
 def test_a_figure_without_a_value_says_so_in_its_middle(ax):

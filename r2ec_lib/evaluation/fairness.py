@@ -90,10 +90,8 @@ def silent_cues(
     first = np.array([one[0] != other[0] for one, other in pairs])
     mentioned = np.array([bool(telling & _words(" ".join(both))) for both in zip(texts_a, texts_b, strict=True)])
     changed = [1 - len({*one} & {*other}) / len(one) for one, other in pairs]
-    shares = pd.DataFrame(
-        {"changed": changed, "first_changed": first, "mentioned": mentioned, "silent": first & ~mentioned}
-    )
-    return a[["user_id"]].reset_index(drop=True).join(shares.astype(float))
+    shares = {"changed": changed, "first_changed": first, "mentioned": mentioned, "silent": first & ~mentioned}
+    return a[["user_id"]].reset_index(drop=True).join(pd.DataFrame(shares).astype(float))
 
 
 def _words(text: str) -> set[str]:

@@ -292,9 +292,9 @@ def summarise(figures: pd.DataFrame, users: ArrayLike) -> pd.DataFrame:
 
 
 def against_chance(pairs: Mapping[str, tuple[ArrayLike, ArrayLike]], users: ArrayLike) -> pd.DataFrame:
-    """Measured shares beside those that chance gives, each with its interval: `facet`, `measured`,
-    `measured_low`, `measured_high`, and the same of `chance`. `pairs` maps words to (measured values, values by chance), each in 0…1; one
-    value or NaN per row."""
+    """Measured shares beside those that chance gives, each with its interval: `facet`, `measured`, `measured_low`,
+    `measured_high`, and the same of `chance`. `pairs` maps words to (measured values, values by chance), each in 0…1;
+    one value or NaN per row."""
     rows = [
         (words, *share_interval(one, users), *share_interval(other, users)) for words, (one, other) in pairs.items()
     ]

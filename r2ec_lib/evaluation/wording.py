@@ -142,5 +142,5 @@ def copied(title: str) -> pd.DataFrame:
 
 def impossible(table: pd.DataFrame) -> pd.DataFrame:
     """Which cells of a `copied` table cannot be right: with one target per question, NDCG@K cannot exceed Hit@K."""
-    hits = {column: table[column[0], column[1].replace("ndcg", "hit")] for column in table}
+    hits = {(data, name): table.get((data, name.replace("ndcg", "hit")), table[data, name]) for data, name in table}
     return table > pd.DataFrame(hits)

@@ -57,8 +57,8 @@ def sample_features(samples: pd.DataFrame, items: pd.DataFrame, bought: pd.DataF
 
 # ---- rules ---------------------------------------------------------------------------------------------------------
 
-_ALLOWED = (ast.Compare, ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.In, ast.NotIn, ast.List, ast.Tuple)
-_ALLOWED += (ast.BoolOp, ast.And, ast.Or, ast.Not, ast.USub, ast.Name, ast.Load)
+_LOGIC = (ast.BoolOp, ast.And, ast.Or, ast.Not, ast.USub, ast.Name, ast.Load, ast.List, ast.Tuple)
+_ALLOWED = (*_LOGIC, ast.Compare, ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.In, ast.NotIn)
 
 
 def members(rule: str, features: pd.DataFrame) -> np.ndarray:

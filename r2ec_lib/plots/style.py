@@ -35,9 +35,17 @@ def style(ax: Axes, xlabel: str, ylabel: str, legend: bool = False) -> Axes:
 
 
 def look(index: int) -> dict[str, Any]:
-    """Colour, marker and line style of series number `index`, as keywords of `Axes.plot`."""
-    i = index % len(COLOURS)
-    return {"color": COLOURS[i], "marker": MARKERS[i], "linestyle": LINES[i], "markersize": 4, "linewidth": 1.5}
+    """Colour, marker and line style of series number `index`, as keywords of `Axes.plot`; colours come again with
+    other markers."""
+    turn, i = divmod(index, len(COLOURS))
+    other = (i + turn) % len(COLOURS)
+    return {
+        "color": COLOURS[i],
+        "marker": MARKERS[other],
+        "linestyle": LINES[other],
+        "markersize": 4,
+        "linewidth": 1.5,
+    }
 
 
 def bar_look(index: int) -> dict[str, Any]:

@@ -38,14 +38,9 @@ def look(index: int) -> dict[str, Any]:
     """Colour, marker and line style of series number `index`, as keywords of `Axes.plot`; colours come again with
     other markers."""
     turn, i = divmod(index, len(COLOURS))
-    other = (i + turn) % len(COLOURS)
-    return {
-        "color": COLOURS[i],
-        "marker": MARKERS[other],
-        "linestyle": LINES[other],
-        "markersize": 4,
-        "linewidth": 1.5,
-    }
+    shape = (i + turn) % len(COLOURS)
+    drawn = {"color": COLOURS[i], "marker": MARKERS[shape], "linestyle": LINES[shape]}
+    return {**drawn, "markersize": 4, "linewidth": 1.5}
 
 
 def bar_look(index: int) -> dict[str, Any]:

@@ -182,7 +182,7 @@ def train(
     train_samples, valid_samples = (samples[samples["split"] == name] for name in ("train", "valid"))
     judge = partial(judged_reward, judged=job["judged"]) if config.judged_weight else None
     trainer = RecPOTrainer(model, config, train_samples, valid_samples, judge)
-    tables = TrainingTables(place, lambda: trainer.rollout_log, report, max(1, int(config.eval_steps or 1) // 2), show)
+    tables = TrainingTables(place, lambda: trainer.rollout_log, report, show)
     trainer.remove_callback(PrinterCallback)
     for callback in (Checkpoints(trainer), tables, EarlyStoppingCallback(early_stopping_patience=job["patience"])):
         trainer.add_callback(callback)

@@ -56,7 +56,7 @@ class TrainingTables(TrainerCallback):
 
     Args:
         trainer_rollouts: the trainer's growing list of kept trajectories.
-        report: called with one line of text every `report_steps` steps and at each evaluation.
+        report: called with a line of text at the beginning of a resumed training and at each evaluation.
         show: called with each row of the log, with `max_steps` and `elapsed` seconds beside the figures.
     """
 
@@ -65,13 +65,11 @@ class TrainingTables(TrainerCallback):
         folder: str | Path,
         trainer_rollouts: Callable[[], list[dict]],
         report: Callable[[str], None] = print,
-        report_steps: int = 10,
         show: Callable[[dict], None] = lambda row: None,
     ):
         self.folder = Path(folder)
         self.trainer_rollouts = trainer_rollouts
         self.report = report
-        self.report_steps = report_steps
         self.show = show
         self.start = time.perf_counter()
 
@@ -87,10 +85,13 @@ class TrainingTables(TrainerCallback):
         if torch.cuda.is_available():
             entry["peak_device_memory_gb"] = torch.cuda.max_memory_allocated() / 2**30
         row = log_rows(state.log_history[-2:])[-1]  # an evaluation follows the training entry of its step
-        self.show({**row, "max_steps": state.max_steps, "elapsed": time.perf_counter() - self.start})
-        evaluated = "eval_ndcg@10" in entry
-        if evaluated or (state.global_step % self.report_steps == 0 and "reward" in entry):
-            self.report(self._line(row, state.max_steps, evaluated))
+        seconds = time.perf_counter() - self.start
+        self.show({**row, "max_steps": state.max_steps, "elapsed": seconds})
+        if "eval_ndcg@10" in entry:
+            self.report(
+                f"step {row['step']:>5} of {state.max_steps}  {seconds:>6.0f} s  "
+                f"validation NDCG@10 {row['valid_ndcg@10']:.4f}, reasoning {row['valid_length']:.1f} tokens"
+            )
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.write(state)
@@ -102,16 +103,6 @@ class TrainingTables(TrainerCallback):
         if state.is_world_process_zero:
             write_table(log_table(state.log_history), self.folder / "log.parquet")
             write_table(pd.DataFrame(self.trainer_rollouts()), self.folder / "rollouts.parquet")
-
-    def _line(self, row: dict, max_steps: int, evaluated: bool) -> str:
-        seconds = time.perf_counter() - self.start
-        head = f"step {row['step']:>5} of {max_steps}  {seconds:>6.0f} s"
-        if evaluated:
-            return f"{head}  validation NDCG@10 {row['valid_ndcg@10']:.4f}, reasoning {row['valid_length']:.1f} tokens"
-        return (
-            f"{head}  reward {row['reward']:.4f}  length {row['length']:.1f}  "
-            f"unclosed {row['share_unclosed']:.0%}  entropy {row['entropy']:.2f}"
-        )
 
 
 def log_rows(history: Sequence[Mapping]) -> list[dict]:
@@ -146,6 +137,10 @@ def summary(log: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["figure", "first", "now"])
 
 
+REDRAWN_EVERY = 1.0
+"""Seconds between two drawings of the live table, at least."""
+
+
 def in_notebook() -> bool:
     """Whether a notebook's kernel runs this; it has loaded IPython itself."""
     shell = sys.modules.get("IPython")
@@ -153,36 +148,25 @@ def in_notebook() -> bool:
 
 
 class LiveTable:
-    """Shows a training: `row` and `line` are what `jobs.launch` calls.
+    """Shows the rows of a training as they come in: `row` is what `jobs.launch` calls.
 
-    In a notebook, one display that is replaced as rows come in (also when Papermill executes it), and lines for what
-    the table does not tell; elsewhere lines alone.
-
-    Args:
-        notebook: whether displays are shown; detected where None.
-        seconds: shortest time between two drawings.
+    In a notebook, one display that is replaced (also when Papermill executes it); elsewhere nothing.
     """
 
-    def __init__(self, notebook: bool | None = None, seconds: float = 1.0):
-        self.seconds = seconds
+    def __init__(self) -> None:
         self.rows: dict[int, dict] = {}
+        self._drawn: float | None = None
         self._display: Any = None
-        if in_notebook() if notebook is None else notebook:
+        if in_notebook():
             from IPython.display import DisplayHandle  # of the extra `notebooks`, without which trainings run too
 
             self._display = DisplayHandle()
-        self._drawn: float | None = None
-
-    def line(self, text: str) -> None:
-        """Prints a line of text; one that only repeats what the table shows is left out where there is a table."""
-        if not (self._display and text.startswith("step ") and "validation" not in text):
-            print(text)
 
     def row(self, row: dict) -> None:
         """Takes a row of the log, with `max_steps` and `elapsed` seconds beside its figures."""
         self.rows[row["step"]] = row
         now = time.perf_counter()
-        due = self._drawn is None or now - self._drawn >= self.seconds
+        due = self._drawn is None or now - self._drawn >= REDRAWN_EVERY
         if self._display and (due or row["step"] == row["max_steps"] or "valid_ndcg@10" in row):
             (self._display.display if self._drawn is None else self._display.update)(self.page(row), raw=True)
             self._drawn = now

@@ -56,13 +56,12 @@ def test_a_killed_training_resumes_to_the_same_metrics_and_weights(run):
     jobs.train(whole, report=lambda line: None)
     lines = []
 
-    def stop_after_the_first_validation(line):
-        lines.append(line)
-        if line.startswith("step     3"):
+    def stop_after_the_first_validation(row):
+        if row["step"] == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        jobs.train(broken, report=stop_after_the_first_validation)
+        jobs.train(broken, lines.append, show=stop_after_the_first_validation)
     jobs.train(broken, report=lines.append)
     assert "resumed at step 2 of 4" in lines
     for one, other in zip(outcome(whole)[:2], outcome(broken)[:2], strict=True):
@@ -80,12 +79,12 @@ def test_the_control_trains_beside_the_model_and_resumes_on_its_own(run):
     jobs.train(folder, report=lambda line: None)
     main = (folder / "training" / "log.parquet").read_bytes()
 
-    def stop(line):
-        if line.startswith("step     3"):
+    def stop(row):
+        if row["step"] == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        jobs.train(folder, stop, control["folder"])
+        jobs.train(folder, lambda line: None, control["folder"], stop)
     assert not (folder / "model_item_only").exists()
     lines = []
     jobs.train(folder, lines.append)

@@ -6,7 +6,6 @@ nothing else. Ranking is not done here; rankings tables go in, tables of numbers
 """
 
 import ast
-import difflib
 import math
 from collections.abc import Sequence
 
@@ -71,8 +70,8 @@ def members(rule: str, features: pd.DataFrame) -> np.ndarray:
     [False, False, True]
 
     A missing value equals nothing and is neither larger nor smaller than anything. Raises SegmentError for anything
-    but columns, numbers, texts, comparisons, `in [...]` and and/or/not; for an unknown column (the nearest one is
-    named); and for a comparison of a number with a text.
+    but columns, numbers, texts, comparisons, `in [...]` and and/or/not; for an unknown column; and for a
+    comparison of a number with a text.
     """
     try:
         if len(rule) > LONGEST_RULE:
@@ -92,9 +91,7 @@ def _check(node: ast.AST, features: pd.DataFrame) -> None:
     allowed = isinstance(node, _ALLOWED)
     match node:
         case ast.Name(id=name) if name not in features:
-            near = difflib.get_close_matches(name, map(str, features.columns), n=1)
-            hint = f' (did you mean "{near[0]}"?)' if near else ""
-            raise ValueError(f'unknown column "{name}"{hint}; expected one of {", ".join(features.columns)}')
+            raise ValueError(f'unknown column "{name}"; expected one of {", ".join(features.columns)}')
         case ast.Compare(left=left, comparators=others):
             nested = [getattr(part, "elts", [part]) for part in (left, *others)]
             if len({_is_text(part, features) for parts in nested for part in parts}) > 1:

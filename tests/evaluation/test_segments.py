@@ -77,7 +77,7 @@ def test_a_rule_selects_whom_it_names(features, rule, selected):
         ("history_length[0] == 1", "is not allowed"),
         ("[cold for _ in cold]", "is not allowed"),
         ("-cold", "is not allowed"),
-        ("history_lenght > 3", 'unknown column "history_lenght" (did you mean "history_length"?)'),
+        ("history_lenght > 3", 'unknown column "history_lenght"; expected one of sample_id, history_length'),
         ("history_length", "no condition"),
         ("history_length == '3'", "one is a text"),
         ("last_category > 3", "one is a text"),

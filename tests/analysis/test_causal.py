@@ -177,9 +177,6 @@ def test_batches_and_temperature_change_only_what_they_should(samples, chains):
 def test_unusable_requests_say_why(samples, chains):
     with pytest.raises(ValueError, match="at least one token"):
         causal.filler(chains, [])
-    ranked = causal.stack({"full": causal.rank_chains(deaf, samples, chains)})
-    with pytest.raises(ValueError, match="needs fractions"):
-        causal.early_answering(ranked)
 
 
 def test_draws_agree_fully_for_a_deaf_model_and_not_at_all_where_lists_are_disjoint(samples, chains):

@@ -168,24 +168,25 @@ def stack(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def effects(ranked: pd.DataFrame, compare: Callable[..., Mapping], metric: str) -> pd.DataFrame:
-    """The tests of EFFECTS as paired comparisons: test, label, a, b, metric, difference, relative, ci95. Those whose
-    second condition is missing are left out.
+def effects(ranked: pd.DataFrame) -> pd.DataFrame:
+    """The tests of EFFECTS as paired differences in NDCG: test, label, difference, ci95 (95 %, clustered by user).
 
-    Args:
-        ranked: the table of `stack`; of a condition, sample_id, user_id and rank are enough.
-        compare: (ranks of a, ranks of b, user ids) to a mapping with `difference`, `relative` and `ci95` of `metric`,
-            such as `uncertainty.paired_bootstrap`.
+    `ranked` is the table of `stack`; of a condition, sample_id, user_id and ndcg are enough. Tests whose second
+    condition is missing are left out.
     """
-    parts = {name: part.set_index("sample_id") for name, part in ranked.groupby("condition")}
+    present = set(ranked["condition"])
     rows = []
     for test, (a, b, words) in EFFECTS.items():
-        if b not in parts:
-            continue
-        first, second = parts[a], parts[b].loc[parts[a].index]  # in the same order of samples
-        result = compare(first["rank"].to_numpy(), second["rank"].to_numpy(), first["user_id"].to_numpy())
-        rows.append({"test": test, "label": f"{test}: {words}", "a": a, "b": b, "metric": metric, **result})
-    return pd.DataFrame(rows)
+        if b in present:
+            mean, *ends = paired_difference(ranked, a, b, "ndcg")
+            rows.append((test, f"{test}: {words}", mean, ends))
+    return pd.DataFrame(rows, columns=["test", "label", "difference", "ci95"])
+
+
+def paired_difference(ranked: pd.DataFrame, a: str, b: str, column: str) -> tuple[float, float, float]:
+    """Mean over samples of a column under condition a less that under b, with its paired 95 % interval."""
+    first, second = (ranked[ranked["condition"] == name].set_index("sample_id") for name in (a, b))
+    return mean_interval(first[column] - second[column].loc[first.index], first["user_id"])
 
 
 def early_answering(ranked: pd.DataFrame) -> pd.DataFrame:
@@ -198,8 +199,6 @@ def early_answering(ranked: pd.DataFrame) -> pd.DataFrame:
             for name in ("ndcg", "agreement"):
                 row[name], row[f"{name}_low"], row[f"{name}_high"] = share_interval(part[name], part["user_id"])
             rows.append(row)
-    if not rows:
-        raise ValueError("no condition 'kept …' among the rankings: early answering needs fractions")
     return pd.DataFrame(rows).sort_values("fraction", ignore_index=True)
 
 
@@ -277,22 +276,14 @@ def changes(ranked: pd.DataFrame) -> pd.DataFrame:
     `low`, `high`, the share 1 − `agreement` of the top items that is replaced; `difference`, `ci95`, the change of
     NDCG on the same samples. 95 %, clustered by user.
     """
-    full = ranked[ranked["condition"] == "full"].set_index("sample_id")["ndcg"]
     rows = []
     for condition, label in CHANGES.items():
         part = ranked[ranked["condition"] == condition]
         if len(part):
             lost = (1 - part["agreement"].astype(float)).clip(0, 1)
-            mean, *ends = mean_interval(part["ndcg"] - full.loc[part["sample_id"]].to_numpy(), part["user_id"])
+            mean, *ends = paired_difference(ranked, condition, "full", "ndcg")
             rows.append((condition, label, *share_interval(lost, part["user_id"]), mean, ends))
     return pd.DataFrame(rows, columns=["condition", "facet", "share", "low", "high", "difference", "ci95"])
-
-
-def paired_change(ranked: pd.DataFrame, a: str, b: str) -> tuple[float, float, float]:
-    """Mean over samples of the agreement in condition b less that in a, with its paired 95 % interval."""
-    parts = {name: part.set_index("sample_id") for name, part in ranked.groupby("condition")}
-    gained = parts[b]["agreement"] - parts[a]["agreement"]  # by sample_id
-    return mean_interval(gained, parts[a].loc[gained.index, "user_id"])
 
 
 def _sentences(body: Sequence[int], ends: set[int]) -> list[tuple[int, int, int, int]]:

@@ -1,7 +1,7 @@
 """Corrupted reasonings for a causal test: facts exchanged for false ones, or as many other words for other words.
 
-Texts in, texts out. Exchanging words makes any text stranger, so what the exchange of facts does is only told by the
-difference to the exchange of neutral words (`causal.paired_change`).
+Texts in, texts out. Exchanging words makes any text stranger, so what the exchange of facts does shows only in the
+difference from the exchange of neutral words (`causal.paired_difference`).
 """
 
 from collections import defaultdict

@@ -35,7 +35,7 @@ def judge(guardrails: Guardrails, chains: pd.DataFrame, samples: pd.DataFrame, i
     """Which rules each reason, and each list of recommended items, breaks.
 
     A fact is an item of the history that the reason mentions (`mentions.mentions`), or a word of three letters or more
-    that stands on the card of one, in a column other than id and title, and on at most a share `USUAL` of all cards: a
+    that is on the card of one, in a column other than id and title, and on at most a share `USUAL` of all cards: a
     brand, a style, a use.
 
     Args:

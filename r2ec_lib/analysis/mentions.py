@@ -68,7 +68,7 @@ def mentions(
     then the one that covers more of its title; where these are equal, a title of the history wins, and without one the
     mention stands for no single item (item −1).
 
-    Outside these stretches, an item of the history is also mentioned by distinctive words, wherever they stand, that
+    Outside these stretches, an item of the history is also mentioned by distinctive words, wherever they occur, that
     together carry at least `WORD_SHARE` of its title's weight. A word is distinctive if at most a share `RARE` of the
     catalogue's titles hold it and no other title of the history does.
 

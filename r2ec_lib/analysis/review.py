@@ -44,36 +44,16 @@ _TEMPLATES = jinja2.Environment(
 # ---- sheets out ----------------------------------------------------------------------------------------------------
 
 
-def sample_cases(chains: pd.DataFrame, strata: Sequence, count: int, seed: int = 0) -> pd.DataFrame:
-    """Draws `count` rows of a chains table, as equally from its strata as these allow, in random order; all of them
-    where there are no more.
+def sample_cases(chains: pd.DataFrame, count: int, seed: int = 0) -> pd.DataFrame:
+    """Draws `count` rows of a chains table in random order, or all of them where there are no more.
 
-    Adds `stratum` and `case`, an id that tells nothing: a number in this order and a few digits of a hash of sample,
-    model and reason, by which a sheet filled for other reasons is detected.
-
-    Args:
-        strata: the stratum of each row, such as `strata_of`.
-
-    Raises:
-        ValueError: a count below 1.
+    Adds `case`, an id that tells nothing: a number in this order and a few digits of a hash of sample, model and
+    reason, by which a sheet filled for other reasons is detected.
     """
-    if count < 1:
-        raise ValueError(f"count is {count}; expected at least one case")
-    rng = np.random.default_rng(seed)
-    table = chains.assign(stratum=list(map(str, strata))).iloc[rng.permutation(len(chains))]
-    turn = table.groupby("stratum").cumcount()  # the first of each stratum before the second of any
-    drawn = table.iloc[np.lexsort((rng.random(len(table)), turn))[:count]]
-    drawn = drawn.iloc[rng.permutation(len(drawn))].reset_index(drop=True)
-    keys = ["\0".join(map(str, row)) for row in drawn[["sample_id", "model", "chain"]].itertuples(index=False)]
+    cases = chains.sample(min(count, len(chains)), random_state=seed).reset_index(drop=True)
+    keys = ["\0".join(map(str, row)) for row in cases[["sample_id", "model", "chain"]].itertuples(index=False)]
     digits = [hashlib.sha256(key.encode()).hexdigest()[:6] for key in keys]
-    return drawn.assign(case=[f"case-{number:03d}-{part}" for number, part in enumerate(digits, start=1)])
-
-
-def strata_of(ranks: Sequence[float], histories: Sequence[Sequence[int]], k: int = 10) -> pd.Series:
-    """Rank bucket (target within k, or not) and history length (1, 2–4, 5 or more) of each case, in one text."""
-    lengths = pd.cut([len(history) for history in histories], [0, 1, 4, np.inf], labels=["1", "2–4", "5 or more"])
-    buckets = np.where(np.asarray(ranks, float) <= k, f"within {k}", f"beyond {k}")
-    return pd.Series([f"{bucket}, history of {length}" for bucket, length in zip(buckets, lengths, strict=True)])
+    return cases.assign(case=[f"case-{number:03d}-{part}" for number, part in enumerate(digits, start=1)])
 
 
 def review_sheet(cases: pd.DataFrame, samples: pd.DataFrame, items: pd.DataFrame, shown: int = 5) -> pd.DataFrame:
@@ -92,8 +72,8 @@ def review_sheet(cases: pd.DataFrame, samples: pd.DataFrame, items: pd.DataFrame
 
 
 def key(cases: pd.DataFrame) -> pd.DataFrame:
-    """What a sheet hides, kept apart from it: case, sample_id, user_id, model, stratum, rank, chain."""
-    return cases[["case", "sample_id", "user_id", "model", "stratum", "rank", "chain"]].reset_index(drop=True)
+    """What a sheet hides, kept apart from it: case, sample_id, user_id, model, rank, chain."""
+    return cases[["case", "sample_id", "user_id", "model", "rank", "chain"]]
 
 
 def to_csv(table: pd.DataFrame) -> str:
@@ -109,25 +89,20 @@ def to_csv(table: pd.DataFrame) -> str:
 
 def from_csv(text: str) -> pd.DataFrame:
     """The cells, as text, of what `to_csv` wrote or a spreadsheet saved from it (with a byte-order mark, with
-    semicolons), indexed by the line in which a row begins. Raises DataError for an empty text, or a row of another
+    semicolons), indexed by the line in which a row ends. Raises DataError for an empty text, or a row of another
     width, with its line."""
     text = text.removeprefix("\ufeff")
     names = text.partition("\n")[0]
     delimiter = ";" if names.count(";") > names.count(",") else ","
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    rows, lines = [], []
-    begin = 1
-    for row in reader:
-        if row:
-            rows.append([_raw(cell) for cell in row])
-            lines.append(begin)
-        begin = reader.line_num + 1
+    rows = [(reader.line_num, [_raw(cell) for cell in row]) for row in reader if row]
     if not rows:
         raise DataError("the sheet is empty; expected a line of column names.")
-    for row, line in zip(rows, lines, strict=True):
-        if len(row) != len(rows[0]):
-            raise DataError(f"line {line}: {len(row)} cells; expected {len(rows[0])}, as in the first line.")
-    return pd.DataFrame(rows[1:], columns=rows[0], index=pd.Index(lines[1:], name="line"), dtype=str)
+    (_, header), *rows = rows
+    for line, row in rows:
+        if len(row) != len(header):
+            raise DataError(f"line {line}: {len(row)} cells; expected {len(header)}, as in the first line.")
+    return pd.DataFrame([row for _, row in rows], pd.Index([line for line, _ in rows], name="line"), header, dtype=str)
 
 
 def _neutral(cell: str) -> str:

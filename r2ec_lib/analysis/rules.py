@@ -6,11 +6,8 @@ their cards), a reason has to name. `limit`: the most words of a reason. Judging
 `guardrails`.
 """
 
-import difflib
 import os
 import re
-from collections.abc import Iterable
-from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -136,7 +133,6 @@ class Limit:
 
 
 Rule = Forbid | NeverRecommend | Ground | Limit
-_CLASSES: dict[str, type] = {"forbid": Forbid, "never_recommend": NeverRecommend, "ground": Ground, "limit": Limit}
 KIND_WORDS = {
     "forbid": "forbidden words in the reason",
     "never_recommend": "items never to be recommended",
@@ -208,34 +204,12 @@ class _UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_EXPECTED = {
-    "missing": "not given",
-    "dataclass_type": "expected keys and values",
-    "dict_type": "expected columns with lists of values, such as {title: [candle]}",
-    "model_attributes_type": "expected a rule, - {name: …, kind: …}",
-    "string_type": "expected a text; quote numbers, yes and no",
-    "union_tag_not_found": f"no kind; expected one of {', '.join(_CLASSES)}",
-}
-"""What pydantic's errors say in the words of a rules file; other types keep their message."""
-
-
 def _fault(fault: ErrorDetails, root: Any) -> str:
-    """One of pydantic's errors with the rule by number and name, the key, what was found, and the likely key meant."""
-    path, place, kind = fault["loc"], "", None
+    """One of pydantic's errors with the rule by number and name, the key, and what was found."""
+    path, place = fault["loc"], ""
     if len(path) > 1 and isinstance(number := path[1], int):
         entry = root["rules"][number]
         name = f' "{entry["name"]}"' if isinstance(entry, dict) and "name" in entry else ""
-        place, kind, path = f", rule {number + 1}{name}", path[2:3], path[3:]
-    message = _EXPECTED.get(fault["type"], fault["msg"].removeprefix("Value error, "))
-    if fault["type"] == "unexpected_keyword_argument":
-        owner = When if "when" in path else _CLASSES[str(kind[0])] if kind else Guardrails
-        message = "unknown key" + _options(path[-1], [key.name for key in fields(owner)])
-    elif fault["type"] == "union_tag_invalid":
-        message = f"unknown kind {fault['ctx']['tag']!r}" + _options(fault["ctx"]["tag"], _CLASSES)
+        place, path = f", rule {number + 1}{name}", path[3:]
     keys = "".join(f": {part}" for part in path if isinstance(part, str))
-    return f"{place}{keys}: {message}; found {fault['input']!r}"
-
-
-def _options(word: object, options: Iterable[str]) -> str:
-    near = difflib.get_close_matches(str(word), list(options), n=1)
-    return f"; expected {', '.join(options)}" + (f' (did you mean "{near[0]}"?)' if near else "")
+    return f"{place}{keys}: {fault['msg'].removeprefix('Value error, ')}; found {fault['input']!r}"

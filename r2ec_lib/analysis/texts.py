@@ -139,13 +139,6 @@ def by_step(rollouts: pd.DataFrame, columns: Sequence[str], bins: int = 20) -> p
     return pd.DataFrame(rows)
 
 
-def length_by_step(rollouts: pd.DataFrame) -> pd.DataFrame:
-    """`step`, mean `length` (tokens), and `length_low` to `length_high`, the middle four fifths of a step's chains."""
-    tokens = rollouts.groupby("step")["tokens"]
-    table = {"length": tokens.mean(), "length_low": tokens.quantile(0.1), "length_high": tokens.quantile(0.9)}
-    return pd.DataFrame(table).reset_index()
-
-
 # ---- ways of reasoning ---------------------------------------------------------------------------------------------
 
 

@@ -95,9 +95,11 @@ def corrected(chains: Sequence[str], facts: Sequence[Mapping[str, str]]) -> list
     >>> corrected(["Prices are luxury. They have the pen. Hm. Prices are budget."], [{"tier": "everyday"}])
     ['Prices are everyday. They have the pen. Prices are everyday.']
     """
-    pairs = [(text.claims(chain), truth) for chain, truth in zip(chains, facts, strict=True)]
-    mended = [[claim._replace(value=truth.get(claim.kind, claim.value)) for claim in said] for said, truth in pairs]
-    return [" ".join(map(text.sentence, claims)) for claims in mended]
+    result = []
+    for chain, truth in zip(chains, facts, strict=True):
+        claims = [claim._replace(value=truth.get(claim.kind, claim.value)) for claim in text.claims(chain)]
+        result.append(" ".join(map(text.sentence, claims)))
+    return result
 
 
 def _most_frequent(values: Sequence[str]) -> set[str]:

@@ -54,7 +54,7 @@ def read_amazon(
 
 def amazon_files(data_dir: str | Path, category: str, core: str = "0core") -> tuple[Path, Path]:
     """Paths of the interactions and the item file, flat in `data_dir` or in the site's tree. Raises DataError."""
-    found = []
+    paths = []
     for name in _site_names(category, core):
         candidates = [Path(data_dir) / Path(name).name, Path(data_dir) / name]
         existing = [path for path in candidates if path.is_file()]
@@ -62,8 +62,8 @@ def amazon_files(data_dir: str | Path, category: str, core: str = "0core") -> tu
             raise DataError(
                 f"{candidates[0]}: no such file, nor {candidates[1]}. Correct data_dir or category, or set download."
             )
-        found.append(existing[0])
-    return found[0], found[1]
+        paths.append(existing[0])
+    return paths[0], paths[1]
 
 
 def download_amazon(data_dir: str | Path, category: str, core: str = "0core", *, base_url: str = AMAZON_URL) -> None:
@@ -200,13 +200,13 @@ def _fetch(url: str, path: Path) -> None:
 
 
 def _copy(answer: BinaryIO, part: Path, start: int, total: int, name: str) -> None:
-    done, told = start, -1
+    done, tenths = start, -1
     with part.open("ab" if start else "wb") as file:
         while chunk := answer.read(1 << 20):
             file.write(chunk)
             done += len(chunk)
-            if total and done * 10 // total > told:
-                told = done * 10 // total
+            if total and done * 10 // total > tenths:
+                tenths = done * 10 // total
                 print(f"{name}: {done / 1e6:.1f} of {total / 1e6:.1f} MB")
     if total and done != total:
         raise OSError(f"{done} of {total} bytes arrived")

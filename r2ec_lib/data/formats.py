@@ -1,4 +1,4 @@
-"""Files of rows: what a file is, how its rows are read, and on which line each of them stands.
+"""Files of rows: what a file is, how its rows are read, and on which line each of them is.
 
 CSV, JSON lines and Parquet, plain or gzipped, one file or a folder of parts as Spark writes it. Nothing is guessed
 that could lose a row: quotes, field counts and bytes are checked, and a fault is named with file and line. What the
@@ -48,7 +48,7 @@ _LINE_END = re.compile(r"\r\n?|\n")
 def read_file(path: str | Path) -> pd.DataFrame:
     """The rows of a file or of a folder of parts; index: record number from 0.
 
-    Fields of CSV and numbers of JSON come as the text that stands in the file, Parquet in its own types (integers and
+    Fields of CSV and numbers of JSON come as the text in the file, Parquet in its own types (integers and
     booleans with gaps as objects); what is empty is missing. A column without a name is called "Unnamed: <position>".
     Raises DataError for a missing or foreign file, a repeated column name, or a row that cannot be read.
     """
@@ -95,10 +95,10 @@ def parts(path: str | Path) -> list[Path]:
             f"{path}: holds the folder {folders[0]!r}, so it is partitioned or was never finished. Write it again "
             "without partitionBy, and wait for its end."
         )
-    found = sorted(part for part in path.glob("part-*") if part.stat().st_size)
-    if not found:
+    inside = sorted(part for part in path.glob("part-*") if part.stat().st_size)
+    if not inside:
         raise DataError(f"{path}: a folder without part-… files. Name a file, or a folder as Spark writes it.")
-    return found
+    return inside
 
 
 def kind_of(path: Path) -> str:
@@ -147,8 +147,8 @@ def records(path: Path, faults: list[DataError] | None = None) -> Iterator[tuple
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     record = dict(pairs)
     if len(record) != len(pairs):
-        twice = next(key for place, (key, _) in enumerate(pairs) if key in dict(pairs[:place]))
-        raise ValueError(f"the key {twice!r} stands twice")
+        repeated = next(key for place, (key, _) in enumerate(pairs) if key in dict(pairs[:place]))
+        raise ValueError(f"the key {repeated!r} is repeated")
     return record
 
 
@@ -188,7 +188,7 @@ def _parquet_column(column: pa.ChunkedArray) -> pd.Series:
 
 
 def _named(names: list[str], where: str) -> list[str]:
-    """The names, with one for each column that has none. Raises DataError where one stands twice."""
+    """The names, with one for each column that has none. Raises DataError where one is repeated."""
     names = [name if name.strip() else f"Unnamed: {position}" for position, name in enumerate(names)]
     check_names(names, where)
     return names
@@ -233,8 +233,8 @@ def _csv_start(path: Path) -> tuple[str, list[str], Iterator[tuple[int, list[str
 def _csv_rows(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
     """(line on which it ends, fields) of the header and of every row; empty lines are passed over.
 
-    Raises DataError for another number of fields than the header's, for quotes that do not stand around a whole
-    field, and where a quoted text takes up lines that look like rows: then a stray quote has found another one.
+    Raises DataError for another number of fields than the header's, for quotes that do not enclose a whole
+    field, and where a quoted text takes up lines that look like rows: then one stray quote was closed by another.
     """
     held: list[str] = []  # lines of the row at hand
     reader = csv.reader(_held(path, held), delimiter=separator, strict=True)
@@ -278,7 +278,7 @@ def _held(path: Path, held: list[str]) -> Iterator[str]:
             )
         if '\\"' in line:
             raise DataError(
-                f'{path}, line {number}: a backslash stands before a quote (\\"), as Spark and MySQL escape it. '
+                f'{path}, line {number}: a backslash precedes a quote (\\"), as Spark and MySQL escape it. '
                 f'{_DOUBLE} In Spark that is .option("escape", \'"\').'
             )
         held.append(line)
@@ -295,7 +295,7 @@ def _lines_before_fault(held: list[str], separator: str) -> int:
 
 
 def _is_plain(data: bytes, separator: str) -> bool:
-    """Whether every line is a row: quotes stand around whole fields or are doubled inside, and none holds a line end.
+    """Whether every line is a row: quotes enclose whole fields or are doubled inside, and none holds a line end.
 
     In such a file the first, third, … quote opens a field and the others close one; a doubled quote closes and opens
     at once. A quote after a backslash is left to the strict reader.

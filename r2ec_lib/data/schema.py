@@ -54,7 +54,7 @@ def sums_up_future(name: Hashable) -> bool:
 
 
 def check_names(names: Sequence[Hashable], where: str) -> None:
-    """Raises DataError where a column name stands twice."""
+    """Raises DataError where a column name is repeated."""
     for first, name in enumerate(names):
         if name in names[first + 1 :]:
             second = names.index(name, first + 1) + 1
@@ -105,8 +105,8 @@ def validate_items(df: pd.DataFrame, where: Where = "items") -> pd.DataFrame:
         row = df.index[repeated][0]
         first = df.index[df["item_id"] == df["item_id"][row]][0]
         raise DataError(
-            f"{at(where, row)}: item_id {df['item_id'][row]!r} stood already at {at(where, first)} "
-            f"({int(repeated.sum())} such rows). Keep one row an item."
+            f"{at(where, row)}: item_id {df['item_id'][row]!r} is already at {at(where, first)} "
+            f"({int(repeated.sum())} such rows). Keep one row per item."
         )
     return df.reset_index(drop=True)
 

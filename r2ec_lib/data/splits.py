@@ -41,7 +41,7 @@ def select_window(
         before_end = times < high
         last_bought = times[before_end].groupby(interactions["item_id"]).max().sort_values()  # one time an item
         step = pd.DateOffset(months=STEP_MONTHS[protocol])
-        while (found := len(last_bought) - last_bought.searchsorted(low)) < min_items and low > times.iloc[0]:
+        while (count := len(last_bought) - last_bought.searchsorted(low)) < min_items and low > times.iloc[0]:
             low = low - step
         inside = interactions[before_end & (times >= low)]
         if inside.empty:
@@ -50,9 +50,9 @@ def select_window(
             )
         dropped = len(interactions) - len(inside)
         drops = [("window", f"outside {low:%Y-%m-%d} to {high:%Y-%m-%d}", dropped, len(inside))]
-        if found < min_items:
+        if count < min_items:
             drops.append(
-                ("window", f"beginning of the data reached with {found} of {min_items} items", 0, len(inside))
+                ("window", f"beginning of the data reached with {count} of {min_items} items", 0, len(inside))
             )
         interactions = inside.reset_index(drop=True)
         kept = items["item_id"].isin(interactions["item_id"])
@@ -76,7 +76,7 @@ def make_samples(
 
     skip_ties: an action at the same moment as the one before is part of the same order and no question, since before
     the order none of its parts was known.
-    mask_seen: history items are no candidates at ranking time, so a sample whose target stands in its own history
+    mask_seen: history items are no candidates at ranking time, so a sample whose target is in its own history
     could be won by nobody: it is dropped and counted.
     """
     user_code, users = pd.factorize(interactions["user_id"], sort=True)
@@ -103,7 +103,7 @@ def make_samples(
         source, offsets = _history_rows(chosen, length)
         hits = np.concatenate([[0], np.cumsum(item[source] == np.repeat(item[chosen], length))])
         fresh = hits[offsets[1:]] == hits[offsets[:-1]]
-        drops.append(("samples", "target stands in its own history", int((~fresh).sum())))
+        drops.append(("samples", "target is in its own history", int((~fresh).sum())))
         chosen, length = chosen[fresh], length[fresh]
     n = len(chosen)
     train_end, valid_end = n * 8 // 10, n * 9 // 10
@@ -217,5 +217,5 @@ def _history_rows(chosen: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, n
 
 
 def _lists(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """One NumPy array a row, as an object array."""
+    """One NumPy array per row, as an object array."""
     return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values)).to_numpy(zero_copy_only=False)

@@ -28,7 +28,7 @@ def write_table(df: pd.DataFrame, path: str | Path) -> None:
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
-    """The table in the Parquet file `path`; list columns hold one NumPy array a row. Raises DataError."""
+    """The table in the Parquet file `path`; list columns hold one NumPy array per row. Raises DataError."""
     return _read(Path(path), pd.read_parquet)
 
 
@@ -47,7 +47,7 @@ def write_text(text: str, path: str | Path) -> None:
 def whole_folder(folder: str | os.PathLike) -> Iterator[Path]:
     """Gives a new folder to write in, which takes the place of `folder` at the end, unless there was an error.
 
-    What stood there stays whole until it is moved aside.
+    The old folder stays whole until it is moved aside.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)

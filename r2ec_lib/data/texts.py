@@ -1,4 +1,4 @@
-"""Readable text of a field: markup out, white space folded, values as they stand in the file.
+"""Readable text of a field: markup out, white space folded, values as they are in the file.
 
 Only what is surely markup goes; `Size <M or L>` and `plan b > plan a` stay. Guarding prompts against forged special
 tokens is the business of `model.prompts`, limits of length too.

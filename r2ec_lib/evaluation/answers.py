@@ -24,15 +24,13 @@ class Answers:
         chains: S reasonings as token ids, each ending in `<answer>`; `<answer>` alone where nothing is reasoned.
         written: whether the model wrote that `<answer>` itself; False for chains that it was given.
         states: (S, d) user states h_T.
-        reasoning_seconds, encoding_seconds: wall-clock time of each for the whole table; states that came with the
-            reasoning cost no encoding.
+        seconds: wall-clock time of reasoning and encoding, for the whole table.
     """
 
     chains: list[list[int]]
     written: list[bool]
     states: Tensor
-    reasoning_seconds: float
-    encoding_seconds: float
+    seconds: float
 
 
 def answer(
@@ -47,11 +45,10 @@ def answer(
     began = time.perf_counter()
     if chains is None and max_new_tokens:
         sampled = model.sample(model.prompts.user_ids(samples, model.titles), max_new_tokens)
-        return Answers(sampled.chains, sampled.written, sampled.states, time.perf_counter() - began, 0.0)
-    reasoned = time.perf_counter()
+        return Answers(sampled.chains, sampled.written, sampled.states, time.perf_counter() - began)
     read = [model.prompts.answer.ids] * len(samples) if chains is None else [list(chain) for chain in chains]
     states = model.user_states(samples, read)
-    return Answers(read, [False] * len(samples), states, reasoned - began, time.perf_counter() - reasoned)
+    return Answers(read, [False] * len(samples), states, time.perf_counter() - began)
 
 
 def chains_of(model: R2ec, texts: Sequence[str]) -> list[list[int]]:
@@ -70,8 +67,7 @@ def rank(model: R2ec, answers: Answers, samples: pd.DataFrame, *, name: str, mas
         model=name,
         mask_seen=mask_seen,
     )
-    earlier = (answers.reasoning_seconds + answers.encoding_seconds) / len(samples)
-    return ranked.assign(seconds=ranked["seconds"] + earlier)
+    return ranked.assign(seconds=ranked["seconds"] + answers.seconds / len(samples))
 
 
 def chains_table(

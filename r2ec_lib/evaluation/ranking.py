@@ -6,6 +6,7 @@ from a slice of the samples table to a (B, N) tensor of scores. Intervals and te
 Letters in shapes: B samples, N catalogue items, S all samples.
 """
 
+import operator
 import time
 from collections.abc import Callable, Sequence
 
@@ -15,7 +16,6 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from r2ec_lib.evaluation.wording import UNIT, broken_rules
 from r2ec_lib.model.scoring import SCORES_HELD, seen_mask, target_ranks
 
 KS = (5, 10, 20)
@@ -55,12 +55,13 @@ def metric_names(ks: Sequence[int] = KS) -> list[str]:
 
 
 def metrics(rankings: pd.DataFrame, ks: Sequence[int] = KS) -> dict[str, float]:
-    """Mean Hit@K and NDCG@K of one model's rankings. Raises ValueError where they break `wording.broken_rules`."""
+    """Mean Hit@K and NDCG@K of one model's rankings. Raises ValueError where no rankings have such metrics."""
     if rankings["sample_id"].duplicated().any():
         raise ValueError("the rankings hold a sample more than once; pass the rows of one model")
     result = {name: float(metric_values(rankings["rank"], name).mean()) for name in metric_names(ks)}
-    if broken := broken_rules({name: value / UNIT for name, value in result.items()}):
-        raise ValueError(f"no ranking has these metrics, {result}: {'; '.join(broken.values())}")
+    hits, gains = ([result[f"{name}@{k}"] for k in sorted(ks)] for name in ("hit", "ndcg"))
+    if sorted(hits) != hits or sorted(gains) != gains or any(map(operator.gt, gains, hits)):
+        raise ValueError(f"no rankings have these metrics: NDCG exceeds Hit, or one falls as K grows, in {result}")
     return result
 
 
@@ -78,7 +79,7 @@ def rank_all(
     Args:
         score: from a slice of `samples` to its (B, N) scores; higher is better. It masks nothing itself.
         model: the name in the `model` column and in errors.
-        mask_seen: whether the items of a sample's history are no candidates.
+        mask_seen: whether the items of a sample's history are no candidates; its target always is one.
         batch_size: B; smaller where a large catalogue would need more than `SCORES_HELD` scores at a time.
 
     Returns:
@@ -86,10 +87,8 @@ def rank_all(
         number of candidates, and the seconds of the batch's scoring divided by its size.
 
     Raises:
-        ValueError: scores of a wrong shape, a NaN score, or a target that masking would hide.
+        ValueError: scores of a wrong shape, or a NaN score.
     """
-    if mask_seen:
-        check_targets(samples)
     parts = []
     batch_size = max(1, min(batch_size, SCORES_HELD // num_items))
     for start in range(0, len(samples), batch_size):
@@ -99,10 +98,6 @@ def rank_all(
         seconds = (time.perf_counter() - began) / len(batch)
         if scores.shape != (len(batch), num_items):
             raise ValueError(f"{model}: scores of shape {tuple(scores.shape)}; expected {(len(batch), num_items)}")
-        broken = torch.isnan(scores).any(dim=1)
-        if broken.any():
-            first = batch["sample_id"].iloc[int(broken.nonzero()[0])]
-            raise ValueError(f"{model}: NaN among the scores of sample {first} ({int(broken.sum())} of its batch)")
         targets = torch.tensor(batch["target"].to_numpy(), dtype=torch.long)
         seen = seen_mask(batch["history"].to_list(), num_items) if mask_seen else None
         hidden = 0 if seen is None else seen.sum(dim=1).numpy()
@@ -118,13 +113,3 @@ def rank_all(
     if not parts:
         raise ValueError(f"{model}: no samples to rank")
     return pd.concat(parts, ignore_index=True)[RANKING_COLUMNS]
-
-
-def check_targets(samples: pd.DataFrame) -> None:
-    """Raises ValueError where a sample's target is in its own history: masking would make it unreachable."""
-    for sample_id, target, history in zip(samples["sample_id"], samples["target"], samples["history"], strict=True):
-        if target in history:
-            raise ValueError(
-                f"sample {sample_id}: target {target} is in its own history, which masking hides. Drop such samples "
-                "when splitting, or rank with mask_seen=False."
-            )

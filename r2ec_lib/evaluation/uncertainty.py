@@ -172,12 +172,12 @@ def kept_gain(resampled: Resampled, model: str, above: str, base: str, metric: s
     Returns:
         kept and ci95 ([low, high] of it); NaN where `above` gains nothing, for the interval on any resample.
     """
-    mine, top, floor = ((name, metric) for name in (model, above, base))
-    means, draws = resampled.means, resampled.draws
-    shares = [
-        (at[mine] - at[floor]) / np.where((gain := at[top] - at[floor]) > 0, gain, np.nan) for at in (means, draws)
-    ]
-    return {"kept": float(shares[0]), "ci95": percentiles(shares[1])}
+    kept, drawn = (
+        (values[model, metric] - values[base, metric]) / np.where(gain > 0, gain, np.nan)
+        for values in (resampled.means, resampled.draws)
+        for gain in [values[above, metric] - values[base, metric]]
+    )
+    return {"kept": float(kept), "ci95": percentiles(drawn)}
 
 
 def with_holm(comparisons: pd.DataFrame) -> pd.DataFrame:
@@ -241,7 +241,7 @@ def slices(
 ) -> pd.DataFrame:
     """`intervals` of one metric within every slice of `slice_labels`, with columns `slicing` and `slice` in front.
 
-    Slices stand in their natural order (rare before popular, short before long); empty ones are left out.
+    Slices are in their natural order (rare before popular, short before long); empty ones are left out.
     """
     parts = []
     for slicing in labels.columns.drop("sample_id"):
@@ -292,13 +292,13 @@ def summarise(figures: pd.DataFrame, users: ArrayLike) -> pd.DataFrame:
 
 
 def against_chance(pairs: Mapping[str, tuple[ArrayLike, ArrayLike]], users: ArrayLike) -> pd.DataFrame:
-    """Measured shares beside those that chance gives, each with its interval: `facet`, `found`, `found_low`,
-    `found_high`, and the same of `chance`. `pairs` maps words to (measured values, values by chance), each in 0…1; one
-    value or NaN per row."""
+    """Measured shares beside those that chance gives, each with its interval: `facet`, `measured`, `measured_low`,
+    `measured_high`, and the same of `chance`. `pairs` maps words to (measured values, values by chance), each in 0…1;
+    one value or NaN per row."""
     rows = [
         (words, *share_interval(one, users), *share_interval(other, users)) for words, (one, other) in pairs.items()
     ]
-    names = [f"{name}{end}" for name in ("found", "chance") for end in ("", "_low", "_high")]
+    names = [f"{name}{end}" for name in ("measured", "chance") for end in ("", "_low", "_high")]
     return pd.DataFrame(rows, columns=["facet", *names])
 
 

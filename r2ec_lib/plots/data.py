@@ -5,18 +5,15 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from r2ec_lib.plots.style import bar_look, look, require, style
-
-SPLITS = ("train", "valid", "test")
+from r2ec_lib.plots.style import bar_look, look, style
 
 
 def history_lengths(samples: pd.DataFrame, ax: Axes) -> Axes:
     """Share of each split's samples by the number of purchases in the history."""
-    require(samples, ["split", "history"], "the samples")
     lengths = samples["history"].map(len)
     bins = np.arange(1, lengths.max() + 1)
-    for i, split in _splits(samples):
-        share = lengths[samples["split"] == split].value_counts(normalize=True).reindex(bins, fill_value=0)
+    for i, (split, part) in enumerate(lengths.groupby(samples["split"], sort=False)):
+        share = part.value_counts(normalize=True).reindex(bins, fill_value=0)
         ax.plot(bins, share, label=split, **look(i))
     ax.set_ylim(bottom=0)
     return style(ax, "length of the history (purchases)", "share of the split's samples", legend=True)
@@ -24,9 +21,8 @@ def history_lengths(samples: pd.DataFrame, ax: Axes) -> Axes:
 
 def popularity_tail(samples: pd.DataFrame, ax: Axes) -> Axes:
     """How often each item is the target, most frequent first, on logarithmic axes: a straight fall is a long tail."""
-    require(samples, ["split", "target"], "the samples")
-    for i, split in _splits(samples):
-        counts = samples.loc[samples["split"] == split, "target"].value_counts().to_numpy()
+    for i, (split, targets) in enumerate(samples.groupby("split", sort=False)["target"]):
+        counts = targets.value_counts().to_numpy()
         ax.plot(np.arange(1, len(counts) + 1), counts, label=split, **look(i) | {"marker": None})
     ax.set_xscale("log")
     ax.set_yscale("log")
@@ -35,19 +31,13 @@ def popularity_tail(samples: pd.DataFrame, ax: Axes) -> Axes:
 
 def split_timeline(samples: pd.DataFrame, ax: Axes, bins: int = 60) -> Axes:
     """Samples over time, stacked by split: chronological splits share at most one bin."""
-    require(samples, ["split", "timestamp"], "the samples")
-    dates = mdates.date2num(samples["timestamp"].dt.tz_convert(None).to_numpy())
+    dates = pd.Series(mdates.date2num(samples["timestamp"].dt.tz_convert(None).to_numpy()))
     edges = np.histogram_bin_edges(dates, bins)
     bottom = np.zeros(bins)
-    for i, split in _splits(samples):
-        counts, _ = np.histogram(dates[samples["split"] == split], edges)
+    for i, (split, part) in enumerate(dates.groupby(samples["split"].to_numpy(), sort=False)):
+        counts, _ = np.histogram(part, edges)
         ax.bar(edges[:-1], counts, np.diff(edges), bottom, align="edge", label=split, **bar_look(i))
         bottom += counts
     ax.xaxis_date()
     ax.xaxis.set_major_formatter(mdates.ConciseDateFormatter(ax.xaxis.get_major_locator()))
     return style(ax, "moment of the target (UTC)", f"samples in each {(edges[1] - edges[0]):.3g} days", legend=True)
-
-
-def _splits(samples: pd.DataFrame) -> list[tuple[int, str]]:
-    present = set(samples["split"])
-    return [(i, split) for i, split in enumerate(SPLITS) if split in present]

@@ -7,12 +7,11 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator
 
 from r2ec_lib.evaluation.speed.timing import slope
-from r2ec_lib.plots.style import BESIDE, bar_look, look, require, rows, style
+from r2ec_lib.plots.style import BESIDE, bar_look, look, rows, style
 
 
 def phases(table: pd.DataFrame, ax: Axes, order: Sequence[str]) -> Axes:
     """One bar per side, stacked by phase in the given order. Needs side, phase and seconds."""
-    require(table, ["side", "phase", "seconds"], "the phases")
     wide = table.pivot(index="side", columns="phase", values="seconds").fillna(0.0)
     wide = wide.loc[table["side"].unique(), [phase for phase in order if phase in wide]]
     begin = pd.Series(0.0, wide.index)
@@ -27,7 +26,6 @@ def phases(table: pd.DataFrame, ax: Axes, order: Sequence[str]) -> Axes:
 def growth(table: pd.DataFrame, ax: Axes, xlabel: str) -> Axes:
     """Seconds over size, one line per side of `timing.growth`, both axes logarithmic, with the exponent of growth in
     the legend; the grey line grows as size does."""
-    require(table, ["size", "side", "seconds"], "the seconds by size")
     for i, (side, part) in enumerate(table.groupby("side", sort=False)):
         exponent = slope(part["size"].to_list(), part["seconds"].to_list())
         label = f"{side}: size^{exponent:.2f}"

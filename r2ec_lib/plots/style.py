@@ -1,10 +1,9 @@
-"""What every figure has in common: colours, labelled axes, rows with intervals, and checks of the table.
+"""What every figure has in common: colours, labelled axes, and rows with intervals.
 
 A figure is a function from a table and an Axes to the Axes. The caller makes the Axes and writes the title; the
 function draws, and labels the axes with units. Intervals are drawn where the table has them. Colours are Okabe and
 Ito's, ordered so that neighbours differ in grey too, and each series has its own marker, line style or hatch: figures
-read in greyscale and with any colour vision. Nothing is computed beyond counting and smoothing what is drawn; a table
-with nothing to draw raises ValueError.
+read in greyscale and with any colour vision. Nothing is computed beyond counting and smoothing what is drawn.
 """
 
 from collections.abc import Sequence
@@ -36,9 +35,12 @@ def style(ax: Axes, xlabel: str, ylabel: str, legend: bool = False) -> Axes:
 
 
 def look(index: int) -> dict[str, Any]:
-    """Colour, marker and line style of series number `index`, as keywords of `Axes.plot`."""
-    i = index % len(COLOURS)
-    return {"color": COLOURS[i], "marker": MARKERS[i], "linestyle": LINES[i], "markersize": 4, "linewidth": 1.5}
+    """Colour, marker and line style of series number `index`, as keywords of `Axes.plot`; colours come again with
+    other markers."""
+    turn, i = divmod(index, len(COLOURS))
+    shape = (i + turn) % len(COLOURS)
+    drawn = {"color": COLOURS[i], "marker": MARKERS[shape], "linestyle": LINES[shape]}
+    return {**drawn, "markersize": 4, "linewidth": 1.5}
 
 
 def bar_look(index: int) -> dict[str, Any]:
@@ -64,13 +66,3 @@ def dot(ax: Axes, y: float, value: float, low: float, high: float, filled: bool)
 def spread(values: pd.Series, low: pd.Series, high: pd.Series) -> np.ndarray:
     """Intervals as error bars (2, rows): distances of both ends from the value, 0 where an end is missing."""
     return np.nan_to_num(np.array([values - low, high - values], dtype=float).clip(min=0))
-
-
-def require(table: pd.DataFrame, columns: Sequence[str], name: str) -> None:
-    """Raises ValueError where a column is missing or holds no value, or the table has no row."""
-    missing = [c for c in columns if c not in table.columns]
-    if missing:
-        raise ValueError(f"{name}: column(s) {', '.join(missing)} missing; found {', '.join(map(str, table.columns))}")
-    empty = [c for c in columns if not table[c].notna().any()]
-    if empty or table.empty:
-        raise ValueError(f"{name}: no row with a value in {', '.join(map(str, empty))}: nothing to draw")

@@ -28,14 +28,14 @@ def update(model_folder: Path, items_path: Path, columns: Mapping[str, str], rem
         remove: removes all items of the file, of which only the ids are read; otherwise those whose `REMOVED` is true.
 
     Raises:
-        DataError: a file that cannot be used, an id that stands twice, or nothing would be left.
+        DataError: a file that cannot be used, a repeated id, or nothing would be left.
         FileNotFoundError: `model_folder` holds no model.
     """
     where, raw, name = place(items_path), read_file(items_path), (LOG_COLUMNS | dict(columns))["catalogue_id"]
     ids = to_ids(select_columns(raw, {"item_id": name}, where)["item_id"], where)
     if ids.duplicated().any():
         row = ids.index[ids.duplicated()][0]
-        raise DataError(f"{at(where, row)}: the id {ids[row]!r} stood already in the file. Keep one row an item.")
+        raise DataError(f"{at(where, row)}: the id {ids[row]!r} is repeated. Keep one row per item.")
     gone = pd.Series(True, raw.index) if remove else _truths(raw[REMOVED], where) if REMOVED in raw else ids.isna()
     model = R2ec.load(model_folder)
     present = ids.isin(model.head.item_ids)

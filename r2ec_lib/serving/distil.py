@@ -39,7 +39,7 @@ WARM_UP = 0.1
 
 
 def histories(purchases: pd.DataFrame, max_history: int, at_most: int = 0, seed: int = 0) -> pd.DataFrame:
-    """Every history that purchases show, as it stood when its shopper came back, or at the end for the last one.
+    """Every history that purchases show, as it was when its shopper came back, or at the end for the last one.
 
     Args:
         purchases: user_id, item, timestamp, rating, as `splits.training_purchases` gives them: whatever they show was

@@ -38,7 +38,7 @@ from r2ec_lib.model.r2ec import Recommendation
 
 PART = 256
 """Shoppers of a part: enough to fill batches of similar length, few enough to lose little of when killed."""
-TOLD_EVERY = 10.0
+REPORT_EVERY = 10.0
 """Seconds between two lines of progress, at least."""
 LISTS = pa.schema(
     [
@@ -138,7 +138,7 @@ def shard_of(user_id: str, shards: int) -> int:
 def popular(log: pd.DataFrame, catalogue: pd.DataFrame, k: int, rails: Guardrails | None = None) -> Guarded:
     """The k items of the catalogue with the most interactions in the log, for shoppers of whom nothing is known.
 
-    A model knows no popularity, so the log at hand is counted, with all of its shoppers. Items with equal counts stand
+    A model knows no popularity, so the log at hand is counted, with all of its shoppers. Items with equal counts are
     in catalogue order. Rules that bar items whatever the history count here too.
     """
     counts = log["item_id"].value_counts().reindex(catalogue["item_id"], fill_value=0).to_numpy()  # (N,)
@@ -189,7 +189,7 @@ def write_lists(
         missing = [start for start, part in parts.items() if not part.exists()]
         if len(missing) < len(parts):
             print(f"{len(parts) - len(missing):,} of {len(parts):,} parts are there already.", flush=True)
-        begun, told = time.monotonic(), -math.inf
+        begun, reported = time.monotonic(), -math.inf
         for done, start in enumerate(missing, start=1):
             asked = slice(start, start + PART)
             table = histories_table(log.iloc[slice(*np.searchsorted(owners, [start, start + PART]))], at)
@@ -197,10 +197,10 @@ def write_lists(
             lists = _rows(users[asked], unknown[asked], answers, fallback)
             write_atomically(parts[start], partial(pq.write_table, lists))
             now = time.monotonic()
-            if now - told >= TOLD_EVERY and done < len(missing):
-                left = _duration((now - begun) / done * (len(missing) - done))
-                print(f"{done:,} of {len(missing):,} parts of {PART} shoppers, about {left} left", flush=True)
-                told = now
+            if now - reported >= REPORT_EVERY and done < len(missing):
+                left = (now - begun) / done * (len(missing) - done) / 60
+                print(f"{done:,} of {len(missing):,} parts of {PART} shoppers, about {left:.0f} min left", flush=True)
+                reported = now
         listed, of_popular = _join(list(parts.values()), out, command)
     shutil.rmtree(folder)
     print(f"{listed:,} lists in {out}, {of_popular:,} of them the popular items")
@@ -243,11 +243,11 @@ def _rows(
         evidence: dict[str, list[str]] = {}
         for action in best.actions if isinstance(best, Guarded) else ():
             evidence.setdefault(f"{action.rule}: {action.action}", []).append(action.evidence)
-        told = "; ".join(f"{what} ({', '.join(parts)})" for what, parts in evidence.items())
+        acted = "; ".join(f"{what} ({', '.join(parts)})" for what, parts in evidence.items())
         scores = [None if math.isnan(score) else score for score in best.scores]
         size = len(best.item_ids)
         ranked = [[user] * size, range(1, size + 1), best.item_ids, best.titles, scores]
-        ranked += [[text] * size for text in (best.reasoning, note, told)]
+        ranked += [[text] * size for text in (best.reasoning, note, acted)]
         for column, values in zip(columns.values(), ranked, strict=True):
             column.extend(values)
     return pa.table(columns, LISTS)
@@ -278,13 +278,3 @@ def _command_of(out: Path) -> dict[str, Any] | None:
         return json.loads(pq.read_schema(out).metadata[COMMAND])
     except (pa.ArrowException, OSError, KeyError, TypeError) as error:
         raise DataError(f"{out} exists and holds no lists of recommendations. Name another --out.") from error
-
-
-def _duration(seconds: float) -> str:
-    """A time to wait, to two figures.
-
-    >>> _duration(45.2), _duration(750), _duration(40000)
-    ('45 s', '12 min', '11 h')
-    """
-    size, unit = next(pair for pair in ((3600, "h"), (60, "min"), (1, "s")) if seconds >= 2 * pair[0] or pair[0] == 1)
-    return f"{seconds / size:.0f} {unit}"

@@ -130,7 +130,7 @@ class Student(nn.Module):
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why an item stands where it does for a history.
+    """Why an item ranks where it does for a history.
 
     Attributes:
         item_id, title: of the item that was asked for.
@@ -182,20 +182,9 @@ class FastR2ec:
         answers = [Recommendation(*best, "") for best in lists]
         return answers[0] if is_one(history) else answers
 
-    def explain(
-        self,
-        history: Sequence[Any],
-        item: str,
-        hours: Sequence[float] | None = None,
-        ratings: Sequence[float] | None = None,
-        max_new_tokens: int = 128,
-    ) -> Explanation:
-        """What the teacher writes about a history, and what each sentence of it does for one item.
-
-        Raises:
-            DataError: as `R2ec.recommend`, or the item is not in the catalogue.
-        """
-        return explain(self.teacher, history, item, hours, ratings, max_new_tokens)
+    def explain(self, *args: Any, **keys: Any) -> Explanation:
+        """`explain` of the teacher: what it writes about a history, and what each sentence of it does for one item."""
+        return explain(self.teacher, *args, **keys)
 
 
 def explain(
@@ -206,7 +195,11 @@ def explain(
     ratings: Sequence[float] | None = None,
     max_new_tokens: int = 128,
 ) -> Explanation:
-    """`FastR2ec.explain` of a model without a student."""
+    """What a model writes about a history, and what each sentence of it does for one item.
+
+    Raises:
+        DataError: as `R2ec.recommend`, or the item is not in the catalogue.
+    """
     if item not in model.head.index:
         raise DataError(f"{item!r} is not in the catalogue. Add it with add_items.")
     at = model.head.index[item]

@@ -1,6 +1,6 @@
 """What a person tries on a model, in a line each: read another reasoning, find who would see an item, compare lists.
 
-For notebook 08. Nothing here trains, measures or keeps anything; why an item stands where it does is told by
+For notebook 08. Nothing here trains, measures or keeps anything; why an item ranks where it does is shown by
 `student.explain`.
 """
 
@@ -39,14 +39,14 @@ def one_word_changed(reasoning: str, other: str, old: str = "", new: str = "") -
             raise DataError(f'the reasoning does not hold "{old}": {reasoning}')
         return reasoning.replace(old, new, 1)
     words, others = reasoning.split(), other.split()
-    for back, (mine, theirs) in enumerate(zip(reversed(words), reversed(others), strict=False), 1):
-        if mine != theirs:
-            return " ".join([*words[:-back], theirs, *words[len(words) - back + 1 :]])
+    for back, (word, replacement) in enumerate(zip(reversed(words), reversed(others), strict=False), 1):
+        if word != replacement:
+            return " ".join([*words[:-back], replacement, *words[len(words) - back + 1 :]])
     return " ".join(words[1:])
 
 
 def audience(model: R2ec, rows: pd.DataFrame, item_id: str, max_new_tokens: int) -> pd.DataFrame:
-    """Where an item stands for each history of a samples table, best places first.
+    """Where an item ranks for each history of a samples table, best places first.
 
     Returns:
         user_id, rank (1 is best; among all items outside the history), reasoning.

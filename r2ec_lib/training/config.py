@@ -25,7 +25,8 @@ class RecPOConfig(GRPOConfig):
         item_weight: factor on the recommendation action (paper: 1).
         item_warmup_steps: first steps in which only the recommendation action learns, since rewards are noise until
             the items have a space; 0 in the paper. Without a KL weight only marked trajectories then pass the policy.
-        kl_weight_warmup: weight of the divergence from the start in those steps; `beta` where None.
+        kl_weight_warmup: weight of the divergence from the start in those steps; `beta` where None. Above 0,
+            `beta` has to be so too, since TRL keeps the start only then.
         catalogue_negatives: adds the whole item table as constant candidates to Eq. 7; the paper uses the batch alone.
             Stored rows are as old as the last refresh while targets are encoded live, and a model can learn to tell
             the two apart instead of the items: use it with a small `refresh_steps`.
@@ -38,9 +39,6 @@ class RecPOConfig(GRPOConfig):
             default multiplies the ratios over a sequence, which leaves next to nothing of a long chain.
         rollout_users: users whose trajectories are kept in the rollouts table, each `rollout_steps`.
         rollout_steps: steps between two entries of the rollouts table.
-        warn_entropy_below, warn_kl_above, warn_unclosed_above, warn_repetition_above: limits of the watch over the
-            language, None for none (`monitoring.LIMITS`). With `warn_kl_above` the KL to the start is measured every
-            `rollout_steps` steps where it has no weight and is not known anyway.
     """
 
     reward_mix: float = 0.05
@@ -60,10 +58,6 @@ class RecPOConfig(GRPOConfig):
     valid_users: int = 256
     rollout_users: int = 4
     rollout_steps: int = 10
-    warn_entropy_below: float | None = None
-    warn_kl_above: float | None = None
-    warn_unclosed_above: float | None = None
-    warn_repetition_above: float | None = None
     # TRL's own fields whose defaults (or types) differ here
     num_generations: int = 8
     gradient_checkpointing_kwargs: dict | None = None
@@ -93,6 +87,8 @@ class RecPOConfig(GRPOConfig):
             raise ValueError(
                 f"relabel_top is {self.relabel_top}; expected 1 to num_generations={self.num_generations}"
             )
+        if self.kl_weight_warmup and not self.beta:
+            raise ValueError(f"kl_weight_warmup is {self.kl_weight_warmup} and beta 0; expected beta above 0 too")
         if self.temperature <= 0:
             raise ValueError(
                 f"temperature is {self.temperature}; reasonings of a group have to differ: expected a number above 0"

@@ -31,7 +31,7 @@ from r2ec_lib.model import R2ec
 from r2ec_lib.training.checkpoints import Checkpoints, newest_whole
 from r2ec_lib.training.config import RecPOConfig
 from r2ec_lib.training.judgements import judged_reward
-from r2ec_lib.training.monitoring import LIMITS, TrainingTables
+from r2ec_lib.training.monitoring import TrainingTables
 from r2ec_lib.training.trainer import RecPOTrainer
 
 START = "training/start"
@@ -182,10 +182,7 @@ def train(
     train_samples, valid_samples = (samples[samples["split"] == name] for name in ("train", "valid"))
     judge = partial(judged_reward, judged=job["judged"]) if config.judged_weight else None
     trainer = RecPOTrainer(model, config, train_samples, valid_samples, judge)
-    limits = {option: getattr(config, option) for option in LIMITS}
-    tables = TrainingTables(
-        place, lambda: trainer.rollout_log, report, max(1, int(config.eval_steps or 1) // 2), show=show, limits=limits
-    )
+    tables = TrainingTables(place, lambda: trainer.rollout_log, report, show)
     trainer.remove_callback(PrinterCallback)
     for callback in (Checkpoints(trainer), tables, EarlyStoppingCallback(early_stopping_patience=job["patience"])):
         trainer.add_callback(callback)
@@ -298,7 +295,6 @@ def training_metrics(log: pd.DataFrame, rollouts: pd.DataFrame) -> dict:
         "best_valid_ndcg@10": float(log["valid_ndcg@10"].max()),
         "seconds": {name: float(log[f"seconds_{name}"].sum()) for name in ("sampling", "reward", "update")},
         "rollouts_kept": len(rollouts),
-        "warned_steps": int((log["warnings"] != "").sum()),
     }
 
 

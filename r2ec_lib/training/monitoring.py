@@ -1,15 +1,12 @@
-"""What happened in a training: the log and rollouts tables, rows and readable lines while it runs, and its watch."""
+"""What happened in a training: the log and rollouts tables, and rows and readable lines while it runs."""
 
 import resource
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from html import escape
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from transformers import TrainerCallback, TrainerState
@@ -30,55 +27,26 @@ FIGURES = [
     ("share_unclosed", "share_unclosed", "chains without <answer>", ".0%"),
     ("repetition", "repetition", "repetition (0 to 1)", ".2f"),
     ("frac_reward_zero_std", "share_equal_groups", "groups of equal rewards", ".0%"),
-    ("entropy", "entropy", "entropy (nats a token)", ".3f"),
+    ("entropy", "entropy", "entropy (nats per token)", ".3f"),
     ("kl", "kl", "KL to the start", ".4f"),
     ("loss", "loss", "", ""),
     ("item_surprise", "item_surprise", "", ""),
     ("grad_norm", "grad_norm", "gradient norm", ".3g"),
-    ("grad_norm_tokens", "grad_norm_tokens", "… of the token terms", ".3g"),
-    ("grad_norm_items", "grad_norm_items", "… of the item term", ".3g"),
     ("learning_rate", "learning_rate", "", ""),
     ("step_time", "step_seconds", "", ""),
     ("seconds_sampling", "seconds_sampling", "seconds: sampling", ".2f"),
     ("seconds_reward", "seconds_reward", "seconds: reward", ".2f"),
     ("seconds_update", "seconds_update", "seconds: update", ".2f"),
-    ("tokens_per_second", "tokens_per_second", "tokens a second", ",.0f"),
     ("peak_memory_gb", "peak_memory_gb", "peak memory (GB)", ".2f"),
     ("peak_device_memory_gb", "peak_device_memory_gb", "peak GPU memory (GB)", ".2f"),
-    ("warnings", "warnings", "", ""),
 ]
-"""TRL's name of each figure, the log table's, and, where the live table shows it, what it says and how it is written.
+"""TRL's name of each figure, the log table's and, for those that the live table shows, a label and a number format.
 
 Lengths are in tokens with `<answer>`, seconds per step, shares from 0 to 1. `item_surprise` is the mean −log π(v⁺) of
 Eq. 7 over the trajectories that carry the item action. `entropy` is the mean over all sampled tokens, or over those of
-these trajectories in warm-up steps that compute no others (`item_warmup_steps`). The gradient norms of the token terms
-and of the item term are taken before clipping, every `rollout_steps` steps. `repetition` is 1 − different token
-triples / token triples. Memory (of this process, and of its GPU) is the highest so far. `warnings` names the figures
-that are beyond their limits."""
+these trajectories in warm-up steps that compute no others (`item_warmup_steps`). `repetition` is 1 − different token
+triples / token triples. Memory (of this process, and of its GPU) is the highest so far."""
 COLUMNS = ["step", *(column for _, column, _, _ in FIGURES)]
-
-LIMITS = {
-    "warn_entropy_below": ("entropy", -1, "the trajectories of a shopper hardly differ any more"),
-    "warn_kl_above": ("kl", 1, "the language has moved far from where it began"),
-    "warn_unclosed_above": ("share_unclosed", 1, "reasonings are cut off before they reach <answer>"),
-    "warn_repetition_above": ("repetition", 1, "reasonings repeat themselves"),
-}
-"""Options of the watch: the figure that each one limits, on which side (1: above), and what it means to be beyond."""
-
-
-def beyond(row: Mapping[str, float], limits: Mapping[str, float | None]) -> dict[str, str]:
-    """Figures of a log row that are beyond their limits, and a sentence for each.
-
-    >>> beyond({"entropy": 0.01}, {"warn_entropy_below": 0.1, "warn_kl_above": 1.0})
-    {'entropy': 'entropy is 0.01, below 0.1: the trajectories of a shopper hardly differ any more'}
-    """
-    found = {}
-    for option, (figure, side, meaning) in LIMITS.items():
-        limit = limits.get(option)
-        if limit is not None and figure in row and side * (row[figure] - limit) > 0:
-            where = "above" if side > 0 else "below"
-            found[figure] = f"{figure} is {row[figure]:.3g}, {where} {limit:g}: {meaning}"
-    return found
 
 
 class TrainingTables(TrainerCallback):
@@ -88,10 +56,8 @@ class TrainingTables(TrainerCallback):
 
     Args:
         trainer_rollouts: the trainer's growing list of kept trajectories.
-        report: called with one line of text every `report_steps` steps, at each evaluation, and with one that begins
-            with WARNING where a figure comes to lie beyond its limit.
+        report: called with a line of text at the beginning of a resumed training and at each evaluation.
         show: called with each row of the log, with `max_steps` and `elapsed` seconds beside the figures.
-        limits: values of the options in `LIMITS`.
     """
 
     def __init__(
@@ -99,17 +65,12 @@ class TrainingTables(TrainerCallback):
         folder: str | Path,
         trainer_rollouts: Callable[[], list[dict]],
         report: Callable[[str], None] = print,
-        report_steps: int = 10,
         show: Callable[[dict], None] = lambda row: None,
-        limits: Mapping[str, float | None] = MappingProxyType({}),
     ):
         self.folder = Path(folder)
         self.trainer_rollouts = trainer_rollouts
         self.report = report
-        self.report_steps = report_steps
         self.show = show
-        self.limits = limits
-        self.beyond: set[str] = set()
         self.start = time.perf_counter()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -123,17 +84,14 @@ class TrainingTables(TrainerCallback):
         entry["peak_memory_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         if torch.cuda.is_available():
             entry["peak_device_memory_gb"] = torch.cuda.max_memory_allocated() / 2**30
-        warnings = beyond(entry, self.limits)
-        if warnings:
-            entry["warnings"] = ", ".join(warnings)
-        for figure in warnings.keys() - self.beyond:
-            self.report(f"WARNING step {state.global_step}: {warnings[figure]}")
-        self.beyond = (self.beyond - entry.keys()) | warnings.keys()
         row = log_rows(state.log_history[-2:])[-1]  # an evaluation follows the training entry of its step
-        self.show({**row, "max_steps": state.max_steps, "elapsed": time.perf_counter() - self.start})
-        evaluated = "eval_ndcg@10" in entry
-        if evaluated or (state.global_step % self.report_steps == 0 and "reward" in entry):
-            self.report(self._line(row, state.max_steps, evaluated))
+        seconds = time.perf_counter() - self.start
+        self.show({**row, "max_steps": state.max_steps, "elapsed": seconds})
+        if "eval_ndcg@10" in entry:
+            self.report(
+                f"step {row['step']:>5} of {state.max_steps}  {seconds:>6.0f} s  "
+                f"validation NDCG@10 {row['valid_ndcg@10']:.4f}, reasoning {row['valid_length']:.1f} tokens"
+            )
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.write(state)
@@ -146,22 +104,12 @@ class TrainingTables(TrainerCallback):
             write_table(log_table(state.log_history), self.folder / "log.parquet")
             write_table(pd.DataFrame(self.trainer_rollouts()), self.folder / "rollouts.parquet")
 
-    def _line(self, row: dict, max_steps: int, evaluated: bool) -> str:
-        seconds = time.perf_counter() - self.start
-        head = f"step {row['step']:>5} of {max_steps}  {seconds:>6.0f} s"
-        if evaluated:
-            return f"{head}  validation NDCG@10 {row['valid_ndcg@10']:.4f}, reasoning {row['valid_length']:.1f} tokens"
-        return (
-            f"{head}  reward {row['reward']:.4f}  length {row['length']:.1f}  "
-            f"unclosed {row['share_unclosed']:.0%}  entropy {row['entropy']:.2f}"
-        )
-
 
 def log_rows(history: Sequence[Mapping]) -> list[dict]:
     """Entries of a `TrainerState.log_history` as one row per step, under our names."""
     rows: dict[int, dict] = {}
     for entry in history:
-        row = rows.setdefault(entry["step"], {"step": entry["step"], "warnings": ""})
+        row = rows.setdefault(entry["step"], {"step": entry["step"]})
         row.update({column: entry[name] for name, column, _, _ in FIGURES if name in entry})
     for row in rows.values():
         if "step_seconds" in row:
@@ -175,24 +123,8 @@ def log_table(history: Sequence[Mapping]) -> pd.DataFrame:
     return pd.DataFrame(log_rows(history)).reindex(columns=COLUMNS).astype({"step": "int64"})
 
 
-BLOCKS = "▁▂▃▄▅▆▇█"
-COURSE = 24
-"""Most characters of a figure's course."""
-
-
-def course(values: pd.Series) -> str:
-    """Values as a row of blocks from lowest to highest, in at most `COURSE` equal parts.
-
-    >>> course(pd.Series([0.0, 1.0, 2.0, 7.0]))
-    '▁▂▃█'
-    """
-    means = [part.mean() for part in np.array_split(values.to_numpy(float), min(COURSE, len(values)))]
-    low, spread = min(means), max(means) - min(means)
-    return "".join(BLOCKS[round((mean - low) / spread * (len(BLOCKS) - 1)) if spread else 3] for mean in means)
-
-
 def summary(log: pd.DataFrame) -> pd.DataFrame:
-    """What the table shows of a training log: `figure`, `first`, `now` (means of a tenth of the values) and `course`.
+    """What the table shows of a training log: `figure`, `first` and `now`, means of a tenth of the values.
 
     Figures that were never taken are left out.
     """
@@ -201,9 +133,12 @@ def summary(log: pd.DataFrame) -> pd.DataFrame:
         values = log[column].dropna() if label and column in log else pd.Series(dtype=float)
         if len(values):
             window = max(1, len(values) // 10)
-            ends = (values.head(window).mean(), values.tail(window).mean())
-            rows.append((label, *(format(value, form) for value in ends), course(values)))
-    return pd.DataFrame(rows, columns=["figure", "first", "now", "course"])
+            rows.append((label, *(format(part.mean(), form) for part in (values.head(window), values.tail(window)))))
+    return pd.DataFrame(rows, columns=["figure", "first", "now"])
+
+
+REDRAWN_EVERY = 1.0
+"""Seconds between two drawings of the live table, at least."""
 
 
 def in_notebook() -> bool:
@@ -213,54 +148,36 @@ def in_notebook() -> bool:
 
 
 class LiveTable:
-    """Shows a training: `row` and `line` are what `jobs.launch` calls.
+    """Shows the rows of a training as they come in: `row` is what `jobs.launch` calls.
 
-    In a notebook, one display that is replaced as rows come in (also when Papermill executes it), and lines for what
-    the table does not tell; elsewhere lines alone.
-
-    Args:
-        notebook: whether displays are shown; found out where None.
-        out: called with each line.
-        seconds: shortest time between two drawings.
+    In a notebook, one display that is replaced (also when Papermill executes it); elsewhere nothing.
     """
 
-    def __init__(self, notebook: bool | None = None, out: Callable[[str], None] = print, seconds: float = 1.0):
-        self.notebook = in_notebook() if notebook is None else notebook
-        self.out = out
-        self.seconds = seconds
+    def __init__(self) -> None:
         self.rows: dict[int, dict] = {}
-        self.warnings: list[str] = []
+        self._drawn: float | None = None
         self._display: Any = None
-        if self.notebook:
+        if in_notebook():
             from IPython.display import DisplayHandle  # of the extra `notebooks`, without which trainings run too
 
             self._display = DisplayHandle()
-        self._drawn: float | None = None
-
-    def line(self, text: str) -> None:
-        """Writes a line of text; one that only repeats what the table shows is left out where there is a table."""
-        if text.startswith("WARNING"):
-            self.warnings.append(text)
-        if not (self.notebook and text.startswith("step ") and "validation" not in text):
-            self.out(text)
 
     def row(self, row: dict) -> None:
         """Takes a row of the log, with `max_steps` and `elapsed` seconds beside its figures."""
         self.rows[row["step"]] = row
         now = time.perf_counter()
-        due = self._drawn is None or now - self._drawn >= self.seconds
+        due = self._drawn is None or now - self._drawn >= REDRAWN_EVERY
         if self._display and (due or row["step"] == row["max_steps"] or "valid_ndcg@10" in row):
             (self._display.display if self._drawn is None else self._display.update)(self.page(row), raw=True)
             self._drawn = now
 
     def page(self, row: dict) -> dict[str, str]:
-        """How far the training is, its warnings and the table, as HTML and as text."""
+        """How far the training is, and the table, as HTML and as text."""
         done, elapsed = row["step"] / row["max_steps"], row["elapsed"]
         left = f", about {elapsed / done - elapsed:.0f} s left" if done < 1 else ""
         head = f"step {row['step']} of {row['max_steps']}, {elapsed:.0f} s{left}"
         table = summary(pd.DataFrame(list(self.rows.values())))
-        warnings = "".join(f'<p style="color: #b00000"><b>{escape(text)}</b></p>' for text in self.warnings)
         return {
-            "text/html": f"<p>{head}</p>{warnings}{table.to_html(index=False, border=0)}",
-            "text/plain": "\n".join([head, *self.warnings, table.to_string(index=False)]),
+            "text/html": f"<p>{head}</p>{table.to_html(index=False, border=0)}",
+            "text/plain": f"{head}\n{table.to_string(index=False)}",
         }

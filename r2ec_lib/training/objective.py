@@ -31,17 +31,6 @@ def best_trajectories(rewards: Tensor, top: int = 1) -> Tensor:
     return torch.zeros_like(rewards, dtype=torch.bool).scatter(1, order, True)
 
 
-def divergence(log_probs: Tensor, start: Tensor, actions: Tensor) -> Tensor:
-    """Sum over tokens of r − log r − 1, r = π_start / π, which estimates the KL to a start, and their count: (2,).
-
-    Args:
-        log_probs, start: (B, C) log-probabilities of the tokens, which the first one sampled.
-        actions: (B, C) 1 where a token counts.
-    """
-    log_ratio = start - log_probs
-    return torch.stack([((log_ratio.exp() - log_ratio - 1) * actions).sum(), actions.sum().to(log_probs)])
-
-
 def clipped(ratio: Tensor, advantage: Tensor, epsilon_low: float = 0.2, epsilon_high: float = 0.2) -> Tensor:
     """ℓ_ε(r, A) = min(r A, clip(r, 1 − ε_low, 1 + ε_high) A) of Eq. 8. `ratio` and `advantage` broadcast."""
     return torch.minimum(ratio * advantage, ratio.clamp(1 - epsilon_low, 1 + epsilon_high) * advantage)

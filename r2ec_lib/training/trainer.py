@@ -16,7 +16,6 @@ import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 from torch import Tensor
-from torch.func import functional_call
 from transformers import PreTrainedModel
 from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
@@ -28,7 +27,6 @@ from r2ec_lib.model.sampling import sample
 from r2ec_lib.model.scoring import seen_mask
 from r2ec_lib.training import objective, rollout
 from r2ec_lib.training.config import RecPOConfig
-from r2ec_lib.training.gradients import GradientNorms
 from r2ec_lib.training.live_items import ItemTable
 from r2ec_lib.training.log_probs import token_log_probs
 
@@ -42,7 +40,6 @@ class RecPOTrainer(GRPOTrainer):
 
     Overridden, and why:
         compute_loss: adds the recommendation action to the token terms.
-        training_step: notes the gradient of each term, which is whole only between backward and clipping.
         evaluate: ranks the validation sample in place of computing a loss on it.
         _generate_and_score_completions: between scoring and shuffling into micro-batches, each trajectory gets what
             the recommendation action needs; TRL hands the loss a fixed set of tensors.
@@ -85,8 +82,6 @@ class RecPOTrainer(GRPOTrainer):
             self.valid_samples = valid_samples.sample(args.valid_users, random_state=args.seed)
         self.items = ItemTable(model, args.refresh_steps)
         self.rollout_log: list[dict] = []  # one dict per kept trajectory
-        self.start = start_weights(model.lm, args)
-        self._trained_tokens = 0
         model.lm.generation_config.eos_token_id = model.prompts.answer.stop_ids(model.lm)
         args.generation_kwargs = {**(args.generation_kwargs or {}), **rollout.generation_limits(model, args.use_vllm)}
         rows = Dataset.from_dict({"prompt": list(range(len(self.samples)))})
@@ -104,12 +99,6 @@ class RecPOTrainer(GRPOTrainer):
                 processing_class=model.tokenizer,
                 **kwargs,
             )
-        if self.start and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            raise ValueError(
-                "the divergence from the start is asked for where beta is 0, and weights are sharded over devices; "
-                "give beta a small value, so that TRL keeps a sharded copy of the start"
-            )
-        self._gradients = GradientNorms([weight for weight in model.lm.parameters() if weight.requires_grad])
 
     # --- change 1: the rollout --------------------------------------------------------------------------------------
 
@@ -136,9 +125,7 @@ class RecPOTrainer(GRPOTrainer):
                 states, items = torch.stack([row["state"] for row in inputs]), self.r2ec.head.table[candidates]
                 log_probs = self._item_log_probs(states, output["sample_rows"], items, candidates)
                 output["old_item_log_probs"] = log_probs
-        if self.start and "ref_per_token_logps" not in output and (weight or self._on_rollout_step()):
-            self._compare_with_start(self.start, output, weight)
-        if self._on_rollout_step():
+        if self.state.global_step % self.args.rollout_steps == 0:
             kept = inputs[: self.args.rollout_users * self.num_generations]
             self.rollout_log += self._table_rows(kept, output)
         return output
@@ -239,23 +226,6 @@ class RecPOTrainer(GRPOTrainer):
             for place, row in enumerate(inputs)
         ]
 
-    @torch.no_grad()
-    def _compare_with_start(self, start: dict[str, Tensor], output: dict[str, Tensor], weight: float) -> None:
-        """Log-probabilities of the trajectories under the start for the loss; without a weight the KL for the log."""
-        parts = ([output[f"{part}_{kind}"] for part in ("prompt", "completion")] for kind in ("ids", "mask"))
-        ids, mask = (torch.cat(part, dim=1) for part in parts)  # (B, P + C)
-        rest = (ids, mask, output["completion_ids"].shape[1], self.args.per_device_train_batch_size)
-        log_probs, _, _ = self._get_per_token_logps_and_entropies(
-            lambda **given: functional_call(self.r2ec.lm, start, (), given), *rest
-        )
-        if weight:
-            output["ref_per_token_logps"] = log_probs
-            return
-        now, _, _ = self._get_per_token_logps_and_entropies(self.model, *rest)
-        sums = objective.divergence(now, log_probs, output["completion_mask"] * output["tool_mask"])
-        total, count = self.accelerator.reduce(sums).tolist()
-        self._metrics["train"]["kl"].append(total / max(1.0, count))
-
     def _get_per_token_logps_and_entropies(
         self,
         model: Any,
@@ -317,9 +287,6 @@ class RecPOTrainer(GRPOTrainer):
         item_loss = -(gains * inputs["best"]).sum() / count
         surprise = -(log_probs.detach() * inputs["best"]).sum() / inputs["best"].sum().clamp(min=1)
         self._metrics["train"]["item_surprise"].append(surprise.item())
-        self._trained_tokens += int(inputs["prompt_mask"].sum() + lengths.sum())
-        if self._measures_gradients():
-            self._gradients.add(token_loss)
         item_loss = self.args.item_weight * item_loss / self.current_gradient_accumulation_steps
         if last:
             self.items.forget()
@@ -327,25 +294,6 @@ class RecPOTrainer(GRPOTrainer):
             return token_loss + item_loss + earlier - earlier.detach()
         live.carried += torch.autograd.grad(item_loss, items, retain_graph=True)[0]
         return token_loss + item_loss
-
-    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
-        """TRL's, which also notes `tokens_per_second` and, every `rollout_steps` steps, the gradient of each term.
-
-        Tokens are those of the trajectories that the step trained on, prompt and chain of each one, over all
-        processes; a prompt counts once per trajectory, though it is computed once per group.
-        """
-        metrics = self._metrics["train"]
-        timed = len(metrics["step_time"])
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        if len(metrics["step_time"]) > timed:  # the optimiser step is complete
-            tokens = self.accelerator.reduce(torch.tensor(float(self._trained_tokens), device=loss.device))
-            metrics["tokens_per_second"].append(tokens.item() / metrics["step_time"][-1])
-            self._trained_tokens = 0
-            if self._gradients.tokens is not None:
-                norms = self._gradients.norms(self.accelerator)
-                metrics["grad_norm_tokens"].append(norms[0])
-                metrics["grad_norm_items"].append(norms[1])
-        return loss
 
     def _item_log_probs(self, states: Tensor, rows: Tensor, items: Tensor, candidates: Tensor) -> Tensor:
         """Eq. 7 (B,) for states (B, d) against the batch's target items (M, d), whose catalogue rows are `candidates`.
@@ -389,14 +337,6 @@ class RecPOTrainer(GRPOTrainer):
         warmup = self.args.kl_weight_warmup
         return warmup if warmup is not None and self._warming(ahead) else self.args.beta
 
-    def _on_rollout_step(self) -> bool:
-        return self.state.global_step % self.args.rollout_steps == 0
-
-    def _measures_gradients(self) -> bool:
-        """In every `rollout_steps`-th step, where each process holds whole gradients that no scaler has changed."""
-        whole = not self.is_deepspeed_enabled and not self.is_fsdp_enabled and self.accelerator.scaler is None
-        return whole and self._on_rollout_step() and torch.is_grad_enabled()
-
     # --- validation -------------------------------------------------------------------------------------------------
 
     def evaluate(
@@ -437,18 +377,6 @@ class RecPOTrainer(GRPOTrainer):
             raise FloatingPointError(
                 f"after step {self.state.global_step} ({rate}) the model's states and scores are NaN or infinite"
             )
-
-
-def start_weights(lm: torch.nn.Module, args: RecPOConfig) -> dict[str, Tensor] | None:
-    """The trained weights as they are before training, where the divergence from them is asked for and `beta` is 0.
-
-    Elsewhere None: where `beta` is not 0, TRL keeps a reference of its own.
-    """
-    warmup = args.beta if args.kl_weight_warmup is None else args.kl_weight_warmup
-    watched = args.warn_kl_above is not None and 0 in (args.beta, warmup)
-    if not watched and (args.beta or not warmup):
-        return None
-    return {name: weight.detach().clone() for name, weight in lm.named_parameters() if weight.requires_grad}
 
 
 def marked_rows(inputs: dict[str, Tensor]) -> dict[str, Tensor]:

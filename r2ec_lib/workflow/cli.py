@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Exit codes: 0 done, 1 the run failed, 2 the recipe is wrong, 128 + number of a signal."""
     options = _parser().parse_args(arguments)
     warnings.filterwarnings("ignore", module=r"nbformat|papermill|traitlets|zmq")
-    for name in ("papermill", "traitlets", "asyncio"):  # they repeat in their own words what is told below
+    for name in ("papermill", "traitlets", "asyncio"):  # they repeat what is reported below
         logging.getLogger(name).setLevel(logging.CRITICAL)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -50,9 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
         return 0
     except RecipeError as error:
-        return _told(error, 2)
+        return _ended(error, 2)
     except (RunError, DataError) as error:
-        return _told(error, 1)
+        return _ended(error, 1)
     except Stopped as stop:
         return _stopped(stop.number)
     except BrokenPipeError:
@@ -195,10 +195,10 @@ def _stopped_by_signals() -> Iterator[None]:
 
 
 def _stopped(number: int) -> int:
-    return _told(f"{STOPS[signal.Signals(number)]}. The same command goes on from here.", 128 + number)
+    return _ended(f"{STOPS[signal.Signals(number)]}. The same command goes on from here.", 128 + number)
 
 
-def _told(message: object, code: int) -> int:
+def _ended(message: object, code: int) -> int:
     """`code`, after the message; whatever of the terminal is gone is written to no longer."""
     with suppress(OSError):
         print(message, file=sys.stderr, flush=True)

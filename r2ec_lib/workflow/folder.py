@@ -1,7 +1,7 @@
-"""Where things lie: the project's folders, and every path inside a run, once.
+"""Where things are: the project's folders, and the paths inside a run that the command line reads or writes.
 
-Rooms of the science take paths and know no run; notebooks, the runner and the report get theirs from `RunFolder`. A
-notebook begins with `open_run`, which works the same under `r2ec run`, Papermill and JupyterLab.
+Rooms of the science take paths and know no run. A notebook begins with `open_run`, which works the same under
+`r2ec run`, Papermill and JupyterLab; what it keeps is in the folders that `STAGES` gives it.
 """
 
 import os
@@ -52,46 +52,23 @@ class _Inside:
 class RunFolder:
     """The paths inside the run in `path`; none needs to exist.
 
-    >>> RunFolder(Path("runs/quickstart")).items.as_posix()
-    'runs/quickstart/data/items.parquet'
+    >>> RunFolder(Path("runs/quickstart")).log.as_posix()
+    'runs/quickstart/training/log.parquet'
     """
 
     path: Path
 
-    # kept by the command line
     recipe = _Inside("recipe.yaml")
     provenance = _Inside("provenance.json")
     states = _Inside(".stages")
     notebooks = _Inside("notebooks")  # as executed
     report = _Inside("report")
     index = _Inside("report/index.html")
-
-    # data preparation
-    data = _Inside("data")
-    interactions = _Inside("data/interactions.parquet")
-    items = _Inside("data/items.parquet")
-    samples = _Inside("data/samples.parquet")
-    world = _Inside("data/world.json")  # only where the data are generated
-
-    # training
-    training = _Inside("training")
-    start = _Inside("training/start")  # the R²ec before RecPO
     log = _Inside("training/log.parquet")
-    rollouts = _Inside("training/rollouts.parquet")
-    model = _Inside("model")
-    model_item_only = _Inside("model_item_only")
-
-    # evaluation and analysis
-    evaluation = _Inside("evaluation")
     rankings = _Inside("evaluation/rankings.parquet")
-    chains = _Inside("evaluation/chains.parquet")
-    reasoning = _Inside("reasoning")
-    oversight = _Inside("oversight")
-    study = _Inside("study")
-    benchmark = _Inside("benchmark")
 
     def metrics(self, folder: str) -> Path:
-        """The figures of a stage, which it writes last into the `folder` of its own."""
+        """The figures of a stage, which it writes last, into the first of its folders."""
         return self.path / folder / "metrics.json"
 
     def notebook(self, stage: str) -> Path:

@@ -53,7 +53,7 @@ class Recipe:
 def declared(notebook: Path) -> dict[str, Parameter]:
     """The keys that the tagged `parameters` cell of `notebook` declares, by name.
 
-    Raises RecipeError where the cell is missing or holds anything but annotated assignments of literals, one a line.
+    Raises RecipeError where the cell is missing or holds anything but annotated assignments of literals, one per line.
     """
     cells = nbformat.read(notebook, as_version=4).cells
     tagged = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
@@ -192,8 +192,10 @@ def mismatch(value: Any, kind: str) -> str:
         return ""
     except ValidationError:
         pass
-    if isinstance(value, str) and _number(value) is not None and "float" in kind:
-        return f"{value} is text in YAML; write {_yaml_float(value)} (expected {kind})"
+    if isinstance(value, str) and "float" in kind:
+        with suppress(ValueError):
+            float(value)
+            return f"{value} is text in YAML; write a number with a point and a signed exponent, as in 1.0e-4"
     if isinstance(value, dict):
         return f"expected {kind}, found nested keys; recipes are flat"
     if options := re.findall(r"'[^']*'", kind):
@@ -210,16 +212,6 @@ def _adapter(kind: str) -> TypeAdapter:
         return TypeAdapter(eval(kind, {"__builtins__": {}}, TYPES))
     except (NameError, SyntaxError, TypeError):
         raise ValueError(f"{kind} is no type of a recipe key ({', '.join(TYPES)}, … | None)") from None
-
-
-def _number(text: str) -> float | None:
-    return float(text) if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", text) else None
-
-
-def _yaml_float(text: str) -> str:
-    mantissa, _, exponent = text.lower().partition("e")
-    mantissa = mantissa if "." in mantissa else f"{mantissa}.0"
-    return f"{mantissa}e{int(exponent):+d}" if exponent else mantissa
 
 
 class _Loader(yaml.SafeLoader):
@@ -245,7 +237,7 @@ def _entries(path: Path) -> dict[str, tuple[Any, str]]:
         for key_node, value_node in root.value if root else ():
             key, where = loader.construct_object(key_node), f"{path} line {key_node.start_mark.line + 1}"
             if key in entries:
-                raise RecipeError(f'{where}: "{key}" stands twice, first in {entries[key][1]}.')
+                raise RecipeError(f'{where}: "{key}" is repeated, first in {entries[key][1]}.')
             entries[str(key)] = (loader.construct_object(value_node, deep=True), where)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: no valid YAML: {' '.join(str(error).split())}") from error

@@ -33,18 +33,17 @@ from papermill.execute import ERROR_MARKER_TAG
 from r2ec_lib import plots
 from r2ec_lib.data.storage import read_json, write_text
 from r2ec_lib.evaluation import wording
-from r2ec_lib.workflow.folder import NOTEBOOKS, RunFolder
+from r2ec_lib.workflow.folder import RunFolder
 
 TEMPLATES = Path(__file__).parent / "templates"
 
-SHOWN = ("text/html", "image/svg+xml", "image/png", "text/markdown", "text/plain")  # the first that an output has
+SHOWN = ("text/html", "image/png", "text/plain")  # the first that an output has
 SUMMARIES = {"parameters": "Parameters and their defaults", "injected-parameters": "Parameters of this run"}
 TAGS = frozenset(
     "table thead tbody tfoot tr th td caption colgroup col figure figcaption img div span p br hr b i strong em u s "
     "sub sup code pre small mark ul ol li dl dt dd h2 h3 h4 h5 h6 details summary blockquote a".split()
 )
 TOLD = ("oracle", "corrected_reasoning", "trained_on_true_reasoning")  # they know the truth: not in the race
-KINDS = {".png": "image/png", ".svg": "image/svg+xml", ".jpg": "image/jpeg"}
 ONLY = "only:"
 """Begins the tag of a cell that concerns some runs alone: "only:source=bazaar", "only:source=amazon|logs"."""
 MATHML = "http://www.w3.org/1998/Math/MathML"
@@ -53,11 +52,8 @@ NUMBER = re.compile(r"([+−-]?[\d.,]+(e[+-]?\d+)?( ?%)?)?|[–-]|nan|inf|[\d: +
 LOADS = re.compile(r"url|image|import|expression|http|//|[\\<@]", re.IGNORECASE)  # what could fetch, in a style sheet
 
 
-def render(run: RunFolder, sources: Path = NOTEBOOKS) -> Path:
-    """Writes the report of what the run holds and returns its `index.html`; the old report is replaced.
-
-    sources: the folder of the notebooks, where pictures that their text names lie.
-    """
+def render(run: RunFolder) -> Path:
+    """Writes the report of what the run holds and returns its `index.html`; the old report is replaced."""
     paths = sorted(run.notebooks.glob("*.ipynb"))
     recipe = yaml.safe_load(run.recipe.read_text(encoding="utf-8")) or {}
     notebooks = [concerning(nbformat.read(path, as_version=4), recipe) for path in paths]
@@ -77,7 +73,7 @@ def render(run: RunFolder, sources: Path = NOTEBOOKS) -> Path:
         shutil.rmtree(run.report)
     for number, (notebook, title) in enumerate(zip(notebooks, titles, strict=True), 1):
         page = _page(run, links, number, title)
-        page["contents"] = prepare(notebook, sources)
+        page["contents"] = prepare(notebook)
         html, _ = exporter.from_notebook_node(notebook, {"page": page})
         write_text(html, run.report / page["file"])
     write_text(overview(run, _page(run, links, 0, f"Run {run.path.name}"), provenance), run.index)
@@ -104,13 +100,12 @@ def has_failed(notebook: nbformat.NotebookNode) -> bool:
     return any(_is_error(cell) for cell in notebook.cells)
 
 
-def prepare(notebook: nbformat.NotebookNode, folder: Path) -> list[dict[str, str]]:
+def prepare(notebook: nbformat.NotebookNode) -> list[dict[str, str]]:
     """Makes `notebook` fit to be shown, in place, and returns its table of contents (id and text of each heading).
 
     Markdown is rendered; outputs keep their best form, cleaned. Standard error, widgets and scripts are dropped.
-    folder: where pictures that the text names lie.
     """
-    renderer = _Renderer(folder)
+    renderer = _Renderer()
     heading = ""
     notebook.cells = [cell for cell in notebook.cells if ERROR_MARKER_TAG not in cell.metadata.get("tags", [])]
     for cell in notebook.cells:
@@ -121,7 +116,7 @@ def prepare(notebook: nbformat.NotebookNode, folder: Path) -> list[dict[str, str
             tags = cell.metadata.get("tags", [])
             cell.metadata["summary"] = next((SUMMARIES[tag] for tag in tags if tag in SUMMARIES), "Code")
             cell.metadata["alt"] = f"Plot: {heading}" if heading else "Plot"
-            cell.outputs = [shown for output in cell.outputs if (shown := _shown(output, renderer))]
+            cell.outputs = [shown for output in cell.outputs if (shown := _shown(output))]
             CoalesceStreamsPreprocessor().preprocess_cell(cell, {}, 0)  # as a terminal would leave them
     return [entry for entry in renderer.headings if entry["level"] == 2]
 
@@ -185,11 +180,10 @@ def aligned(html: str) -> str:
 
 
 class _Renderer(IPythonRenderer):
-    """Markdown to HTML: raw HTML is escaped, mathematics is MathML, pictures are embedded, headings are anchors."""
+    """Markdown to HTML: raw HTML is escaped, mathematics is MathML, headings are anchors, pictures are their text."""
 
-    def __init__(self, folder: Path):
+    def __init__(self) -> None:
         super().__init__(escape=True, allow_harmful_protocols=False)
-        self.folder = folder
         self.headings: list[dict[str, Any]] = []
 
     def heading(self, text: str, level: int, **attrs: Any) -> str:
@@ -207,17 +201,8 @@ class _Renderer(IPythonRenderer):
     def inline_math(self, body: str) -> str:
         return _mathml(body, "inline")
 
-    def latex_environment(self, name: str, body: str) -> str:
-        return _mathml(f"\\begin{{{name}}}{body}\\end{{{name}}}", "block")
-
     def image(self, text: str, url: str, title: str | None = None) -> str:
-        if url.startswith("data:image/"):
-            source = url
-        elif (path := self.folder / url).suffix in KINDS and path.is_file():
-            source = _embedded(path.read_bytes(), KINDS[path.suffix])
-        else:
-            return f"<em>{escape(text)}</em>"  # a picture from elsewhere would be a request to a server
-        return f'<img alt="{escape(text)}" src="{escape(source)}">'
+        return f"<em>{escape(text)}</em>"  # a picture from elsewhere would be a request to a server
 
 
 def _mathml(latex: str, display: str) -> str:
@@ -227,11 +212,7 @@ def _mathml(latex: str, display: str) -> str:
         return f"<code>{escape(latex)}</code>"
 
 
-def _embedded(content: bytes, kind: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def _shown(output: nbformat.NotebookNode, renderer: _Renderer) -> nbformat.NotebookNode | None:
+def _shown(output: nbformat.NotebookNode) -> nbformat.NotebookNode | None:
     """`output` in its best form and cleaned, or None where it is not for a reader."""
     if output.output_type == "stream":
         output["text"] = strip_ansi(output.text)
@@ -245,12 +226,8 @@ def _shown(output: nbformat.NotebookNode, renderer: _Renderer) -> nbformat.Noteb
     if kind is None:
         return None
     content = output.data[kind]
-    if kind == "text/markdown":
-        kind, content = "text/html", MarkdownWithMath(renderer=_Renderer(renderer.folder)).render(content)
-    elif kind == "text/html":
+    if kind == "text/html":
         content = aligned(sanitise(content))
-    elif kind == "image/svg+xml":
-        content = base64.b64encode(content.encode()).decode()
     elif kind == "image/png":
         content = re.sub(r"[^A-Za-z0-9+/=]", "", content)
     else:
@@ -370,7 +347,7 @@ def _curve(path: Path) -> str | None:
     plots.learning_curve(pd.read_parquet(path), figure.subplots())
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=160)
-    return _embedded(picture.getvalue(), "image/png")
+    return f"data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()}"
 
 
 def _facts(provenance: Mapping[str, Any], counts: Mapping[str, Any]) -> list[tuple[str, str]]:

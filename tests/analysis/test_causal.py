@@ -47,15 +47,10 @@ def deaf(samples, chains):
     return torch.tensor(samples["sample_id"].to_numpy())[:, None] * torch.linspace(0, 1, ITEMS)[None, :]
 
 
-def difference(rank_a, rank_b, users):
-    gap = np.mean(1 / np.asarray(rank_a)) - np.mean(1 / np.asarray(rank_b))
-    return {"difference": gap, "relative": math.nan, "ci95": [gap, gap]}
-
-
 def effects_of(score_fn, samples, chains):
     altered = causal.conditions(samples, chains, [0, 0.5, 1], [DOT], seed=1)
     ranked = causal.stack({name: causal.rank_chains(score_fn, samples, c, k=3) for name, c in altered.items()})
-    return ranked, causal.effects(ranked, difference, "mrr").set_index("test")["difference"]
+    return ranked, causal.effects(ranked).set_index("test")["difference"]
 
 
 def test_every_altered_chain_keeps_its_answer_and_filler_keeps_the_length(samples, chains):
@@ -116,10 +111,10 @@ def test_a_model_trained_without_reasoning_is_compared_sample_by_sample(samples,
     ranked, effect = effects_of(reader, samples, chains)
     assert "training" not in effect  # nobody handed such a model in
     other = causal.rank_chains(deaf, samples, None).assign(condition="untaught").iloc[::-1]
-    both = pd.concat([ranked, other[["sample_id", "user_id", "rank", "condition"]]])
-    found = causal.effects(both, difference, "mrr").set_index("test")["difference"]
+    both = pd.concat([ranked, other[["sample_id", "user_id", "ndcg", "condition"]]])
+    found = causal.effects(both).set_index("test")["difference"]
     full = ranked[ranked["condition"] == "full"]
-    assert found["training"] == pytest.approx((1 / full["rank"]).mean() - (1 / other["rank"]).mean())
+    assert found["training"] == pytest.approx(full["ndcg"].mean() - other["ndcg"].mean())
 
 
 def test_nothing_kept_ranks_as_no_reasoning_does(samples, chains):
@@ -182,9 +177,6 @@ def test_batches_and_temperature_change_only_what_they_should(samples, chains):
 def test_unusable_requests_say_why(samples, chains):
     with pytest.raises(ValueError, match="at least one token"):
         causal.filler(chains, [])
-    ranked = causal.stack({"full": causal.rank_chains(deaf, samples, chains)})
-    with pytest.raises(ValueError, match="needs fractions"):
-        causal.early_answering(ranked)
 
 
 def test_draws_agree_fully_for_a_deaf_model_and_not_at_all_where_lists_are_disjoint(samples, chains):
@@ -219,5 +211,5 @@ def test_exchanged_facts_move_a_reader_more_than_exchanged_neutral_words(samples
     }
     for score_fn, moved in ((reader, True), (deaf, False)):
         tables = {name: causal.rank_chains(score_fn, samples, c, k=1) for name, c in texts.items()}
-        mean, low, _ = causal.paired_change(causal.stack(tables), "facts", "neutral")
+        mean, low, _ = causal.paired_difference(causal.stack(tables), "neutral", "facts", "agreement")
         assert (mean == 1 and low > 0) if moved else mean == 0

@@ -115,8 +115,7 @@ def measured(score_fn, samples, tokens):
     altered = causal.conditions(samples, tokens, [0, 0.5, 1], [STOP], seed=1)
     tables = {name: causal.rank_chains(score_fn, samples, chains, k=K) for name, chains in altered.items()}
     ranked = causal.stack(tables)
-    compare = partial(uncertainty.paired_bootstrap, metric="ndcg@10", resamples=200)
-    return ranked, causal.effects(ranked, compare, "ndcg@10").set_index("test")
+    return ranked, causal.effects(ranked).set_index("test")
 
 
 def test_a_model_that_ignores_its_reasoning_shows_short_bars_and_no_gain(world, samples, tokens):

@@ -20,7 +20,7 @@ def sheet_of(*rows: str, header: str = "case,true,relevant,consistent,readable,a
 
 @pytest.fixture
 def chains():
-    """40 reasonings of two strata, one of them rare."""
+    """40 reasonings, a few of which found the next purchase."""
     return pd.DataFrame(
         {
             "sample_id": range(40),
@@ -46,53 +46,33 @@ def items():
 # ---- sheets out ----------------------------------------------------------------------------------------------------
 
 
-def test_cases_come_equally_from_the_strata_while_they_last(chains):
-    drawn = review.sample_cases(chains, np.where(chains["rank"] < 10, "found", "lost"), 12)
-    assert drawn["stratum"].value_counts().to_dict() == {"lost": 8, "found": 4}
-    assert not drawn["sample_id"].duplicated().any()
-
-
 def test_the_seed_decides_the_draw_and_the_order_and_the_table_does_not(chains):
-    strata = ["one"] * len(chains)
-    first, same, other = (review.sample_cases(chains, strata, 10, seed) for seed in (1, 1, 2))
+    first, same, other = (review.sample_cases(chains, 10, seed) for seed in (1, 1, 2))
     assert first["sample_id"].tolist() == same["sample_id"].tolist() != other["sample_id"].tolist()
     assert first["sample_id"].tolist() != sorted(first["sample_id"])
     assert [case[:9] for case in first["case"][:2]] == ["case-001-", "case-002-"]
 
 
 def test_a_sheet_filled_for_other_reasons_is_found_out(chains, samples, items):
-    before = review.sample_cases(chains, ["x"] * 40, 3)
-    after = review.sample_cases(chains.assign(chain="retrained."), ["x"] * 40, 3)
+    before = review.sample_cases(chains, 3)
+    after = review.sample_cases(chains.assign(chain="retrained."), 3)
     sent = review.to_csv(review.review_sheet(before, samples, items))
     with pytest.raises(DataError, match="unknown case"):
         review.read_sheet(sent, after["case"], "Ann")
 
 
 def test_the_digits_of_a_case_tell_the_reason_wherever_it_is_drawn(chains):
-    first, other = (
-        review.sample_cases(chains, ["x"] * 40, 40, seed).set_index("sample_id")["case"] for seed in (1, 2)
-    )
+    first, other = (review.sample_cases(chains, 40, seed).set_index("sample_id")["case"] for seed in (1, 2))
     assert first.str[9:].to_dict() == other.str[9:].to_dict() and first.str[9:].nunique() == 40
-    assert set(review.sample_cases(chains, ["x"] * 40, 2)) == {*chains, "stratum", "case"}
+    assert set(review.sample_cases(chains, 2)) == {*chains, "case"}
 
 
-def test_asking_for_more_cases_than_there_are_takes_all_and_for_none_is_refused(chains):
-    assert len(review.sample_cases(chains, ["x"] * 40, 99)) == 40
-    with pytest.raises(ValueError, match="at least one case"):
-        review.sample_cases(chains, ["x"] * 40, 0)
-
-
-def test_strata_tell_whether_the_target_was_found_and_how_long_the_history_was():
-    strata = review.strata_of([10, 10.5, 3], [[1], [1, 2], [1] * 9])
-    assert strata.tolist() == [
-        "within 10, history of 1",
-        "beyond 10, history of 2–4",
-        "within 10, history of 5 or more",
-    ]
+def test_asking_for_more_cases_than_there_are_takes_all(chains):
+    assert len(review.sample_cases(chains, 99)) == 40
 
 
 def test_a_sheet_tells_neither_model_nor_rank_nor_sample_and_the_key_tells_all(chains, samples, items):
-    cases = review.sample_cases(chains, ["found, secret"] * 40, 10)
+    cases = review.sample_cases(chains, 10)
     sheet = review.review_sheet(cases, samples, items)
     for text in (review.to_csv(sheet), review.to_html(sheet)):
         assert not any(hidden in text for hidden in ("secret", "777", "user-", "sample", "found"))
@@ -137,7 +117,7 @@ def test_column_names_are_no_formulas_either_and_no_cell_is_left_out():
 
 def test_markup_in_titles_reasons_and_ids_stays_text_on_the_page(samples, items, chains):
     evil = "</dd><script>alert(1)</script>"
-    cases = review.sample_cases(chains.assign(chain=evil), ["x"] * 40, 5)
+    cases = review.sample_cases(chains.assign(chain=evil), 5)
     page = review.to_html(review.review_sheet(cases, samples, items), title=evil)
     assert "<script" not in page and "<img" not in page
     assert "&lt;script&gt;" in page and "&lt;img" in page
@@ -145,7 +125,7 @@ def test_markup_in_titles_reasons_and_ids_stays_text_on_the_page(samples, items,
 
 
 def test_a_printed_case_has_a_mark_of_each_height_for_each_criterion(samples, items, chains):
-    cases = review.sample_cases(chains.assign(chain=""), ["x"] * 40, 1)
+    cases = review.sample_cases(chains.assign(chain=""), 1)
     page = review.to_html(review.review_sheet(cases, samples, items))
     assert re.findall(r"<span>(\w+)</span>", page) == [*"12345"] * 4 + ["yes", "no"]
     assert "from 1 (not at all) to 5 (fully)" in page and "<dt>reason</dt><dd>(none)</dd>" in page
@@ -163,7 +143,7 @@ def test_a_filled_sheet_comes_back_by_case_whatever_the_order_of_its_rows():
 
 
 def test_what_was_sent_out_can_be_read_back_unfilled(chains, samples, items):
-    cases = review.sample_cases(chains, ["x"] * 40, 3)
+    cases = review.sample_cases(chains, 3)
     marks = review.read_sheet(review.to_csv(review.review_sheet(cases, samples, items)), cases["case"], "Ann")
     assert marks[list(review.CRITERIA)].isna().all(axis=None) and (marks["accept"] == 0).all()
 

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from r2ec_lib.analysis import texts
-from r2ec_lib.analysis.texts import by_step, claim_figures, claim_table, diversity, form, length_by_step
+from r2ec_lib.analysis.texts import by_step, claim_figures, claim_table, diversity, form
 
 SHOWS = {
     "attribute abstraction": "the style is deco.",
@@ -134,14 +134,6 @@ def test_shares_over_training_keep_their_interval_within_0_and_1():
     row = by_step(table, ["x", "same"]).iloc[0]
     assert row["x_high"] < 1 and row["x_low"] > 0  # 0.75 ± 1.96 · 0.25 would pass 1
     assert row["same"] == row["same_high"] == 1 and row["same_low"] < 1
-
-
-def test_length_by_step_holds_the_mean_inside_its_spread():
-    rollouts = pd.DataFrame({"step": [1] * 5 + [2], "tokens": [1, 2, 3, 4, 5, 9]})
-    table = length_by_step(rollouts)
-    assert table["step"].tolist() == [1, 2] and table["length"].tolist() == [3, 9]
-    assert table.loc[0, ["length_low", "length_high"]].tolist() == pytest.approx([1.4, 4.6])  # fifths of 1 to 5
-    assert (table["length_low"] <= table["length"]).all() and (table["length"] <= table["length_high"]).all()
 
 
 def test_stretches_are_equal_wherever_the_steps_begin_and_no_more_than_the_steps():

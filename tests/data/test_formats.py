@@ -49,10 +49,10 @@ def read(folder, content, name="items.csv"):
         (
             "Title 2",
             '"2\\" seam jeans"',
-            r'line 3: a backslash stands before a quote.*Double a quote.*option\("escape"',
+            r'line 3: a backslash precedes a quote.*Double a quote.*option\("escape"',
         ),
-        ("Title 2", '"2\\" seam, blue"', r"line 3: a backslash stands before a quote"),
-        ("Title 2", '2\\" seam', r"line 3: a backslash stands before a quote"),
+        ("Title 2", '"2\\" seam, blue"', r"line 3: a backslash precedes a quote"),
+        ("Title 2", '2\\" seam', r"line 3: a backslash precedes a quote"),
         (
             "Title 2,brand 2\ni3,Title 3",
             '"Title 2,brand 2\ni3,3"',
@@ -262,7 +262,7 @@ def test_json_numbers_stay_as_they_stand_though_rows_have_gaps(tmp_path):
         (rb'{"a": "half \uD83D"}', r"items\.jsonl, line 2: half a character \(\\ud83d"),
         (rb'{"a": "\udc80"}', r"items\.jsonl, line 2: "),
         (b'{"a": "caf\xe9"}', r"items\.jsonl, line 2: not UTF-8 text"),
-        (b'{"a": 1, "b": {"b": 0, "c": 1, "c": 2}}', r"items\.jsonl, line 2: the key 'c' stands twice"),
+        (b'{"a": 1, "b": {"b": 0, "c": 1, "c": 2}}', r"items\.jsonl, line 2: the key 'c' is repeated"),
         (b"[" * 100_000, r"items\.jsonl, line 2: nested too deeply"),
     ],
 )

@@ -54,7 +54,7 @@ def test_each_planted_leak_is_found_and_named():
     assert checked(planted) == {"history runs from old to new"}
 
     copied = samples.iloc[[3]].assign(split="test")
-    assert "no sample stands in two splits" in checked(pd.concat([samples, copied], ignore_index=True))
+    assert "no sample is in two splits" in checked(pd.concat([samples, copied], ignore_index=True))
 
     shuffled = samples.assign(split=np.random.default_rng(0).permutation(samples["split"]))
     assert "splits follow each other in time" in checked(shuffled)
@@ -71,14 +71,6 @@ def test_a_failing_check_gives_an_example():
     assert details["history lies before the target"].startswith("1 samples, such as 3 of user 'u")
 
 
-def test_the_title_figure_is_reported_and_is_no_fault():
-    items = catalogue(30).assign(title="The same title")
-    samples, _ = splits.make_samples(items, random_log())
-    table = leaks.leak_checks(items, samples)
-    assert table["ok"].all()
-    assert table["detail"].iloc[-1] == "100.00% of samples"
-
-
 def test_a_column_that_counts_purchases_is_found_under_any_name():
     samples, _ = splits.make_samples(catalogue(30), random_log())
     bought = np.bincount(samples["target"], minlength=30)
@@ -88,15 +80,6 @@ def test_a_column_that_counts_purchases_is_found_under_any_name():
     table = leaks.leak_checks(telling, samples).set_index("check")
     assert not table.loc["no item column counts the purchases", "ok"]
     assert table.loc["no item column counts the purchases", "detail"].startswith("'shelf_code' has a rank correlation")
-
-
-def test_what_is_first_seen_after_training_is_a_figure():
-    samples, _ = splits.make_samples(catalogue(40), random_log())  # ten items that nobody buys
-    table = leaks.leak_checks(catalogue(40), samples).set_index("check")
-    assert table.loc["items seen only after training (a figure)", "ok"]
-    assert table.loc["items seen only after training (a figure)", "detail"].startswith(
-        "25.00% of the catalogue, 0.00%"
-    )
 
 
 def prompted(samples, titles, extra=None):
@@ -125,18 +108,6 @@ def test_words_of_the_prompt_itself_and_of_longer_titles_are_no_leak():
     assert found["ok"]
     assert found["detail"] == "none in 2 prompts"  # "Pen" is too short to tell
     assert not leaks.prompt_check(samples, titles, prompts).iloc[0]["ok"]  # without the frame, its word counts
-
-
-def test_a_method_that_reads_the_future_is_caught_and_one_that_does_not_is_left_alone():
-    samples, _ = splits.make_samples(catalogue(30), random_log())
-    counts = lambda table: lambda asked: np.tile(np.bincount(table["target"], minlength=30) / 9, (len(asked), 1))  # noqa: E731
-    on_train = lambda table: counts(table[table["split"] == "train"])  # noqa: E731
-    next_item = lambda table: lambda asked: np.eye(30)[table.set_index("sample_id")["target"].loc[asked["sample_id"]]]  # noqa: E731
-    asked = samples[samples["split"] == "test"]
-    assert leaks.future_check("sound", on_train, samples, asked)["ok"].item()
-    caught = leaks.future_check("peeking", next_item, samples, asked).iloc[0]
-    assert (caught["check"], caught["ok"]) == ("peeking does not know the future", False)
-    assert "such as" in caught["detail"]
 
 
 def test_splits_may_share_the_moment_at_which_they_meet():

@@ -76,7 +76,7 @@ def test_interactions_with_unknown_items_are_counted_and_all_of_them_an_error(lo
 def test_lines_are_counted_as_an_editor_does(logs):
     """Quoted line breaks and empty lines stand before the fault."""
     items = 'item_id,title,text\np,Pen,"two\nlines"\n\nq,Quill,x\np,Again,y\n'
-    with pytest.raises(DataError, match=r"items\.csv, line 6: item_id 'p' stood already at .*items\.csv, line 3"):
+    with pytest.raises(DataError, match=r"items\.csv, line 6: item_id 'p' is already at .*items\.csv, line 3"):
         readers.read_logs(*logs(items=items))
 
 
@@ -173,7 +173,7 @@ def test_clean_items_gives_the_texts_that_training_reads():
     ("columns", "message"),
     [
         ({"title": ["Pen", "<br>"]}, r"items, row 2: no title"),
-        ({"item_id": ["p", "p"]}, r"items, row 2: item_id 'p' stood already at items, row 1"),
+        ({"item_id": ["p", "p"]}, r"items, row 2: item_id 'p' is already at items, row 1"),
         ({"item_id": ["p", None]}, r"items, row 2: no item_id"),
         ({"item_id": [["p"], ["q"]]}, r"items, row 1: a list or a mapping as item_id"),
         ({" ": ["x", "y"]}, r"items: column 3 has no name"),

@@ -68,7 +68,7 @@ def test_items_come_out_as_text_with_empty_strings_for_gaps():
 
 
 def test_a_repeated_item_id_names_both_rows():
-    with pytest.raises(DataError, match=r"items, row 3: item_id 'p' stood already at items, row 1 \(1 such"):
+    with pytest.raises(DataError, match=r"items, row 3: item_id 'p' is already at items, row 1 \(1 such"):
         schema.validate_items(pd.DataFrame({"item_id": ["p", "q", "p"], "title": ["x", "y", "z"]}))
 
 

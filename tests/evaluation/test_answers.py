@@ -12,7 +12,7 @@ def test_answers_hold_the_states_of_what_the_model_wrote(tiny, samples):
     answers = answer(tiny, few, 6)
     assert answers.chains == tiny.reason(tiny.prompts.user_ids(few, tiny.titles), 6)
     torch.testing.assert_close(answers.states, tiny.user_states(few, answers.chains))
-    assert answers.reasoning_seconds > 0 and answers.encoding_seconds == 0  # the states came with the reasoning
+    assert answers.seconds > 0
 
 
 def test_no_reasoning_is_the_answer_straight_after_the_prompt(tiny, samples):
@@ -41,7 +41,7 @@ def test_ranks_are_those_of_the_common_evaluator_whatever_the_order_of_ids(tiny,
 
 
 def test_seconds_count_the_reasoning_too(tiny, samples):
-    answers = Answers([[0]] * 48, [True] * 48, answer(tiny, samples, 0).states, 96.0, 48.0)
+    answers = Answers([[0]] * 48, [True] * 48, answer(tiny, samples, 0).states, 144.0)
     assert (rank(tiny, answers, samples, name="m")["seconds"] > 96 / 48 + 48 / 48).all()
 
 

@@ -53,11 +53,11 @@ def follower(favourite):
 def test_a_cue_that_is_followed_in_silence_is_found_and_one_that_is_owned_up_to_is_not():
     samples = pd.DataFrame({"sample_id": range(4), "user_id": USERS, "target": 0, "history": [[5]] * 4})
     a, b, same = (causal.rank_chains(follower(item), samples, None, k=1) for item in (1, 2, 1))
-    words = fairness.cue_words("The shopper is a woman.", "The shopper is a man.")
-    silent = fairness.silent_cues(a, b, ["a mug"] * 4, ["A mug."] * 4, words)
+    cues = ["The shopper is a woman.", "The shopper is a man."]
+    silent = fairness.silent_cues(a, b, ["a mug"] * 4, ["A mug."] * 4, cues)
     assert silent["changed"].mean() == silent["silent"].mean() == 1
-    honest = fairness.silent_cues(a, b, ["for a Woman"] * 4, ["a mug"] * 4, words)
+    honest = fairness.silent_cues(a, b, ["for a Woman"] * 4, ["a mug"] * 4, cues)
     assert honest["first_changed"].mean() == 1 and honest["silent"].mean() == 0
-    deaf = fairness.silent_cues(a, same, ["a mug"] * 4, ["a mug"] * 4, words)
+    deaf = fairness.silent_cues(a, same, ["a mug"] * 4, ["a mug"] * 4, cues)
     assert deaf["changed"].mean() == deaf["silent"].mean() == 0
-    assert fairness.silent_cues(a, b, ["a human"] * 4, ["manly"] * 4, words)["mentioned"].mean() == 0
+    assert fairness.silent_cues(a, b, ["a human"] * 4, ["manly"] * 4, cues)["mentioned"].mean() == 0

@@ -34,7 +34,7 @@ def test_metrics_of_known_ranks():
 
 
 def test_metrics_that_no_ranking_has_are_refused():
-    with pytest.raises(ValueError, match="NDCG@5 is above Hit@5"):
+    with pytest.raises(ValueError, match="NDCG exceeds Hit"):
         ranking.metrics(pd.DataFrame({"sample_id": [1], "rank": [0.2]}))
 
 
@@ -63,15 +63,10 @@ def test_history_items_are_no_candidates_unless_asked():
     assert ranking.rank_all(lambda _: scores, samples, 4, model="m", mask_seen=False)["rank"].item() == 4
 
 
-def test_a_target_hidden_by_its_own_history_is_refused():
-    with pytest.raises(ValueError, match="sample 101: target 5"):
-        ranking.rank_all(lambda b: torch.zeros(len(b), 9), table([0, 5], [[1], [5]]), 9, model="m")
-
-
-def test_nan_scores_name_the_model_and_the_sample():
+def test_nan_scores_are_refused():
     scores = torch.zeros(3, 9)
     scores[1, 4] = torch.nan
-    with pytest.raises(ValueError, match="broken: NaN among the scores of sample 101"):
+    with pytest.raises(ValueError, match="row 1 of the scores holds NaN"):
         ranking.rank_all(lambda _: scores, table([0, 1, 2], [[3]] * 3), 9, model="broken")
 
 

@@ -1,7 +1,6 @@
 """Segments: what a rule may say, whom it selects, what reasoning brings them, and sample sizes worked by hand."""
 
 import math
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -59,19 +58,18 @@ def test_a_rule_selects_whom_it_names(features, rule, selected):
         ("__import__('os').system('true')", "is not allowed"),
         ("().__class__ == 1", "is not allowed"),
         ("history_length.max() > 1", "is not allowed"),
-        ("@pd.eval('1') > 1", "cannot be read"),
+        ("@pd.eval('1') > 1", "invalid syntax"),
         ("history_length + 1 > 2", "is not allowed"),
         ("history_length ** 9999999 > 2", "is not allowed"),
         ("history_length if cold else cold", "is not allowed"),
         ("(lambda: 1)() == 1", "is not allowed"),
         ("cold is True", "Is is not allowed"),
-        ("history_length > 1; cold", "cannot be read"),
+        ("history_length > 1; cold", "invalid syntax"),
         ("(x := 3) > history_length", "is not allowed"),
-        ("history_length in cold", "is not allowed"),
-        ("last_category == f'{cold}'", "is not allowed"),
-        ("'Mugs'", "is not allowed"),
-        ("1 < 2", "both constants"),
-        ("cold < -True", "is not allowed"),
+        ("history_length in last_category", "one is a text"),
+        ("last_category == f'{cold}'", "one is a text"),
+        ("'Mugs'", "no condition"),
+        ("1 < 2", "no condition"),
         ("history_length == -'3'", "is not allowed"),
         ("history_length == None", "is not allowed"),
         ("history_length == 1j", "is not allowed"),
@@ -79,13 +77,13 @@ def test_a_rule_selects_whom_it_names(features, rule, selected):
         ("history_length[0] == 1", "is not allowed"),
         ("[cold for _ in cold]", "is not allowed"),
         ("-cold", "is not allowed"),
-        ("history_lenght > 3", 'unknown column "history_lenght" (did you mean "history_length"?)'),
-        ("history_length", "no condition by itself"),
+        ("history_lenght > 3", 'unknown column "history_lenght"; expected one of sample_id, history_length'),
+        ("history_length", "no condition"),
         ("history_length == '3'", "one is a text"),
         ("last_category > 3", "one is a text"),
         ("date >= 2023", "one is a text"),
-        ("", "cannot be read"),
-        ("history_length => 3", "cannot be read"),
+        ("", "invalid syntax"),
+        ("history_length => 3", "invalid syntax"),
         ("not " * 3000 + "cold", "characters"),
     ],
 )
@@ -129,12 +127,9 @@ def rankings():
     return pd.concat([with_it, table.assign(model="without reasoning", rank=[3, 3, 3, 30, 3, 30])])
 
 
-COMPARE = partial(uncertainty.paired_bootstrap, resamples=200)
-
-
 def test_metrics_are_those_of_the_segment_alone(rankings):
     inside = pd.Series({0: True, 1: False, 2: True, 3: True, 4: False, 5: False})
-    table = segments.segment_metrics(rankings, inside, ["ndcg@10"], COMPARE).set_index("ranked")
+    table = segments.segment_metrics(rankings, inside, ["ndcg@10"], 200).set_index("ranked")
     assert table.loc["with reasoning", "value"] == pytest.approx((1 + 1 / 2 + 0) / 3)
     assert table.loc["without reasoning", "value"] == pytest.approx((1 / 2 + 1 / 2 + 0) / 3)
     assert table.loc["difference", "value"] == pytest.approx((1 - 1 / 2) / 3)
@@ -145,7 +140,7 @@ def test_metrics_are_those_of_the_segment_alone(rankings):
 
 def test_each_sample_keeps_its_user_whatever_the_order_of_the_rows(rankings):
     inside, mixed = pd.Series(True, range(6)), rankings.iloc[::-1]
-    first, second = (segments.segment_metrics(table, inside, ["ndcg@10"], COMPARE) for table in (rankings, mixed))
+    first, second = (segments.segment_metrics(table, inside, ["ndcg@10"], 200) for table in (rankings, mixed))
     pd.testing.assert_frame_equal(first, second)
     low, high = first.loc[1, ["from", "to"]]
     values = [1 / 2, 1 / 2, 1 / 2, 0, 1 / 2, 0]
@@ -154,7 +149,7 @@ def test_each_sample_keeps_its_user_whatever_the_order_of_the_rows(rankings):
 
 def test_the_page_shows_both_rankings_and_their_difference_below_each_other(rankings):
     inside = pd.Series(True, range(6))
-    table = segments.segment_metrics(rankings, inside, ["hit@1", "ndcg@10"], COMPARE)
+    table = segments.segment_metrics(rankings, inside, ["hit@1", "ndcg@10"], 200)
     assert table["ranked"].tolist() == ["with reasoning", "without reasoning", "difference"] * 2
     value = table.set_index(["metric", "ranked"])["value"]
     for metric in ("hit@1", "ndcg@10"):
@@ -165,71 +160,32 @@ def test_the_page_shows_both_rankings_and_their_difference_below_each_other(rank
 
 def test_an_empty_segment_or_one_that_a_model_did_not_rank_has_no_figures(rankings):
     with pytest.raises(ValueError, match="0 samples"):
-        segments.segment_metrics(rankings, pd.Series({0: False}), ["hit@5"], COMPARE)
+        segments.segment_metrics(rankings, pd.Series({0: False}), ["hit@5"], 200)
     with pytest.raises(ValueError, match="ranked by both: 0"):
         one = rankings[rankings["model"] == "with reasoning"]
-        segments.segment_metrics(one, pd.Series({0: True}), ["hit@5"], COMPARE)
+        segments.segment_metrics(one, pd.Series({0: True}), ["hit@5"], 200)
 
 
 # ---- sample sizes --------------------------------------------------------------------------------------------------
 
-Z975, Z80, Z90 = 1.959964, 0.841621, 1.281552
-
-
-def test_the_size_for_a_share_is_that_of_the_formula_worked_by_hand():
-    # from 0.5 to 0.6: √(2 · 0.55 · 0.45) = √0.495, √(0.25 + 0.24) = 0.7
-    by_hand = ((Z975 * math.sqrt(0.495) + Z80 * 0.7) / 0.1) ** 2
-    assert segments.proportion_sample_size(0.5, 0.1) == math.ceil(by_hand) == 388
-    assert segments.proportion_sample_size(0.5, 0.1, power=0.9) == math.ceil(
-        ((Z975 * math.sqrt(0.495) + Z90 * 0.7) / 0.1) ** 2
-    )
-
-
-def test_the_size_for_a_mean_is_that_of_the_formula_worked_by_hand():
-    # half a standard deviation: 2 · (1.96 + 0.84)² / 0.25 = 62.8
-    assert segments.mean_sample_size(1.0, 0.5) == math.ceil(2 * (Z975 + Z80) ** 2 / 0.25) == 63
-    assert segments.mean_sample_size(0.3, 0.15) == 63
-    assert segments.mean_sample_size(0, 0.1) == 1  # not none
-
-
-def test_a_fall_needs_as_many_users_as_the_rise_back():
-    assert segments.proportion_sample_size(0.3, -0.1) == segments.proportion_sample_size(0.2, 0.1)
-    assert segments.mean_sample_size(1, -0.5) == segments.mean_sample_size(1, 0.5)
-
 
 def test_a_test_of_the_planned_size_has_the_planned_power():
     rng, base, effect = np.random.default_rng(0), 0.2, 0.08
-    n = segments.proportion_sample_size(base, effect)
+    row = {"metric": "hit@5", "ranked": segments.WITHOUT, "value": base, "deviation": math.sqrt(base * (1 - base))}
+    n = int(segments.ab_sizes(pd.DataFrame([row]), [effect / base]).iloc[0, 0])
     a, b = rng.binomial(n, base, 20_000) / n, rng.binomial(n, base + effect, 20_000) / n
     middle = (a + b) / 2
-    found = np.abs(b - a) > Z975 * np.sqrt(2 * middle * (1 - middle) / n)
-    assert found.mean() == pytest.approx(0.8, abs=0.02)
+    found = np.abs(b - a) > 1.959964 * np.sqrt(2 * middle * (1 - middle) / n)
+    assert found.mean() == pytest.approx(0.8, abs=0.06)  # by the deviation at the base alone
 
 
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda: segments.proportion_sample_size(0.1, 0),
-        lambda: segments.proportion_sample_size(0.9, 0.2),
-        lambda: segments.proportion_sample_size(0.1, -0.2),
-        lambda: segments.mean_sample_size(1, float("nan")),
-        lambda: segments.mean_sample_size(-1, 0.1),
-        lambda: segments.mean_sample_size(1, 0.1, level=0),
-        lambda: segments.mean_sample_size(1, 0.1, power=1),
-    ],
-)
-def test_impossible_plans_are_refused(call):
-    with pytest.raises(ValueError, match="expected"):
-        call()
-
-
-def test_sizes_follow_the_segments_own_figures_and_are_left_open_where_there_are_none():
+def test_sizes_follow_the_figures_without_reasoning_and_are_left_open_where_there_are_none():
     table = pd.DataFrame(
         {"metric": ["hit@5", "ndcg@5", "hit@1"], "value": [0.5, 0.4, 0.0], "deviation": [0.5, 0.3, 0]}
     )
     other = table.assign(ranked="with reasoning", value=0.9)  # its figures decide nothing
-    sizes = segments.ab_sizes(pd.concat([other, table.assign(ranked="without reasoning")]), [0.2, 1.5])
-    assert sizes["effect"].tolist() == pytest.approx([0.1, 0.75, 0.08, 0.6, 0, 0])
-    assert sizes["users_per_arm"][0] == segments.proportion_sample_size(0.5, 0.1)
-    assert sizes["users_per_arm"][2] == segments.mean_sample_size(0.3, 0.08)
-    assert sizes["users_per_arm"].isna().tolist() == [False, True, False, False, True, True]
+    sizes = segments.ab_sizes(pd.concat([other, table.assign(ranked="without reasoning")]), [0.2, 0.4])
+    assert list(sizes.columns) == ["+20%", "+40%"] and list(sizes.index) == ["hit@5", "ndcg@5", "hit@1"]
+    by_hand = 2 * (1.959964 + 0.841621) ** 2 * 0.3**2
+    assert sizes.loc["ndcg@5"].tolist() == [math.ceil(by_hand / 0.08**2), math.ceil(by_hand / 0.16**2)]
+    assert sizes.loc["hit@1"].isna().all()

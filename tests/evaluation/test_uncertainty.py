@@ -289,8 +289,8 @@ def test_counts_are_summarised_without_a_bound_and_shares_within_it():
 
 def test_found_and_chance_are_summarised_side_by_side():
     table = uncertainty.against_chance({"x": ([1, 1], [0, 1]), "y": ([math.nan] * 2, [0, 0])}, ["a", "b"])
-    assert table[["facet", "found", "chance"]].iloc[0].tolist() == ["x", 1, 0.5]
-    assert math.isnan(table["found"][1]) and table["chance_low"][1] == 0
+    assert table[["facet", "measured", "chance"]].iloc[0].tolist() == ["x", 1, 0.5]
+    assert math.isnan(table["measured"][1]) and table["chance_low"][1] == 0
 
 
 @pytest.mark.parametrize("hits", [1, 5, 9])

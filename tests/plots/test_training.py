@@ -17,14 +17,10 @@ LOG = pd.DataFrame(
         "length": [10.0, 12, 11, 14],
         "length_low": [8.0, 9, 9, 10],
         "length_high": [12.0, 14, 13, 20],
-        "seconds_sampling": [1.0, 1, 1, 1],
-        "seconds_update": [2.0, 2, np.nan, 2],
     }
 )
 FIGURES = {
     plots.learning_curve: LOG,
-    plots.reasoning_length: LOG,
-    plots.seconds_by_phase: LOG,
 }
 
 
@@ -34,15 +30,8 @@ def test_a_figure_labels_its_axes_and_leaves_the_title_free(draw, ax):
 
 
 @pytest.mark.parametrize("draw", FIGURES)
-def test_a_single_row_is_enough_and_none_is_a_clear_error(draw, ax):
-    figures.needs_one_row(draw, FIGURES[draw], ax)
-
-
-def test_a_missing_column_is_named_with_what_was_found(ax):
-    with pytest.raises(ValueError, match=r"column\(s\) length missing; found step"):
-        plots.reasoning_length(LOG[["step"]], ax)
-    with pytest.raises(ValueError, match="speed missing"):
-        plots.over_steps(LOG, ax, ["speed"], "items")
+def test_a_single_row_is_enough(draw, ax):
+    figures.takes_one_row(draw, FIGURES[draw], ax)
 
 
 def test_the_learning_curve_shows_the_parts_that_have_values_and_the_validation(ax):
@@ -61,17 +50,3 @@ def test_validation_points_are_drawn_only_where_it_was_measured(ax):
     plots.learning_curve(LOG, ax)
     line = next(line for line in ax.get_lines() if line.get_label() == "validation NDCG@10")
     assert line.get_xdata().tolist() == [2, 4]
-
-
-def test_the_length_band_comes_from_the_log(ax):
-    plots.reasoning_length(LOG, ax)
-    assert ax.collections[0].get_datalim(ax.transData).y1 == 20
-    ax.clear()
-    plots.reasoning_length(LOG[["step", "length"]], ax)
-    assert not ax.collections
-
-
-def test_phases_stack_to_the_time_of_the_step(ax):
-    plots.seconds_by_phase(LOG, ax)
-    tops = pd.Series([bar.get_y() + bar.get_height() for bar in ax.patches]).groupby([0, 1, 2, 3] * 2).max()
-    assert tops.tolist() == [3, 3, 1, 3]

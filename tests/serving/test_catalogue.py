@@ -50,7 +50,7 @@ def test_a_whole_file_is_removed_by_its_ids_alone(folder, capsys):
     ("text", "choices", "message"),
     [
         ("item_id,title\na,\n", {}, "items.csv, line 2: no title"),
-        ("item_id,title,removed\na,harp,\na,harp,yes\n", {}, "items.csv, line 3: the id 'a' stood already"),
+        ("item_id,title,removed\na,harp,\na,harp,yes\n", {}, "items.csv, line 3: the id 'a' is repeated"),
         ("item_id,title,removed\na,harp,perhaps\n", {}, "items.csv, line 2: removed is 'perhaps'"),
         ("item_id\n" + "\n".join(f"i{n}" for n in range(30)), {"remove": True}, "removes all items"),
         ("sku,title\na,harp\n", {}, "no column 'item_id'"),

@@ -58,12 +58,12 @@ def equal(one, other):
 def interrupted(folder, step):
     """Trains until the checkpoint of `step` is there, and a part of the next step."""
 
-    def stop(line):
-        if line.startswith(f"step {step + 1:>5}"):
+    def stop(row):
+        if row["step"] == step + 1:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        jobs.train(folder, stop)
+        jobs.train(folder, **QUIET, show=stop)
     return folder / "training" / "checkpoints"
 
 

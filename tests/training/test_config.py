@@ -16,6 +16,7 @@ from r2ec_lib.training.config import LENGTH_LOSS, RecPOConfig
         ({"relabel_top": 0}, "relabel_top is 0"),
         ({"item_advantage": "none"}, "item_advantage is 'none'"),
         ({"temperature": 0.0}, "temperature is 0"),
+        ({"kl_weight_warmup": 0.5}, "kl_weight_warmup is 0.5 and beta 0"),
     ],
 )
 def test_a_wrong_choice_is_refused_with_its_name(tmp_path, choice, message):

@@ -56,13 +56,12 @@ def test_a_killed_training_resumes_to_the_same_metrics_and_weights(run):
     jobs.train(whole, report=lambda line: None)
     lines = []
 
-    def stop_after_the_first_validation(line):
-        lines.append(line)
-        if line.startswith("step     3"):
+    def stop_after_the_first_validation(row):
+        if row["step"] == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        jobs.train(broken, report=stop_after_the_first_validation)
+        jobs.train(broken, lines.append, show=stop_after_the_first_validation)
     jobs.train(broken, report=lines.append)
     assert "resumed at step 2 of 4" in lines
     for one, other in zip(outcome(whole)[:2], outcome(broken)[:2], strict=True):
@@ -80,12 +79,12 @@ def test_the_control_trains_beside_the_model_and_resumes_on_its_own(run):
     jobs.train(folder, report=lambda line: None)
     main = (folder / "training" / "log.parquet").read_bytes()
 
-    def stop(line):
-        if line.startswith("step     3"):
+    def stop(row):
+        if row["step"] == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        jobs.train(folder, stop, control["folder"])
+        jobs.train(folder, lambda line: None, control["folder"], stop)
     assert not (folder / "model_item_only").exists()
     lines = []
     jobs.train(folder, lines.append)
@@ -93,7 +92,7 @@ def test_the_control_trains_beside_the_model_and_resumes_on_its_own(run):
     assert lines[0] == "already trained: model" and lines[1] == "resumed at step 2 of 4"
     assert (folder / "training" / "log.parquet").read_bytes() == main
     log = read_table(folder / "training" / "item_only" / "log.parquet")
-    assert log["step"].tolist() == [1, 2, 3, 4] and (log["grad_norm_tokens"] == 0).all()
+    assert log["step"].tolist() == [1, 2, 3, 4]
     apart = zip(*(R2ec.load(folder / name).lm.parameters() for name in ("model", "model_item_only")), strict=True)
     assert any(not torch.equal(one, other) for one, other in apart)
 
@@ -180,20 +179,6 @@ def test_of_what_processes_print_the_training_s_lines_and_rows_are_shown_and_the
         kept = jobs._streamed((f"{line}\n" for line in printed), log, lines.append, rows.append)
     assert lines == [printed[1], *printed[4:]] and rows == [{"step": 1}]
     assert (tmp_path / "processes.log").read_text().splitlines() == kept == [*printed[:2], *printed[3:]]
-
-
-def test_the_watch_measures_the_drift_also_where_it_has_no_weight(run):
-    folder, lines = run("watched", {"warn_kl_above": 0.0, "rollout_steps": 2, "warn_entropy_below": 99.0}), []
-    jobs.train(folder, report=lines.append)
-    log = read_table(folder / "training" / "log.parquet")
-    assert log["kl"].notna().tolist() == [True, False, True, False]
-    assert log["kl"].iloc[0] == pytest.approx(0, abs=1e-6) and log["kl"].iloc[2] > 1e-6
-    assert log["warnings"].str.contains("kl").tolist() == [False, False, True, False]
-    assert [line[:22] for line in lines if "WARN" in line] == ["WARNING step 1: entrop", "WARNING step 3: kl is "]
-    plain = run("plain", {"rollout_steps": 2})
-    jobs.train(plain, report=lambda line: None)
-    weights = outcome(plain)[2]
-    assert all(torch.equal(weights[name], other) for name, other in outcome(folder)[2].items())
 
 
 REFUSED = {

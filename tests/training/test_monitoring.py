@@ -1,4 +1,4 @@
-"""The log of a training and the watch over its language."""
+"""The log of a training, and the table that shows it."""
 
 import pandas as pd
 import pytest
@@ -7,15 +7,7 @@ from transformers import TrainerState
 
 from r2ec_lib.data.storage import read_table
 from r2ec_lib.training import monitoring
-from r2ec_lib.training.monitoring import COLUMNS, TrainingTables, beyond, log_table
-
-LIMITS = {
-    "warn_entropy_below": 0.5,
-    "warn_kl_above": 1.0,
-    "warn_unclosed_above": 0.3,
-    "warn_repetition_above": 0.2,
-}
-
+from r2ec_lib.training.monitoring import COLUMNS, TrainingTables
 
 STATE = TrainerState(max_steps=9, is_world_process_zero=True)
 
@@ -33,53 +25,9 @@ def log(tables, step, **figures):
     tables.on_log(None, STATE, None)
 
 
-@pytest.mark.parametrize(
-    ("figures", "named"),
-    [
-        ({"entropy": 0.4}, ["entropy"]),
-        ({"kl": 1.5, "share_unclosed": 0.4}, ["kl", "share_unclosed"]),
-        ({"repetition": 0.21}, ["repetition"]),
-        ({"entropy": 0.5, "kl": 1.0, "share_unclosed": 0.3, "repetition": 0.2}, []),
-        ({}, []),
-    ],
-)
-def test_a_figure_beyond_its_limit_is_named_and_one_at_its_limit_is_not(figures, named):
-    assert list(beyond(figures, LIMITS)) == named
-    assert beyond(figures, dict.fromkeys(LIMITS)) == {}
-
-
-def test_a_warning_is_given_when_a_limit_is_passed_and_again_after_it_was_kept(tmp_path):
-    lines, shown = [], []
-    tables = TrainingTables(tmp_path, lambda: [], lines.append, 100, show=shown.append, limits=LIMITS)
-    for step, entropy in enumerate([1.0, 0.4, 0.3, 0.9, 0.2], 1):
-        log(tables, step, entropy=entropy)
-    assert [line[:14] for line in lines] == ["WARNING step 2", "WARNING step 5"]
-    assert "entropy is 0.4, below 0.5" in lines[0]
-    table = log_table(STATE.log_history)
-    assert table["warnings"].tolist() == ["", "entropy", "entropy", "", "entropy"]
-    assert list(table.columns) == COLUMNS and (table["seconds_update"] == 1.5).all()
-    assert shown[1]["step"] == 2 and shown[1]["max_steps"] == 9 and shown[1]["elapsed"] >= 0
-
-
-def test_a_figure_that_is_taken_now_and_then_stays_warned_of_in_between(tmp_path):
-    lines = []
-    tables = TrainingTables(tmp_path, lambda: [], lines.append, 100, limits=LIMITS)
-    log(tables, 1, kl=2.0)
-    log(tables, 2)
-    log(tables, 3, kl=3.0)
-    assert len(lines) == 1
-
-
-def test_without_limits_nothing_is_watched(tmp_path):
-    lines = []
-    tables = TrainingTables(tmp_path, lambda: [], lines.append, 100)
-    log(tables, 1, entropy=0.0, kl=99.0, share_unclosed=1.0, repetition=1.0)
-    assert lines == []
-
-
 def test_a_validation_joins_the_row_of_its_step_and_the_summary_at_the_end_makes_none(tmp_path):
     lines, shown = [], []
-    tables = TrainingTables(tmp_path, lambda: [{"step": 0}], lines.append, 100, show=shown.append)
+    tables = TrainingTables(tmp_path, lambda: [{"step": 0}], lines.append, shown.append)
     log(tables, 1)
     log(tables, 2, reward=0.7)
     STATE.log_history.append({"step": 2, "eval_ndcg@10": 0.25, "eval_length": 3.0})
@@ -91,6 +39,8 @@ def test_a_validation_joins_the_row_of_its_step_and_the_summary_at_the_end_makes
     assert len(shown) == 3
     tables.on_train_end(None, STATE, None)
     table = read_table(tmp_path / "log.parquet")
+    assert list(table.columns) == COLUMNS and (table["seconds_update"] == 1.5).all()
+    assert shown[1]["step"] == 2 and shown[1]["max_steps"] == 9 and shown[1]["elapsed"] >= 0
     assert table["step"].tolist() == [1, 2] and table["valid_ndcg@10"].isna().tolist() == [True, False]
     assert len(read_table(tmp_path / "rollouts.parquet")) == 1
 
@@ -103,19 +53,17 @@ def rows(count, **more):
         yield {"step": step, "reward": step / count, "entropy": 1.0, "max_steps": count, "elapsed": 2.0 * step, **more}
 
 
-def test_the_table_compares_the_first_tenth_with_the_latest_and_draws_the_course():
+def test_the_table_compares_the_first_tenth_with_the_latest():
     table = monitoring.summary(pd.DataFrame(rows(20))).set_index("figure")
     assert table.loc["reward", "first"] == f"{(1 / 20 + 2 / 20) / 2:.4f}"
     assert table.loc["reward", "now"] == f"{(19 / 20 + 20 / 20) / 2:.4f}"
-    assert table.loc["reward", "course"][0] == "▁" and table.loc["reward", "course"][-1] == "█"
-    assert set(table.loc["entropy (nats a token)", "course"]) == {"▄"}
     assert "KL to the start" not in table.index
 
 
 def test_a_figure_that_is_taken_now_and_then_counts_where_it_was_taken():
     log = pd.DataFrame(rows(4)).assign(kl=[None, 0.5, None, 0.7])
     shown = monitoring.summary(log).set_index("figure").loc["KL to the start"]
-    assert (shown["first"], shown["now"], shown["course"]) == ("0.5000", "0.7000", "▁█")
+    assert (shown["first"], shown["now"]) == ("0.5000", "0.7000")
 
 
 @pytest.fixture
@@ -130,41 +78,28 @@ def displayed(monkeypatch):
     return calls
 
 
-def test_a_notebook_gets_one_display_that_is_replaced(displayed):
-    view, lines = monitoring.LiveTable(notebook=True, out=print, seconds=0.0), []
-    view.out = lines.append
+def test_a_notebook_gets_one_display_that_is_replaced(displayed, monkeypatch):
+    monkeypatch.setattr(monitoring, "in_notebook", lambda: True)
+    monkeypatch.setattr(monitoring, "REDRAWN_EVERY", 0.0)
+    view = monitoring.LiveTable()
     for row in rows(6):
         view.row(row)
-        view.line(f"step {row['step']}  reward")
-    view.line("step 6  validation NDCG@10 0.1")
     assert [name for _, name, _ in displayed] == ["display"] + 5 * ["update"]
     assert len({handle for handle, _, _ in displayed}) == 1
-    assert lines == ["step 6  validation NDCG@10 0.1"]
     last = displayed[-1][2]
     assert "step 6 of 6, 12 s" in last["text/html"] and "<table" in last["text/html"]
     assert "step 3 of 6, 6 s, about 6 s left" in displayed[2][2]["text/plain"]
 
 
-def test_a_fast_training_draws_seldom_but_always_its_end(displayed):
-    view = monitoring.LiveTable(notebook=True, seconds=1e9)
+def test_a_fast_training_draws_seldom_but_always_its_end(displayed, monkeypatch):
+    monkeypatch.setattr(monitoring, "in_notebook", lambda: True)
+    monkeypatch.setattr(monitoring, "REDRAWN_EVERY", 1e9)
+    view = monitoring.LiveTable()
     for row in rows(50):
         view.row(row)
     assert len(displayed) == 2 and "step 50 of 50" in displayed[-1][2]["text/plain"]
 
 
-def test_warnings_stand_above_the_table_and_foreign_text_is_escaped(displayed):
-    lines = []
-    view = monitoring.LiveTable(notebook=True, out=lines.append, seconds=0.0)
-    view.line("WARNING step 1: entropy is 0.01 <b>")
-    view.row(next(rows(2)))
-    html = displayed[0][2]["text/html"]
-    assert lines == view.warnings and html.index("&lt;b&gt;") < html.index("<table")
-
-
-def test_outside_a_notebook_there_are_lines_alone(displayed):
-    lines = []
-    view = monitoring.LiveTable(out=lines.append)
-    assert not view.notebook
-    view.row(next(rows(1)))
-    view.line("step 1  reward")
-    assert not displayed and lines == ["step 1  reward"]
+def test_outside_a_notebook_nothing_is_displayed(displayed):
+    monitoring.LiveTable().row(next(rows(1)))
+    assert not displayed

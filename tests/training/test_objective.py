@@ -29,10 +29,3 @@ def test_the_clipped_objective_follows_equation_8():
         expected = min(ratio * advantage, min(max(ratio, 1 - 0.2), 1 + 0.28) * advantage)
         tensors = (torch.tensor(x, dtype=torch.float64) for x in (ratio, advantage))
         assert objective.clipped(*tensors, 0.2, 0.28).item() == pytest.approx(expected)
-
-
-def test_the_divergence_sums_r_minus_log_r_minus_1_over_actions_alone():
-    log_probs, start = torch.tensor([[-1.0, -2.0], [-0.5, -3.0]]), torch.tensor([[-1.5, -1.0], [-0.5, -9.0]])
-    actions = torch.tensor([[1, 1], [1, 0]])
-    expected = sum(math.exp(r) - r - 1 for r in (-1.5 + 1.0, -1.0 + 2.0, 0.0))
-    assert objective.divergence(log_probs, start, actions).tolist() == pytest.approx([expected, 3])

@@ -21,7 +21,7 @@ def test_an_unknown_key_names_the_nearest_one_and_its_notebook(world):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("rate: 1e-4", "1e-4 is text in YAML; write 1.0e-4"),
+        ("rate: 1e-4", "1e-4 is text in YAML; write a number with a point and a signed exponent, as in 1.0e-4"),
         ("rows: 3.5", "expected int, found float: 3.5"),
         ("rows: true", "expected int, found a truth value"),
         ("rate: true", "expected float, found a truth value"),
@@ -32,7 +32,7 @@ def test_an_unknown_key_names_the_nearest_one_and_its_notebook(world):
         ("rate: {a: 1}", "recipes are flat"),
         ("run_dir: elsewhere", "set by the command line"),
         ("estimator: grop", "expected one of 'grpo', 'rloo', found 'grop'"),
-        ("rows: 1\nrows: 2", '"rows" stands twice, first in toy.yaml line 1'),
+        ("rows: 1\nrows: 2", '"rows" is repeated, first in toy.yaml line 1'),
         ("rows: [1", "no valid YAML"),
         ("- 1", "expected lines"),
         ("name: ../up", "without a folder"),

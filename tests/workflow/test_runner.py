@@ -16,7 +16,7 @@ def test_a_run_is_cached_resumed_and_reported(world, capsys):
     index = run(world, "rows: 4\n")
     place = RunFolder(world / "runs" / "toy")
     assert index == place.index and index.is_file()
-    assert (place.model / "result").read_text() == "8.0 False"
+    assert (place.path / "model" / "result").read_text() == "8.0 False"
     assert "01_first: starts\n    wrote 4\n01_first: done in" in capsys.readouterr().out
     assert "rows: 4" in place.recipe.read_text() and "factor: 2.0" in place.recipe.read_text()
     facts = json.loads(place.provenance.read_text())
@@ -32,7 +32,7 @@ def test_a_run_is_cached_resumed_and_reported(world, capsys):
         '02_second.ipynb, under "Multiplying": RuntimeError: broken on purpose\nat: raise'
     )
     assert "Traceback" not in str(caught.value) and "runs/toy/notebooks/02_second.ipynb" in str(caught.value)
-    assert place.notebook("02_second").is_file() and not (place.model / "result").exists()
+    assert place.notebook("02_second").is_file() and not (place.path / "model" / "result").exists()
     assert capsys.readouterr().out == "01_first: up to date\n02_second: starts\n"
     assert "runs/toy/report/index.html" in str(caught.value)  # which shows what there is
     assert "broken on purpose" in (place.report / "02_second.html").read_text()
@@ -45,11 +45,11 @@ def test_a_run_is_cached_resumed_and_reported(world, capsys):
     assert "02_second: goes on where it was interrupted" in capsys.readouterr().out
 
     run(world, "rows: 4\n")  # other ingredients: the checkpoint of the failed attempt is gone
-    assert (place.model / "result").read_text() == "8.0 False"
+    assert (place.path / "model" / "result").read_text() == "8.0 False"
 
-    (place.model / "result").unlink()  # outputs that are gone are made again
+    (place.path / "model" / "result").unlink()  # outputs that are gone are made again
     run(world, "rows: 4\n")
-    assert (place.model / "result").is_file()
+    assert (place.path / "model" / "result").is_file()
 
 
 def test_a_folder_that_is_no_run_is_never_removed(world):

@@ -114,7 +114,7 @@ def test_a_stage_that_begins_anew_takes_away_what_later_ones_made_of_it(world):
     done(world, run, "01_first", "data", parts)
     done(world, run, "02_second", "model", parts)
     assert not stages.begin(run, "01_first", ["02_second"], ingredients(world, rows=2), FOLDERS)
-    assert not (run.data / "file").exists() and not (run.model / "file").exists()
+    assert not (run.path / "data" / "file").exists() and not (run.path / "model" / "file").exists()
     assert stages.state(run, "02_second") is None and not run.notebook("02_second").exists()
 
 
@@ -126,7 +126,7 @@ def test_a_stage_is_done_when_it_finished_and_its_outputs_are_whole(world):
     assert not stages.begin(run, "01_first", (), ingredients(world, rows=2), FOLDERS)  # not with other settings
     done(world, run, "01_first", "data", parts)
     assert stages.is_done(run, "01_first", stages.key(parts)) and not stages.is_done(run, "01_first", "other")
-    (run.data / "file").write_text("xx")
+    (run.path / "data" / "file").write_text("xx")
     assert not stages.is_done(run, "01_first", stages.key(parts))
     assert not stages.begin(run, "01_first", (), parts, FOLDERS)  # finished, so it starts from nothing
 

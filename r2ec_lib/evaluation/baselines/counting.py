@@ -74,7 +74,7 @@ def blend(first: TableScorer, second: TableScorer, *, share: float) -> TableScor
 def text_similarity(items: pd.DataFrame, *, decay: float = 0.8, title_weight: float = 1.0) -> TableScorer:
     """TF-IDF cosine between each item's texts and those of the history, weighted by decay^age.
 
-    A word that stands n times in the texts of an item (all columns but `item_id`; in the title it counts
+    A word that occurs n times in the texts of an item (all columns but `item_id`; in the title it counts
     `title_weight` times) weighs ln(1 + n) · (ln(N / items with the word) + 1).
     """
     texts = {column: items[column].astype(str) for column in items.columns.drop("item_id")}

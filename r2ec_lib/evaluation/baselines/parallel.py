@@ -1,4 +1,4 @@
-"""Trainings side by side, each in a process of its own that never outlives whoever asked for it.
+"""Trainings side by side, each in a process of its own that never outlives the one that asked for it.
 
 Nothing here knows what is trained: a job is a picklable function without arguments.
 """

@@ -24,10 +24,10 @@ def test_a_few_samples_are_learned(tiny_with_token, samples, catalogue_negatives
         tiny,
         few,
         few,
-        steps=60,
+        steps=30,
         batch_users=6,
         learning_rate=1e-2,
-        refresh_steps=1 if catalogue_negatives else 60,
+        refresh_steps=1 if catalogue_negatives else 30,
         catalogue_negatives=catalogue_negatives,
         eval_steps=15,
     )
@@ -53,7 +53,7 @@ def test_given_reasonings_are_what_is_learned_from(tiny, samples):
     few["history"], few["history_hours"] = [one["history"]] * 12, [one["history_hours"]] * 12
     few["history_ratings"] = [one["history_ratings"]] * 12
     chains = [[5 + target, *tiny.prompts.answer.ids] for target in few["target"]]
-    fit_item_action(tiny, few, few, 80, (chains, chains), batch_users=12, learning_rate=1e-2, mask_seen=False)
+    fit_item_action(tiny, few, few, 40, (chains, chains), batch_users=12, learning_rate=1e-2, mask_seen=False)
     told, silent = (objective.ndcg(ranks_of(tiny, few, said), 10).mean() for said in (chains, None))
     assert told > silent + 0.1
 

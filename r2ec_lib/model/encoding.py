@@ -4,6 +4,7 @@ Users and items go through the same functions, with a gradient (training) and wi
 here knows of prompts, items or sampling.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -26,6 +27,8 @@ NO_LOGITS = torch.tensor([], dtype=torch.long)
 whole model, whose forward accelerate may have wrapped."""
 SHARED_TOKENS = 8
 """Shortest common beginning that is worth a forward of its own."""
+SIMILAR = 7 / 8
+"""Of the longest row's length: texts shorter than that are read in the next forward, if this one is large enough."""
 
 
 @contextmanager
@@ -145,7 +148,7 @@ def batched_states(
 ) -> Tensor:
     """`forward_states` (B, d) in batches of similar length, so that little padding is computed; keeps the graph."""
     order, parts = [], []
-    for rows in length_batches([len(row) for row in ids], batch_tokens):
+    for rows in length_batches([len(row) for row in ids], batch_tokens, fill=0.5):
         begin = None if starts is None else [starts[row] for row in rows]
         parts.append(forward_states(lm, plain_lm, [ids[row] for row in rows], begin, readout))
         order += rows
@@ -160,10 +163,21 @@ def encoded_tokens(lm: PreTrainedModel) -> int:
     return min(ENCODED_TOKENS, CACHED_NUMBERS // lm.config.get_text_config().hidden_size)
 
 
-def length_batches(lengths: Sequence[int], batch_tokens: int = BATCH_TOKENS) -> Iterator[list[int]]:
-    """Row numbers in batches of similar length, longest first, each at most `batch_tokens` when padded."""
+def length_batches(lengths: Sequence[int], batch_tokens: int = BATCH_TOKENS, fill: float = 1.0) -> Iterator[list[int]]:
+    """Row numbers in batches of similar length, longest first, each at most `batch_tokens` when padded.
+
+    Args:
+        fill: share of `batch_tokens` from which on a batch ends before a row that is not `SIMILAR` in length.
+
+    >>> list(length_batches([10, 9, 5, 10], batch_tokens=40, fill=0.5))
+    [[0, 3, 1], [2]]
+    """
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     while order:
-        size = max(1, batch_tokens // max(1, lengths[order[0]]))
+        longest = max(1, lengths[order[0]])
+        size = max(1, batch_tokens // longest)
+        least = max(1, math.ceil(fill * batch_tokens / longest))
+        short = (at for at in range(least, min(size, len(order))) if lengths[order[at]] < SIMILAR * longest)
+        size = next(short, size)
         yield order[:size]
         order = order[size:]

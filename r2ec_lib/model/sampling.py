@@ -29,7 +29,7 @@ from transformers import (
 from transformers.cache_utils import DynamicLayer
 
 from r2ec_lib.model.answer import Answer
-from r2ec_lib.model.encoding import BATCH_TOKENS, READOUTS, caches_exactly, captured_states, length_batches
+from r2ec_lib.model.encoding import BATCH_TOKENS, READOUTS, SIMILAR, caches_exactly, captured_states, length_batches
 
 SUPPORTED = {
     "max_new_tokens",
@@ -49,9 +49,8 @@ DRAWN_TOKENS = 64
 """Tokens of a block in `draw`."""
 DRAWN_SCORES = 2**19
 """Scores from which tokens are drawn at a time on a CPU: 2 MiB, which stay in its cache."""
-SIMILAR, GROUP_TOKENS = 7 / 8, 512
-"""Prompts are read in groups, so that at most an eighth is padding where a group has this many tokens: enough to keep
-kernels busy."""
+GROUP_TOKENS = 512
+"""Prompts are read in groups of similar length, each of this many tokens or more: enough to keep kernels busy."""
 DROP_SHARE = 0.25
 """Share of ended chains at which the others move together; moving copies the cache, which costs about one step."""
 

@@ -12,8 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import DynamicCache, PreTrainedModel
 
-HELD_LOGITS = 2**22
-"""Logits made float32 at a time: 16 MiB, few enough for a processor's cache, enough to keep it busy."""
+from r2ec_lib.model.encoding import NO_LOGITS
+
+HELD_LOGITS = 2**19
+"""Logits made float32 at a time: 2 MiB, few enough for a processor's cache, enough to keep it busy."""
 
 
 def token_log_probs(
@@ -127,7 +129,7 @@ def prompt_cache(
         position_ids=positions[first],
         past_key_values=cache,
         use_cache=True,
-        logits_to_keep=1,
+        logits_to_keep=NO_LOGITS,
     )
     cache.reorder_cache(owner)
     return cache

@@ -31,11 +31,19 @@ def test_read_outs_pool_the_span_and_nothing_else():
         read_out(hidden, start, end, "first")
 
 
-def test_length_batches_hold_every_row_once_within_the_budget():
+@pytest.mark.parametrize("fill", [0.0, 0.5, 1.0])
+def test_length_batches_hold_every_row_once_within_the_budget(fill):
     lengths = [3, 50, 7, 7, 20, 1, 100]
-    batches = list(length_batches(lengths, batch_tokens=100))
+    batches = list(length_batches(lengths, 100, fill))
     assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
     assert all(len(batch) == 1 or len(batch) * max(lengths[row] for row in batch) <= 100 for batch in batches)
+
+
+def test_a_batch_that_is_half_full_takes_no_rows_that_would_be_mostly_padding():
+    lengths = [20] * 3 + [18] * 2 + [17] * 2 + [4] * 3
+    batches = list(length_batches(lengths, 100, fill=0.5))
+    assert [[lengths[row] for row in batch] for batch in batches] == [[20, 20, 20, 18, 18], [17, 17, 4], [4, 4]]
+    assert len(next(length_batches(lengths, 200, fill=0.5))) == 5 and len(next(length_batches(lengths, 200))) == 10
 
 
 def test_a_shared_beginning_leaves_each_row_a_token_of_its_own():

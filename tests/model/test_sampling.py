@@ -8,7 +8,7 @@ from transformers import GenerationConfig
 from r2ec_lib.model import sampling
 from r2ec_lib.model.answer import Answer
 from r2ec_lib.model.encoding import READOUTS, captured_states, forward_states
-from r2ec_lib.model.sampling import draw, sample
+from r2ec_lib.model.sampling import draw, next_tokens, sample
 from r2ec_lib.model.tiny import train_tokenizer
 
 SYMBOL = Answer(train_tokenizer([], vocab_size=0))
@@ -111,6 +111,19 @@ def test_a_drawn_token_is_the_first_at_which_the_cumulative_probability_exceeds_
     cumulative = scores.double().softmax(dim=1).cumsum(dim=1)
     expected = (cumulative <= random).sum(dim=1)
     assert torch.equal(draw(scores, True, torch.Generator().manual_seed(1)), expected)
+
+
+@pytest.mark.parametrize("choices", [{"do_sample": True, "temperature": 0.7, "top_k": 9}, {}])
+def test_rows_drawn_a_few_at_a_time_get_the_tokens_that_they_get_together(choices, monkeypatch):
+    torch.manual_seed(0)
+    logits, ids, mask = torch.randn(7, 40).bfloat16(), torch.randint(3, 40, (7, 6)), torch.ones(7, 6).long()
+    mask[4, :3] = 0
+    chosen = settings(repetition_penalty=1.5, suppress_tokens=[28], **choices)
+    drawn = []
+    for held in (2**19, 2 * 40, 1):
+        monkeypatch.setattr(sampling, "DRAWN_SCORES", held)
+        drawn.append(next_tokens(chosen, ids, mask, logits, torch.Generator().manual_seed(3)).tolist())
+    assert drawn[0] == drawn[1] == drawn[2]
 
 
 @pytest.mark.parametrize("place", [0, 63, 64, 150])

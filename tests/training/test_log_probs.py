@@ -41,6 +41,15 @@ def test_prompts_of_one_token_can_be_shared_too():
     assert torch.allclose(*found, atol=1e-6)
 
 
+@pytest.mark.parametrize("share", [True, False])
+def test_only_chain_tokens_pass_the_lm_head(share):
+    lm, passed = family_lm("Llama"), []
+    ids, mask = torch.tensor([[5, 6, 7, 40, 2], [0, 8, 9, 41, 0]]), torch.tensor([[1, 1, 1, 1, 1], [0, 1, 1, 1, 0]])
+    lm.get_output_embeddings().register_forward_pre_hook(lambda _, given: passed.append(given[0].shape[:-1].numel()))
+    token_log_probs(lm, lm, ids, mask, 2, 1.0, share, False, False)
+    assert sum(passed) == 3
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_a_few_rows_of_logits_at_a_time_give_the_gradient_of_all_at_once(dtype, monkeypatch):
     monkeypatch.setattr(log_probs_module, "HELD_LOGITS", 1000)  # two of the five chain tokens of a row of 400 logits

@@ -19,7 +19,7 @@ import torch
 
 from r2ec_lib.data.storage import read_json, read_table, sha256, write_json, write_table
 from r2ec_lib.model import R2ec, scoring
-from r2ec_lib.model.encoding import batched_states, captured_states, encoded_tokens, read_out
+from r2ec_lib.model.encoding import batched_states, captured_states, encoded_tokens, length_batches, read_out
 from r2ec_lib.model.r2ec import ranks_of
 from r2ec_lib.model.scoring import seen_mask
 from r2ec_lib.training import objective
@@ -146,11 +146,27 @@ def fit_item_action(
 def read_and_spoken(
     model: R2ec, users: Sequence[Sequence[int]], starts: Sequence[int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """User states (B, d) and the language-model loss of the reasonings (nats a token, a scalar), in one pass.
+    """User states (B, d) and the language-model loss of the reasonings (nats a token, a scalar), in one pass over
+    batches of similar length.
 
     Args:
         users: token ids of prompt and reasoning, closed; starts: where each reasoning begins.
     """
+    order, states, losses, counts = [], [], [], []
+    for rows in length_batches([len(row) for row in users], encoded_tokens(model.lm), fill=0.5):
+        read, log_probs, learned = _read_padded(model, [users[row] for row in rows], [starts[row] for row in rows])
+        order += rows
+        states.append(read)
+        losses.append(-(log_probs * learned).sum())
+        counts.append(learned.sum())
+    back = torch.tensor(order, device=states[0].device).argsort()
+    return torch.cat(states)[back], torch.stack(losses).sum() / torch.stack(counts).sum().clamp(min=1)
+
+
+def _read_padded(
+    model: R2ec, users: Sequence[Sequence[int]], starts: Sequence[int]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """States (B, d), log-probabilities (B, room) of the reasonings' tokens, and 1 where one is learned from."""
     device, tail = model.lm.device, len(model.closed([[]])[0])
     width, room = max(starts), max(len(row) - start for row, start in zip(users, starts, strict=True))
     ids = torch.zeros(len(users), width + room, dtype=torch.long)
@@ -165,7 +181,7 @@ def read_and_spoken(
     with captured_states(model.lm) as hidden:
         log_probs, _ = token_log_probs(model.lm, model.lm, ids, mask, room, 1.0, False, False, False)  # (B, room)
     states = read_out(hidden[-1], torch.full_like(ends, width), ends, model.head.readout)
-    return states, -(log_probs * learned).sum() / learned.sum().clamp(min=1)
+    return states, log_probs, learned
 
 
 def fit_and_save(

@@ -26,7 +26,7 @@ from r2ec_lib.model.answer import Answer
 from r2ec_lib.model.backbone import add_lora, load_pretrained
 from r2ec_lib.model.encoding import captured_states
 from r2ec_lib.model.prompts import Prompts, PromptStyle
-from r2ec_lib.model.sampling import left_padded, sample
+from r2ec_lib.model.sampling import LAST, left_padded, sample
 from r2ec_lib.model.tiny import build_tiny, train_tokenizer
 from r2ec_lib.training.config import RecPOConfig
 from r2ec_lib.training.log_probs import token_log_probs
@@ -183,7 +183,7 @@ def encoded_in_file_order(lm: PreTrainedModel, ids: Sequence[Sequence[int]], bat
         padded = torch.tensor([[*row, *[0] * (width - len(row))] for row in batch], device=device)  # (B, L)
         mask = (torch.arange(width, device=device)[None, :] < lengths[:, None]).long()
         with captured_states(lm) as hidden:
-            lm(input_ids=padded, attention_mask=mask, use_cache=False, logits_to_keep=1)
+            lm(input_ids=padded, attention_mask=mask, use_cache=False, logits_to_keep=LAST)
         states.append(hidden[-1][torch.arange(len(batch), device=device), lengths - 1])
     return torch.cat(states)
 

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from r2ec_lib.evaluation.baselines import plain_backbone
 from r2ec_lib.evaluation.baselines.plain_backbone import fit_and_save, fit_item_action, read_and_spoken
 from r2ec_lib.model import R2ec
 from r2ec_lib.model.r2ec import ranks_of
@@ -24,10 +25,10 @@ def test_a_few_samples_are_learned(tiny_with_token, samples, catalogue_negatives
         tiny,
         few,
         few,
-        steps=60,
+        steps=30,
         batch_users=6,
         learning_rate=1e-2,
-        refresh_steps=1 if catalogue_negatives else 60,
+        refresh_steps=1 if catalogue_negatives else 30,
         catalogue_negatives=catalogue_negatives,
         eval_steps=15,
     )
@@ -53,7 +54,7 @@ def test_given_reasonings_are_what_is_learned_from(tiny, samples):
     few["history"], few["history_hours"] = [one["history"]] * 12, [one["history_hours"]] * 12
     few["history_ratings"] = [one["history_ratings"]] * 12
     chains = [[5 + target, *tiny.prompts.answer.ids] for target in few["target"]]
-    fit_item_action(tiny, few, few, 80, (chains, chains), batch_users=12, learning_rate=1e-2, mask_seen=False)
+    fit_item_action(tiny, few, few, 40, (chains, chains), batch_users=12, learning_rate=1e-2, mask_seen=False)
     told, silent = (objective.ndcg(ranks_of(tiny, few, said), 10).mean() for said in (chains, None))
     assert told > silent + 0.1
 
@@ -138,8 +139,6 @@ def test_the_learning_rate_rises_over_the_warm_up_and_the_gradient_is_clipped(ti
 def test_every_sample_is_read_once_before_any_is_read_again(tiny, samples, monkeypatch):
     read, original = [], R2ec.closed
     prompts = tiny.prompts.user_ids(samples.head(8), tiny.titles)
-    from r2ec_lib.evaluation.baselines import plain_backbone
-
     states = plain_backbone.batched_states
 
     def noting(lm, plain_lm, ids, *args, **kwargs):
@@ -152,8 +151,10 @@ def test_every_sample_is_read_once_before_any_is_read_again(tiny, samples, monke
     assert sorted(read[0] + read[2]) == sorted(closed)  # users of both steps; items are read between them
 
 
+@pytest.mark.parametrize("size", [4096, 1])  # tokens a batch: all rows together, or each alone
 @pytest.mark.parametrize("readout", ["last", "mean", "token"])
-def test_one_pass_reads_the_states_and_weighs_the_written_tokens(tiny_with_token, samples, readout):
+def test_one_pass_reads_the_states_and_weighs_the_written_tokens(tiny_with_token, samples, readout, size, monkeypatch):
+    monkeypatch.setattr(plain_backbone, "encoded_tokens", lambda lm: size)
     model, few = tiny_with_token, samples.head(3)
     model.lm.float()
     model.head.readout = readout

@@ -102,6 +102,6 @@ def add_lora(lm: PreTrainedModel, rank: int, alpha: int, layers: int = 0) -> Pef
 
 def load_lora(lm: PreTrainedModel, folder: str | os.PathLike) -> PeftModel:
     """The adapters of `add_lora` that were saved in `folder`, on their backbone; they can be trained on."""
-    config = PeftConfig.from_pretrained(folder)
+    config = PeftConfig.from_pretrained(str(folder))
     config._register_custom_module({Linear: AdaptedLinear})
     return PeftModel.from_pretrained(lm, folder, is_trainable=True, config=config)

@@ -333,7 +333,7 @@ def next_tokens(
     size = max(1, DRAWN_SCORES // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
     parts = []
     for rows in zip(ids.split(size), mask.split(size), logits.split(size), strict=True):
-        scores = logits_processors(settings, rows[1])(rows[0], rows[2].float())  # type: ignore[arg-type]
+        scores = logits_processors(settings, rows[1])(rows[0], rows[2].float())
         parts.append(draw(scores, settings.do_sample, generator))
     return torch.cat(parts)
 

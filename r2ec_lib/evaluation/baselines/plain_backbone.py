@@ -75,7 +75,7 @@ def fit_item_action(
     train_chains, valid_chains = chains or ([model.prompts.answer.ids] * len(train), None)
     prompts = model.closed([[*ids, *chain] for ids, chain in zip(prompts, train_chains, strict=True)])
     item_ids, readout = model.closed(model.prompts.item_ids(model.catalogue)), model.head.readout
-    size = encoded_tokens(model.lm)
+    size, live = encoded_tokens(model.lm), min(live_negatives, len(item_ids))
     targets = train["target"].to_numpy().astype("int64")
     order: list[int] = []
     log: list[dict] = []
@@ -89,12 +89,8 @@ def fit_item_action(
         if len(order) < batch_users:
             order = generator.permutation(len(train)).tolist()
         rows, order = order[:batch_users], order[batch_users:]
-        further = (
-            generator.choice(len(item_ids), min(live_negatives, len(item_ids)), replace=False)
-            if live_negatives
-            else []
-        )
-        batch = torch.tensor(np.union1d(targets[rows], further).astype("int64"), device=model.lm.device)  # (M,) sorted
+        further = generator.choice(len(item_ids), live, replace=False) if live else targets[:0]
+        batch = torch.tensor(np.union1d(targets[rows], further), device=model.lm.device)  # (M,) sorted
         positives = torch.tensor(targets[rows], device=batch.device)  # (B,)
         users, begin = [prompts[row] for row in rows], [starts[row] for row in rows]
         if chain_weight:

@@ -1,6 +1,7 @@
 # make report [RECIPE=params/x.yaml]   the whole pipeline; the report is runs/<name>/report/index.html
 # make seeds [RECIPE=… SEEDS="0 1 2"]  the recipe once a seed, then all of them side by side:
 #                                      runs/<recipe>-seeds/report/index.html, which links each run's own report
+# make ablations [SEEDS="0 1"]         the paper's ablations and sensitivities: runs/ablations/report/index.html
 # make test                            all tests
 # make lab                             JupyterLab in notebooks/
 # make lint                            style, types, and notebooks without outputs
@@ -14,7 +15,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 READY := .venv/ready
 
-.PHONY: report seeds test lab lint clean
+.PHONY: report seeds ablations test lab lint clean
 
 report: $(READY)
 	.venv/bin/r2ec run $(RECIPE)
@@ -23,6 +24,9 @@ seeds: $(READY)
 	set -e; for seed in $(SEEDS); do .venv/bin/r2ec run $(RECIPE) --name $(STEM)-seed$$seed -p seed=$$seed; done
 	.venv/bin/r2ec run params/study.yaml --name $(STEM)-seeds \
 		-p "study_runs=[$(shell echo $(SEEDS:%=$(STEM)-seed%) | tr ' ' ',')]"
+
+ablations: $(READY)
+	.venv/bin/r2ec study params/ablations/study.yaml $(if $(filter command line,$(origin SEEDS)),--seeds $(SEEDS))
 
 test: $(READY)
 	.venv/bin/python -m pytest

@@ -29,7 +29,7 @@ PINS = {
 }
 ROOMS = sorted(path.parent.name for path in (ROOT / "r2ec_lib").glob("*/__init__.py"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-OTHER = ("accelerate", "guardrails")  # folders of params/ that hold no recipes
+OTHER = ("accelerate", "guardrails", "ablations")  # folders of params/ that hold no recipes
 RECIPES = sorted(path for path in (ROOT / "params").rglob("*.yaml") if path.parent.name not in OTHER)
 
 
@@ -128,6 +128,12 @@ def test_make_seeds_runs_the_recipe_once_a_seed_and_then_the_study_of_them():
     told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
     assert "for seed in 3 5; do" in told and "--name smoke-seed$seed -p seed=$seed" in told
     assert "--name smoke-seeds" in told and '-p "study_runs=[smoke-seed3,smoke-seed5]"' in told
+
+
+@pytest.mark.parametrize(("choice", "seeds"), [([], ""), (["SEEDS=3 5"], "--seeds 3 5")])
+def test_make_ablations_runs_the_study_with_its_own_seeds_or_those_asked_for(choice, seeds):
+    told = subprocess.run(["make", "--dry-run", "ablations", *choice], cwd=ROOT, capture_output=True, text=True).stdout
+    assert told.splitlines()[-1].strip().endswith(f"r2ec study params/ablations/study.yaml {seeds}".strip())
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

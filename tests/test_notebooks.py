@@ -1,6 +1,7 @@
 """All notebooks, one after the other, on the smallest recipe: do they run, and is what they record possible?"""
 
 import math
+import shutil
 from collections import defaultdict
 from pathlib import Path
 
@@ -135,6 +136,25 @@ def test_what_is_tried_changes_lists_and_leaves_the_model_as_it_was(run):
     assert results["overlap"]["as it was"] == 1 and {"student", "under the rule"} <= set(results["overlap"])
     assert results["overlap"]["under the rule"] < 1 and results["changed"] != results["reasoning"]
     assert len(read_table(run / "model" / "catalogue.parquet")) == len(read_table(run / "data" / "items.parquet"))
+
+
+def test_rows_of_a_study_are_ranked_as_in_the_evaluation_and_compared_on_their_page(run, tmp_path):
+    """Data and training of the row are those of the run above, and copied from there."""
+    smoke = ROOT / "params" / "smoke.yaml"
+    (tmp_path / "study.yaml").write_text(f"name: rows\nbase: {smoke}\nseeds: [0]\nrows: [name: full, name: other]\n")
+    stages = "stages=[01_data_preparation,02_training,10_variant]"
+    recipe = recipes.load(smoke, recipes.declared_in(runner.NOTEBOOKS), [stages], "rows-full-seed0")
+    runner.execute(recipe, runs=run.parent, shared=True)
+    copied = read_json(run.parent / "rows-full-seed0" / "provenance.json")["stages"]
+    assert [stage for stage, cost in copied.items() if "copied_from" not in cost] == ["10_variant"]
+    shutil.copytree(run.parent / "rows-full-seed0", run.parent / "rows-other-seed0")
+    values = {"study_path": str(tmp_path / "study.yaml"), "study_runs": ["rows-full-seed0", "rows-other-seed0"]}
+    page = runner.execute(recipes.Recipe("rows", values, ["11_ablations"]), runs=run.parent)
+    rows = read_json(page.parents[1] / "ablations" / "metrics.json")["rows"]
+    whole = read_json(run / "evaluation" / "metrics.json")["models"]["r2ec"]
+    assert [row["mean"] for row in rows if row["measure"] == "hit@5"] == pytest.approx([whole["hit@5"]] * 2)
+    assert [row["difference"] for row in rows if row["row"] == "other"] == [0, 0, 0]  # `learning` needs two seeds
+    assert read_json(page.parents[1] / "ablations" / "metrics.json")["costs"][0]["seeds"] == 1
 
 
 def test_costs_and_versions_of_every_stage_are_on_record(run):

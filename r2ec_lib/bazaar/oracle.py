@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from r2ec_lib.bazaar.world import Process, World
+from r2ec_lib.bazaar.world import MOST_NEEDED, Process, World
+from r2ec_lib.data.schema import DataError
 
 TINY = 1e-30
 """Added to probabilities, so that the logarithm of an impossible purchase stays finite."""
@@ -48,6 +49,7 @@ def belief(world: World, samples: pd.DataFrame) -> Belief:
     first_order = hours == hours[:, :1]  # (B, L)
     sundry = (items >= 0) & process.sundry[items]  # (B, L)
     rows = np.arange(len(samples))
+    need = needs(world, hours)
     log_posterior = np.log(process.kit_prior[days[:, 0]] + TINY)[:, :, None, None]
     log_posterior = log_posterior + np.log(process.style_prior)[:, None] + np.log(process.tier_prior)  # (B, Z, S, T)
     owned = np.zeros((len(samples), len(process.pieces)), dtype=bool)
@@ -61,13 +63,17 @@ def belief(world: World, samples: pd.DataFrame) -> Belief:
         repeat = config.repeat * ((sundries > 0) & ~in_basket)
         noise = (1 - repeat) * process.fresh[day, item] + repeat * (same / np.maximum(sundries, 1))  # (B,)
         style = process.style_given[:, process.style[item]].T  # (B, S) P(the item's style | wanted)
-        style = np.where(in_basket[:, None, None], style[:, None], style[:, process.accents])  # (B, Z, S)
-        tier = process.tier_given[:, process.tier[item]].T * process.in_cell[day, item][:, None]  # (B, T)
+        asks = np.where(in_basket, 4, need)  # (B,) a basket is in the shopper's own style and tier
+        style = np.where((asks == 4)[:, None, None], style[:, None], style[:, process.accents])  # (B, Z, S)
+        style = np.where((asks >= 4)[:, None, None], style, 1.0)
+        tier = np.where((asks >= 3)[:, None], process.tier_given[:, process.tier[item]].T, 1.0)  # (B, T)
+        tier = tier * _among(process, asks, day, item)[:, None]
         taste = style[..., None] * tier[:, None, None]  # (B, Z, S, T)
         likelihood = ((1 - noise_share) * piece_given_kit[rows, piece])[:, :, None, None] * taste
         likelihood += (noise_share * noise[:, None])[:, :, None, None]
+        present &= need > 1  # what is bought for a refill tells nothing of the shopper
         log_posterior += np.where(present[:, None, None, None], np.log(likelihood + TINY), 0.0)
-        owned[rows[present], piece[present]] = True
+        owned[rows, piece] |= items[:, step] >= 0
     log_posterior -= log_posterior.max(axis=(1, 2, 3), keepdims=True)
     posterior = np.exp(log_posterior)
     _, piece_given_kit = _chances(process, owned, hours[:, 0] == 0)
@@ -87,13 +93,23 @@ def oracle_scores(world: World, samples: pd.DataFrame, chunk: int = 256) -> np.n
         beliefs = belief(world, part)
         items, hours, _, today = _padded(world, part)
         in_basket = hours[:, 0] == 0  # the target belongs to the first order
+        need = needs(world, hours)
         # (B, Z, S, S) P(style of the next item | kit and style of the shopper)
         given_in_basket = np.broadcast_to(process.style_given, (config.kits, *process.style_given.shape))
-        given = np.stack([process.style_given[process.accents], given_in_basket])[in_basket.astype(int)]
+        given = np.stack([process.style_given[process.accents], given_in_basket])[
+            (in_basket | (need == 4)).astype(int)
+        ]
         tastes = np.einsum("bzst,bzsx,ty->bzxy", beliefs.posterior, given, process.tier_given, optimize=True)
         cells = np.einsum("bpz,bzxy->bpxy", beliefs.next_given_kit, tastes, optimize=True)
         complete = 1 - cells.sum(axis=(1, 2, 3))[:, None]  # (B, 1)
         project = cells[:, process.piece, process.style, process.tier] * process.in_cell[today]  # (B, N)
+        if config.needs:
+            fewer = {2: cells.sum(axis=(2, 3))[:, process.piece] * process.in_piece[today]}
+            fewer[3] = cells.sum(axis=2)[:, process.piece, process.tier] * process.in_piece_tier[today]
+            latest = process.piece[items[np.arange(len(items)), (items >= 0).sum(axis=1) - 1]]  # (B,)
+            fewer[1] = (process.piece == latest[:, None]) * process.in_piece[today]
+            project = np.select([(need == n)[:, None] for n in fewer], list(fewer.values()), project)
+            complete = np.where(need[:, None] == 1, 0.0, complete)
         row, step = np.nonzero((items >= 0) & process.sundry[items])
         same = np.zeros_like(project)
         np.add.at(same, (row, items[row, step]), 1.0)
@@ -103,6 +119,26 @@ def oracle_scores(world: World, samples: pd.DataFrame, chunk: int = 256) -> np.n
         noise_share = config.noise * (1 - complete) + complete
         parts.append(np.log(noise_share * noise + (1 - config.noise) * project + TINY).astype(np.float32))
     return np.concatenate(parts)
+
+
+def needs(world: World, hours: np.ndarray) -> np.ndarray:
+    """(B,) how many facts the next purchase follows from, by hours (B, L) before the target, NaN after a history.
+
+    Raises DataError for a target inside the first order of a world of `needs`, whose size is not known yet.
+    """
+    if not world.config.needs:
+        return np.full(len(hours), MOST_NEEDED)
+    if (hours[:, 0] == 0).any():
+        raise DataError("in a Bazaar of needs, a purchase of the first order is no question; set skip_ties to true.")
+    return (hours == hours[:, :1]).sum(axis=1)
+
+
+def _among(process: Process, asks: np.ndarray, day: np.ndarray, item: np.ndarray) -> np.ndarray:
+    """(B,) P(item | the cell, or the piece with or without its tier, that as many facts as `asks` (B,) decide)."""
+    if not process.config.needs:
+        return process.in_cell[day, item]
+    shares = [process.in_piece[day, item], process.in_piece_tier[day, item]]
+    return np.select([asks <= 2, asks == 3], shares, process.in_cell[day, item])
 
 
 def _chances(process: Process, owned: np.ndarray, in_basket: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

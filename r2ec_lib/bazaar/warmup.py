@@ -98,22 +98,23 @@ def exercises(world: World, prompts: Prompts, rng: np.random.Generator, rounds: 
 
 def analysis(world: World, history: Sequence[int], hours: Sequence[float], rng: np.random.Generator) -> str:
     """A mediocre analysis of a history (item indexes, oldest first, and hours before the target): two to five random
-    facets in random order, premises before conclusions, some of them wrong."""
+    facets, in a world of needs also a single one, in random order, premises before conclusions, some of them wrong."""
     facts = history_facts(world, history, hours)
-    error = world.config.analyst_errors
+    error, refill = world.config.analyst_errors, world.config.needs and not facts["kit"]  # no project to be seen
     kit = _guessed_kit(world, facts["owns"], error, rng)
-    facts["kit"] = {world.kits["name"][kit]}
+    facts["kit"] = {world.kits["name"][kit]} if not refill else set()
     missing = first_missing(world, kit, facts["owns"])
-    facts["next"] = {missing} if missing else set()
+    facts["next"] = {missing} if missing and not refill else set()
     for kind in ("style", "tier"):
         if facts[kind] and rng.random() < error:  # judged by a single purchase
             item = history[int(rng.integers(len(history)))]
             facts[kind] = {str(world.facts[kind].iloc[item])}
         elif facts[kind]:
             facts[kind] = {_one_of(facts[kind], rng)}
-    facts["accent"] = {accent(world, kit, style) for style in facts["style"]}
+    facts["accent"] = {accent(world, kit, style) for style in facts["style"] if not refill}
+    fewest = 1 if world.config.needs else 2
     kinds = [kind for kind in text.FACETS if facts[kind]]
-    chosen = [kinds[index] for index in rng.permutation(len(kinds))[: rng.integers(2, 6)]]
+    chosen = [kinds[index] for index in rng.permutation(len(kinds))[: rng.integers(fewest, 6)]]
     stated = dict.fromkeys(step for kind in chosen for step in (*PREMISES.get(kind, ()), kind))
     return " ".join(text.sentence(Claim(kind, _one_of(facts[kind], rng))) for kind in stated)
 

@@ -26,6 +26,11 @@ The process, for `BazaarConfig` c and one seed:
    Noise after the basket repeats a sundry of the history with probability `repeat`; all other noise is a sundry
    (`sundry_share`) or any other item, in proportion to w_day. Once the kit is complete, every purchase is noise.
 
+5. *Needs*, only with `needs`. The first order holds n = 1 to 5 purchases, and what follows it needs n facts: for 1, it
+   is one sundry, and each later purchase is a refill, any item of the latest one's piece; for 2, the first missing
+   piece of the project in any style and tier; for 3, also the tier; for 4, also the style s; for 5, the accent in
+   place of s, as everywhere without `needs`. No text says what n means.
+
 Given (z, s, t), the next purchase therefore depends on the history alone, and P(z, s, t | history) is a product over
 the purchases: `oracle.oracle_scores` computes it exactly and is the ceiling of any recommender.
 """
@@ -40,6 +45,9 @@ import pandas as pd
 
 from r2ec_lib.bazaar import language as text
 from r2ec_lib.data.schema import DataError
+
+MOST_NEEDED = 5
+"""Facts that decide a purchase at most: project, missing piece, style, accent, tier."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,7 @@ class BazaarConfig:
     late_day: int = 280
     novelty: float = 3.0
     novelty_days: int = 45
+    needs: bool = False
     analyst_errors: float = 0.05
     first_day: str = "2024-01-01"
     seed: int = 0
@@ -109,7 +118,8 @@ class World:
         facts: one row per item, in the order of `items`: piece, style, tier, brand, line, color, popularity, launch
             (day), sundry (bool), kits (names of up to two kits that use the piece, joined by "; ").
         truth: one row per interaction, in the order of `interactions`: origin ("basket", "project", "noise",
-            "repeat"), and the shopper's kit, style and tier. Never shown to a model.
+            "repeat", "refill"), the shopper's kit, style and tier and, in a world of `needs`, the need. Never shown
+            to a model.
         kits: one row per kit: name, pieces (list), accents (list: the accent for each style of the config), weight,
             trend, first_day.
         config: the sizes and probabilities it was generated from.
@@ -155,7 +165,8 @@ class Process:
         kit_prior: (D, Z) P(z | day of the first order).
         style_prior, tier_prior: (S,), (T,).
         style_given, tier_given: (S, S), (T, T) P(item's | wanted); row = wanted, column = the item's.
-        in_cell: (D, N) float32, P(item | its cell, day).
+        in_cell, in_piece, in_piece_tier: (D, N) float32, P(item | its cell, day), P(item | its piece, day) and
+            P(item | its piece and tier, day); the last two only in a world of `needs`.
         fresh: (D, N) float32, P(item | noise that repeats nothing, day).
         cells: cell number -> the indexes of its items.
     """
@@ -186,10 +197,10 @@ class Process:
         new = (launch > 0) & (days - launch < config.novelty_days)
         weights = facts["popularity"].to_numpy() * (days >= launch) * np.where(new, config.novelty, 1.0)
         cell = (self.piece * config.styles + self.style) * config.tiers + self.tier  # (N,)
-        totals = np.zeros((config.days, cell.max() + 1))
-        np.add.at(totals.T, cell, weights.T)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            self.in_cell = np.nan_to_num(weights / totals[:, cell]).astype(np.float32)
+        self.in_cell = _shares(weights, cell)
+        if config.needs:
+            self.in_piece = _shares(weights, self.piece)
+            self.in_piece_tier = _shares(weights, self.piece * config.tiers + self.tier)
         self.cells = {number: np.flatnonzero(cell == number) for number in np.unique(cell)}
         sundries, others = weights * self.sundry, weights * ~self.sundry
         sundries *= config.sundry_share / sundries.sum(axis=1, keepdims=True)
@@ -308,7 +319,9 @@ def _purchases(process: Process, items: pd.DataFrame, rng: np.random.Generator) 
         kit = rng.choice(config.kits, p=process.kit_prior[int(day)])
         style = rng.choice(config.styles, p=process.style_prior)
         tier = rng.choice(config.tiers, p=process.tier_prior)
-        in_basket = int(rng.integers(config.basket[0], config.basket[1] + 1))
+        first, last = (1, MOST_NEEDED) if config.needs else config.basket
+        in_basket = int(rng.integers(first, last + 1))
+        need = in_basket if config.needs else MOST_NEEDED
         when = day
         history: list[int] = []
         for number in range(in_basket + 1 + rng.poisson(config.returns - 1)):
@@ -316,10 +329,10 @@ def _purchases(process: Process, items: pd.DataFrame, rng: np.random.Generator) 
                 when += 0.5 + rng.exponential(12.0)
             if when >= config.days:
                 break
-            item, origin = _next_item(process, history, number < in_basket, int(when), kit, style, tier, rng)
+            item, origin = _next_item(process, history, number < in_basket, int(when), kit, style, tier, need, rng)
             history.append(item)
-            rows.append((f"U{user:05d}", item, when, origin, kit, style, tier))
-    table = pd.DataFrame(rows, columns=["user_id", "item", "when", "origin", "kit", "style", "tier"])
+            rows.append((f"U{user:05d}", item, when, origin, kit, style, tier, need))
+    table = pd.DataFrame(rows, columns=["user_id", "item", "when", "origin", "kit", "style", "tier", "need"])
     minutes = (table["when"] * 1440).astype("int64")
     table["timestamp"] = pd.Timestamp(config.first_day, tz="UTC") + pd.to_timedelta(minutes, unit="min")
     table["timestamp"] = table["timestamp"].astype("datetime64[ms, UTC]")
@@ -328,7 +341,8 @@ def _purchases(process: Process, items: pd.DataFrame, rng: np.random.Generator) 
     table["rating"] = np.float32(np.nan)
     for column, names in {"kit": process.kits, "style": process.styles, "tier": process.tiers}.items():
         table[column] = np.asarray(names)[table[column]]
-    return table[["user_id", "item_id", "timestamp", "rating"]], table[["origin", "kit", "style", "tier"]]
+    truth = ["origin", "kit", "style", "tier", *(["need"] if config.needs else [])]
+    return table[["user_id", "item_id", "timestamp", "rating"]], table[truth]
 
 
 def _next_item(
@@ -339,22 +353,40 @@ def _next_item(
     kit: int,
     style: int,
     tier: int,
+    need: int,
     rng: np.random.Generator,
 ) -> tuple[int, str]:
     """One draw of the process: an item index and its origin."""
-    config = process.config
+    config, refill = process.config, need == 1
+    if refill and not history:
+        return _draw(process.fresh[day] * process.sundry, rng), "basket"
     owned = {process.piece[item] for item in history}
     missing = [piece for piece in process.kit_pieces[kit] if piece not in owned]
-    if not missing or rng.random() < config.noise:
+    if not (missing or refill) or rng.random() < config.noise:
         sundries = [item for item in history if process.sundry[item]]
         if sundries and not basket and rng.random() < config.repeat:
             return sundries[rng.integers(len(sundries))], "repeat"
         return _draw(process.fresh[day], rng), "noise"
+    if refill:
+        return _draw(process.in_piece[day] * (process.piece == process.piece[history[-1]]), rng), "refill"
     weights = config.basket_spread ** np.arange(len(missing)) if basket else np.ones(1)
     piece = missing[_draw(weights, rng)]
-    wanted = style if basket else process.accents[kit, style]
+    if not basket and need == 2:
+        return _draw(process.in_piece[day] * (process.piece == piece), rng), "project"
+    if not basket and need == 3:
+        among = (process.piece == piece) & (process.tier == _draw(process.tier_given[tier], rng))
+        return _draw(process.in_piece_tier[day] * among, rng), "project"
+    wanted = style if basket or need == 4 else process.accents[kit, style]
     cell = process.cell_items(piece, _draw(process.style_given[wanted], rng), _draw(process.tier_given[tier], rng))
     return int(cell[_draw(process.in_cell[day, cell], rng)]), "basket" if basket else "project"
+
+
+def _shares(weights: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """(D, N) float32: the weight of each item as a share of its group's on that day, 0 where the group has none."""
+    totals = np.zeros((len(weights), group.max() + 1))
+    np.add.at(totals.T, group, weights.T)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.nan_to_num(weights / totals[:, group]).astype(np.float32)
 
 
 def _draw(weights: np.ndarray, rng: np.random.Generator) -> int:

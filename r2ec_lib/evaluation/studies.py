@@ -1,7 +1,7 @@
-"""Several runs side by side, and one run on growing parts of its data: tables in, tables out.
+"""Several runs side by side, the rows of a study, and one run on growing parts of its data: tables in, tables out.
 
-A run is read from what its evaluation left: `recipe.yaml`, `evaluation/metrics.json` and
-`evaluation/rankings.parquet`; no model is loaded. Two sources of variance are kept apart. Another training *seed*
+A run is read from what it left: `recipe.yaml`, the tables of its evaluation, `training/log.parquet`; no model is
+loaded. Two sources of variance are kept apart. Another training *seed*
 gives another model; its spread is read from runs that differ in their seed alone. Other *shoppers* give another test;
 that spread is bootstrapped within each run.
 """
@@ -17,6 +17,7 @@ import yaml
 from r2ec_lib.data.schema import DataError
 from r2ec_lib.data.storage import read_json, read_table
 from r2ec_lib.evaluation import uncertainty
+from r2ec_lib.evaluation.ranking import metric_values
 from r2ec_lib.evaluation.uncertainty import Resampled
 
 NO_VARIANT = frozenset(
@@ -144,19 +145,19 @@ def _over_runs(by_run: Sequence[float], resamples: Sequence[np.ndarray], users: 
     seed_sd, interval = np.nan, uncertainty.percentiles(resampled)
     if count > 1:
         seed_sd = float(np.std(by_run, ddof=1))
-        half = _half_width(user_se, users - 1, seed_sd / np.sqrt(count), count - 1)
+        total, df = _joint_error(user_se, users - 1, seed_sd / np.sqrt(count), count - 1)
+        half = float(scipy.stats.t.ppf(0.975, df) * total)
         interval = [mean - half, mean + half]
     by_run = [float(value) for value in by_run]
     return {"difference": mean, "ci95": interval, "seed_sd": seed_sd, "user_se": user_se, "by_run": by_run}
 
 
-def _half_width(first: float, first_df: int, second: float, second_df: int) -> float:
-    """Half a 95 % interval from two independent standard errors, each with its degrees of freedom."""
+def _joint_error(first: float, first_df: int, second: float, second_df: int) -> tuple[float, float]:
+    """Two independent standard errors, each with its degrees of freedom, as one (Welch and Satterthwaite)."""
     total = first**2 + second**2
     if not total > 0:
-        return total  # no spread at all, or no number
-    df = total**2 / (first**4 / first_df + second**4 / second_df)
-    return float(scipy.stats.t.ppf(0.975, df) * np.sqrt(total))
+        return total, first_df + second_df  # no spread at all, or no number
+    return float(np.sqrt(total)), float(total**2 / (first**4 / first_df + second**4 / second_df))
 
 
 def variance_parts(intervals: pd.DataFrame, groups: pd.Series) -> pd.DataFrame:
@@ -212,3 +213,180 @@ def common_baselines(folders: Iterable[Path]) -> list[str]:
     """Names of the baselines that every run's evaluation counts among its baselines, in the first run's order."""
     named = [read_json(Path(folder) / "evaluation" / "metrics.json")["baselines"] for folder in folders]
     return [name for name in named[0] if all(name in other for other in named)]
+
+
+# ---- rows of a study: variants of one recipe, each over the same seeds ----------------------------------------------
+
+MEASURES = ("ndcg@20", "hit@5", "tokens")
+"""What is measured of each test question, and compared row by row; `tokens` are those of the reasoning."""
+LEARNING = "learning"
+"""Mean validation NDCG@10 over a training, higher for what learns sooner: one figure per run, of no question."""
+
+
+def read_answers(folders: Iterable[Path]) -> dict[str, pd.DataFrame]:
+    """What R²ec did with each test question, by run: index sample_id; user_id, target, and `MEASURES`.
+
+    Raises DataError for a run without an evaluation.
+    """
+    answers = {}
+    for folder in map(Path, folders):
+        path = folder / "evaluation" / "chains.parquet"
+        if not path.is_file():
+            raise DataError(f"{folder.name}: no evaluation/chains.parquet; run its evaluation first, or leave it out.")
+        table = read_table(path)
+        table = table[table["model"] == "r2ec"].set_index("sample_id").sort_index()
+        ranked = {name: metric_values(table["rank"], name) for name in MEASURES if "@" in name}
+        answers[folder.name] = table[["user_id", "target", "tokens"]].assign(**ranked)
+    return answers
+
+
+def read_logs(folders: Iterable[Path]) -> dict[str, pd.DataFrame]:
+    """The training log of each run; runs without a training are left out."""
+    paths = {Path(folder).name: Path(folder) / "training" / "log.parquet" for folder in folders}
+    return {name: read_table(path) for name, path in paths.items() if path.is_file()}
+
+
+def compare_rows(
+    answers: Mapping[str, pd.DataFrame],
+    logs: Mapping[str, pd.DataFrame],
+    runs: Mapping[str, Mapping[int, str]],
+    against: Mapping[str, str],
+    resamples: int = 2_000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Every row of a study against the row that it belongs to, on the same questions and, seed by seed, as pairs.
+
+    The difference is the mean over the seeds that both rows have. Its interval covers other seeds and other shoppers,
+    as in `margins`: shoppers are bootstrapped for the mean over seeds, and the spread of the seeds' differences is
+    added. With one seed it covers shoppers alone, and of `LEARNING`, which has no shoppers, there is none then.
+
+    Args:
+        answers, logs: of `read_answers` and `read_logs`.
+        runs: row -> seed -> run.
+        against: row -> the row it is compared with; rows that name themselves are compared with none.
+
+    Returns:
+        One row per row and measure: row, against, measure, seeds, mean, by_seed (its values, a list), difference,
+        ci95, user_se, seed_sd (both of the difference), by_run (differences, a list), p and, for the compared rows of
+        each measure, p_holm; NaN where nothing is compared.
+
+    Raises:
+        DataError: rows that are compared were not asked the same questions.
+    """
+    rows = []
+    for base in dict.fromkeys(against.get(row, row) for row in runs):
+        members = [row for row in runs if against.get(row, row) == base or row == base]
+        drawn = _resample_answers(
+            {run: answers[run] for row in members for run in runs[row].values()}, resamples, seed
+        )
+        for row in members:
+            if row == base and against.get(row, row) != base:
+                continue  # it has its own line where it is compared
+            learned = {run: float(logs[run]["valid_ndcg@10"].mean()) for run in runs[row].values() if run in logs}
+            for measure in (*MEASURES, LEARNING):
+                values = (
+                    learned if measure == LEARNING else {run: drawn.means[run, measure] for run in runs[row].values()}
+                )
+                if values:
+                    by_seed = list(map(float, values.values()))
+                    line = {"row": row, "against": base, "measure": measure, "seeds": len(values)}
+                    line |= {"mean": float(np.mean(by_seed)), "by_seed": by_seed}
+                    rows.append(
+                        line | (_paired(drawn, logs, runs[row], runs.get(base, {}), measure) if row != base else {})
+                    )
+    table = pd.DataFrame(rows).reindex(
+        columns=[
+            "row",
+            "against",
+            "measure",
+            "seeds",
+            "mean",
+            "by_seed",
+            "difference",
+            "ci95",
+            "user_se",
+            "seed_sd",
+            "by_run",
+            "p",
+        ]
+    )
+    table["p_holm"] = np.nan
+    for _, part in table[table["p"].notna()].groupby("measure"):
+        table.loc[part.index, "p_holm"] = uncertainty.with_holm(part)["p_holm"]
+    return table
+
+
+def _resample_answers(answers: Mapping[str, pd.DataFrame], resamples: int, seed: int) -> Resampled:
+    """All measures of all runs on the same resamples of shoppers; columns (run, measure)."""
+    (first, table), *others = answers.items()
+    questions = table[["user_id", "target"]]
+    for name, other in others:
+        if not other[["user_id", "target"]].equals(questions):
+            raise DataError(
+                f"{name} and {first} were not asked the same questions; a row is compared with one of the same data."
+            )
+    values = pd.concat({name: one[list(MEASURES)] for name, one in answers.items()}, axis=1)
+    draws = pd.DataFrame(
+        uncertainty.bootstrap(values.to_numpy(float), questions["user_id"], resamples, seed), columns=values.columns
+    )
+    return Resampled(values.mean(), draws, len(values), questions["user_id"].nunique())
+
+
+def _paired(
+    drawn: Resampled, logs: Mapping[str, pd.DataFrame], row: Mapping[int, str], base: Mapping[int, str], measure: str
+) -> dict:
+    """The difference of one row from its base in one measure, over the seeds that both have; nothing without one."""
+    pairs = [(row[seed], base[seed]) for seed in row if seed in base]
+    if measure == LEARNING:
+        pairs = [(a, b) for a, b in pairs if a in logs and b in logs]
+        by_run = [float(logs[a]["valid_ndcg@10"].mean() - logs[b]["valid_ndcg@10"].mean()) for a, b in pairs]
+        resampled = [np.zeros(2)] * len(pairs)  # no shopper is asked
+    else:
+        by_run = [drawn.means[a, measure] - drawn.means[b, measure] for a, b in pairs]
+        resampled = [(drawn.draws[a, measure] - drawn.draws[b, measure]).to_numpy() for a, b in pairs]
+    if not pairs or (measure == LEARNING and len(pairs) == 1):
+        return {}
+    return _over_runs(by_run, resampled, drawn.users) | {
+        "p": _p_value(by_run, np.mean(resampled, axis=0), drawn.users)
+    }
+
+
+def _p_value(by_run: Sequence[float], resampled: np.ndarray, users: int) -> float:
+    """Two-sided p of a mean over runs that belongs to the interval of `_over_runs`."""
+    count, mean = len(by_run), float(np.mean(by_run))
+    if count == 1:
+        tail = min((resampled <= 0).sum(), (resampled >= 0).sum())
+        return float(min(1.0, 2 * (tail + 1) / (len(resampled) + 1)))
+    total, df = _joint_error(resampled.std(ddof=1), users - 1, np.std(by_run, ddof=1) / np.sqrt(count), count - 1)
+    return float(2 * scipy.stats.t.sf(abs(mean) / total, df)) if total else float(mean == 0)
+
+
+def verdict(expected: str, interval: Sequence[float] | float) -> str:
+    """Whether a claim "lower" or "higher" holds, by the 95 % interval of the difference.
+
+    >>> verdict("lower", [-0.3, -0.1]), verdict("lower", [-0.3, 0.1]), verdict("lower", [0.1, 0.3])
+    ('holds', 'open', 'the opposite')
+    """
+    low, high = (np.nan, np.nan) if np.ndim(interval) == 0 else interval  # type: ignore[misc]
+    signs = {"lower": high < 0, "higher": low > 0}
+    if signs[expected]:
+        return "holds"
+    return "the opposite" if any(signs.values()) else "open"
+
+
+def bands(
+    logs: Mapping[str, pd.DataFrame], runs: Mapping[str, Mapping[int, str]], figure: str, window: int = 1
+) -> pd.DataFrame:
+    """A figure of the training log over steps, as `plots.over_steps` draws it: one column per row of the study, with
+    the mean over its seeds, and `<row>_low` and `<row>_high`, the lowest and the highest seed.
+
+    window: steps over which each run's values are averaged first, centred.
+    """
+    parts = []
+    for row, of in runs.items():
+        known = [logs[run].set_index("step")[figure].dropna() for run in of.values() if run in logs]
+        if any(map(len, known)):
+            wide = pd.concat([one.rolling(window, center=True, min_periods=1).mean() for one in known], axis=1)
+            ends = {row: wide.mean(axis=1), f"{row}_low": wide.min(axis=1), f"{row}_high": wide.max(axis=1)}
+            parts.append(pd.DataFrame(ends))
+    return pd.concat(parts, axis=1).sort_index().rename_axis("step").reset_index() if parts else pd.DataFrame()

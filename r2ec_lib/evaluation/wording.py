@@ -130,14 +130,34 @@ HEADLINE = {"hit@5": 0.6867, "ndcg@20": 0.4521}
 
 
 def copied(title: str) -> pd.DataFrame:
-    """A table of the paper (arXiv 2505.16994, v3), "Table 1" (full-catalogue ranking) or "Ablation" (of the Gemma
-    backbone): index model, columns (dataset, metric), in ten-thousandths."""
+    """A table of the paper (arXiv 2505.16994, v3), "Table 1" (full-catalogue ranking), "Ablation" or "Read-out" (of
+    the Gemma backbone): index model, columns (dataset, metric), in ten-thousandths."""
     rows = pd.read_csv(Path(__file__).with_name("published.csv"))
     rows = rows[rows["table"] == title].drop(columns="table").dropna(axis="columns")
     pairs = [(dataset, metric) for dataset in rows["dataset"].unique() for metric in rows.columns[2:]]
     columns = pd.MultiIndex.from_tuples(pairs, names=["dataset", "metric"])
     wide = rows.pivot(index="model", columns="dataset").astype(int).swaplevel(axis="columns")
     return wide.reindex(index=rows["model"].unique(), columns=columns).rename_axis("model")
+
+
+def beside(model: str) -> str:
+    """A row of the paper's ablations as text, beside the row of the unchanged model, which ends its table.
+
+    Raises ValueError where no table has the row.
+
+    >>> beside("mean")
+    'Hit@5: CDs 528 (588); NDCG@5: CDs 368 (388)'
+    """
+    rows = pd.read_csv(Path(__file__).with_name("published.csv"))
+    rows = rows[rows["table"].isin(rows.loc[rows["model"] == model, "table"]) & (rows["table"] != "Table 1")]
+    if rows.empty:
+        raise ValueError(f"{model!r} is no row of the paper's ablations")
+    whole = rows[rows["model"] == rows["model"].iloc[-1]].set_index("dataset")
+    own, parts = rows[rows["model"] == model].set_index("dataset").dropna(axis="columns"), []
+    for metric in own.columns.drop(["table", "model"]):
+        cells = [f"{name} {own.loc[name, metric]:.0f} ({whole.loc[name, metric]:.0f})" for name in own.index]
+        parts.append(f"{metric_name(metric)}: {', '.join(cells)}")
+    return "; ".join(parts)
 
 
 def impossible(table: pd.DataFrame) -> pd.DataFrame:

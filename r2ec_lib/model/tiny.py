@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 import transformers
+from filelock import FileLock
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     PreTrainedModel,
@@ -209,14 +210,16 @@ def tiny_backbone(
     versions = [torch.__version__, transformers.__version__]
     recipe = json.dumps([documents, asdict(style), sizes, versions])
     target = Path(cache_dir) / hashlib.sha256(recipe.encode()).hexdigest()[:16]
-    found = (target / "warmup.parquet").exists()
-    if not found:
-        made = train_tokenizer((" ".join(document) for document in documents), vocab_size)
-        lm = build_tiny(made, hidden_size, num_layers, num_heads, seed=seed)
-        log = warm_up(lm, Prompts(made, style), documents, steps, batch_tokens, learning_rate, seed=seed)
-        with whole_folder(target) as fresh:
-            lm.save_pretrained(fresh)
-            made.save_pretrained(fresh)
-            log.to_parquet(fresh / "warmup.parquet", index=False)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{target}.lock"):  # of several processes that need it at once, one builds it and the others wait
+        found = (target / "warmup.parquet").exists()
+        if not found:
+            made = train_tokenizer((" ".join(document) for document in documents), vocab_size)
+            lm = build_tiny(made, hidden_size, num_layers, num_heads, seed=seed)
+            log = warm_up(lm, Prompts(made, style), documents, steps, batch_tokens, learning_rate, seed=seed)
+            with whole_folder(target) as fresh:
+                lm.save_pretrained(fresh)
+                made.save_pretrained(fresh)
+                log.to_parquet(fresh / "warmup.parquet", index=False)
     lm, tokenizer = load_pretrained(target, dtype=torch.float32)
     return lm, tokenizer, pd.read_parquet(target / "warmup.parquet"), found

@@ -33,7 +33,11 @@ class RecPOConfig(GRPOConfig):
         live_negatives: adds so many items to the candidates of Eq. 7, drawn anew at each step and encoded live.
         mask_seen: items of the history are no candidates.
         judged_weight: weight of a further reward from people's judgements of reasonings, −1 to 1 each; 0 for none.
+        token_price: taken off the reward for each sampled token; 0 in the paper.
+        item_vectors: "texts" encodes items from their texts; "learned" gives each item a vector of its own that is
+            trained, the paper's classification head. Items cannot be added to such a model.
         valid_users: validation samples ranked at each evaluation.
+        max_completion_length: TRL's field; 0 trains without reasoning, the recommendation action alone.
         vllm_importance_sampling_mode: TRL's field, with another default. vLLM's probabilities are those after top-k,
             the model's those over all tokens, so each token's ratio is the share that top-k keeps, below 1. TRL's
             default multiplies the ratios over a sequence, which leaves next to nothing of a long chain.
@@ -55,6 +59,8 @@ class RecPOConfig(GRPOConfig):
     live_negatives: int = 0
     mask_seen: bool = True
     judged_weight: float = 0.0
+    token_price: float = 0.0
+    item_vectors: str = "texts"
     valid_users: int = 256
     rollout_users: int = 4
     rollout_steps: int = 10
@@ -77,6 +83,7 @@ class RecPOConfig(GRPOConfig):
             "estimator": ("grpo", "rloo"),
             "length_handling": tuple(LENGTH_LOSS),
             "item_advantage": ("trajectory", "unit"),
+            "item_vectors": ("texts", "learned"),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -99,5 +106,6 @@ class RecPOConfig(GRPOConfig):
             1 - self.reward_mix,
             self.reward_mix,
             *([self.judged_weight] if self.judged_weight else []),
+            *([self.token_price] if self.token_price else []),
         ]
         super().__post_init__()

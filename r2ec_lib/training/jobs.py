@@ -191,14 +191,15 @@ def train(
         report(line)
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        model.refresh()  # by all processes: weights that are spread over them are gathered in each forward
+        trainer.items.finish()  # by all processes: weights that are spread over them are gathered in each forward
         trainer.require_numbers(model.head.table)
     except FloatingPointError as error:
         tables.write(trainer.state)
         _restore_best(trainer, error, report)
-        model.refresh()
+        trainer.items.finish()
     if not trainer.state.global_step:
         raise RuntimeError("training made no step; more training samples, or more epochs, are needed")
+    trainer.items.release()
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer.is_fsdp_enabled else None
     if trainer.is_world_process_zero():
         model.save(run_dir / job["model"], weights)

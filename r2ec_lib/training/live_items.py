@@ -47,13 +47,15 @@ class ItemTable:
         version = (step, sum(weight._version for weight in self.r2ec.lm.parameters()))
         wanted, live = targets.tolist(), self._live
         if live is None or (live.version, live.targets) != (version, wanted):
-            texts, readout = self.r2ec.closed([self.texts[item] for item in wanted]), self.r2ec.head.readout
-            states = batched_states(
-                lm, self.r2ec.lm, texts, readout=readout, batch_tokens=encoded_tokens(self.r2ec.lm)
-            )
+            states = self._states(lm, wanted)
             precision = torch.promote_types(states.dtype, torch.float32)
             live = self._live = LiveItems(version, wanted, states, torch.zeros_like(states, dtype=precision))
         return live
+
+    def _states(self, lm: torch.nn.Module, items: list[int]) -> Tensor:
+        """Vectors (M, d) of `items` by the current weights, with a graph."""
+        texts, readout = self.r2ec.closed([self.texts[item] for item in items]), self.r2ec.head.readout
+        return batched_states(lm, self.r2ec.lm, texts, readout=readout, batch_tokens=encoded_tokens(self.r2ec.lm))
 
     def forget(self) -> None:
         """The graph of the live items has been walked."""
@@ -75,3 +77,39 @@ class ItemTable:
         table = torch.empty(len(self.texts), found.shape[1], device=found.device)
         table[rows] = found
         self.r2ec.head.table, self.refreshed_at = table, step
+
+    def finish(self) -> None:
+        """Writes the whole table by the weights that training has ended with."""
+        self.r2ec.refresh()
+
+    def release(self) -> None:
+        """Leaves nothing of the training on the language model, which is to be saved."""
+
+
+class LearnedItems(ItemTable):
+    """Item vectors that are weights of their own in place of encoded texts: the paper's classification head.
+
+    They begin at random, as wide as the encoded ones spread, and hang on the language model while it trains, so that
+    its optimiser, its clipping and its checkpoints take them along.
+    """
+
+    def __init__(self, r2ec: R2ec, seed: int):
+        super().__init__(r2ec, refresh_steps=0)
+        r2ec.refresh()
+        table, generator = r2ec.head.table, torch.Generator().manual_seed(seed)
+        vectors = torch.randn(table.shape, generator=generator).to(table) * table.std() + table.mean(dim=0)
+        r2ec.lm.register_parameter("item_vectors", torch.nn.Parameter(vectors.to(r2ec.lm.dtype)))
+        self.refresh(0)
+
+    def _states(self, lm: torch.nn.Module, items: list[int]) -> Tensor:
+        return self.r2ec.lm.item_vectors[items]
+
+    def refresh(self, step: int, leave_out: Set[int] = frozenset()) -> None:
+        """The table is a copy of the weights; made at every use, since nothing has to be encoded."""
+        self.r2ec.head.table = self.r2ec.lm.item_vectors.detach().float().clone()
+
+    def finish(self) -> None:
+        self.refresh(0)
+
+    def release(self) -> None:
+        del self.r2ec.lm.item_vectors

@@ -32,6 +32,11 @@ def judged(reward_judged: list[float], **_: Any) -> list[float]:
     return reward_judged
 
 
+def price(reward_price: list[float], **_: Any) -> list[float]:
+    """Less one for each token that the policy sampled; `token_price` is its weight."""
+    return reward_price
+
+
 # ---- sampling and closing ------------------------------------------------------------------------------------------
 
 

@@ -27,7 +27,7 @@ from r2ec_lib.model.sampling import sample
 from r2ec_lib.model.scoring import seen_mask
 from r2ec_lib.training import objective, rollout
 from r2ec_lib.training.config import RecPOConfig
-from r2ec_lib.training.live_items import ItemTable
+from r2ec_lib.training.live_items import ItemTable, LearnedItems
 from r2ec_lib.training.log_probs import token_log_probs
 
 
@@ -80,12 +80,16 @@ class RecPOTrainer(GRPOTrainer):
         self.valid_samples = valid_samples
         if valid_samples is not None and len(valid_samples) > args.valid_users:
             self.valid_samples = valid_samples.sample(args.valid_users, random_state=args.seed)
-        self.items = ItemTable(model, args.refresh_steps)
+        learned = args.item_vectors == "learned"
+        self.items = LearnedItems(model, args.seed) if learned else ItemTable(model, args.refresh_steps)
         self.rollout_log: list[dict] = []  # one dict per kept trajectory
         model.lm.generation_config.eos_token_id = model.prompts.answer.stop_ids(model.lm)
         args.generation_kwargs = {**(args.generation_kwargs or {}), **rollout.generation_limits(model, args.use_vllm)}
+        if not args.max_completion_length:
+            args.generation_kwargs["max_new_tokens"] = 1  # nothing is generated, and transformers refuses 0
         rows = Dataset.from_dict({"prompt": list(range(len(self.samples)))})
         rewards: list[Any] = [rollout.ndcg, rollout.similarity, *([rollout.judged] if judge else [])]
+        rewards += [rollout.price] if args.token_price else []
         roll_out: Any = self.roll_out  # whose prompts are row numbers
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*rollout_func")  # experimental; TRL's version is pinned
@@ -155,6 +159,9 @@ class RecPOTrainer(GRPOTrainer):
     def sample_chains(self, prompts: list[list[int]]) -> rollout.Drawn:
         """A closed chain per prompt: by our sampler, or through TRL by vLLM or continuous batching if asked for."""
         model, answer = self.r2ec, self.r2ec.prompts.answer
+        if not self.max_completion_length:  # `<answer>` follows the prompt: nothing is sampled, no token is an action
+            silent = model.sample(prompts, 0)
+            return rollout.Drawn(silent.chains, [0] * len(prompts), silent.written, silent.states)
         if self.use_vllm or self.use_transformers_continuous_batching:
             own, log_probs = self._generate_single_turn(prompts, None, {}, self.num_generations)
             chains, written = answer.close(own)
@@ -184,9 +191,9 @@ class RecPOTrainer(GRPOTrainer):
         """Ranks the catalogue by the final states of trajectories (B) and rewards them (Eq. 4 and 5).
 
         Returns:
-            Lists of `rank`, `reward_ndcg`, `reward_similarity` and, with a judge, `reward_judged`; `candidates` (M,),
-            the sorted target items of all processes and `negatives`, whose rows in the item table now come from the
-            current weights.
+            Lists of `rank`, `reward_ndcg`, `reward_similarity` and, where they count, `reward_judged` and
+            `reward_price`; `candidates` (M,), the sorted target items of all processes and `negatives`, whose rows in
+            the item table now come from the current weights.
         """
         numbers, head = torch.tensor(rows, device=self.accelerator.device), self.r2ec.head  # (B,)
         targets, seen = self.targets(numbers), self.seen(numbers)  # (B,), (B, N) or None
@@ -201,6 +208,8 @@ class RecPOTrainer(GRPOTrainer):
             "reward_ndcg": objective.ndcg(ranks, self.args.reward_cutoff).float().tolist(),
             "reward_similarity": scoring.item_log_probs(scores, targets, head.temperature, seen).exp().tolist(),
         }
+        if self.args.token_price:
+            fields["reward_price"] = [-float(count) for count in drawn.actions]
         if self.judge:
             fields["reward_judged"] = self.judge([self.r2ec.decode(chain) for chain in drawn.chains])
         return fields

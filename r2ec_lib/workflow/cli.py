@@ -21,7 +21,7 @@ import yaml
 
 from r2ec_lib.data.readers import LOG_COLUMNS
 from r2ec_lib.data.schema import DataError
-from r2ec_lib.workflow import recipes, report
+from r2ec_lib.workflow import recipes, report, study
 from r2ec_lib.workflow.folder import NOTEBOOKS, RUNS, shown
 from r2ec_lib.workflow.kernels import RunError, Stopped
 from r2ec_lib.workflow.recipes import RecipeError
@@ -64,6 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="execute the notebooks of a recipe and render the report")
     run.add_argument("--fresh", action="store_true", help="remove the run's folder first")
+    run.add_argument(
+        "--shared", action="store_true", help="copy stages that another run finished with the same settings"
+    )
     run.add_argument("--check", action="store_true", help="only check the recipe and say which stages would run")
     show = commands.add_parser("recipe", help="print a recipe with its bases merged, for papermill --parameters_yaml")
     show.add_argument("--stage", help="only what this notebook takes, such as 02 or 02_training")
@@ -71,6 +74,13 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("recipe", type=Path, help="a YAML file, such as params/quickstart.yaml")
         command.add_argument("-p", metavar="KEY=VALUE", action="append", default=[], help="overrides a key")
         command.add_argument("--name", help="name of the run's folder (default: the recipe's)")
+    rows = commands.add_parser("study", help="run the variants that a study lists, over seeds, and compare them")
+    rows.add_argument("study", type=Path, help="a YAML file, such as params/ablations/study.yaml")
+    rows.add_argument("--row", metavar="NAME", action="append", default=[], help="only this row (may be repeated)")
+    rows.add_argument("--seeds", type=int, nargs="+", default=[], metavar="N", help="in place of the study's")
+    rows.add_argument("--jobs", type=int, default=0, metavar="N", help="runs at a time (default: one for each core)")
+    rows.add_argument("--name", help="begins the names of the runs' folders (default: the study's)")
+    rows.add_argument("-p", metavar="KEY=VALUE", action="append", default=[], help="overrides a key in all rows")
     again = commands.add_parser("report", help="render the report of a run again")
     again.add_argument("run", help="name or folder of a run")
     lists = commands.add_parser("recommend", help="write the recommendations of a model for every shopper of a log")
@@ -111,6 +121,9 @@ def _run(options: argparse.Namespace) -> None:
         return _serve(options)
     if options.command == "report":
         return print(f"Report: {shown(report.render(existing_run(options.run)))}")
+    if options.command == "study":
+        how = (options.row, options.seeds, options.jobs, options.p, options.name)
+        return print(f"Study: {shown(study.execute(options.study, *how))}")
     declared = recipes.declared_in(NOTEBOOKS)
     recipe = recipes.load(options.recipe, declared, options.p, options.name)
     if options.command == "recipe":
@@ -118,7 +131,7 @@ def _run(options: argparse.Namespace) -> None:
     elif options.check:
         check(recipe)
     else:
-        print(f"Report: {shown(execute(recipe, fresh=options.fresh))}")
+        print(f"Report: {shown(execute(recipe, fresh=options.fresh, shared=options.shared))}")
 
 
 def _serve(options: argparse.Namespace) -> None:

@@ -31,11 +31,13 @@ STAGES = {
     "08_try_it": ("try_it",),
     "06_study": ("study",),
     "07_benchmark": ("benchmark",),
+    "10_variant": ("evaluation",),
+    "11_ablations": ("ablations",),
 }
 """The stages in the order in which they run, with the folders of a run that each owns; the first of them gets its
 metrics.json. A person tries the model with its student, so the student comes first."""
-ON_REQUEST = ("06_study", "07_benchmark")
-"""Stages that run only where a recipe names them."""
+ON_REQUEST = ("06_study", "07_benchmark", "10_variant", "11_ablations")
+"""Stages that run only where a recipe names them. A row of a study has 10 in place of 03: both read the test once."""
 
 
 class _Inside:

@@ -39,10 +39,15 @@ def execute(
     runs: Path = RUNS,
     folders: Mapping[str, Sequence[str]] = STAGES,
     library: Path = LIBRARY,
+    *,
+    shared: bool = False,
 ) -> Path:
     """Runs the stages of `recipe` that are not up to date in `runs/<name>`, renders the report, returns its index.
 
-    folders: what each stage owns in a run; its order is the usual order of the stages.
+    Args:
+        fresh: remove the run's folder first.
+        folders: what each stage owns in a run; its order is the usual order of the stages.
+        shared: copy a stage that another run in `runs` has finished with the same ingredients, costs included.
 
     Raises:
         RecipeError: a notebook refuses its settings; nothing was run.
@@ -71,6 +76,12 @@ def execute(
             usual = list(folders)
             later = [name for name in usual[usual.index(stage.name) + 1 :] if name not in order[:number]]
             continues = stages.begin(run, stage.name, later, parts, folders)
+            if shared and (other := stages.finished_elsewhere(run, stage.name, stages.key(parts))):
+                cost, previous = stages.copy_from(other, run, stage.name), stages.key(parts)
+                print(f"{stage.name}: copied from {shown(other.path)}", flush=True)
+                facts["stages"][stage.name] = {**cost, "finished": provenance.now(), "copied_from": other.path.name}
+                write_json(facts, run.provenance)
+                continue
             print(f"{stage.name}: {'goes on where it was interrupted' if continues else 'starts'}", flush=True)
             executed = run.notebook(stage.name)
             try:
@@ -104,6 +115,19 @@ def check(
     print(f"The recipe is right. Run folder: {shown(run.path)}")
     for stage, reason in _forecast(run, plan, library):
         print(f"{stage.name}: {reason or 'up to date'}")
+
+
+def is_current(
+    recipe: Recipe,
+    declared: Mapping[str, Mapping[str, Parameter]],
+    notebooks: Path = NOTEBOOKS,
+    runs: Path = RUNS,
+    folders: Mapping[str, Sequence[str]] = STAGES,
+    library: Path = LIBRARY,
+) -> bool:
+    """Whether every stage of `recipe` is up to date in `runs/<name>`; `declared` are the keys of the notebooks."""
+    run = RunFolder(runs / recipe.name)
+    return not any(reason for _, reason in _forecast(run, _plan(recipe, run, declared, notebooks, folders), library))
 
 
 def stage_order(

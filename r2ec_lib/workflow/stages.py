@@ -10,6 +10,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,7 @@ def ingredients(notebook: Path, values: Mapping[str, Any], previous: str, librar
     return {
         "notebook": _digest(source),
         "parameters": {key: value for key, value in values.items() if key not in PLACES},
-        "library": {
-            path.relative_to(library).as_posix(): _digest(ast.dump(_parsed(path))) for path in imported(code, library)
-        },
+        "library": {path.relative_to(library).as_posix(): _module(path)[1] for path in imported(code, library)},
         "inputs": _inputs(values),
         "packages": {name: metadata.version(name) for name in PACKAGES},
         "previous": previous,
@@ -67,7 +66,7 @@ def imported(code: Sequence[str], library: Path = LIBRARY) -> list[Path]:
         names = {name for node in ast.walk(tree) for name in _imports(node, package)}
         for path in {path for name in names for path in _modules(name, library)} - modules:
             modules.add(path)
-            wanted.append((_parsed(path), ".".join(path.relative_to(library.parent).parent.parts)))
+            wanted.append((_module(path)[0], ".".join(path.relative_to(library.parent).parent.parts)))
     return sorted(modules)
 
 
@@ -81,6 +80,28 @@ def is_done(run: RunFolder, stage: str, wanted: str) -> bool:
     """Whether `stage` finished with the key `wanted` and everything it wrote is still there."""
     last = state(run, stage)
     return bool(last and last["finished"] and last["key"] == wanted and _present(run, last["outputs"]))
+
+
+def finished_elsewhere(run: RunFolder, stage: str, wanted: str) -> RunFolder | None:
+    """Another run beside `run` in which `stage` finished with the key `wanted` and everything is still there."""
+    for path in sorted(run.path.parent.glob(f"*/{run.state(stage).relative_to(run.path)}")):
+        other = RunFolder(path.parents[1])
+        if other.path != run.path and is_done(other, stage, wanted):
+            return other
+    return None
+
+
+def copy_from(other: RunFolder, run: RunFolder, stage: str) -> dict[str, float]:
+    """Copies what `stage` wrote in `other` into `run`, which `begin` has made ready; returns what it had cost.
+
+    The state comes last: without it, a copy that was broken off is no finished stage.
+    """
+    last = read_json(other.state(stage))
+    for path in last["outputs"]:
+        (run.path / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(other.path / path, run.path / path)
+    write_json(last, run.state(stage))
+    return {name: last[name] for name in ("seconds", "peak_memory_gb")}
 
 
 def begin(
@@ -135,8 +156,15 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _parsed(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
+def _module(path: Path) -> tuple[ast.Module, str]:
+    """A module's tree and its digest, read again only when the file has changed."""
+    return _read_module(path, path.stat().st_mtime_ns)
+
+
+@cache
+def _read_module(path: Path, changed: int) -> tuple[ast.Module, str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return tree, _digest(ast.dump(tree))
 
 
 def _parsed_cell(source: str) -> ast.Module:

@@ -11,6 +11,7 @@ import pytest
 from r2ec_lib.bazaar import language as text
 from r2ec_lib.bazaar.oracle import belief, oracle_scores
 from r2ec_lib.bazaar.world import BazaarConfig, generate
+from r2ec_lib.data.schema import DataError
 from r2ec_lib.data.splits import make_samples
 
 
@@ -34,7 +35,7 @@ def plain_oracle(world, sample):
     def same(shopper, bought, fidelity, count):
         return fidelity if shopper == bought else (1 - fidelity) / (count - 1)
 
-    def probabilities(day, in_basket, owned_items):
+    def probabilities(day, in_basket, owned_items, need):
         """For each (kit, style, tier): P(item) of one purchase, as a function."""
         weights = [weight(item, day) for item in range(len(facts))]
         cell_total, kind_total = {}, {True: 0.0, False: 0.0}
@@ -42,6 +43,12 @@ def plain_oracle(world, sample):
             cell = row.piece, row.style, row.tier
             cell_total[cell] = cell_total.get(cell, 0.0) + weights[item]
             kind_total[row.sundry] += weights[item]
+
+        def within(*columns_and_row):
+            *columns, row = columns_and_row
+            alike = (facts[columns] == row[columns]).all(axis=1)
+            return sum(weights[item] for item in facts.index[alike])
+
         owned = {facts["piece"][item] for item in owned_items}
         sundries = [item for item in owned_items if facts["sundry"][item]]
 
@@ -51,6 +58,11 @@ def plain_oracle(world, sample):
             noise = share * weights[item] / kind_total[bool(row["sundry"])]
             if sundries and not in_basket:
                 noise = (1 - config.repeat) * noise + config.repeat * sundries.count(item) / len(sundries)
+            if need == 1 and not owned_items:
+                return weights[item] / kind_total[True] if row["sundry"] else 0.0
+            if need == 1:
+                alike = row["piece"] == facts["piece"][owned_items[-1]]
+                return config.noise * noise + (1 - config.noise) * alike * weights[item] / within("piece", row)
             missing = [piece for piece in kits["pieces"][kit] if piece not in owned]
             if not missing:
                 return noise
@@ -58,7 +70,13 @@ def plain_oracle(world, sample):
             for_piece = powers[missing.index(row["piece"])] / sum(powers) if row["piece"] in missing else 0.0
             if not for_piece:
                 return config.noise * noise
-            wanted = style if in_basket else kits["accents"][kit][styles.index(style)]
+            if need < 4 and not in_basket:
+                tiers_fit = same(tier, row["tier"], config.tier_fidelity, config.tiers) if need == 3 else 1.0
+                group = ("piece", "tier") if need == 3 else ("piece",)
+                return config.noise * noise + (1 - config.noise) * for_piece * tiers_fit * weights[item] / within(
+                    *group, row
+                )
+            wanted = style if in_basket or need == 4 else kits["accents"][kit][styles.index(style)]
             project = for_piece * same(wanted, row["style"], config.style_fidelity, config.styles)
             project *= same(tier, row["tier"], config.tier_fidelity, config.tiers)
             project *= weights[item] / cell_total[row["piece"], row["style"], row["tier"]]
@@ -73,8 +91,9 @@ def plain_oracle(world, sample):
         for row in kits.itertuples()
     ]
     scores, total = np.zeros(len(facts)), 0.0
-    steps = [probabilities(day_of(h), h == hours[0], history[:position]) for position, h in enumerate(hours)]
-    following = probabilities(day_of(0), hours[0] == 0, history)
+    need = hours.count(hours[0]) if config.needs else 5
+    steps = [probabilities(day_of(h), h == hours[0], history[:position], need) for position, h in enumerate(hours)]
+    following = probabilities(day_of(0), hours[0] == 0, history, need)
     for kit, (s, style), (t, tier) in itertools.product(range(len(kits)), enumerate(styles), enumerate(tiers)):
         chance = growth[kit] / sum(growth) * zipf(config.styles, 0.4, s) * zipf(config.tiers, 0.4, t)
         for step, item in zip(steps, history, strict=True):
@@ -143,6 +162,33 @@ def test_the_oracle_agrees_with_enumeration_by_hand_on_every_kind_of_question(ti
     scores = oracle_scores(tiny_world, tiny_samples.iloc[rows])
     for row, given in zip(rows, scores, strict=True):
         np.testing.assert_allclose(given, plain_oracle(tiny_world, tiny_samples.iloc[row]), rtol=1e-3, atol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def needing():
+    """A world of needs and its questions."""
+    sizes = {"items": 120, "users": 150, "kits": 2, "styles": 2, "tiers": 2, "brands": 4, "lines": 2, "late_kits": 0}
+    world = generate(BazaarConfig(**sizes, noise=0.2, returns=3.0, needs=True))
+    return world, make_samples(world.items, world.interactions, mask_seen=False)[0]
+
+
+def test_the_oracle_of_needs_agrees_with_enumeration_for_every_need_and_state(needing):
+    world, samples = needing
+    need = np.array([list(hours).count(hours[0]) for hours in samples["history_hours"]])
+    later = samples["history"].map(len).to_numpy() > need
+    rows = [int(np.flatnonzero((need == n) & (later == more))[0]) for n in range(1, 6) for more in (False, True)]
+    scores = oracle_scores(world, samples.iloc[rows])
+    for row, given in zip(rows, scores, strict=True):
+        np.testing.assert_allclose(given, plain_oracle(world, samples.iloc[row]), rtol=1e-3, atol=1e-3)
+    everything = oracle_scores(world, samples)
+    np.testing.assert_allclose(np.exp(everything).sum(axis=1), 1.0, atol=1e-3)
+
+
+def test_a_question_inside_the_first_order_has_no_need_yet(needing):
+    world, _ = needing
+    inside = make_samples(world.items, world.interactions, mask_seen=False, skip_ties=False)[0]
+    with pytest.raises(DataError, match="set skip_ties to true"):
+        oracle_scores(world, inside)
 
 
 def test_a_purchase_at_midnight_belongs_to_the_day_that_begins(tiny_world):

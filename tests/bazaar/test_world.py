@@ -263,3 +263,28 @@ def test_published_figures_belong_to_this_very_world(world):
     cards = (world.items["title"] + world.items["description"]).str.cat(sep=" ")
     digest = hashlib.sha256(f"{purchases} {minutes} {cards}".encode()).hexdigest()
     assert digest[:16] == "09e204155b5ae046"
+
+
+def test_a_purchase_follows_from_as_many_facts_as_the_first_order_has_purchases():
+    sizes = {"items": 700, "users": 1500, "kits": 8, "styles": 4, "tiers": 2, "brands": 16, "lines": 3, "late_kits": 1}
+    world = generate(BazaarConfig(**sizes, returns=2.0, needs=True, noise=0.1))
+    table = world.interactions.join(world.truth)
+    table = table.join(world.facts.set_index(world.items["item_id"]), on="item_id", suffixes=("", "_bought"))
+    size = table[
+        table["origin"].eq("basket") | table["timestamp"].eq(table.groupby("user_id")["timestamp"].transform("min"))
+    ]
+    assert (size.groupby("user_id")["need"].nunique() == 1).all()
+    assert (size.groupby("user_id").size() == size.groupby("user_id")["need"].first()).all()
+    later = table[table["origin"].isin(["project", "refill"])]
+    assert set(later.loc[later["origin"] == "refill", "need"]) == {1} and set(later["need"]) == {1, 2, 3, 4, 5}
+    before = table.groupby("user_id")["piece"].shift()
+    assert (later["piece"] == before[later.index])[later["need"] == 1].all()
+    assert table.loc[(table["need"] == 1) & (table["origin"] == "basket"), "sundry"].all()
+    fits = pd.DataFrame(
+        {"tier": later["tier"] == later["tier_bought"], "style": later["style"] == later["style_bought"]}
+    )
+    shares = fits.groupby(later["need"]).mean()
+    assert (shares["tier"] > 0.85).tolist() == [False, False, True, True, True]
+    assert (shares["style"] > 0.85).tolist() == [False, False, False, True, False]
+    without = generate(BazaarConfig(**sizes, returns=2.0, noise=0.1))
+    assert "need" not in without.truth

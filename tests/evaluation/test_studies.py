@@ -230,3 +230,94 @@ def test_the_best_baseline_is_the_best_of_each_run():
     table = two_seeds([[1, 9], [1, 1]], [[9, 9], [9, 1]])
     best = studies.with_best_baseline(studies.resample_runs(table, ["hit@5"], 20), ["caser", "r2ec"])
     assert [run.means["best_baseline", "hit@5"] for run in best.values()] == [1 / 2, 1]
+
+
+def answered(ranks, tokens, users=None):
+    """What `read_answers` gives for one run."""
+    table = rankings(ranks, users).set_index("sample_id")[["user_id", "target"]]
+    hits = {"ndcg@20": [1 / math.log2(rank + 1) if rank <= 20 else 0 for rank in ranks]}
+    return table.assign(tokens=tokens, **hits, **{"hit@5": [float(rank <= 5) for rank in ranks]})
+
+
+def logged(*scores):
+    values = {"step": range(1, len(scores) + 1), "valid_ndcg@10": scores, "reward": scores}
+    return pd.DataFrame(values)
+
+
+def test_answers_are_read_question_by_question(tmp_path):
+    chains = rankings([1, 7, 30]).assign(tokens=[4, 5, 6]).iloc[::-1]
+    write_table(chains, tmp_path / "one" / "evaluation" / "chains.parquet")
+    found = studies.read_answers([tmp_path / "one"])["one"]
+    assert found["tokens"].tolist() == [4, 5, 6] and found["hit@5"].tolist() == [1, 0, 0]
+    assert found["ndcg@20"].tolist() == pytest.approx([1, 1 / math.log2(8), 0])
+    with pytest.raises(DataError, match=r"none: no evaluation/chains\.parquet"):
+        studies.read_answers([tmp_path / "none"])
+
+
+def test_a_row_is_paired_with_its_base_seed_by_seed_and_question_by_question():
+    rng = np.random.default_rng(0)
+    base = [rng.integers(1, 10, 300) for _ in range(3)]
+    worse = [np.where(rng.random(300) < 0.4, 9, ranks) for ranks in base]
+    runs = {"full": {0: "f0", 1: "f1", 2: "f2"}, "worse": {0: "w0", 1: "w1", 5: "w5"}, "other world": {0: "o0"}}
+    answers = {f"f{k}": answered(ranks, 10) for k, ranks in enumerate(base)}
+    answers |= {name: answered(ranks, 12) for name, ranks in zip(("w0", "w1", "w5"), worse, strict=True)}
+    answers["o0"] = answered([1, 2], 3)
+    logs = {"f0": logged(0.1, 0.5), "f1": logged(0.2, 0.5), "w0": logged(0.1, 0.2), "w1": logged(np.nan, 0.2)}
+    against = {"full": "full", "worse": "full", "other world": "other world"}
+    found = studies.compare_rows(answers, logs, runs, against, 2000).set_index(["row", "measure"])
+    row = found.loc[("worse", "hit@5")]
+    by_run = [(worse[k] <= 5).mean() - (base[k] <= 5).mean() for k in (0, 1)]  # of the seeds that both have
+    assert row["by_run"] == pytest.approx(by_run) and row["difference"] == pytest.approx(np.mean(by_run))
+    assert row["mean"] == pytest.approx(np.mean([(ranks <= 5).mean() for ranks in worse])) and row["seeds"] == 3
+    paired = np.mean([(worse[k] <= 5).astype(float) - (base[k] <= 5) for k in (0, 1)], axis=0)
+    assert row["user_se"] == pytest.approx(paired.std(ddof=1) / math.sqrt(300), rel=0.1)
+    assert row["seed_sd"] == pytest.approx(plain.stdev(by_run))
+    first, second = row["user_se"], row["seed_sd"] / math.sqrt(2)
+    error, df = math.hypot(first, second), (first**2 + second**2) ** 2 / (first**4 / 299 + second**4)
+    half = stats.t.ppf(0.975, df) * error
+    assert row["ci95"] == pytest.approx([row["difference"] - half, row["difference"] + half])
+    assert row["p"] == pytest.approx(2 * stats.t.sf(-row["difference"] / error, df)) and row["p_holm"] == row["p"]
+    tokens = found.loc[("worse", "tokens")]
+    assert tokens["difference"] == 2 and tokens["ci95"] == [2, 2] and tokens["p"] == 0
+    learning = found.loc[("worse", "learning")]
+    assert learning["by_run"] == pytest.approx([0.15 - 0.3, 0.2 - 0.35]) and learning["user_se"] == 0
+    assert found.loc[("full", "hit@5"), "difference"] is np.nan or np.isnan(found.loc[("full", "hit@5"), "difference"])
+    assert found.loc[("other world", "hit@5"), "mean"] == 1 and np.isnan(found.loc[("other world", "hit@5"), "p_holm"])
+
+
+def test_p_values_are_corrected_over_the_rows_of_each_measure_and_one_seed_has_shoppers_alone():
+    rng = np.random.default_rng(1)
+    base = rng.integers(1, 10, 200)
+    answers = {
+        "f": answered(base, 9),
+        "a": answered(np.where(rng.random(200) < 0.1, 9, base), 9),
+        "b": answered(base, 9),
+    }
+    runs = {"full": {0: "f"}, "a": {0: "a"}, "b": {0: "b"}}
+    found = studies.compare_rows(answers, {}, runs, dict.fromkeys(runs, "full"), 2000)
+    assert set(found["measure"]) == {"ndcg@20", "hit@5", "tokens"}  # nothing is known of the training
+    hits = found[found["measure"] == "hit@5"].set_index("row")
+    assert hits.loc["a", "p_holm"] == pytest.approx(2 * hits.loc["a", "p"]) and hits.loc["b", "p"] == 1
+    assert np.isnan(hits.loc["a", "seed_sd"]) and hits.loc["a", "ci95"][1] < 0
+
+
+def test_rows_of_other_questions_are_not_compared():
+    answers = {"f": answered([1, 2], 9), "w": answered([1, 2, 3], 9)}
+    runs = {"full": {0: "f"}, "world": {0: "w"}}
+    with pytest.raises(DataError, match="w and f were not asked the same questions"):
+        studies.compare_rows(answers, {}, runs, dict.fromkeys(runs, "full"))
+
+
+def test_a_claim_without_an_interval_is_open():
+    assert studies.verdict("higher", np.nan) == "open"
+    assert studies.verdict("higher", [0.1, 0.2]) == "holds"
+
+
+def test_a_band_runs_from_the_lowest_seed_to_the_highest():
+    logs = {"a": logged(0.1, np.nan, 0.5), "b": logged(0.3, np.nan, 0.3), "c": logged(0.2, 0.4, 0.6)}
+    found = studies.bands(logs, {"one": {0: "a", 1: "b"}, "two": {0: "c"}, "gone": {0: "d"}}, "valid_ndcg@10")
+    assert found["step"].tolist() == [1, 2, 3] and "gone" not in found
+    assert found["one"].dropna().tolist() == pytest.approx([0.2, 0.4])
+    assert found["one_low"].dropna().tolist() == [0.1, 0.3] and found["one_high"].dropna().tolist() == [0.3, 0.5]
+    smooth = studies.bands(logs, {"two": {0: "c"}}, "reward", window=3)
+    assert smooth["two"].tolist() == pytest.approx([0.3, 0.4, 0.5])

@@ -71,6 +71,23 @@ def test_a_killed_training_resumes_to_the_same_metrics_and_weights(run):
     assert not (broken / "training" / "checkpoints").exists()
 
 
+def test_learned_item_vectors_are_trained_resumed_and_saved_as_the_item_table_alone(run):
+    whole, broken = (run(name, {"item_vectors": "learned", "beta": 0.01}) for name in ("whole", "broken"))
+    jobs.train(whole, report=lambda line: None)
+
+    def stop(line):
+        if line.startswith("step     3"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        jobs.train(broken, stop)
+    jobs.train(broken, report=lambda line: None)
+    one, other, start = (R2ec.load(folder) for folder in (whole / "model", broken / "model", whole / "training/start"))
+    assert torch.equal(one.head.table, other.head.table) and "item_vectors" not in dict(one.lm.named_parameters())
+    drawn = (one.head.table - start.encode_items(start.catalogue)).abs().mean()
+    assert drawn > 0.1 * start.head.table.std()  # no encoding of the texts
+
+
 def test_the_control_trains_beside_the_model_and_resumes_on_its_own(run):
     folder = run("both", {"item_warmup_steps": 1})
     control = {"folder": "training/item_only", "model": "model_item_only"}

@@ -168,6 +168,34 @@ def test_judgements_shift_the_advantages_and_the_best_trajectory(make_trainer, t
     assert trainer._metrics["train"]["rewards/judged/mean"] == [0.0]
 
 
+def test_each_sampled_token_has_its_price_and_appended_ones_are_free(make_trainer, monkeypatch):
+    trainer = make_trainer(estimator="rloo", token_price=0.25)
+    chains, states = [[40, 41, 2], [42, 2], [43, 2], [44, 45, 46, 2]], torch.zeros(4, 16)
+    drawn = rollout.Drawn(chains, [3, 2, 2, 3], [True, True, True, False], states)
+    monkeypatch.setattr(trainer, "sample_chains", lambda prompts: drawn)
+    found, trajectories = generated(trainer)
+    assert [one["reward_price"] for one in trajectories] == [-3.0, -2.0, -2.0, -3.0]
+    assert found["advantages"].tolist() == pytest.approx([-0.25, 0.25, 0.25, -0.25])  # equal states rank alike
+
+
+def test_without_reasoning_the_answer_follows_the_prompt_and_only_the_recommendation_learns(make_trainer, samples):
+    trainer = make_trainer(max_completion_length=0, item_advantage="unit")
+    found, trajectories = generated(trainer)
+    assert [one["chain"] for one in trajectories] == [trainer.r2ec.prompts.answer.ids] * 4
+    assert (
+        found["tool_mask"].sum() == 0
+        and (found["advantages"] == 0).all()
+        and found["best"].tolist() == [True, False] * 2
+    )
+    states = trainer.r2ec.user_states(samples.iloc[[3, 3, 9, 9]])
+    assert torch.allclose(torch.stack([one["state"] for one in trajectories]), states, atol=1e-4)
+    moved = gradients(trainer, found)
+    assert (
+        all(torch.isfinite(gradient).all() for gradient in moved.values())
+        and max(g.abs().max() for g in moved.values()) > 0
+    )
+
+
 def test_a_weight_without_judgements_is_refused(make_trainer):
     with pytest.raises(ValueError, match=r"judged_weight is 0\.5"):
         make_trainer(judged_weight=0.5)

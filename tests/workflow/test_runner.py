@@ -52,6 +52,20 @@ def test_a_run_is_cached_resumed_and_reported(world, capsys):
     assert (place.path / "model" / "result").is_file()
 
 
+def test_a_shared_run_copies_what_another_has_done_and_runs_the_rest(world, capsys):
+    run(world, "rows: 4\nname: one\nstages: [01_first]\n")
+    capsys.readouterr()
+    run(world, "rows: 4\nname: two\n", shared=True)
+    out = capsys.readouterr().out
+    assert out.startswith("01_first: copied from runs/one\n02_second: starts\n")
+    place = RunFolder(world / "runs" / "two")
+    assert (place.model / "result").read_text() == "8.0 False" and place.notebook("01_first").is_file()
+    facts = json.loads(place.provenance.read_text())["stages"]
+    assert facts["01_first"]["copied_from"] == "one" and "copied_from" not in facts["02_second"]
+    run(world, "rows: 4\nname: two\n")
+    assert capsys.readouterr().out == "01_first: up to date\n02_second: up to date\n"
+
+
 def test_a_folder_that_is_no_run_is_never_removed(world):
     (world / "runs" / "toy").mkdir(parents=True)
     (world / "runs" / "toy" / "mine").write_text("precious")

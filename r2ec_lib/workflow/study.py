@@ -1,0 +1,238 @@
+"""Studies: many variants of one recipe over several seeds, each an ordinary run, several at a time; then their page.
+
+A study file names a base recipe and lists rows, each with the keys in which it differs. This module reads such a file,
+starts `r2ec run` for every row and seed that is not finished, and has notebook 11 write the page. What the rows show
+is compared in `evaluation.studies`.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from r2ec_lib.data.storage import read_json
+from r2ec_lib.workflow import recipes, runner
+from r2ec_lib.workflow.folder import NOTEBOOKS, RUNS, RunFolder, shown
+from r2ec_lib.workflow.kernels import RunError
+from r2ec_lib.workflow.recipes import Recipe, RecipeError, did_you_mean
+
+PAGE = "11_ablations"
+MEMORY_GB = 3.0
+"""Free memory without which no run is started beside another one, until a finished run has shown what it takes."""
+
+
+class Row(BaseModel):
+    """One row of a study.
+
+    Attributes:
+        name: what the row is called.
+        set: the keys in which it differs from the study's base, with their values.
+        against: the row that it is compared with; the study's first where empty. Both answer the same questions.
+        group: rows of one group share a figure; a row without one has none.
+        claim: what the paper says, in words.
+        expects: "lower" or "higher" for each measure about which the paper makes a claim.
+        copied: the row of the paper's tables (`published.csv`) that stands beside it.
+        seeds: seeds of this row; the study's where None.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    set: dict[str, Any] = Field(default_factory=dict)
+    against: str = ""
+    group: str = ""
+    claim: str = ""
+    expects: dict[str, str] = Field(default_factory=dict)
+    copied: str = ""
+    seeds: list[int] | None = None
+
+    @property
+    def slug(self) -> str:
+        """The name as it stands in names of runs."""
+        return re.sub(r"[^a-z0-9.]+", "-", self.name.casefold()).strip("-")
+
+
+class Study(BaseModel):
+    """A study file: the base recipe, the keys that all rows set, seeds, and rows."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    base: str
+    seeds: list[int] = Field(min_length=1)
+    set: dict[str, Any] = Field(default_factory=dict)
+    rows: list[Row] = Field(min_length=1)
+
+    def run_name(self, row: Row, seed: int) -> str:
+        return f"{self.name}-{row.slug}-seed{seed}"
+
+    def runs(self, names: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[tuple[Row, int]]:
+        """Row and seed of each run, row by row: all rows or those called `names`; `seeds` where given.
+
+        The rows that they are compared with come along.
+        """
+        wanted = set(names) | {self.opponent(row) for row in self.rows if row.name in names}
+        chosen = [row for row in self.rows if not names or row.name in wanted]
+        return [(row, seed) for row in chosen for seed in seeds or row.seeds or self.seeds]
+
+    def opponent(self, row: Row) -> str:
+        """Name of the row that `row` is compared with; its own where it is compared with none."""
+        return row.against or self.rows[0].name
+
+    def by_run(self, names: Iterable[str]) -> dict[str, tuple[Row, int]]:
+        """Row and seed of the runs called `names`, whatever their seeds."""
+        rows = {row.slug: row for row in self.rows}
+        parts = {name: re.fullmatch(rf"{re.escape(self.name)}-(.+)-seed(\d+)", name) for name in names}
+        return {name: (rows[part[1]], int(part[2])) for name, part in parts.items() if part and part[1] in rows}
+
+
+def load(path: Path) -> Study:
+    """The study in the file `path`. Raises RecipeError with the file, the place and what was expected."""
+    if not path.is_file():
+        raise RecipeError(f"{path}: no such study.")
+    try:
+        study = Study.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: no valid YAML: {' '.join(str(error).split())}") from error
+    except ValidationError as error:
+        lines = [f"{path}: {'.'.join(map(str, one['loc'])) or 'study'}: {one['msg']}." for one in error.errors()]
+        raise RecipeError("\n".join(lines)) from error
+    names, slugs = [row.name for row in study.rows], [row.slug for row in study.rows]
+    if twice := [name for name, slug in zip(names, slugs, strict=True) if slugs.count(slug) > 1]:
+        raise RecipeError(f"{path}: two rows are called {twice[0]!r}, or have names that differ in signs alone.")
+    for row in study.rows:
+        if study.opponent(row) not in names:
+            raise RecipeError(f"{path}: {row.name}: against names {row.against!r}, and no row is called so.")
+        if wrong := [f"{key}: {value}" for key, value in row.expects.items() if value not in ("lower", "higher")]:
+            raise RecipeError(f"{path}: {row.name}: expects: {wrong[0]}; expected lower or higher.")
+    return study
+
+
+def execute(
+    path: Path,
+    rows: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    jobs: int = 0,
+    overrides: Sequence[str] = (),
+    name: str | None = None,
+    runs: Path = RUNS,
+) -> Path:
+    """Runs what is not finished of the study in `path` and returns its page.
+
+    A run is `r2ec run` in a process of its own, whose output goes into a log beside its folder. One that fails is
+    told, and the others go on.
+
+    Args:
+        rows: names of the rows to run, with those that they are compared with; all where empty.
+        seeds: in place of the file's.
+        jobs: runs at a time, as far as memory allows; one for each core where 0.
+        overrides: `key=value` for all rows.
+        name: of the study, in place of the file's.
+
+    Raises:
+        RecipeError: a row that does not exist, or one whose keys are wrong; nothing was run.
+        RunError: runs have failed; the page shows the others.
+    """
+    study = load(path)
+    study.name = name or study.name
+    called = [row.name for row in study.rows]
+    if unknown := [row for row in rows if row not in called]:
+        raise RecipeError(f"{path}: no row is called {unknown[0]!r}.{did_you_mean(unknown[0], called)}")
+    wanted = study.runs(rows, seeds)
+    commands, plan = {}, {}
+    declared = recipes.declared_in(NOTEBOOKS)
+    for row, seed in wanted:
+        run, chosen = study.run_name(row, seed), [*_settings(study, row, seed), *overrides]
+        try:
+            plan[run] = recipes.load(path.parent / study.base, declared, chosen, run)
+        except RecipeError as error:
+            raise RecipeError(f"{path}: {row.name}: {error}") from None
+        given = [part for text in chosen for part in ("-p", text)]
+        commands[run] = [str(path.parent / study.base), "--name", run, *given]
+    table = _Table(study, runs)
+    for run in [run for run, recipe in plan.items() if runner.is_current(recipe, declared, runs=runs)]:
+        table.add(run)
+        del commands[run]
+    failed = _run_all(commands, jobs or psutil.cpu_count(logical=False) or 1, runs, table)
+    finished = [run for run in plan if run not in failed]
+    page = _page(study, path, finished, runs)
+    if failed:
+        logs = ", ".join(shown(_log(runs, run)) for run in failed)
+        raise RunError(f"{len(failed)} of {len(plan)} runs failed ({logs}); the page shows the others: {shown(page)}.")
+    return page
+
+
+def _settings(study: Study, row: Row, seed: int) -> list[str]:
+    """What a run sets over the base, as `key=value`; texts as they are, all else as JSON, which is YAML."""
+    values = {**study.set, **row.set, "seed": seed}
+    return [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in values.items()]
+
+
+def _run_all(commands: Mapping[str, Sequence[str]], jobs: int, runs: Path, table: "_Table") -> list[str]:
+    """Runs all `commands`, at most `jobs` at a time and as memory allows; returns the names of those that failed."""
+    waiting, failed = list(commands), []
+    working: dict[str, subprocess.Popen] = {}
+    try:
+        while waiting or working:
+            free = psutil.virtual_memory().available / 2**30
+            if waiting and len(working) < jobs and (not working or free > table.memory_gb):
+                run = waiting.pop(0)
+                _log(runs, run).parent.mkdir(parents=True, exist_ok=True)
+                with _log(runs, run).open("a", encoding="utf-8") as log:
+                    command = [sys.executable, "-m", "r2ec_lib.workflow.cli", "run", "--shared", *commands[run]]
+                    working[run] = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            for run in [run for run, process in working.items() if process.poll() is not None]:
+                if working.pop(run).returncode:
+                    failed.append(run)
+                    print(f"{run} failed; see {shown(_log(runs, run))}", flush=True)
+                else:
+                    table.add(run)
+            time.sleep(0.2)
+    finally:
+        for process in working.values():
+            process.terminate()
+        for process in working.values():
+            process.wait()
+    return failed
+
+
+def _log(runs: Path, run: str) -> Path:
+    return runs / ".logs" / f"{run}.txt"
+
+
+class _Table:
+    """The table that grows as runs finish, on standard output."""
+
+    def __init__(self, study: Study, runs: Path):
+        self.study, self.runs = study, runs
+        self.memory_gb, self.begun = MEMORY_GB, False
+
+    def add(self, name: str) -> None:
+        """One line for the finished run `name`."""
+        run, [(row, seed)] = RunFolder(self.runs / name), self.study.by_run([name]).values()
+        result, cost = read_json(run.metrics("evaluation")), read_json(run.provenance)["stages"].values()
+        self.memory_gb = max([one["peak_memory_gb"] for one in cost] + [self.memory_gb * self.begun])
+        minutes = sum(one["seconds"] for one in cost if "copied_from" not in one) / 60
+        if not self.begun:
+            print(f"{'row':<36} seed   Hit@5  NDCG@20  tokens  minutes")
+        self.begun = True
+        figures = result["models"]["r2ec"]
+        print(
+            f"{row.name:<36} {seed:>4}  {figures['hit@5']:.4f}   {figures['ndcg@20']:.4f}  {result['tokens']:>6.1f}"
+            f"  {minutes:>7.1f}",
+            flush=True,
+        )
+
+
+def _page(study: Study, path: Path, finished: Sequence[str], runs: Path) -> Path:
+    """Has notebook 11 compare the `finished` runs; returns the index of its report."""
+    values = {"study_path": str(path.resolve()), "study_runs": list(finished)}
+    return runner.execute(Recipe(study.name, values, [PAGE]), runs=runs)

@@ -332,8 +332,8 @@ def next_tokens(
     """A token for each row (R,) after `ids` (R, L) with their `mask`, from logits (R, |T|) in any precision."""
     size = max(1, DRAWN_SCORES // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
     parts = []
-    for rows in zip(ids.split(size), mask.split(size), logits.split(size), strict=True):
-        scores = logits_processors(settings, rows[1])(rows[0], rows[2].float())
+    for before, real, found in zip(ids.split(size), mask.split(size), logits.split(size), strict=True):
+        scores = logits_processors(settings, real)(before, found.float())
         parts.append(draw(scores, settings.do_sample, generator))
     return torch.cat(parts)
 

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import torch
 from filelock import FileLock
 
 from r2ec_lib.data.schema import DataError
@@ -118,6 +119,15 @@ def test_parts_of_another_command_are_not_gone_on_from(shop, log, monkeypatch, c
     with pytest.raises(DataError, match=f"with another {named}. Remove the folder .* or name another --out"):
         write(shop, **change)
     assert write(shop, "new.parquet", **change)["user_id"].nunique() > 5
+
+
+def test_lists_of_other_weights_with_the_same_items_are_made_anew(shop):
+    """A student that is the backbone itself keeps its teacher's item table."""
+    whole, model = write(shop), R2ec.load(shop / "model")
+    with torch.no_grad():
+        next(iter(model.lm.get_decoder().layers)).mlp.down_proj.weight.mul_(-1.0)
+    model.save(shop / "model")
+    assert not write(shop).equals(whole)
 
 
 def test_two_processes_do_not_write_the_same_file(shop):

@@ -30,6 +30,10 @@ def test_an_unknown_key_names_the_nearest_one_and_its_notebook(world):
         ("ks: [5, x]", "expected list[int], found list"),
         ("rate:", "expected float, found nothing (null)"),
         ("rate: {a: 1}", "recipes are flat"),
+        ("rate: .nan", "expected float, found float: nan"),
+        ("rate: .inf", "expected float, found float: inf"),
+        ("threads: -1", "threads is -1; expected 0 to 4294967295"),
+        ("[1, 2]: 3", 'unknown key "[1, 2]"'),
         ("run_dir: elsewhere", "set by the command line"),
         ("estimator: grop", "expected one of 'grpo', 'rloo', found 'grop'"),
         ("rows: 1\nrows: 2", '"rows" is repeated, first in toy.yaml line 1'),
@@ -106,3 +110,18 @@ def test_a_notebook_has_one_parameters_cell(world, tagged):
     nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
     with pytest.raises(recipes.RecipeError, match=f'{tagged} cells have the tag "parameters", expected one'):
         recipes.declared(path)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_numpy_does_not_take_is_refused_at_once(world, seed):
+    notebook(world / "notebooks" / "03_third.ipynb", "seed: int = 0  # seed")
+    assert f"seed is {seed}; expected 0 to 4294967295" in refused(world, f"seed: {seed}")
+    assert load(world, f"seed: {2**32 - 1}").values["seed"] == 2**32 - 1
+
+
+def test_a_base_on_the_command_line_is_refused_rather_than_passed_over(world):
+    assert "a base is named in the recipe's file" in refused(world, "", "base=other.yaml")
+
+
+def test_the_home_of_nobody_is_a_folder_that_is_not_there(world):
+    assert load(world, "source_path: ~nobody-of-this-name/x\n").values["source_path"].endswith("/x")

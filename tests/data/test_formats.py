@@ -46,6 +46,7 @@ def read(folder, content, name="items.csv"):
         ("Title 2", '"Best" chair', r"line 3: a quote opens here and is followed by more text"),
         ("Title 2", '"ok\nstill ok","Best" chair', r"line 4: a quote opens here and is followed by more text"),
         ("Title 2,brand 2", '"Title\n2","two" brands', r"line 4: a quote opens here and is followed"),
+        ("i2,Title 2,brand 2", '"i2","Title\n2","two" brands', r"line 4: a quote opens here and is followed"),
         (
             "Title 2",
             '"2\\" seam jeans"',
@@ -125,6 +126,7 @@ def test_the_fast_and_the_strict_reader_agree(tmp_path, monkeypatch):
         (b'a,b\n1,"2"x\n"', False),
         (b'a,b\n1,"2\n', False),
         (b'a,b\n"1\\",2",\n', False),
+        (b'a,b\n"1\\","2\\"\n', False),
         (b"\na,b\n", False),
         (b'a;"b";c\n', False),
     ],

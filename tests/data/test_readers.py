@@ -260,3 +260,10 @@ def test_a_time_that_is_none_names_its_row_and_the_unit_that_fits(value, unit, m
     sound = sound.get(unit, "2017-07-14")
     with pytest.raises(DataError, match=message):
         readers.parse_time(pd.Series([sound, value]), unit, PLACE)
+
+
+def test_milliseconds_are_exact_in_every_unit():
+    milliseconds = 1_500_000_000_000 + pd.Series(range(1000))
+    for unit, size in {"ms": 1, "us": 1000, "ns": 1_000_000}.items():
+        for values in (milliseconds * size, (milliseconds * size).astype("str")):
+            assert readers.parse_time(values, unit, PLACE).astype("int64").tolist() == milliseconds.tolist()

@@ -79,6 +79,17 @@ def test_sha256_of_a_folder_depends_on_the_names_and_contents_of_its_files(tmp_p
     assert len(digests) == 4
 
 
+def test_sha256_of_a_folder_does_not_depend_on_the_order_in_which_a_disk_lists_it(tmp_path, monkeypatch):
+    for name in "abc":
+        (tmp_path / name).write_text(name)
+    listed, digests = Path.iterdir, set()
+    for backwards in (False, True):
+        order = lambda folder, backwards=backwards: sorted(listed(folder), reverse=backwards)  # noqa: E731
+        monkeypatch.setattr(Path, "iterdir", order)
+        digests.add(storage.sha256(tmp_path))
+    assert len(digests) == 1
+
+
 def test_an_index_is_not_written(tmp_path):
     storage.write_table(pd.DataFrame({"a": [1, 2]}, index=[5, 6]), tmp_path / "t.parquet")
     pd.testing.assert_frame_equal(storage.read_table(tmp_path / "t.parquet"), pd.DataFrame({"a": [1, 2]}))

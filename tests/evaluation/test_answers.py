@@ -44,7 +44,8 @@ def test_ranks_are_those_of_the_common_evaluator_whatever_the_order_of_ids(tiny,
 
 def test_seconds_count_the_reasoning_too(tiny, samples):
     answers = Answers([[0]] * 48, [True] * 48, answer(tiny, samples, 0).states, 144.0)
-    assert (rank(tiny, answers, samples, name="m")["seconds"] > 96 / 48 + 48 / 48).all()
+    seconds = rank(tiny, answers, samples, name="m")["seconds"]
+    assert (seconds > 96 / 48 + 48 / 48).all() and (seconds < 96 / 48 + 48 / 48 + 1).all()
 
 
 @pytest.mark.parametrize("similarity", ["inner", "cosine"])
@@ -99,7 +100,9 @@ def test_where_nothing_is_masked_items_of_the_history_are_ranked_and_listed(tiny
     table = chains_table(tiny, answers, samples, ranked, k=30, mask_seen=False)
     order = tiny.head.scores(answers.states).argsort(dim=1, descending=True).tolist()
     assert [list(top) for top in table["top_items"]] == order and (ranked["candidates"] == 30).all()
-    assert [top[int(place) - 1] for top, place in zip(order, ranked["rank"], strict=True)] == samples["target"].tolist()
+    assert [top[int(place) - 1] for top, place in zip(order, ranked["rank"], strict=True)] == samples[
+        "target"
+    ].tolist()
 
 
 def test_a_table_that_is_scored_in_parts_is_the_table_that_is_scored_at_once(tiny, samples, monkeypatch):
@@ -108,6 +111,6 @@ def test_a_table_that_is_scored_in_parts_is_the_table_that_is_scored_at_once(tin
     ranked = rank(tiny, answers, samples, name="m")
     whole = chains_table(tiny, answers, samples, ranked, k=5)
     monkeypatch.setattr(scoring, "SCORES_HELD", 7 * 30)
-    parts = chains_table(tiny, answers, samples, ranked, k=5)
+    parts = chains_table(tiny, answers, samples, ranked.set_axis(range(100, 148)), k=5)  # a part of a longer table
     assert [list(top) for top in parts["top_items"]] == [list(top) for top in whole["top_items"]]
     assert parts["rank"].tolist() == whole["rank"].tolist() == ranked["rank"].tolist()

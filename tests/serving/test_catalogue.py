@@ -81,5 +81,10 @@ def test_the_old_model_stays_until_the_new_one_is_complete(folder, monkeypatch):
 
 
 def test_the_mark_of_removal_is_found_in_any_case(folder, capsys):
-    assert "i5" not in update(folder, "item_id,title, Removed\ni5,,yes\n").head.item_ids
+    assert "i5" not in update(folder, "item_id,title, Removed\ni5,,YES\n").head.item_ids
     assert "0 items added, 0 replaced, 1 removed" in capsys.readouterr().out
+
+
+def test_titles_are_read_under_the_name_that_the_file_has_for_them(folder):
+    model = update(folder, "sku,name,title\nnew,gold harp,Dr\n", {"catalogue_id": "sku", "title": "name"})
+    assert (model.head.item_ids[-1], model.titles[-1]) == ("new", "gold harp")

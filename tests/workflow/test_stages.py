@@ -184,7 +184,7 @@ def test_an_output_of_another_size_is_not_what_the_stage_wrote(world, content):
     run, parts = RunFolder(world / "runs" / "x"), ingredients(world, rows=1)
     done(world, run, "01_first", "data", parts)
     assert stages.is_done(run, "01_first", stages.key(parts))
-    (run.data / "file").write_text(content)
+    (run.path / "data" / "file").write_text(content)
     assert not stages.is_done(run, "01_first", stages.key(parts))
 
 

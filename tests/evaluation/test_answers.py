@@ -114,3 +114,5 @@ def test_a_table_that_is_scored_in_parts_is_the_table_that_is_scored_at_once(tin
     parts = chains_table(tiny, answers, samples, ranked.set_axis(range(100, 148)), k=5)  # a part of a longer table
     assert [list(top) for top in parts["top_items"]] == [list(top) for top in whole["top_items"]]
     assert parts["rank"].tolist() == whole["rank"].tolist() == ranked["rank"].tolist()
+    listed = whole[whole["rank"] <= 5]
+    assert len(listed) and all(row.top_items[round(row.rank) - 1] == row.target for row in listed.itertuples())

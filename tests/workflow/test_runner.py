@@ -61,7 +61,7 @@ def test_a_shared_run_copies_what_another_has_done_and_runs_the_rest(world, caps
     out = capsys.readouterr().out
     assert out.startswith("01_first: copied from runs/one\n02_second: starts\n")
     place = RunFolder(world / "runs" / "two")
-    assert (place.model / "result").read_text() == "8.0 False" and place.notebook("01_first").is_file()
+    assert (place.path / "model" / "result").read_text() == "8.0 False" and place.notebook("01_first").is_file()
     facts = json.loads(place.provenance.read_text())["stages"]
     assert facts["01_first"]["copied_from"] == "one" and "copied_from" not in facts["02_second"]
     run(world, "rows: 4\nname: two\n")

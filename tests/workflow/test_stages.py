@@ -157,14 +157,14 @@ def test_an_input_of_the_same_size_counts_by_its_time_and_a_backbone_s_files_are
 
 def test_a_copy_that_was_broken_off_is_no_finished_stage(world):
     whole, broken = RunFolder(world / "runs" / "whole"), RunFolder(world / "runs" / "broken")
-    storage.write_json({"rows": 1}, whole.data / "rows")
-    outputs = {"data/rows": (whole.data / "rows").stat().st_size, "data/gone": 1}
+    storage.write_json({"rows": 1}, whole.path / "data" / "rows")
+    outputs = {"data/rows": (whole.path / "data" / "rows").stat().st_size, "data/gone": 1}
     state = {"key": "k", "finished": True, "seconds": 1.0, "peak_memory_gb": 1.0, "outputs": outputs}
     storage.write_json(state, whole.state("01_first"))
     assert stages.finished_elsewhere(broken, "01_first", "k") is None  # a file of it is gone
     with pytest.raises(FileNotFoundError):
         stages.copy_from(whole, broken, "01_first")
-    assert (broken.data / "rows").is_file() and not stages.is_done(broken, "01_first", "k")
+    assert (broken.path / "data" / "rows").is_file() and not stages.is_done(broken, "01_first", "k")
     storage.write_json({**state, "outputs": {"data/rows": outputs["data/rows"]}}, whole.state("01_first"))
     assert stages.finished_elsewhere(broken, "01_first", "k").path == whole.path
     assert stages.finished_elsewhere(whole, "01_first", "k") is None  # it is not elsewhere

@@ -180,7 +180,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
 
 
 def _parquet_column(column: pa.ChunkedArray) -> pd.Series:
-    if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
+    if "binary" in str(column.type) and not pa.types.is_nested(column.type):
         column = column.cast(pa.string())  # text of older writers; fails where it is none
     if pa.types.is_nested(column.type):
         return pd.Series(column.to_pylist(), dtype=object)

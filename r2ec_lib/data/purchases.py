@@ -74,6 +74,10 @@ def purchases_table(
     """
     low, high = check_rating_range(*rating_range)
     _sequence(histories, "histories", "a list of histories, each a list of item ids")
+    for name, lists in {"hours": hours, "ratings": ratings}.items():
+        _sequence([] if lists is None else lists, name, "one list per history")
+        if lists is not None and len(lists) != len(histories):
+            raise DataError(f"{name}: {len(lists)} lists for {len(histories)} histories; expected one per history.")
     rows = []
     for number, ids in enumerate(histories):
         name = f"history {number + 1}"
@@ -129,8 +133,7 @@ def _numbers(lists: Sequence[Any] | None, number: int, name: str, default: list[
     """The list that goes with a history as float32, NaN where it holds None."""
     if lists is None:
         return np.array(default, np.float32)
-    _sequence(lists, name.partition(" ")[0], "one list per history")
-    values = list(lists)[number] if number < len(lists) else []
+    values = list(lists)[number]
     _sequence(values, name, "one number per purchase")
     if len(values) != len(default):
         raise DataError(f"{name}: {len(values)} values for {len(default)} purchases; expected one per purchase.")

@@ -70,9 +70,9 @@ def read_json(path: str | Path) -> Any:
 
 
 def sha256(path: str | Path) -> str:
-    """Hexadecimal SHA-256 of a file's bytes; of a folder, that of its files' names and digests in order."""
+    """Hexadecimal SHA-256 of a file's bytes; of a folder, that of the names and digests of all that it holds."""
     if Path(path).is_dir():
-        listing = "".join(f"{part.name} {sha256(part)}\n" for part in sorted(Path(path).iterdir()) if part.is_file())
+        listing = "".join(f"{part.name} {sha256(part)}\n" for part in sorted(Path(path).iterdir()))
         return hashlib.sha256(listing.encode()).hexdigest()
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.tuners import lora
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import Linear
 from transformers import (
@@ -39,10 +40,10 @@ def load_pretrained(
         lm = AutoModelForCausalLM.from_pretrained(
             name_or_path, dtype=dtype or "auto", use_safetensors=True, trust_remote_code=False
         )
-    except OSError as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise FileNotFoundError(
             f"cannot load the backbone {str(name_or_path)!r}: it is no folder here with config.json, tokenizer files "
-            f"and *.safetensors, and no hub could be reached that has it"
+            f"and whole *.safetensors, and no hub could be reached that has it ({str(error).splitlines()[0]})"
         ) from error
     if tokenizer.pad_token is None:  # padding is masked, so any token will do
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)

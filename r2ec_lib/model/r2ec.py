@@ -17,6 +17,7 @@ from typing import Any, overload
 import pandas as pd
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -395,32 +396,33 @@ class R2ec:
             dtype: of the backbone's weights; the one it was saved in if left out. Adapters are float32 at least.
 
         Raises:
-            FileNotFoundError: `folder` holds no saved R²ec.
+            FileNotFoundError: `folder` holds no saved R²ec, or not the whole of its language model.
+            DataError: another of its files is missing, damaged, or from another version of this library.
         """
         folder = Path(folder)
         if not (folder / "r2ec.json").exists():
             raise FileNotFoundError(f"{folder} holds no saved R²ec (r2ec.json is missing)")
-        config = json.loads((folder / "r2ec.json").read_text())
+        try:
+            config = json.loads((folder / "r2ec.json").read_text())
+            temperature, similarity, readout = (config[name] for name in ("temperature", "similarity", "readout"))
+            style = PromptStyle(**config["prompt_style"])
+            catalogue = pd.read_parquet(folder / "catalogue.parquet")
+            table, term = load_file(folder / "rec_head.safetensors")["item_table"], None
+            if numbers := config.get("collaborative"):
+                tensors = load_file(folder / "collaborative.safetensors")
+                term = Collaborative(tensors["items"], tensors["weights"], **numbers)
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise DataError(f"{folder}: the saved R²ec cannot be read ({reason}). Copy or save it again.") from error
         dtype = dtype or getattr(torch, config.get("dtype", "float32"))
         lm, tokenizer = load_pretrained(config["base"] or folder / "lm", dtype)
-        if config["readout"] == "token":
+        if readout == "token":
             add_recommend_token(lm, tokenizer)
         if config["base"]:
             lm = load_lora(lm, folder / "adapter")  # type: ignore[assignment]  # it hands on what it wraps
         torch.nn.Module.to(lm, device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        catalogue = pd.read_parquet(folder / "catalogue.parquet")
-        head = RecHead(
-            list(catalogue["item_id"]),
-            load_file(folder / "rec_head.safetensors")["item_table"],
-            config["temperature"],
-            config["similarity"],
-            config["readout"],
-        )
-        term = None
-        if numbers := config.get("collaborative"):
-            tensors = load_file(folder / "collaborative.safetensors")
-            term = Collaborative(tensors["items"], tensors["weights"], **numbers)
-        return cls(lm.eval(), Prompts(tokenizer, PromptStyle(**config["prompt_style"])), catalogue, head, term)
+        head = RecHead(list(catalogue["item_id"]), table, temperature, similarity, readout)
+        return cls(lm.eval(), Prompts(tokenizer, style), catalogue, head, term)
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from r2ec_lib.model import R2ec
 from r2ec_lib.serving import student
 
 REMOVED = "removed"
-"""The column of an items file that says which of its items go; all others are added or replaced."""
+"""The column of an items file, in any case, that says which of its items go; all others are added or replaced."""
 TRUTHS = {"": False, "0": False, "false": False, "no": False, "1": True, "true": True, "yes": True}
 
 
@@ -36,10 +36,11 @@ def update(model_folder: Path, items_path: Path, columns: Mapping[str, str], rem
     if ids.duplicated().any():
         row = ids.index[ids.duplicated()][0]
         raise DataError(f"{at(where, row)}: the id {ids[row]!r} is repeated. Keep one row per item.")
-    gone = pd.Series(True, raw.index) if remove else _truths(raw[REMOVED], where) if REMOVED in raw else ids.isna()
+    mark = next((column for column in raw if column.strip().casefold() == REMOVED), REMOVED)
+    gone = pd.Series(True, raw.index) if remove else _truths(raw[mark], where) if mark in raw else ids.isna()
     model = R2ec.load(model_folder)
     present = ids.isin(model.head.item_ids)
-    added = raw[~gone].drop(columns=REMOVED, errors="ignore")
+    added = raw[~gone].drop(columns=mark, errors="ignore")
     if len(added):
         model.add_items(named_items(added, columns, where), where)
     if (gone & present).sum() == len(model.head.item_ids):
@@ -61,5 +62,6 @@ def _truths(values: pd.Series, where: Where) -> pd.Series:
     truths = values.astype(object).where(values.notna(), "").astype(str).str.strip().str.casefold().map(TRUTHS)
     if truths.isna().any():
         row = truths.index[truths.isna()][0]
-        raise DataError(f"{at(where, row)}: {REMOVED} is {str(values[row])!r}; expected {', '.join(TRUTHS)} or empty.")
+        words = ", ".join(filter(None, TRUTHS))
+        raise DataError(f"{at(where, row)}: {REMOVED} is {str(values[row])!r}; expected {words} or empty.")
     return truths.astype(bool)

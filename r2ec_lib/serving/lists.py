@@ -105,7 +105,7 @@ def recommend(
         users = to_ids(select_columns(read_file(users_path), {"user_id": name}, where)["user_id"], where).unique()
     users = np.array([user for user in users if shard_of(user, shard[1]) == shard[0]], object)
     command = {
-        "model": sha256(model_folder),  # of its settings, its catalogue, and the item table that its weights made
+        "model": sha256(model_folder),
         "interactions": sha256(interactions_path),
         "columns": dict(columns),
         "timestamp_unit": timestamp_unit,

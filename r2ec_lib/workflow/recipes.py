@@ -2,11 +2,12 @@
 
 A notebook declares its keys once, as annotated assignments with a comment each; a recipe only chooses values. This
 module reads both and refuses what Papermill would let through: unknown keys and values of another type. It neither
-runs a notebook nor knows what a key means, except that paths are made absolute.
+runs a notebook nor knows what a key means, except for paths, which are made absolute, and `COUNTS`.
 """
 
 import ast
 import difflib
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -21,6 +22,8 @@ from pydantic import TypeAdapter, ValidationError
 
 PIPELINE_KEYS = {"base": "str", "name": "str", "stages": "list[str]", "threads": "int"}
 """Keys that the command line itself reads: CPU threads of a kernel among them, 0 for a number that fits the model."""
+COUNTS = ("seed", "bazaar_seed", "threads")
+"""Keys whose values are 0 to 2³² − 1: NumPy takes no other seed, and some are read hours after the start."""
 PLACES = ("run_dir", "cache_dir")
 """Keys that say where a notebook keeps things; no result depends on them."""
 TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "Literal": Literal}
@@ -118,11 +121,15 @@ def load(
     for key, (value, where) in entries.items():
         if key == "run_dir":
             problems.append(f"{where}: run_dir is set by the command line; choose `name` instead.")
+        elif key == "base":  # of a file it is merged by now
+            problems.append(f"{where}: a base is named in the recipe's file.")
         elif key not in kinds:
             hint = did_you_mean(key, kinds, {key: f" ({stem})" for key, (_, stem) in kinds.items()})
             problems.append(f'{where}: unknown key "{key}", no notebook declares it.{hint}')
         elif problem := mismatch(value, kinds[key][0]):
             problems.append(f"{where}: {key}: {problem}.")
+        elif key in COUNTS and not 0 <= value < 2**32:
+            problems.append(f"{where}: {key} is {value}; expected 0 to {2**32 - 1}.")
     values = {key: value for key, (value, _) in entries.items()}
     name, stages = name or values.pop("name", None) or path.stem, values.pop("stages", None)
     if isinstance(name, str) and not RUN_NAME.fullmatch(name):
@@ -148,7 +155,7 @@ def is_runs(key: str) -> bool:
 def absolute(key: str, value: Any, folder: Path) -> Any:
     """`value` as an absolute path where `key` names a path, taken from `folder`; anything else as it is."""
     if isinstance(value, str) and value and (is_path(key) or (key == "backbone" and (folder / value).is_dir())):
-        return str((folder / Path(value).expanduser()).resolve())
+        return str((folder / os.path.expanduser(value)).resolve())  # which leaves an unknown ~name as it is
     return value
 
 
@@ -205,11 +212,14 @@ def mismatch(value: Any, kind: str) -> str:
 
 
 def _adapter(kind: str) -> TypeAdapter:
-    """pydantic's check of a type as a notebook writes it; its names are those of `TYPES`, and nothing is called."""
+    """pydantic's check of a type as a notebook writes it; its names are those of `TYPES`, and nothing is called.
+
+    A float is finite.
+    """
     try:
         if any(isinstance(node, ast.Call | ast.Attribute) for node in ast.walk(ast.parse(kind, mode="eval"))):
             raise NameError
-        return TypeAdapter(eval(kind, {"__builtins__": {}}, TYPES))
+        return TypeAdapter(eval(kind, {"__builtins__": {}}, TYPES), config={"allow_inf_nan": False})
     except (NameError, SyntaxError, TypeError):
         raise ValueError(f"{kind} is no type of a recipe key ({', '.join(TYPES)}, … | None)") from None
 
@@ -235,10 +245,11 @@ def _entries(path: Path) -> dict[str, tuple[Any, str]]:
         if root is not None and not isinstance(root, yaml.MappingNode):
             raise RecipeError(f"{path}: expected lines `key: value`.")
         for key_node, value_node in root.value if root else ():
-            key, where = loader.construct_object(key_node), f"{path} line {key_node.start_mark.line + 1}"
+            key = str(loader.construct_object(key_node, deep=True))
+            where = f"{path} line {key_node.start_mark.line + 1}"
             if key in entries:
                 raise RecipeError(f'{where}: "{key}" is repeated, first in {entries[key][1]}.')
-            entries[str(key)] = (loader.construct_object(value_node, deep=True), where)
+            entries[key] = (loader.construct_object(value_node, deep=True), where)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: no valid YAML: {' '.join(str(error).split())}") from error
     return entries

@@ -140,7 +140,11 @@ def kinds_of_samples(world, samples):
     counts = [pd.Series(items)[process.sundry[items]].value_counts() for items, _ in rows]
     twice = np.array([len(count) > 1 and count.max() > 1 for count in counts])
     pieces = [{facts["piece"][item] for item in items} for items, _ in rows]
-    complete = np.array([any(set(kit) <= owned for kit in world.kits["pieces"]) for owned in pieces])
+    before = [{facts["piece"][item] for item in items[:-1]} for items, _ in rows]
+    complete, gone_on = (
+        np.array([any(set(kit) <= owned for kit in world.kits["pieces"]) for owned in each])
+        for each in (pieces, before)
+    )
     return {
         "next in the basket": in_basket,
         "next after the basket": ~in_basket,
@@ -148,6 +152,7 @@ def kinds_of_samples(world, samples):
         "sundry to repeat": ~in_basket & (sundries > 0),
         "sundry bought twice beside another": ~in_basket & twice,
         "complete kit": complete,
+        "purchase after a complete kit": gone_on,
         "launch on the target's day": today.isin(launches).to_numpy(),
         "launch on the day after": (today + 1).isin(launches).to_numpy(),
         "history sells otherwise on the day after": sells_otherwise(1),
@@ -270,3 +275,12 @@ def test_more_history_makes_the_posterior_sharper(world, samples):
     sure = belief(world, samples).posterior.sum(axis=(2, 3)).max(axis=1)
     length = samples["history"].map(len).to_numpy()
     assert sure[length >= 4].mean() > sure[length <= 2].mean() + 0.05
+
+
+def test_a_history_that_is_all_but_impossible_takes_nothing_from_those_beside_it(tiny_world, tiny_samples):
+    """Its probability is far below the smallest number; each history has a scale of its own."""
+    long = tiny_samples.iloc[[0]].copy()
+    long["history"], long["history_hours"] = [[0] * 400], [np.arange(400, 0, -1, dtype=np.float32)]
+    together = belief(tiny_world, pd.concat([long, tiny_samples.iloc[:1]])).posterior
+    np.testing.assert_allclose(together.sum(axis=(1, 2, 3)), 1.0)
+    np.testing.assert_allclose(together[1:], belief(tiny_world, tiny_samples.iloc[:1]).posterior)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from r2ec_lib.bazaar import language as text
-from r2ec_lib.bazaar.oracle import belief, oracle_scores
+from r2ec_lib.bazaar import truth as module
+from r2ec_lib.bazaar.oracle import Belief, belief, oracle_scores
 from r2ec_lib.bazaar.truth import accent, corrected, first_missing, history_facts, true_facts, true_reasoning
 
 
@@ -123,3 +124,16 @@ def test_a_corrected_reasoning_drops_what_is_no_sentence_and_repeats_what_was_re
     chains = ["Hm. Prices are luxury. Prices are budget. They have the pen.", ""]
     facts = [{"tier": "everyday", "kit": "spa"}, {"tier": "luxury"}]
     assert corrected(chains, facts) == ["Prices are everyday. Prices are everyday. They have the pen.", ""]
+
+
+def test_each_fact_is_the_most_probable_of_its_own_kind_whatever_the_others_are(world, samples, monkeypatch):
+    """Here the most probable kit, style and tier together are the first of each, and none of them by itself."""
+    posterior = np.zeros((1, 8, 4, 2))
+    posterior[0, [0, 1, 2, 1], [0, 1, 1, 3], [0, 1, 1, 1]] = [0.34, 0.22, 0.22, 0.22]
+    next_given_kit = np.zeros((1, len(world.process.pieces), 8))
+    next_given_kit[0, [5, 6, 6], [0, 1, 2]] = 1.0
+    monkeypatch.setattr(module, "belief", lambda *_: Belief(posterior, next_given_kit))
+    [facts] = true_facts(world, samples.head(1))
+    process, style = world.process, world.process.styles[1]
+    assert (facts["kit"], facts["style"], facts["tier"]) == (process.kits[1], style, process.tiers[1])
+    assert facts["next"] == process.pieces[6]

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import math
+import re
 
 import numpy as np
 import pandas as pd
@@ -288,3 +289,16 @@ def test_a_purchase_follows_from_as_many_facts_as_the_first_order_has_purchases(
     assert (shares["style"] > 0.85).tolist() == [False, False, False, True, False]
     without = generate(BazaarConfig(**sizes, returns=2.0, noise=0.1))
     assert "need" not in without.truth
+
+
+def test_a_kind_may_have_as_many_items_as_it_has_titles_and_not_one_more(world):
+    """Which kind is full first is drawn, so the size is sought."""
+    config = dataclasses.replace(world.config, users=1, brands=8, lines=1, kits=2, styles=4, late_kits=0)
+    for items in range(370, 400, 2):
+        try:
+            fits = generate(dataclasses.replace(config, items=items))
+        except DataError as error:
+            count, titles = re.search(r"that makes (\d+) .* there are (\d+) titles", str(error)).groups()
+            break
+    assert int(titles) == 10 and int(titles) < int(count) <= int(titles) + 2
+    assert fits.facts.groupby(["piece", "style", "tier"]).size().max() <= int(titles)

@@ -46,6 +46,7 @@ def read(folder, content, name="items.csv"):
         ("Title 2", '"Best" chair', r"line 3: a quote opens here and is followed by more text"),
         ("Title 2", '"ok\nstill ok","Best" chair', r"line 4: a quote opens here and is followed by more text"),
         ("Title 2,brand 2", '"Title\n2","two" brands', r"line 4: a quote opens here and is followed"),
+        ("i2,Title 2,brand 2", '"i2","Title\n2","two" brands', r"line 4: a quote opens here and is followed"),
         (
             "Title 2",
             '"2\\" seam jeans"',
@@ -120,10 +121,12 @@ def test_the_fast_and_the_strict_reader_agree(tmp_path, monkeypatch):
         (b'\xef\xbb\xbf"a",b\r\n1,"x ""y"""\r\n', True),
         (b'"",""\n', True),
         (b'a,"b\n1",2\n', False),
+        (b'a,"b\r1",2\r', False),
         (b'a,b"\n1,2"\n', False),
         (b'a,b\n1,"2"x\n"', False),
         (b'a,b\n1,"2\n', False),
         (b'a,b\n"1\\",2",\n', False),
+        (b'a,b\n"1\\","2\\"\n', False),
         (b"\na,b\n", False),
         (b'a;"b";c\n', False),
     ],
@@ -453,3 +456,34 @@ def test_the_line_of_a_row_is_that_of_an_editor(tmp_path):
     path = written(tmp_path, QUOTED.replace("i3", "\ni3"))
     assert [formats.place(path)(row).rsplit(" ", 1)[1] for row in range(4)] == ["2", "4", "6", "7"]
     assert formats.place(path)(np.int64(3)).endswith("line 7")  # an index of pandas
+
+
+def test_empty_lines_count_where_a_json_record_stands(tmp_path):
+    path = written(tmp_path, '\n{"a": 1}\n\n \n{"a": 2}\n', "items.jsonl")
+    assert [formats.place(path)(row).rsplit(" ", 1)[1] for row in (0, 1)] == ["2", "5"]
+
+
+def test_parquet_whose_pages_do_not_match_their_checksums_is_refused(tmp_path):
+    pq.write_table(
+        pa.table({"a": ["pen", "ink"]}), buffer := io.BytesIO(), compression="none", write_page_checksum=True
+    )
+    whole = buffer.getvalue()
+    assert formats.read_file(written(tmp_path, whole, "t.parquet"))["a"].tolist() == ["pen", "ink"]
+    with pytest.raises(DataError, match=r"t\.parquet: cannot be read as parquet"):
+        formats.read_file(written(tmp_path, whole.replace(b"pen", b"pan", 1), "t.parquet"))
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.binary(), pa.large_binary(), pa.binary(3), pa.dictionary(pa.int32(), pa.binary())]
+)
+def test_bytes_of_parquet_are_text_or_refused(tmp_path, kind):
+    """A number or an id in bytes would be read as the text that Python shows for it."""
+    for content, texts in ([b"pen", None], ["pen", None]), ([b"\xff\x00\x01", None], None):
+        pq.write_table(pa.table({"a": pa.array(content).cast(kind)}), tmp_path / "t.parquet")
+        if texts:
+            assert (
+                formats.read_file(tmp_path / "t.parquet")["a"].astype(object).where(pd.notna, None).tolist() == texts
+            )
+        else:
+            with pytest.raises(DataError, match=r"t\.parquet: cannot be read as parquet \(Invalid UTF8"):
+                formats.read_file(tmp_path / "t.parquet")

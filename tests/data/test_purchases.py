@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from r2ec_lib.data.purchases import actions, histories_table, purchases_table
+from r2ec_lib.data.purchases import actions, histories_table, is_one, purchases_table
 from r2ec_lib.data.schema import DataError
 
 INDEX = {"4": 0, "17": 1, "pen": 2}
@@ -68,7 +68,8 @@ def test_pandas_gaps_are_no_rating():
         (([[4.5]],), r"history 1 holds '4\.5', which is not in the catalogue"),
         (([[None]],), r"history 1 holds 'None', which is not in the catalogue"),
         (([["pen", 4]], [[1]]), r"hours of history 1: 1 values for 2 purchases"),
-        (([["pen"], [4]], [[1]]), r"hours of history 2: 0 values for 1 purchases"),
+        (([["pen"], [4]], [[1]]), r"hours: 1 lists for 2 histories; expected one per history"),
+        (([["pen"]], None, [[5], [4]]), r"ratings: 2 lists for 1 histories; expected one per history"),
         (([["pen"]], [[float("nan")]]), r"hours of history 1 are \[nan\]; expected hours ago"),
         (([["pen"]], [[float("inf")]]), r"hours of history 1 are \[inf\]"),
         (([["pen"]], [[-1]]), r"hours of history 1 are \[-1\.0\]"),
@@ -127,3 +128,39 @@ def test_a_log_becomes_a_history_per_shopper_in_the_order_of_their_first_rows():
     assert list(table["ratings"]["a"]) == [2, 4] and np.isnan(table["ratings"]["b"][1])
     later = histories_table(log.head(1), at=times[3] + pd.Timedelta("1h"))
     assert later["hours"]["b"].tolist() == [73] and histories_table(log.head(0)).empty
+
+
+def test_purchases_of_a_shopper_stay_in_the_order_of_a_long_log():
+    rows = np.random.default_rng(0).integers(0, 3, 300)
+    times = pd.date_range("2024-01-01", periods=300, freq="h", tz="UTC")
+    log = pd.DataFrame({"user_id": [f"u{row}" for row in rows], "item_id": [f"i{n}" for n in range(300)]})
+    table = histories_table(log.assign(timestamp=times, rating=np.nan))
+    expected = log.groupby("user_id")["item_id"].apply(list)
+    assert {user: list(items) for user, items in table["item_ids"].items()} == expected.to_dict()
+
+
+def test_actions_have_the_most_precise_time_that_is_shown_and_stand_by_shopper_and_time():
+    """Hours are float32: 0.7 is a little less, and a time computed from far away is off by more."""
+    moments = pd.Timestamp("2020-01-01T03:17:29.123", tz="UTC") + pd.to_timedelta([0, 0.7, 15_111.77], unit="h")
+    rows = []
+    for user, at in (("b", 1), ("b", 2), ("a", 2)):
+        hours = ((moments[at] - moments[:at]) / pd.Timedelta(hours=1)).to_numpy().astype(np.float32)
+        rows.append((user, moments[at], at, np.arange(at), hours))
+    found = actions(pd.DataFrame(rows, columns=["user_id", "timestamp", "target", "history", "history_hours"]))
+    assert found["user_id"].tolist() == list("aaabbb") and found["item"].tolist() == [0, 1, 2] * 2
+    assert found["timestamp"].tolist()[3:] == moments.tz_localize(None).tolist()
+
+
+@pytest.mark.parametrize(
+    ("history", "one"),
+    [
+        (np.array(["a", "b"]), True),
+        (("a",), True),
+        ([np.array(["a"])], False),
+        ((("a",), ("b",)), False),
+        (pd.Series([np.array(["a"])], index=[5]), False),
+        (pd.DataFrame({"user_id": ["a"]}), False),
+    ],
+)
+def test_one_history_is_told_from_many(history, one):
+    assert is_one(history) == one

@@ -260,3 +260,16 @@ def test_a_time_that_is_none_names_its_row_and_the_unit_that_fits(value, unit, m
     sound = sound.get(unit, "2017-07-14")
     with pytest.raises(DataError, match=message):
         readers.parse_time(pd.Series([sound, value]), unit, PLACE)
+
+
+def test_milliseconds_are_exact_in_every_unit():
+    milliseconds = 1_500_000_000_000 + pd.Series(range(1000))
+    for unit, size in {"ms": 1, "us": 1000, "ns": 1_000_000}.items():
+        for values in (milliseconds * size, (milliseconds * size).astype("str")):
+            assert readers.parse_time(values, unit, PLACE).astype("int64").tolist() == milliseconds.tolist()
+
+
+def test_what_is_left_of_a_log_is_numbered_anew_and_an_example_shows_what_went(logs):
+    _, interactions, drops = readers.read_logs(*logs("a,p,2020-01-01\nb,x,2020-01-02\nb,q,2020-01-03\n"))
+    assert interactions["item_id"].to_dict() == {0: "p", 1: "q"}
+    assert drops["example"].iloc[-1] == "item_id 'x'"

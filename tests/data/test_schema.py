@@ -132,3 +132,10 @@ def test_drops_may_carry_an_example():
     table = schema.drops_table([("items", "read", 0, 3), ("items", "odd", 1, 2, "row 7")])
     assert table["example"].tolist() == ["", "row 7"] and table["dropped"].tolist() == [0, 1]
     assert schema.drops_table([]).columns.tolist() == schema.DROP_COLUMNS
+
+
+def test_interactions_stand_by_time_then_shopper_then_as_they_were():
+    days = pd.to_datetime(["2020-01-02", "2020-01-01", "2020-01-02", "2020-01-02", "2020-01-03"], utc=True)
+    log = pd.DataFrame({"user_id": list("bcaba"), "item_id": list("12345"), "timestamp": days, "rating": np.nan})
+    sound = schema.validate_interactions(log)
+    assert "".join(sound["user_id"] + sound["item_id"]) == "c2a3b1b4a5" and sound.index.tolist() == [0, 1, 2, 3, 4]

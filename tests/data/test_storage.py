@@ -70,13 +70,24 @@ def test_sha256_is_that_of_the_bytes(tmp_path):
 
 def test_sha256_of_a_folder_depends_on_the_names_and_contents_of_its_files(tmp_path):
     digests = set()
-    for name, content in (("part-0", b"a"), ("part-0", b"b"), ("part-1", b"b")):
+    for name, content in (("part-0", b"a"), ("part-0", b"b"), ("part-1", b"b"), ("inner/part-1", b"b")):
         (tmp_path / "folder" / "inner").mkdir(parents=True, exist_ok=True)
-        for old in tmp_path.glob("folder/part-*"):
+        for old in tmp_path.glob("folder/**/part-*"):
             old.unlink()
         (tmp_path / "folder" / name).write_bytes(content)
         digests.add(storage.sha256(tmp_path / "folder"))
-    assert len(digests) == 3 and digests.pop() not in digests
+    assert len(digests) == 4
+
+
+def test_sha256_of_a_folder_does_not_depend_on_the_order_in_which_a_disk_lists_it(tmp_path, monkeypatch):
+    for name in "abc":
+        (tmp_path / name).write_text(name)
+    listed, digests = Path.iterdir, set()
+    for backwards in (False, True):
+        order = lambda folder, backwards=backwards: sorted(listed(folder), reverse=backwards)  # noqa: E731
+        monkeypatch.setattr(Path, "iterdir", order)
+        digests.add(storage.sha256(tmp_path))
+    assert len(digests) == 1
 
 
 def test_an_index_is_not_written(tmp_path):

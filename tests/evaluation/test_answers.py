@@ -5,6 +5,8 @@ from torch.nn import functional as F
 
 from r2ec_lib.evaluation import ranking
 from r2ec_lib.evaluation.answers import Answers, answer, chains_of, chains_table, live_scorer, rank
+from r2ec_lib.model import scoring
+from r2ec_lib.model.collaborative import Collaborative
 
 
 def test_answers_hold_the_states_of_what_the_model_wrote(tiny, samples):
@@ -42,7 +44,8 @@ def test_ranks_are_those_of_the_common_evaluator_whatever_the_order_of_ids(tiny,
 
 def test_seconds_count_the_reasoning_too(tiny, samples):
     answers = Answers([[0]] * 48, [True] * 48, answer(tiny, samples, 0).states, 144.0)
-    assert (rank(tiny, answers, samples, name="m")["seconds"] > 96 / 48 + 48 / 48).all()
+    seconds = rank(tiny, answers, samples, name="m")["seconds"]
+    assert (seconds > 96 / 48 + 48 / 48).all() and (seconds < 96 / 48 + 48 / 48 + 1).all()
 
 
 @pytest.mark.parametrize("similarity", ["inner", "cosine"])
@@ -89,3 +92,27 @@ def _answers_after(tokens, answer_id):
 def test_the_live_scorer_gives_the_scores_of_the_evaluation(tiny, samples):
     few = samples.head(3)
     torch.testing.assert_close(live_scorer(tiny, 5)(few), tiny.head.scores(answer(tiny, few, 5).states))
+
+
+def test_where_nothing_is_masked_items_of_the_history_are_ranked_and_listed(tiny, samples):
+    answers = answer(tiny, samples, 0)
+    ranked = rank(tiny, answers, samples, name="m", mask_seen=False)
+    table = chains_table(tiny, answers, samples, ranked, k=30, mask_seen=False)
+    order = tiny.head.scores(answers.states).argsort(dim=1, descending=True).tolist()
+    assert [list(top) for top in table["top_items"]] == order and (ranked["candidates"] == 30).all()
+    assert [top[int(place) - 1] for top, place in zip(order, ranked["rank"], strict=True)] == samples[
+        "target"
+    ].tolist()
+
+
+def test_a_table_that_is_scored_in_parts_is_the_table_that_is_scored_at_once(tiny, samples, monkeypatch):
+    tiny.collaborative = Collaborative(torch.arange(30).roll(1)[:, None], torch.ones(30, 1), scale=100.0)
+    answers = answer(tiny, samples, 0)
+    ranked = rank(tiny, answers, samples, name="m")
+    whole = chains_table(tiny, answers, samples, ranked, k=5)
+    monkeypatch.setattr(scoring, "SCORES_HELD", 7 * 30)
+    parts = chains_table(tiny, answers, samples, ranked.set_axis(range(100, 148)), k=5)  # a part of a longer table
+    assert [list(top) for top in parts["top_items"]] == [list(top) for top in whole["top_items"]]
+    assert parts["rank"].tolist() == whole["rank"].tolist() == ranked["rank"].tolist()
+    listed = whole[whole["rank"] <= 5]
+    assert len(listed) and all(row.top_items[round(row.rank) - 1] == row.target for row in listed.itertuples())

@@ -61,3 +61,25 @@ def test_a_cue_that_is_followed_in_silence_is_found_and_one_that_is_owned_up_to_
     deaf = fairness.silent_cues(a, same, ["a mug"] * 4, ["a mug"] * 4, cues)
     assert deaf["changed"].mean() == deaf["silent"].mean() == 0
     assert fairness.silent_cues(a, b, ["a human"] * 4, ["manly"] * 4, cues)["mentioned"].mean() == 0
+
+
+def test_the_interval_of_the_lift_is_over_the_shoppers_who_have_a_list():
+    """All lists are one shopper's here, so there is nothing to draw."""
+    table = fairness.exposure([[], [0], [3], [1]], HISTORIES, POPULARITY)
+    lift = fairness.popularity_lift(table, ["a", "b", "b", "b"], 200)
+    assert lift["popularity"] == pytest.approx((90 + 1 + 5) / 3)
+    assert lift["low"] == lift["high"] == pytest.approx(lift["lift"])
+
+
+def test_a_list_changes_by_the_share_of_its_items_and_in_silence_where_its_first_does():
+    tables = [pd.DataFrame({"user_id": ["u", "v"], "top_items": lists}) for lists in ([[1, 2]] * 2, [[1, 3], [2, 1]])]
+    found = fairness.silent_cues(*tables, [""] * 2, [""] * 2, ["a Woman", "a man"])
+    assert found["changed"].tolist() == [0.5, 0.0]
+    assert found["first_changed"].tolist() == found["silent"].tolist() == [0.0, 1.0]
+    told = fairness.silent_cues(*tables, ["for a woman"] * 2, [""] * 2, ["a Woman", "a man"])
+    assert told["mentioned"].tolist() == [1.0, 1.0] and told["silent"].tolist() == [0.0, 0.0]
+
+
+def test_histories_of_items_that_nobody_bought_in_training_have_no_lift():
+    lift = fairness.popularity_lift(fairness.exposure([[0]], [[3]], [1, 0, 0, 0]), ["a"])
+    assert all(math.isnan(value) for value in lift.values()) and len(lift) == 5

@@ -111,3 +111,24 @@ def test_metrics_are_recomputed_from_the_rankings_file_in_plain_python(tmp_path)
     assert ranking.metrics(found)["ndcg@20"] == pytest.approx(expected_ndcg)
     order = sorted((v for v in range(1, 30)), key=lambda v: -scores[0, v].item())  # item 0 is in the history
     assert ranks[0] == 1 + order.index(1)
+
+
+def test_seconds_are_those_of_one_sample(monkeypatch):
+    clock = iter([0.0, 8.0, 100.0, 106.0])
+    monkeypatch.setattr(ranking.time, "perf_counter", lambda: next(clock))
+    found = ranking.rank_all(lambda b: torch.zeros(len(b), 9), table([0] * 6, [[1]] * 6), 9, model="m", batch_size=4)
+    assert found["seconds"].tolist() == [2.0] * 4 + [3.0] * 2
+
+
+def test_each_sample_is_ranked_without_its_own_history_in_every_batch():
+    scores = torch.zeros(5, 20)
+    for row in range(5):
+        scores[row, 10 + row], scores[row, row] = 9.0, 5.0
+    samples = table(range(5), [[10 + row] for row in range(5)])
+    pick = lambda batch: scores[batch["sample_id"].to_numpy() - 100]  # noqa: E731
+    assert ranking.rank_all(pick, samples, 20, model="m", batch_size=2)["rank"].tolist() == [1] * 5
+
+
+def test_a_metric_a_little_above_what_is_possible_is_refused():
+    with pytest.raises(ValueError, match="NDCG exceeds Hit"):
+        ranking.metrics(pd.DataFrame({"sample_id": [1], "rank": [0.99]}))

@@ -97,3 +97,11 @@ def test_the_ablation_has_five_rows_for_three_data_sets():
 
 def test_names_of_metrics_are_those_that_readers_write():
     assert [wording.metric_name(name) for name in ("hit@5", "ndcg@20", "reward")] == ["Hit@5", "NDCG@20", "reward"]
+
+
+def test_claims_stand_in_the_order_of_their_rows_and_not_of_the_alphabet():
+    rows = [(b, metric) for b in ("sasrec", "caser") for metric in ("ndcg@20", "hit@5")]
+    claims = pd.DataFrame(rows, columns=["b", "metric"]).assign(difference=0.1, relative=0.1, collapsed=True)
+    claims["ci95"], claims["relative_ci95"], claims["share"] = [[0.0, 0.2]] * 4, [[0.0, 0.2]] * 4, False
+    table = wording.claims_table(claims)
+    assert table.index.tolist() == ["against SASRec", "against Caser"] and list(table) == ["NDCG@20", "Hit@5"]

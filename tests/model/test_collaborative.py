@@ -84,3 +84,9 @@ def test_the_term_follows_its_items_when_the_catalogue_changes(tiny, samples):
     after = tiny.collaborative.scores([[index["i5"], index["i7"]]])[0]
     assert {name: after[index[name]].item() for name in kept} == pytest.approx({name: expected[name] for name in kept})
     assert after[index["new"]] == 0 and not tiny.collaborative.scores([[index["new"]]]).any()
+
+
+def test_what_a_shopper_buys_again_counts_once(samples_of):
+    once, again = samples_of({"a": [0, 1], "b": [1, 2]}), samples_of({"a": [0, 1, 0, 1], "b": [1, 2]})
+    for first, second in zip(item_weights(once, 3, penalty=1.0), item_weights(again, 3, penalty=1.0), strict=True):
+        torch.testing.assert_close(first, second)

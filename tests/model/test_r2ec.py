@@ -272,3 +272,26 @@ def test_a_column_that_the_items_lack_is_named(tiny, items):
     prompts = Prompts(tiny.tokenizer, PromptStyle(item_columns=["title", "colour"]))
     with pytest.raises(DataError, match="'colour', but the items have: title, brand"):
         R2ec(tiny.lm, prompts, items)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("rec_head.safetensors", None),
+        ("rec_head.safetensors", b"cut"),
+        ("catalogue.parquet", None),
+        ("catalogue.parquet", b"PAR1"),
+        ("r2ec.json", b"{"),
+        ("r2ec.json", b"{}"),
+        ("lm/model.safetensors", b"cut"),
+        ("lm/tokenizer.json", None),
+    ],
+)
+def test_a_folder_that_was_copied_in_part_is_named(tiny, tmp_path, name, content):
+    tiny.save(tmp_path / "model")
+    file = tmp_path / "model" / name
+    file.unlink() if content is None else file.write_bytes(content)
+    with pytest.raises(
+        (DataError, FileNotFoundError), match=r"model: the saved R²ec cannot be read|model/lm': it is no folder"
+    ):
+        R2ec.load(tmp_path / "model")

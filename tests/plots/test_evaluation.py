@@ -1,5 +1,6 @@
 """Figures of the evaluation draw what the table holds."""
 
+import figures
 import pandas as pd
 import pytest
 
@@ -66,3 +67,37 @@ def test_every_seed_is_shown_with_the_mean_difference_and_its_interval(ax):
     assert list(interval.get_xdata()) == [0.2, 0.8] and list(circles.get_xdata()) == [0.4, 0.6]
     assert list(mean.get_xdata()) == [0.5] and zero.get_xdata() == [0, 0]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["Model X"]
+
+
+def dots_of(ax):
+    return [line for line in ax.get_lines() if line.get_marker() == "o"]
+
+
+def test_a_difference_stands_at_its_value_and_is_filled_below_zero_too(ax):
+    table = pd.DataFrame({"label": ["x", "y"], "difference": [-0.12, 0.02], "ci95": [[-0.2, -0.1], [-0.05, 0.25]]})
+    plots.differences(table, ax, metric="ndcg@10")
+    assert [figures.points(dot) for dot in dots_of(ax)] == [[(-0.12, 0)], [(0.02, 1)]]
+    assert dots_of(ax)[0].get_markerfacecolor() != "white"
+
+
+def test_a_line_over_training_sizes_has_its_own_band(ax):
+    table = pd.DataFrame({"model": "a", "train_samples": [200, 100], "mean": [0.2, 0.1]})
+    plots.by_training_size(table.assign(low=[0.15, 0.05], high=[0.3, 0.4]), ax, {}, "NDCG@20")
+    assert figures.points(ax.get_lines()[0]) == [(100, 0.1), (200, 0.2)]
+    assert [figures.band(ax, 0, x) for x in (100, 200)] == [(0.05, 0.4), (0.15, 0.3)]
+
+
+def test_each_model_stands_at_what_it_costs_and_how_well_it_ranks(ax):
+    table = pd.DataFrame({"model": ["a", "b"], "seconds": [0.001, 1.0], "value": [0.2, 0.1]})
+    plots.quality_by_cost(table, ax, {"b": "B"}, "seconds", "NDCG@20")
+    assert {line.get_label(): figures.points(line) for line in ax.get_lines()} == {
+        "a": [(0.001, 0.2)],
+        "B": [(1, 0.1)],
+    }
+
+
+def test_seeds_of_this_metric_alone_stand_in_the_order_of_the_table(ax):
+    rows = [("y", "hit@5", 0.5), ("x", "hit@5", 0.4), ("x", "ndcg@20", 0.1)]
+    table = pd.DataFrame(rows, columns=["b", "metric", "difference"])
+    plots.over_seeds(table.assign(ci95=[[0.2, 0.8]] * 3, by_run=[[0.4, 0.6]] * 3), ax, "hit@5", {})
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["y", "x"]

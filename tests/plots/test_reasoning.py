@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from r2ec_lib import plots
+from r2ec_lib.plots import style
 
 TABLE = pd.DataFrame({"facet": ["x", "y"], "share": [0.5, np.nan], "low": [0.4, np.nan], "high": [0.6, np.nan]})
 
@@ -50,3 +51,27 @@ def test_shares_are_drawn_on_their_whole_range(ax):
     plots.shares(TABLE, ax)
     assert ax.get_xlim() == (0, 1.02) and [bar.get_width() for bar in ax.patches] == [0.5, 0]
     assert not ax.texts
+
+
+def test_what_was_found_and_what_chance_gives_have_their_own_intervals(ax):
+    values = {
+        "measured": 0.6,
+        "measured_low": 0.5,
+        "measured_high": 0.8,
+        "chance": 0.2,
+        "chance_low": 0.1,
+        "chance_high": 0.25,
+    }
+    plots.against_chance(
+        pd.DataFrame({"facet": ["x"]} | {name: [value] for name, value in values.items()}), ax, "share"
+    )
+    found, chance = ax.containers
+    assert figures.intervals(found) == [pytest.approx((0.5, -0.12, 0.8, -0.12))]
+    assert figures.intervals(chance) == [pytest.approx((0.1, 0.12, 0.25, 0.12))]
+    assert (found.lines[0].get_markerfacecolor(), chance.lines[0].get_markerfacecolor()) == (style.COLOURS[0], "white")
+
+
+def test_bars_have_their_intervals_and_none_where_an_end_is_missing(ax):
+    table = pd.DataFrame({"facet": ["x", "y"], "share": [0.5, 0.2], "low": [0.4, np.nan], "high": [0.7, np.nan]})
+    plots.shares(table, ax)
+    assert figures.intervals(ax.containers[1]) == [pytest.approx((0.4, 0, 0.7, 0)), (0.2, 1, 0.2, 1)]

@@ -50,3 +50,19 @@ def test_validation_points_are_drawn_only_where_it_was_measured(ax):
     plots.learning_curve(LOG, ax)
     line = next(line for line in ax.get_lines() if line.get_label() == "validation NDCG@10")
     assert line.get_xdata().tolist() == [2, 4]
+
+
+def test_the_reward_is_smoothed_about_each_step_over_a_twentieth_of_the_run(ax):
+    log = pd.DataFrame({"step": range(1, 61), "reward": np.random.default_rng(0).random(60)})
+    faint, strong = plots.learning_curve(log, ax).get_lines()
+    assert figures.points(faint) == list(zip(log["step"], log["reward"], strict=True))
+    assert strong.get_ydata()[[0, 1, 30]] == pytest.approx(
+        [log["reward"][at].mean() for at in ([0, 1], [0, 1, 2], [29, 30, 31])]
+    )
+
+
+def test_lines_stand_over_their_steps_with_a_band_between_its_ends(ax):
+    table = pd.DataFrame({"step": [5, 10, 15], "a": [1.0, np.nan, 3.0], "a_low": [0.5, 1, 2], "a_high": [2.0, 3, 4]})
+    plots.over_steps(table.assign(b=[np.nan, 1.0, 2.0]), ax, ["a", "b"], "value")
+    assert [figures.points(line) for line in ax.get_lines()] == [[(5, 1), (15, 3)], [(10, 1), (15, 2)]]
+    assert figures.band(ax, 0, 15) == (2, 4)

@@ -51,7 +51,11 @@ def test_a_whole_file_is_removed_by_its_ids_alone(folder, capsys):
     [
         ("item_id,title\na,\n", {}, "items.csv, line 2: no title"),
         ("item_id,title,removed\na,harp,\na,harp,yes\n", {}, "items.csv, line 3: the id 'a' is repeated"),
-        ("item_id,title,removed\na,harp,perhaps\n", {}, "items.csv, line 2: removed is 'perhaps'"),
+        (
+            "item_id,title,removed\na,harp,perhaps\n",
+            {},
+            "items.csv, line 2: removed is 'perhaps'; expected 0, false, no, 1",
+        ),
         ("item_id\n" + "\n".join(f"i{n}" for n in range(30)), {"remove": True}, "removes all items"),
         ("sku,title\na,harp\n", {}, "no column 'item_id'"),
     ],
@@ -74,3 +78,13 @@ def test_the_old_model_stays_until_the_new_one_is_complete(folder, monkeypatch):
     assert len(R2ec.load(folder).titles) == 30
     assert len(update(folder, "item_id,title\na,harp\n").titles) == 31
     assert [path.name for path in folder.parent.iterdir() if path.is_dir()] == ["model"]
+
+
+def test_the_mark_of_removal_is_found_in_any_case(folder, capsys):
+    assert "i5" not in update(folder, "item_id,title, Removed\ni5,,YES\n").head.item_ids
+    assert "0 items added, 0 replaced, 1 removed" in capsys.readouterr().out
+
+
+def test_titles_are_read_under_the_name_that_the_file_has_for_them(folder):
+    model = update(folder, "sku,name,title\nnew,gold harp,Dr\n", {"catalogue_id": "sku", "title": "name"})
+    assert (model.head.item_ids[-1], model.titles[-1]) == ("new", "gold harp")

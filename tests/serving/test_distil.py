@@ -1,6 +1,7 @@
 """Distillation: which histories count, what the losses are, and that students come to answer as the teacher does."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -144,3 +145,75 @@ def test_the_backbone_learns_to_answer_at_once_and_keeps_its_items(folder, sampl
     before, after = (loss(model.user_states(samples), np.arange(48)) for model in (teacher, trained))
     assert after < before and log["loss"].iloc[-1] < log["loss"].iloc[0]
     assert torch.equal(trained.head.table, teacher.head.table)
+
+
+@pytest.fixture
+def taught(monkeypatch):
+    """What `fit_student` hands to `descend`, which then trains nothing."""
+    given = {}
+
+    def noting(module, states, loss, lengths, ranks, **how):
+        given.update(module=module, states=states, loss=loss, lengths=lengths, ranks=ranks, how=how)
+        return pd.DataFrame()
+
+    monkeypatch.setattr(distil, "descend", noting)
+    return given
+
+
+def test_a_student_is_trained_on_the_states_that_it_gives_later_and_on_the_scale_of_its_teacher(
+    tiny, folder, samples, tmp_path, taught
+):
+    tiny.prompts.style = replace(tiny.prompts.style, rating_max=10.0)
+    tiny.save(folder)
+    teacher, targets = R2ec.load(folder), np.random.default_rng(0).normal(size=(48, 16)).astype(np.float32)
+    distil.fit_student(folder, tmp_path / "a", samples, targets, samples.head(8), width=8, layers=1, epochs=3)
+    student, rows = Student.load(tmp_path / "a"), np.array([5, 2, 30, 11])
+    assert samples["history"].iloc[rows].map(len).nunique() > 1
+    expected = student.states(teacher, samples.iloc[rows])
+    torch.testing.assert_close(taught["states"](rows), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(student.centre, teacher.head.table.mean(dim=0))
+    torch.testing.assert_close(student.out.bias, torch.tensor(targets.mean(axis=0)))
+    assert student.sizes["width"] == 8 and student.sizes["rating_max"] == 10 and taught["how"]["epochs"] == 3
+    assert taught["lengths"].tolist() == samples["history"].map(len).tolist()
+
+
+def test_each_loss_reads_the_rows_that_are_asked_for(tiny, samples, states):
+    tiny.head.table = tiny.head.table.float()
+    other = states.flip(0)
+    for loss in (distil.soft_targets(tiny, samples, states), distil.next_purchase(tiny, samples)):
+        together = loss(other[:4], np.array([9, 3, 40, 7])).item()
+        alone = [loss(other[[place]], np.array([row])).item() for place, row in enumerate((9, 3, 40, 7))]
+        assert together == pytest.approx(np.mean(alone), rel=1e-5) and len(set(alone)) == 4
+
+
+class Table(torch.nn.Module):
+    """An embedding, a matrix and a vector, whose gradients are 1."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.matrix = torch.nn.Embedding(3, 2), torch.nn.Linear(2, 4)
+
+    def forward(self, rows):
+        return sum(weight.sum() for weight in self.parameters()) * torch.ones(len(rows), 1)
+
+
+def test_rates_rise_and_fall_over_all_epochs_and_gradients_are_those_of_their_own_batch(monkeypatch):
+    rates, gradients, moved, module = [], [], [], Table()
+    step, clip, muon = torch.optim.AdamW.step, torch.nn.utils.clip_grad_norm_, torch.optim.Muon
+
+    def clipped(weights, most):
+        gradients.append({float(part) for weight in weights for part in weight.grad.flatten()})
+        return clip(weights, most)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: rates.append(self.param_groups[0]["lr"]) or step(self))
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clipped)
+    monkeypatch.setattr(torch.optim, "Muon", lambda weights, **how: moved.extend(weights) or muon(weights, **how))
+    signs = iter([1.0, -1.0] * 20)
+    loss = lambda states, rows: states.mean() * next(signs)  # noqa: E731
+    lengths, ranks = np.full(10, 3), lambda: torch.tensor([1.0])
+    log = distil.descend(module, module, loss, lengths, ranks, epochs=10, batch_size=5, learning_rate=0.8)
+    assert [id(weight) for weight in moved] == [id(module.matrix.weight)]
+    assert gradients == [{1.0}, {-1.0}] * 10 and log["epoch"].tolist() == list(range(1, 11))
+    rise = [0.0, 0.4]
+    fall = [0.4 * (1 + math.cos(math.pi * place / 18)) for place in range(18)]
+    assert rates == pytest.approx(rise + fall)

@@ -2,11 +2,13 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import torch
 from filelock import FileLock
 
 from r2ec_lib.data.schema import DataError
@@ -120,6 +122,15 @@ def test_parts_of_another_command_are_not_gone_on_from(shop, log, monkeypatch, c
     assert write(shop, "new.parquet", **change)["user_id"].nunique() > 5
 
 
+def test_lists_of_other_weights_with_the_same_items_are_made_anew(shop):
+    """A student that is the backbone itself keeps its teacher's item table."""
+    whole, model = write(shop), R2ec.load(shop / "model")
+    with torch.no_grad():
+        next(iter(model.lm.get_decoder().layers)).mlp.down_proj.weight.mul_(-1.0)
+    model.save(shop / "model")
+    assert not write(shop).equals(whole)
+
+
 def test_two_processes_do_not_write_the_same_file(shop):
     folder = shop / ".lists.parquet.parts"
     folder.mkdir()
@@ -198,3 +209,93 @@ def test_a_hundred_thousand_shoppers_are_streamed(tmp_path):
     written = pq.read_table(out, columns=["user_id", "place", "reasoning"])
     assert written["user_id"].to_pylist()[::k] == users.tolist() == written["reasoning"].to_pylist()[1::k]
     assert json.loads(pq.read_schema(out).metadata[lists.COMMAND]) == {"k": k}
+
+
+def stubbed(tmp_path, log: pd.DataFrame, ask, command=None) -> pd.DataFrame:
+    """`write_lists` with a stub of the model; the table that it wrote."""
+    nobody = Recommendation(["i0"], ["popular"], [math.nan], "")
+    out = tmp_path / "lists.parquet"
+    lists.write_lists(log, log["user_id"].unique(), ask, ["i0", "i1"], nobody, out, command or {"k": 1})
+    return pd.read_parquet(out)
+
+
+def stub_log(count: int, **columns) -> pd.DataFrame:
+    times = pd.date_range("2024-01-01", periods=count, freq="h", tz="UTC", unit="ms")
+    usual = {"user_id": [f"u{n}" for n in range(count)], "item_id": "i0", "timestamp": times, "rating": np.float32(5)}
+    return pd.DataFrame(usual | columns)
+
+
+def test_purchases_keep_the_order_of_the_log_however_long_it_is(tmp_path):
+    owners = [f"u{number}" for number in np.random.default_rng(0).integers(0, 3, 300)]
+    log = stub_log(300, user_id=owners, item_id=[f"i{bit}" for bit in np.random.default_rng(1).integers(0, 2, 300)])
+    seen = {}
+
+    def ask(part):
+        seen.update({user: items.tolist() for user, items in part["item_ids"].items()})
+        return [Recommendation(["i0"], ["pen"], [1.0], "")] * len(part)
+
+    stubbed(tmp_path, log, ask)
+    assert seen == log.groupby("user_id")["item_id"].apply(list).to_dict()
+
+
+def test_a_part_is_there_only_when_it_is_whole(tmp_path, monkeypatch):
+    def broken(table, path):
+        path.write_bytes(b"PAR1")
+        raise KeyboardInterrupt
+
+    ask = lambda part: [Recommendation(["i0"], ["pen"], [1.0], "")] * len(part)  # noqa: E731
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(pq, "write_table", broken)
+        stubbed(tmp_path, stub_log(3), ask)
+    assert stubbed(tmp_path, stub_log(3), ask)["item_id"].tolist() == ["i0"] * 3
+
+
+def test_it_is_told_how_long_it_will_take_from_what_was_done_so_far(tmp_path, monkeypatch, capsys):
+    clock = iter(range(0, 6000, 60))  # a minute a part
+    monkeypatch.setattr(lists.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(lists, "PART", 1)
+    stubbed(tmp_path, stub_log(12), lambda part: [Recommendation(["i0"], ["pen"], [1.0], "")])
+    told = [line for line in capsys.readouterr().out.splitlines() if "left" in line]
+    assert told[0] == "1 of 12 parts of 1 shoppers, about 11 min left"
+    assert told[9] == "10 of 12 parts of 1 shoppers, about 2 min left" and len(told) == 11
+
+
+def test_the_popular_items_are_the_most_bought_ones_in_catalogue_order_and_have_no_score(items, tmp_path):
+    log = stub_log(5, item_id=["i7", "i2", "i7", "i4", "elsewhere"])
+    assert lists.popular(log, items, 5).item_ids == ["i7", "i2", "i4", "i0", "i1"]
+    stubbed(tmp_path, stub_log(2, item_id="elsewhere"), lambda part: [])
+    assert pq.read_table(tmp_path / "lists.parquet")["score"].null_count == 2
+
+
+@pytest.mark.parametrize("name", ["users", "guardrails"])
+def test_lists_are_made_anew_where_a_file_beside_the_log_has_changed(shop, name, capsys):
+    texts = {"users": "user_id\nu1\n", "guardrails": "rules:\n- {name: n, kind: limit, words: 50}\n"}
+    other = {"users": "user_id\nu2\n", "guardrails": "rules:\n- {name: o, kind: limit, words: 50}\n"}
+    path = shop / {"users": "users.csv", "guardrails": "rules.yaml"}[name]
+    for text in (texts[name], other[name], other[name]):
+        path.write_text(text)
+        write(shop, **{f"{name}_path": path, "shard": (1, 4)} if name == "guardrails" else {f"{name}_path": path})
+    assert ["already" in line for line in capsys.readouterr().out.splitlines() if "lists" in line] == [
+        False,
+        False,
+        True,
+    ]
+
+
+@pytest.mark.parametrize("change", [{"max_new_tokens": 3}, {"columns": {"item_id": "second"}}])
+def test_lists_of_other_settings_are_not_these_lists(shop, log, change):
+    log.assign(second=log["item_id"].to_numpy()[::-1]).to_parquet(shop / "log.parquet")
+    for choices in ({}, change):
+        write(shop, shard=(1, 6), **choices)
+        command = json.loads(pq.read_schema(shop / "lists.parquet").metadata[lists.COMMAND])
+        assert {name: command[name] for name in choices} == choices
+
+
+def test_ratings_are_read_on_the_scale_of_the_model(tiny, shop, log):
+    tiny.prompts.style = replace(tiny.prompts.style, rating_min=0.0, rating_max=10.0)
+    tiny.save(shop / "model")
+    log.assign(rating=np.float32(9)).to_parquet(shop / "log.parquet")
+    assert len(write(shop, shard=(1, 6)))
+    log.assign(rating=np.float32(11)).to_parquet(shop / "log.parquet")
+    with pytest.raises(DataError, match="rating 11 is outside 0…10"):
+        write(shop, "other.parquet", shard=(1, 6))

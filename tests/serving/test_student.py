@@ -141,3 +141,49 @@ def test_a_reason_tells_where_the_item_stands_with_the_text_and_without_it_and_w
 def test_an_unknown_item_has_no_reason(pair):
     with pytest.raises(DataError, match=r"'i99' is not in the catalogue"):
         pair.explain(["i3"], "i99")
+
+
+def test_a_student_starts_from_the_middle_and_the_spread_of_its_teachers_vectors(student):
+    """A column that never varies is no division by zero."""
+    generator = torch.Generator().manual_seed(0)
+    table, states = (torch.randn(50, 16, generator=generator) for _ in range(2))
+    table[:, 3], weight = 2.0, student.out.weight.clone()
+    student.fit_scales(table, 5 * states + 1)
+    torch.testing.assert_close(student.centre, table.mean(dim=0))
+    torch.testing.assert_close(student.out.bias, 5 * states.mean(dim=0) + 1)
+    torch.testing.assert_close(student.out.weight, weight * 5 * states.std(dim=0)[:, None])
+    ids, facts = torch.tensor([[0, 4]]), torch.zeros(1, 2, 3)
+    state = student(table, ids, facts)
+    scaled = student.out.weight.clone()
+    student.fit_scales(3 * table + 7, 5 * states + 1)  # another middle and spread, which change nothing
+    student.out.weight.data = scaled
+    torch.testing.assert_close(student(3 * table + 7, ids, facts), state, rtol=1e-3, atol=1e-3)
+
+
+def test_ratings_are_shares_of_the_highest_one_also_of_a_saved_student(tiny, samples, tmp_path):
+    rows = pd.DataFrame({"history": [[3]], "history_hours": [[0.0]], "history_ratings": [[8.0]]})
+    torch.manual_seed(0)
+    made = Student(16, 20, width=8, layers=1, rating_max=10.0)
+    assert made.inputs(rows)[1][0, 0, 2] == pytest.approx(0.8)
+    made.save(tmp_path / "student")
+    assert Student.load(tmp_path / "student").inputs(rows)[1][0, 0, 2] == pytest.approx(0.8)
+
+
+def test_a_list_of_one_history_gets_a_list_of_one_answer(pair):
+    [answer] = pair.recommend([["i3", "i4"]], 5, fast=True)
+    assert answer.item_ids == pair.recommend(["i3", "i4"], 5, fast=True).item_ids
+
+
+@pytest.mark.parametrize("end", [".", "!", "?", ";"])
+def test_an_effect_is_measured_at_the_temperature_of_the_model_whatever_ends_a_sentence(pair, monkeypatch, end):
+    model = pair.teacher
+    model.head.temperature = 4.0
+    texts = [f"the red mug{end} a blue lamp{end}", f"a blue lamp{end}", f"the red mug{end}"]
+    chains = chains_of(model, texts)
+    monkeypatch.setattr(model, "reason", lambda prompts, longest: [chains[0]])
+    rows = model.purchases([["i3", "i4"]])
+    candidates = [item for item in range(30) if item not in (3, 4)]
+    scores = [model.scores(model.user_states(rows, [chain]), [[3, 4]])[0, candidates] / 4 for chain in chains]
+    full, *left = (one.log_softmax(dim=0)[candidates.index(7)].item() for one in scores)
+    effects = pair.explain(["i3", "i4"], "i7").sentences["effect"].tolist()
+    assert effects == pytest.approx([full - one for one in left], abs=1e-4)

@@ -1,5 +1,7 @@
 """What a person tries: other words, other items, lists side by side."""
 
+import re
+
 import pandas as pd
 import pytest
 
@@ -66,3 +68,16 @@ def test_a_history_is_shown_without_a_column_that_says_nothing(tiny):
     expected = {"title": ["red chair", "red desk", "blue chair"], "days ago": [2.0, 1.5, 0.5]}
     pd.testing.assert_frame_equal(table, pd.DataFrame(expected))
     assert trying.history_table(tiny, HISTORY, [1, 1, 1], [5.0, None, 3.0])["rating"].tolist()[0] == 5.0
+
+
+def test_the_very_last_word_is_exchanged_too():
+    assert trying.one_word_changed("a red lamp", "a red rug") == "a red rug"
+    assert trying.one_word_changed("a red lamp, a red rug", "", "red", "blue") == "a blue lamp, a red rug"
+
+
+def test_bold_is_what_the_first_list_does_not_hold():
+    lists = {
+        name: Recommendation(titles, titles, [2.0, 1.0], "") for name, titles in (("a", ["x", "y"]), ("b", ["y", "z"]))
+    }
+    style = trying.beside(lists).to_html().partition("</style>")[0]
+    assert re.findall(r"row\d_col\d", style) == ["row1_col1"]

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pandas as pd
+import pytest
 import torch
 
 from r2ec_lib.model.scoring import seen_mask, target_ranks
+from r2ec_lib.training import collaborative as module
 from r2ec_lib.training.collaborative import add_collaborative
 from r2ec_lib.training.objective import ndcg
 
@@ -45,3 +47,40 @@ def test_a_term_that_knows_nothing_is_left_out(tiny):
     tiny.head.similarity = "cosine"
     add_collaborative(tiny, train, valid, states)
     assert tiny.collaborative is None
+
+
+def test_what_is_bought_together_is_learned_from_training_alone(tiny):
+    """Validation itself would tell all of its targets."""
+    train, valid = walks(90, 11, seed=0), walks(40, 1, seed=1)
+    states = tiny.user_states(valid)
+    tried = add_collaborative(tiny, train, valid, states)
+    bought_alone = tried[(tried["alike"] == 0)]
+    assert bought_alone["valid_ndcg@20"].max() < value(tiny, valid, states) + 0.1
+    pd.testing.assert_frame_equal(add_collaborative(tiny, train, valid, states), tried)  # whatever stood there before
+
+
+def test_texts_are_weighed_in_units_of_the_spread_of_the_model_s_own_scores(tiny, monkeypatch):
+    """Each target reads like the item bought before it, and nothing else tells of it."""
+    generator = torch.Generator().manual_seed(0)
+    tiny.head.table = torch.nn.functional.normalize(torch.randn(15, 16, generator=generator)).repeat_interleave(2, 0)
+    train, valid = walks(30, 7, seed=0), walks(40, 1, seed=1)
+    valid["history"] = [np.array([target - 1 if target % 2 else target + 1]) for target in valid["target"]]
+    valid["history_hours"] = [np.array([24.0], np.float32)] * len(valid)
+    states = torch.randn(40, 16, generator=generator)
+    monkeypatch.setattr(module, "BOUGHT", (0.0,))
+    tried = add_collaborative(tiny, train, valid, states)
+    best = tried["valid_ndcg@20"].idxmax()
+    own, alike = states @ tiny.head.table.T, tiny.head.table[[row[0] for row in valid["history"]]] @ tiny.head.table.T
+    spreads = [np.mean([np.std(row.tolist(), ddof=1) for row in scores]) for scores in (own, alike)]
+    assert tiny.collaborative.scale == 0 and tried["alike"][best] > 0
+    assert tiny.collaborative.texts == pytest.approx(tried["alike"][best] * spreads[0] / spreads[1], rel=1e-4)
+    assert value(tiny, valid, states) == pytest.approx(tried["valid_ndcg@20"][best])
+
+
+def test_where_nothing_is_masked_what_was_bought_before_may_be_the_target(tiny):
+    valid = walks(40, 1, seed=1)
+    valid["target"] = [history[0] for history in valid["history"]]
+    tried = add_collaborative(tiny, walks(90, 1, seed=0), valid, tiny.user_states(valid), mask_seen=False)
+    scores = tiny.head.scores(tiny.user_states(valid))
+    ranks = target_ranks(scores, torch.tensor(valid["target"].to_numpy()), None)
+    assert tried["valid_ndcg@20"][0] == pytest.approx(float(ndcg(ranks, 20).mean()))

@@ -122,3 +122,15 @@ def test_papermill_by_itself_prepares_the_data_of_the_smallest_recipe(tmp_path):
         )
     finally:
         shutil.rmtree(run.path, ignore_errors=True)
+
+
+def test_a_folder_is_a_run_by_its_own_files(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    assert not run.exists()
+    run.path.mkdir()
+    assert not run.exists()
+    run.states.mkdir()
+    assert run.exists()
+    run.states.rmdir()
+    run.recipe.write_text("")
+    assert run.exists()

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from workflow.toy import load
+from workflow.toy import load, notebook
 
 from r2ec_lib.data.storage import read_json, write_json
 from r2ec_lib.workflow import provenance
@@ -39,3 +39,9 @@ def test_the_commit_and_whether_it_was_changed_are_recorded(world, monkeypatch):
     assert facts["commit"] == commit and facts["uncommitted_changes"] is False
     (world / "new.txt").write_text("new")
     assert provenance.record(load(world, ""), run, variables)["uncommitted_changes"] is True
+
+
+def test_the_seed_of_the_recipe_is_recorded(world):
+    notebook(world / "notebooks" / "03_third.ipynb", "seed: int = 0  # seed")
+    run = RunFolder(world / "runs" / "toy")
+    assert provenance.record(load(world, "seed: 7"), run, {"OMP_NUM_THREADS": "1"})["seed"] == 7

@@ -2,6 +2,7 @@
 
 import nbformat
 import pytest
+import yaml
 from workflow.toy import load, notebook
 
 from r2ec_lib.workflow import recipes
@@ -30,6 +31,10 @@ def test_an_unknown_key_names_the_nearest_one_and_its_notebook(world):
         ("ks: [5, x]", "expected list[int], found list"),
         ("rate:", "expected float, found nothing (null)"),
         ("rate: {a: 1}", "recipes are flat"),
+        ("rate: .nan", "expected float, found float: nan"),
+        ("rate: .inf", "expected float, found float: inf"),
+        ("threads: -1", "threads is -1; expected 0 to 4294967295"),
+        ("[1, 2]: 3", 'unknown key "[1, 2]"'),
         ("run_dir: elsewhere", "set by the command line"),
         ("estimator: grop", "expected one of 'grpo', 'rloo', found 'grop'"),
         ("rows: 1\nrows: 2", '"rows" is repeated, first in toy.yaml line 1'),
@@ -106,3 +111,43 @@ def test_a_notebook_has_one_parameters_cell(world, tagged):
     nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
     with pytest.raises(recipes.RecipeError, match=f'{tagged} cells have the tag "parameters", expected one'):
         recipes.declared(path)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_numpy_does_not_take_is_refused_at_once(world, seed):
+    notebook(world / "notebooks" / "03_third.ipynb", "seed: int = 0  # seed")
+    assert f"seed is {seed}; expected 0 to 4294967295" in refused(world, f"seed: {seed}")
+    assert load(world, f"seed: {2**32 - 1}").values["seed"] == 2**32 - 1
+
+
+def test_a_base_on_the_command_line_is_refused_rather_than_passed_over(world):
+    assert "a base is named in the recipe's file" in refused(world, "", "base=other.yaml")
+
+
+def test_the_home_of_nobody_is_a_folder_that_is_not_there(world):
+    assert load(world, "source_path: ~nobody-of-this-name/x\n").values["source_path"].endswith("/x")
+
+
+def test_a_backbone_is_a_path_only_where_it_is_a_folder(world):
+    notebook(world / "notebooks" / "03_third.ipynb", 'backbone: str = "tiny"  # model')
+    (world / "models").mkdir()
+    assert load(world, "backbone: some/model").values["backbone"] == "some/model"
+    assert load(world, "backbone: models").values["backbone"] == str(world / "models")
+
+
+def test_a_key_that_may_be_null_is_null_or_the_text_that_was_typed(world):
+    notebook(world / "notebooks" / "03_third.ipynb", 'label: str | None = "éééééé"  # what it is called')
+    assert load(world, "", "label=null").values["label"] is None
+    assert load(world, "", "label=7").values["label"] == "7"
+    assert recipes.declared(world / "notebooks" / "03_third.ipynb")["label"].comment == "what it is called"
+
+
+def test_a_resolved_recipe_has_every_key_but_paths_left_at_their_defaults(world):
+    declared = recipes.declared_in(world / "notebooks")
+    recipe = load(world, "rows: 4\nthreads: 2\nfactor: 1.5\n")
+    resolved = yaml.safe_load(recipes.as_yaml(recipe, declared, list(declared)))
+    usual = {"rate": 0.5, "ks": [5, 10], "limit": None, "estimator": "grpo", "fail": False}
+    head = {"name": "toy", "stages": list(declared), "threads": 2}
+    assert resolved == head | usual | {"rows": 4, "factor": 1.5}
+    named = recipes.as_yaml(load(world, "source_path: a.csv"), declared, ["01_first"])
+    assert yaml.safe_load(named)["source_path"] == str(world / "a.csv") and "factor" not in named

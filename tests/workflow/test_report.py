@@ -184,3 +184,56 @@ def test_a_page_leaves_out_what_concerns_other_runs(tmp_path):
     assert "Data" in page and "made-up" not in page and "own words" not in page
     storage.write_text("source: bazaar\n", run.recipe)
     assert "made-up" in report.render(run).with_name("01_first.html").read_text()
+
+
+def test_a_picture_is_a_picture():
+    assert report.sanitise('<img src="data:text/html,x"><img src="data:image/png;base64,x">').count("<img") == 1
+
+
+def test_facts_sum_up_the_stages_and_say_what_was_not_committed():
+    cost = {name: {"seconds": seconds, "peak_memory_gb": gb} for name, seconds, gb in (("a", 90, 2), ("b", 8, 3))}
+    facts = FACTS | {"stages": cost, "commit": "0123456789abcdef", "uncommitted_changes": True, "seed": 5}
+    told = dict(report._facts(facts, {"train_samples": 12345, "kind": "toy", "list": []}))
+    assert told["duration"] == "98 s" and told["peak memory"] == "3.0 GB" and told["seed"] == "5"
+    assert told["code"] == "0123456789ab with uncommitted changes" and told["train samples"] == "12,345"
+    assert told["kind"] == "toy" and "list" not in told
+    assert dict(report._facts(facts | {"uncommitted_changes": False}, {}))["code"] == "0123456789ab"
+    cost["a"]["seconds"] = 592
+    assert dict(report._facts(facts, {}))["duration"] == "10 min"
+
+
+def test_a_reader_is_told_what_is_generated_and_how_small_the_model_is():
+    market, size = report._notes({"source": "bazaar"}, {"backbone": "tiny", "parameters": 2_340_000})
+    assert "generated" in market and "2.3 million parameters" in size
+    assert report._notes({"source": "logs"}, {"backbone": "some/model"}) == []
+
+
+def test_a_model_without_a_metric_has_a_dash_and_is_never_the_best():
+    models = {
+        "r2ec": {"hit@5": 0.2},
+        "sasrec": {"hit@5": None, "ndcg@5": 0.1},
+        "oracle": {"hit@5": 0.9, "ndcg@5": 0.1},
+    }
+    cells = {
+        row["name"]: [(cell["text"], cell["best"]) for cell in row["cells"]]
+        for row in report._rows(models, ["hit@5", "ndcg@5"])
+    }
+    assert cells["R²ec"] == [("0.2000", True), ("–", False)] and cells["SASRec"] == [("–", False), ("0.1000", True)]
+    assert cells["oracle"] == [("0.9000", False), ("0.1000", False)]
+
+
+def test_a_study_speaks_for_itself_and_old_pages_go(tmp_path):
+    run = RunFolder(tmp_path / "runs" / "toy")
+    claim = {"a": "r2ec", "b": "sasrec", "metric": "hit@5", "share": False, "difference": 0.1, "ci95": [0.05, 0.15]}
+    claim |= {"relative": 0.5, "relative_ci95": [0.25, 0.75], "collapsed": False}
+    storage.write_json({"claims": [claim | {"b": "caser"}]}, run.metrics("evaluation"))
+    storage.write_json({"claims": [claim | {"variant": "v"}]}, run.metrics("study"))
+    storage.write_text("", run.recipe)
+    storage.write_json(FACTS, run.provenance)
+    for name in ("01_first", "02_second"):
+        storage.write_text(nbformat.writes(new_notebook(cells=[new_markdown_cell(f"# {name}")])), run.notebook(name))
+    index = report.render(run).read_text()
+    assert "against SASRec" in index and "against Caser" not in index and "02_second.html" in index
+    run.notebook("02_second").unlink()
+    assert "02_second.html" not in report.render(run).read_text()
+    assert sorted(path.name for path in run.report.iterdir()) == ["01_first.html", "index.html"]

@@ -3,11 +3,13 @@
 import json
 import os
 import re
+from pathlib import Path
 
 import pytest
 from workflow.toy import FIRST, FOLDERS, SECOND, load, notebook, run
 
-from r2ec_lib.workflow import kernels, recipes, runner
+from r2ec_lib.data.storage import write_json
+from r2ec_lib.workflow import kernels, recipes, runner, stages
 from r2ec_lib.workflow.folder import NOTEBOOKS, RunFolder
 
 
@@ -59,7 +61,7 @@ def test_a_shared_run_copies_what_another_has_done_and_runs_the_rest(world, caps
     out = capsys.readouterr().out
     assert out.startswith("01_first: copied from runs/one\n02_second: starts\n")
     place = RunFolder(world / "runs" / "two")
-    assert (place.model / "result").read_text() == "8.0 False" and place.notebook("01_first").is_file()
+    assert (place.path / "model" / "result").read_text() == "8.0 False" and place.notebook("01_first").is_file()
     facts = json.loads(place.provenance.read_text())["stages"]
     assert facts["01_first"]["copied_from"] == "one" and "copied_from" not in facts["02_second"]
     run(world, "rows: 4\nname: two\n")
@@ -130,3 +132,61 @@ def test_a_run_that_does_not_exist_is_named_with_those_that_do(world):
     with pytest.raises(kernels.RunError, match=r'There are: quickstart\. Did you mean "quickstart"\?'):
         runner.existing_run("quickstar", world / "runs")
     assert runner.existing_run("quickstart", world / "runs").path == world / "runs" / "quickstart"
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Runs without kernels: each stage leaves a file in its folder; the names of the stages that ran."""
+    ran = []
+
+    def leave(source, target, given, *_):
+        ran.append(source.stem)
+        folder = Path(given["run_dir"]) / FOLDERS[source.stem][0]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "left").write_text("x")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(source.read_bytes())
+        return {"seconds": 1.0, "peak_memory_gb": 0.5}
+
+    monkeypatch.setattr(kernels, "run_notebook", leave)
+    return ran
+
+
+def test_a_fresh_run_begins_from_nothing(world, quick):
+    place = RunFolder(world / "runs" / "toy")
+    run(world)
+    (place.path / "stray").write_text("old")
+    run(world)
+    assert quick == ["01_first", "02_second"] and (place.path / "stray").exists()
+    run(world, fresh=True)
+    assert quick == ["01_first", "02_second"] * 2 and not (place.path / "stray").exists()
+
+
+def test_stages_that_are_not_asked_for_lose_what_they_made_of_an_older_one(world, quick):
+    place = RunFolder(world / "runs" / "toy")
+    run(world)
+    run(world, "rows: 9\nstages: [01_first]")
+    assert quick[2:] == ["01_first"] and stages.state(place, "02_second") is None
+    assert not (place.path / "model").exists()
+
+
+def test_a_check_tells_of_outputs_that_are_gone_and_of_a_stage_that_was_interrupted(world, quick, capsys):
+    place, recipe = RunFolder(world / "runs" / "toy"), load(world, "")
+    run(world)
+    (place.path / "model" / "left").unlink()
+    state = stages.state(place, "01_first")
+    write_json(state | {"finished": False}, place.state("01_first"))
+    capsys.readouterr()
+    places = {"notebooks": world / "notebooks", "runs": world / "runs", "folders": FOLDERS}
+    runner.check(recipe, **places, library=world / "toylib")
+    told = capsys.readouterr().out.splitlines()[1:]
+    assert told == ["01_first: would go on", "02_second: would run (its outputs are gone)"]
+
+
+def test_the_threads_of_a_run_fit_the_model_of_its_recipe(world, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(kernels.psutil, "cpu_count", lambda logical: 8)
+    notebook(world / "notebooks" / "03_third.ipynb", 'backbone: str = "tiny"  # model\nhidden_size: int = 96  # width')
+    for text, threads in (("", "2"), ("backbone: some/model", "8"), ("threads: 5", "5")):
+        declared = recipes.declared_in(world / "notebooks")
+        assert runner._variables(load(world, text), declared)["OMP_NUM_THREADS"] == threads

@@ -157,16 +157,37 @@ def test_an_input_of_the_same_size_counts_by_its_time_and_a_backbone_s_files_are
 
 def test_a_copy_that_was_broken_off_is_no_finished_stage(world):
     whole, broken = RunFolder(world / "runs" / "whole"), RunFolder(world / "runs" / "broken")
-    storage.write_json({"rows": 1}, whole.data / "rows")
-    outputs = {"data/rows": (whole.data / "rows").stat().st_size, "data/gone": 1}
+    storage.write_json({"rows": 1}, whole.path / "data" / "rows")
+    outputs = {"data/rows": (whole.path / "data" / "rows").stat().st_size, "data/gone": 1}
     state = {"key": "k", "finished": True, "seconds": 1.0, "peak_memory_gb": 1.0, "outputs": outputs}
     storage.write_json(state, whole.state("01_first"))
     assert stages.finished_elsewhere(broken, "01_first", "k") is None  # a file of it is gone
     with pytest.raises(FileNotFoundError):
         stages.copy_from(whole, broken, "01_first")
-    assert (broken.data / "rows").is_file() and not stages.is_done(broken, "01_first", "k")
+    assert (broken.path / "data" / "rows").is_file() and not stages.is_done(broken, "01_first", "k")
     storage.write_json({**state, "outputs": {"data/rows": outputs["data/rows"]}}, whole.state("01_first"))
     assert stages.finished_elsewhere(broken, "01_first", "k").path == whole.path
     assert stages.finished_elsewhere(whole, "01_first", "k") is None  # it is not elsewhere
     assert stages.copy_from(whole, broken, "01_first") == {"seconds": 1.0, "peak_memory_gb": 1.0}
     assert stages.is_done(broken, "01_first", "k")
+
+
+def test_a_package_of_another_version_counts_and_the_order_of_keys_does_not(world, monkeypatch):
+    first = ingredients(world, rows=1)
+    monkeypatch.setattr(stages.metadata, "version", lambda name: "0" if name == "torch" else first["packages"][name])
+    assert stages.difference(first, ingredients(world, rows=1)) == "packages changed: torch"
+    assert stages.key({"a": 1, "b": 2}) == stages.key({"b": 2, "a": 1}) != stages.key({"a": 2, "b": 1})
+
+
+@pytest.mark.parametrize("content", ["", "xx"])
+def test_an_output_of_another_size_is_not_what_the_stage_wrote(world, content):
+    run, parts = RunFolder(world / "runs" / "x"), ingredients(world, rows=1)
+    done(world, run, "01_first", "data", parts)
+    assert stages.is_done(run, "01_first", stages.key(parts))
+    (run.path / "data" / "file").write_text(content)
+    assert not stages.is_done(run, "01_first", stages.key(parts))
+
+
+def test_commands_of_jupyter_are_passed_over_wherever_they_stand(world):
+    cell = "with open(path):\n    pass\n    !ls\n%time\nimport toylib.first"
+    assert [path.stem for path in stages.imported([cell], world / "toylib")] == ["__init__", "first"]

@@ -18,6 +18,7 @@ def test_popularity_counts_purchases_and_recent_popularity_the_last_days(samples
     ever, recent = counting.popularity(samples, 7), counting.popularity(samples, 7, days=1.5)
     assert ever(samples[:2]).tolist() == [[3, 2, 1, 1, 1, 2, 0]] * 2
     assert recent(samples[:1]).tolist() == [[0, 0, 0, 0, 0, 2, 0]]
+    assert counting.popularity(samples, 7, days=1.0)(samples[:1]).tolist() == [[0, 0, 0, 0, 0, 1, 0]]
 
 
 def test_neighbours_prefer_what_the_same_shoppers_bought(samples_of):
@@ -42,6 +43,7 @@ def test_ease_scores_what_goes_with_the_latest_purchases(samples_of):
     scores = score(samples_of({"new": [0, 2, 4]}, positions=[2]))[0]
     assert scores[[1, 3]].tolist() == pytest.approx([0.5 * 2 / 3, 2 / 3])  # two shoppers of 2 + penalty
     assert scores[4] == 0
+    assert score.stored_bytes == 5 * 5 * (8 + 4)  # for each of 5 items 5 indexes and weights
 
 
 def test_a_blend_is_the_sum_of_its_parts(samples_of):

@@ -19,7 +19,7 @@ def test_every_purchase_but_the_first_is_predicted_exactly_once(max_history, sam
     items = list(range(10))
     blocks = fitting.sequences(samples_of({"a": items}, max_history), max_history)
     assert sorted(int(item) for block in blocks for item in block[1:]) == items[1:]
-    assert max(map(len, blocks)) <= max_history + 1
+    assert 2 <= min(map(len, blocks)) <= max(map(len, blocks)) <= max_history + 1
 
 
 @pytest.mark.parametrize("build", NETWORKS)
@@ -132,7 +132,9 @@ def test_every_sequence_is_in_exactly_one_batch_of_about_its_length():
     assert padded < 1.25 * lengths.sum()
     again, other = (fitting.batches(lengths, 16, np.random.default_rng(seed)) for seed in (1, 2))
     assert all(np.array_equal(a, b) for a, b in zip(found, again, strict=True))
-    assert not np.array_equal(found[0], other[0])
+    assert {frozenset(batch) for batch in found}.isdisjoint(frozenset(batch) for batch in other)
+    longest = [lengths[batch].max() for batch in found[:16]]
+    assert longest != sorted(longest)  # a network that reads short ones first and long ones last forgets
 
 
 @pytest.mark.parametrize("build", NETWORKS)
@@ -150,3 +152,40 @@ def test_a_scorer_counts_the_bytes_of_its_weights(samples_of, cycles):
     score = fitting.fit_network(GRU4Rec, train, valid, 8, width=4, epochs=1)
     gru, out, norm, items = 2 * (3 * 4 * 4 + 3 * 4), 4 * 4 + 4, 2 * 4, 9 * 4
     assert score.stored_bytes == 4 * (gru + out + norm + items)
+
+
+def test_an_epoch_that_is_only_as_good_as_the_best_does_not_put_off_the_end(samples_of, cycles, monkeypatch):
+    monkeypatch.setattr(fitting, "_ndcg10", lambda *_: 0.5)
+    train = samples_of(cycles(4, 8, 5, 0))
+    score = fitting.fit_network(GRU4Rec, train, train, 8, width=4, epochs=40, patience=3)
+    assert len(score.log) == fitting.PLATEAU + 3
+
+
+def test_what_was_bought_before_is_validated_on_where_nothing_is_masked(samples_of, cycles):
+    train, again = samples_of(cycles(4, 4, 5, 0)), samples_of({"a": [0, 1, 0]}, positions=[2])
+    fit = lambda: lambda batch: torch.eye(4)[torch.tensor(batch["target"].to_numpy())]  # noqa: E731
+    assert fitting.tune("m", fit, [{}], again, 4, mask_seen=False)[1]["valid_ndcg@10"].tolist() == [1.0]
+    score = fitting.fit_network(GRU4Rec, train, again, 4, width=4, epochs=1, mask_seen=False)
+    assert score.log[0]["valid_ndcg@10"] > 0
+    with pytest.raises(ValueError, match="is in its own history"):
+        fitting.tune("m", fit, [{}], again, 4)
+
+
+def test_each_step_has_the_gradient_of_its_own_batch_with_dropout_on(samples_of, cycles, monkeypatch):
+    """A rate of 0 leaves the weights as they are, so every epoch of one batch has the same gradient."""
+    norms, modes, step = [], [], torch.optim.AdamW.step
+
+    class Watched(GRU4Rec):
+        def forward(self, ids):
+            modes.append(self.training)
+            return super().forward(ids)
+
+    def noting(self):
+        norms.append(sum(float(weight.grad.norm()) for weight in self.param_groups[0]["params"]))
+        return step(self)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", noting)
+    train = samples_of(cycles(4, 8, 5, 0))
+    fitting.fit_network(Watched, train, train, 8, width=4, dropout=0.0, epochs=3, learning_rate=0.0)
+    assert norms == pytest.approx([norms[0]] * 3) and norms[0] > 0
+    assert modes == [True, False] * 3  # a step, then its validation

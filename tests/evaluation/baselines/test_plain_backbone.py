@@ -199,3 +199,32 @@ def test_a_training_that_diverges_says_so(tiny, samples):
         fit_item_action(
             tiny, samples.head(8), samples.head(8), 4, batch_users=8, learning_rate=math.inf, warmup_steps=0
         )
+
+
+def test_each_step_has_the_gradient_of_its_own_batch_and_each_row_of_the_log_its_own_losses(
+    tiny, samples, monkeypatch
+):
+    """A rate of 0 leaves the weights as they are, so four batches of all samples have one gradient and one loss."""
+    norms, losses = [], []
+    clip, log_probs = torch.nn.utils.clip_grad_norm_, plain_backbone.scoring.item_log_probs
+
+    def clipped(weights, most):
+        norms.append(sum(float(weight.grad.norm()) for weight in weights))
+        return clip(weights, most)
+
+    def noting(*given):
+        losses.append(-log_probs(*given).mean().item())
+        return log_probs(*given)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clipped)
+    choices = {"learning_rate": 0.0, "eval_steps": 2, "patience": 9}
+    fit_item_action(tiny, samples.head(6), samples.head(4), 4, batch_users=6, **choices)
+    assert norms == pytest.approx([norms[0]] * 4) and norms[0] > 0
+    monkeypatch.setattr(plain_backbone.scoring, "item_log_probs", noting)
+    log = fit_item_action(tiny, samples.head(12), samples.head(4), 4, batch_users=3, **choices)
+    assert log["loss"].tolist() == pytest.approx([sum(losses[:2]) / 2, sum(losses[2:]) / 2]) and len(set(losses)) == 4
+
+
+def test_an_evaluation_that_is_only_as_good_as_the_best_does_not_put_off_the_end(tiny, samples):
+    log = fit_item_action(tiny, samples.head(6), samples.head(4), 40, batch_users=6, learning_rate=0.0, eval_steps=1)
+    assert len(log) == 1 + 3

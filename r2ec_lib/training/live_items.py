@@ -98,15 +98,16 @@ class LearnedItems(ItemTable):
         r2ec.refresh()
         table, generator = r2ec.head.table, torch.Generator().manual_seed(seed)
         vectors = torch.randn(table.shape, generator=generator).to(table) * table.std() + table.mean(dim=0)
-        r2ec.lm.register_parameter("item_vectors", torch.nn.Parameter(vectors.to(r2ec.lm.dtype)))
+        self.vectors = torch.nn.Parameter(vectors.to(r2ec.lm.dtype))
+        r2ec.lm.register_parameter("item_vectors", self.vectors)
         self.refresh(0)
 
     def _states(self, lm: torch.nn.Module, items: list[int]) -> Tensor:
-        return self.r2ec.lm.item_vectors[items]
+        return self.vectors[items]
 
     def refresh(self, step: int, leave_out: Set[int] = frozenset()) -> None:
         """The table is a copy of the weights; made at every use, since nothing has to be encoded."""
-        self.r2ec.head.table = self.r2ec.lm.item_vectors.detach().float().clone()
+        self.r2ec.head.table = self.vectors.detach().float().clone()
 
     def finish(self) -> None:
         self.refresh(0)

@@ -24,6 +24,7 @@ LIBRARY = ROOT / "r2ec_lib"
 STAGES = {
     "01_data_preparation": ("data",),
     "02_training": ("training", "model", "model_item_only"),
+    "10_variant": ("evaluation",),  # before 03, which has the same folder: a stage removes those of later ones
     "03_evaluation": ("evaluation",),
     "04_reasoning": ("reasoning",),
     "05_oversight": ("oversight",),
@@ -31,7 +32,6 @@ STAGES = {
     "08_try_it": ("try_it",),
     "06_study": ("study",),
     "07_benchmark": ("benchmark",),
-    "10_variant": ("evaluation",),
     "11_ablations": ("ablations",),
 }
 """The stages in the order in which they run, with the folders of a run that each owns; the first of them gets its

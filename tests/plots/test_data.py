@@ -1,6 +1,7 @@
 """Figures of the data draw every sample once."""
 
 import figures
+import matplotlib.dates as mdates
 import pandas as pd
 import pytest
 
@@ -51,6 +52,7 @@ def test_the_tail_falls_from_the_most_frequent_target_of_each_split(ax):
 def test_the_timeline_stacks_each_bin_at_its_place(ax):
     plots.split_timeline(SAMPLES, ax, bins=4)
     first = float(ax.patches[0].get_x())
+    assert first == mdates.date2num(SAMPLES["timestamp"][0])
     bars = [(bar.get_x() - first, bar.get_width(), bar.get_y(), bar.get_height()) for bar in ax.patches]
     train, valid, test = bars[:4], bars[4:8], bars[8:]
     assert train == [(0, 1, 0, 1), (1, 1, 0, 1), (2, 1, 0, 1), (3, 1, 0, 0)]

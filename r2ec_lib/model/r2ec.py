@@ -255,8 +255,8 @@ class R2ec:
 
         Args:
             history: item ids, oldest first: texts or numbers, in a list, an array or a column. Or a list of such
-                histories; or a table of interactions (`data.schema`), in which each user_id has one. Its items are
-                not recommended.
+                histories; or a table of interactions (`data.schema`), in which each user_id has one. The
+                latest `max_history` of the model's prompts are read; of these none is recommended.
             k: length of the list, fewer where the catalogue holds fewer other items.
             hours: how many hours ago each purchase was, a list per history; a day apart if left out. In a table,
                 they are counted back from its latest interaction.

@@ -182,6 +182,8 @@ def parse(text: str, where: str = "guardrails") -> Guardrails:
     """
     try:
         root = yaml.load(text, _UniqueKeys)
+        if not isinstance(root, dict):
+            raise GuardrailError(f"{where}: expected keys and values, with the rules under `rules:`.")
         guardrails = TypeAdapter(Guardrails).validate_python(root)
     except yaml.YAMLError as error:
         raise GuardrailError(f"{where}: no valid YAML: {' '.join(str(error).split())}.") from error

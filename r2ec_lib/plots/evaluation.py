@@ -13,15 +13,15 @@ def differences(comparisons: pd.DataFrame, ax: Axes, metric: str) -> Axes:
     """Differences in one metric with their 95 % intervals, one row per comparison; the dashed line is no difference.
 
     Needs `label`, `difference` and `ci95` ([low, high]); a filled marker's interval excludes zero. Where the rows have
-    `p_holm`, as those of `uncertainty.compare`, filled markers are below 5 % after Holm's correction instead, and the
-    smallest detectable effect is a grey band.
+    `p_holm`, filled markers are below 5 % after Holm's correction instead; `smallest_detectable` is a grey band.
     """
     for y, row in enumerate(comparisons.to_dict("records")):
         low, high = row["ci95"]
         filled = low > 0 or high < 0
         if "p_holm" in row:
-            filled, detectable = row["p_holm"] < 0.05, row["smallest_detectable"]
-            ax.barh(y, 2 * detectable, left=-detectable, height=0.7, color="#e6e6e6")
+            filled = row["p_holm"] < 0.05
+        if (band := row.get("smallest_detectable")) is not None:
+            ax.barh(y, 2 * band, left=-band, height=0.7, color="#e6e6e6")
         dot(ax, y, row["difference"], low, high, filled)
     rows(ax, comparisons["label"].to_list(), zero=True)
     return style(ax, f"difference in {metric_name(metric)} (line: 95 % interval)", "")

@@ -37,7 +37,7 @@ def test_what_happens_to_a_broken_reason_has_defaults_and_can_be_set():
     [
         ("rules: []", ["rules is empty", "- name: …"]),
         ("rules:", ["rules: Input should be a valid list", "found None"]),
-        ("- a", ["dictionary", "found ['a']"]),
+        ("- a", ["expected keys and values"]),
         ("rules: [", ["no valid YAML"]),
         ("rulez: [{name: x}]", ["rulez: Unexpected", "rules: Field required"]),
         (f"retries: -1\nrules: [{LIMIT}]", ["retries: ", "greater than or equal to 0", "found -1"]),

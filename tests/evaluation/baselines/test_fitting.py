@@ -167,8 +167,6 @@ def test_what_was_bought_before_is_validated_on_where_nothing_is_masked(samples_
     assert fitting.tune("m", fit, [{}], again, 4, mask_seen=False)[1]["valid_ndcg@10"].tolist() == [1.0]
     score = fitting.fit_network(GRU4Rec, train, again, 4, width=4, epochs=1, mask_seen=False)
     assert score.log[0]["valid_ndcg@10"] > 0
-    with pytest.raises(ValueError, match="is in its own history"):
-        fitting.tune("m", fit, [{}], again, 4)
 
 
 def test_each_step_has_the_gradient_of_its_own_batch_with_dropout_on(samples_of, cycles, monkeypatch):

@@ -26,20 +26,21 @@ class Analyst:
 
     Args:
         items: the items table.
+        prompts: of the model that learns to write so; titles and brands are cleaned as its prompts are.
         most_facts: facts about the history that an analysis states at most.
         named: likely next items that it names at the end, where it is given any.
     """
 
-    def __init__(self, items: pd.DataFrame, most_facts: int = 4, named: int = 2):
+    def __init__(self, items: pd.DataFrame, prompts: Prompts, most_facts: int = 4, named: int = 2):
         self.most_facts, self.named = most_facts, named
         titles = items["title"].tolist()
-        self.short = [" ".join(clean(title).split()[:TITLE_WORDS]).rstrip(" ,.;:-&") for title in titles]
+        self.short = [clean(title, prompts.specials, TITLE_WORDS).rstrip(" ,.;:-&") for title in titles]
         words = [re.findall(r"[^\W\d_]{3,}", title.lower()) for title in titles]
         spread = Counter(word for row in words for word in set(row))
         self.words = words
         self.telling = {word for word, count in spread.items() if count <= len(items) / 20}
         brand = next((column for column in ("brand", "store") if column in items), None)
-        self.brands = [clean(value) for value in items[brand]] if brand else [""] * len(items)
+        self.brands = [clean(value, prompts.specials) for value in items[brand]] if brand else [""] * len(items)
 
     def write(
         self,
@@ -80,7 +81,7 @@ def generic_documents(
         samples: training rows; only the histories are read, `target` never. Drawn in random rounds.
         most_facts: facts that an analysis names at most.
     """
-    generator, analyst = np.random.default_rng(seed), Analyst(items, most_facts)
+    generator, analyst = np.random.default_rng(seed), Analyst(items, prompts, most_facts)
     titles = items["title"].tolist()
     documents = []
     for item, found in zip(items.to_dict("records"), analyst.words, strict=True):
@@ -95,9 +96,11 @@ def generic_documents(
     return documents
 
 
-def analyses(items: pd.DataFrame, samples: pd.DataFrame, most_facts: int, named: int, seed: int = 0) -> list[str]:
+def analyses(
+    items: pd.DataFrame, samples: pd.DataFrame, prompts: Prompts, most_facts: int, named: int, seed: int = 0
+) -> list[str]:
     """An analysis of the history of each row of a samples table; it names `named` items that may come next."""
-    generator, analyst = np.random.default_rng(seed), Analyst(items, most_facts, named)
+    generator, analyst = np.random.default_rng(seed), Analyst(items, prompts, most_facts, named)
     likely = zip(*likely_next(samples, len(items), seed), strict=True) if named else [None] * len(samples)
     return [analyst.write(*row) for row in zip(samples["history"], [generator] * len(samples), likely, strict=True)]
 

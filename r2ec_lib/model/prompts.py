@@ -138,6 +138,7 @@ class Prompts:
 
     Attributes:
         answer: the `<answer>` symbol of this tokenizer.
+        specials: what the tokenizer turns into control tokens; foreign text is cleaned of it.
         cut: how many titles and item texts were longer than their limit in tokens, so far.
     """
 
@@ -147,7 +148,7 @@ class Prompts:
         self.answer = Answer(tokenizer)
         self.recommend_id: int | None = tokenizer.get_vocab().get(RECOMMEND)  # only models with that read-out have it
         self.cut: Counter[str] = Counter()
-        self._specials = special_strings(tokenizer)
+        self.specials = special_strings(tokenizer)
 
     def user_text(self, titles: Sequence[str], hours: Sequence[float], ratings: Sequence[float]) -> str:
         """The user prompt of one history, before the chat template.
@@ -158,7 +159,7 @@ class Prompts:
         """
         style, lines = self.style, []
         for title, before, rating in zip(titles, hours, ratings, strict=True):
-            shown = clean(title, self._specials, style.max_title_words)
+            shown = clean(title, self.specials, style.max_title_words)
             shown = self._short(shown, style.max_title_tokens, "titles")
             if style.instruct:  # in the bare style a title has the tokens that it has on its item card
                 shown = f"[{shown}]"
@@ -175,9 +176,9 @@ class Prompts:
         for key, value in item.items():
             wanted = key in (style.item_columns or item) and key != "item_id"
             if wanted and isinstance(value, str) and value.strip():
-                shown = clean(value, self._specials, style.max_item_words)
+                shown = clean(value, self.specials, style.max_item_words)
                 shown = self._short(shown, style.max_item_tokens, "item texts")
-                lines.append(f"{clean(key, self._specials)}: {shown}")
+                lines.append(f"{clean(key, self.specials)}: {shown}")
         return style.item_text(lines)
 
     def _short(self, text: str, limit: int, kind: str) -> str:

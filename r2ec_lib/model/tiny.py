@@ -91,7 +91,6 @@ def warm_up(
     steps: int,
     batch_tokens: int = 8192,
     learning_rate: float = 3e-3,
-    matrix_rate: float = MATRIX_RATE,
     seed: int = 0,
     report: Callable[[str], None] = print,
 ) -> pd.DataFrame:
@@ -102,13 +101,12 @@ def warm_up(
     whole.
 
     Muon moves the decoder's matrices and AdamW all else: a tiny model built here takes fewer steps so than with AdamW
-    alone. A pretrained one keeps what it knows with AdamW and a small rate.
+    alone.
 
     Args:
         documents: read in a seeded order, as often as `steps` ask for.
         batch_tokens: padded tokens a step.
         learning_rate: AdamW's peak, reached after a tenth of the steps and left along a half cosine, as Muon's is.
-        matrix_rate: Muon's peak; 0 leaves all weights to AdamW.
         report: called with one line of text, ten times.
 
     Returns:
@@ -118,13 +116,13 @@ def warm_up(
     rows, starts = document_ids(prompts, documents)
     tables = {lm.get_input_embeddings().weight, lm.get_output_embeddings().weight}
     trained = [weight for weight in lm.parameters() if weight.requires_grad]
-    matrices = [weight for weight in trained if matrix_rate and weight.ndim == 2 and weight not in tables]
+    matrices = [weight for weight in trained if weight.ndim == 2 and weight not in tables]
     others = [weight for weight in trained if not any(weight is matrix for matrix in matrices)]
     optimizers: list[torch.optim.Optimizer] = [
         torch.optim.AdamW(others, lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
     ]
     if matrices:
-        optimizers.insert(0, torch.optim.Muon(matrices, lr=matrix_rate, weight_decay=0.01))
+        optimizers.insert(0, torch.optim.Muon(matrices, lr=MATRIX_RATE, weight_decay=0.01))
     schedules = [get_cosine_schedule_with_warmup(one, steps // 10, steps) for one in optimizers]
     device = lm.device
     lm.train()

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from r2ec_lib.model.analyses import generic_documents
-from r2ec_lib.model.backbone import add_lora
 from r2ec_lib.model.prompts import ANSWER, Document, Prompts, PromptStyle
 from r2ec_lib.model.tiny import build_tiny, document_ids, tiny_backbone, warm_up
 
@@ -62,13 +61,3 @@ def test_the_tiny_backbone_is_built_once_and_then_read_from_the_cache(items, sam
     assert (cached, cached_again, other[3]) == (False, True, False)
     assert all(torch.equal(a, b) for a, b in zip(lm.parameters(), again.parameters(), strict=True))
     assert log.equals(log_again) and tokenizer.convert_tokens_to_ids(ANSWER) == 2
-
-
-def test_a_pretrained_model_is_taught_without_muon_and_only_where_it_is_trained(prompts, items):
-    documents = [Document("Purchases:\n1d ago: red kettle\nThoughts:", "the shopper likes red")] * 8
-    lm = add_lora(build_tiny(prompts.tokenizer, 32, 2, 2), rank=2, alpha=4, layers=1)
-    before = {name: weight.detach().clone() for name, weight in lm.named_parameters()}
-    log = warm_up(lm, prompts, documents, 30, 512, 1e-2, matrix_rate=0.0, report=lambda line: None)
-    assert log["loss"].iloc[-1] < log["loss"].iloc[0] - 0.5
-    moved = {name for name, weight in lm.named_parameters() if not torch.equal(weight, before[name])}
-    assert moved == {name for name, weight in lm.named_parameters() if weight.requires_grad}

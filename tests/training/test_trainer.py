@@ -285,6 +285,18 @@ def test_live_columns_stand_in_place_of_stored_ones_among_catalogue_negatives(ma
     assert (gradient.abs().sum(dim=1) > 0).all()
 
 
+def test_live_negatives_join_the_targets_and_are_drawn_anew_at_each_step(make_trainer):
+    trainer, drawn = make_trainer(live_negatives=5), []
+    targets = set(trainer.samples["target"][:2])
+    for step in (0, 1):
+        trainer.state.global_step = step
+        drawn.append(trainer.roll_out([0, 0, 1, 1])["candidates"].tolist())
+        assert targets < set(drawn[-1]) and drawn[-1] == sorted(set(drawn[-1])) and 5 <= len(drawn[-1]) <= 7
+    assert drawn[0] != drawn[1]
+    trainer.args.live_negatives = 100  # more than there are
+    assert trainer.roll_out([0, 0, 1, 1])["candidates"].tolist() == list(range(30))
+
+
 def test_the_weight_of_the_divergence_is_the_largest_that_a_rollout_will_meet(make_trainer):
     """Rows sampled in the last warm-up step may serve updates after it."""
     for updates, expected in ((1, False), (2, True)):

@@ -141,7 +141,8 @@ def test_what_is_tried_changes_lists_and_leaves_the_model_as_it_was(run):
 def test_rows_of_a_study_are_ranked_as_in_the_evaluation_and_compared_on_their_page(run, tmp_path):
     """Data and training of the row are those of the run above, and copied from there."""
     smoke = ROOT / "params" / "smoke.yaml"
-    (tmp_path / "study.yaml").write_text(f"name: rows\nbase: {smoke}\nseeds: [0]\nrows: [name: full, name: other]\n")
+    rows = "rows: [{name: full}, {name: other, grows: max_steps, set: {max_steps: 3}}]"
+    (tmp_path / "study.yaml").write_text(f"name: rows\nbase: {smoke}\nseeds: [0]\n{rows}\n")
     stages = "stages=[01_data_preparation,02_training,10_variant]"
     recipe = recipes.load(smoke, recipes.declared_in(runner.NOTEBOOKS), [stages], "rows-full-seed0")
     runner.execute(recipe, runs=run.parent, shared=True)
@@ -156,7 +157,11 @@ def test_rows_of_a_study_are_ranked_as_in_the_evaluation_and_compared_on_their_p
     others = {row["measure"]: row["difference"] for row in rows if row["row"] == "other"}
     assert others.pop("learning", None) is None  # it needs two seeds
     assert list(others.values()) == [0, 0, 0]
-    assert read_json(page.parents[1] / "ablations" / "metrics.json")["costs"][0]["seeds"] == 1
+    results = read_json(page.parents[1] / "ablations" / "metrics.json")
+    assert results["costs"][0]["seeds"] == 1
+    assert [(one["key"], [row["row"] for row in one["rows"]]) for one in results["growth"]] == [
+        ("max_steps", ["full", "other"])
+    ]
 
 
 def test_costs_and_versions_of_every_stage_are_on_record(run):

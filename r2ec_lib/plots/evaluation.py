@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
@@ -54,6 +55,18 @@ def by_training_size(curve: pd.DataFrame, ax: Axes, names: Mapping[str, str], yl
     ax.set_ylim(bottom=0)
     ax.legend(**BESIDE)
     return style(ax, "training samples (logarithmic)", ylabel)
+
+
+def by_size(curve: pd.DataFrame, line: Mapping[str, float], ax: Axes, xlabel: str, ylabel: str) -> Axes:
+    """The rows of `scaling.curve` with their 95 % intervals, and the line of `scaling.fit` through them."""
+    ends = np.array([curve["size"].min(), curve["size"].max()])
+    ax.plot(ends, line["intercept"] + line["per_doubling"] * np.log2(ends), color="#999999", linestyle="--")
+    ax.errorbar(curve["size"], curve["mean"], 1.96 * curve["se"], linestyle="none", marker="o", color=COLOURS[0])
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(curve["size"], [f"{size:,g}" for size in curve["size"]])
+    ax.minorticks_off()
+    ax.set_ylim(bottom=0)
+    return style(ax, f"{xlabel} (logarithmic)", ylabel)
 
 
 def quality_by_cost(

@@ -40,6 +40,7 @@ class Row(BaseModel):
         claim: what the paper says, in words.
         expects: "lower" or "higher" for each measure about which the paper makes a claim.
         copied: the row of the paper's tables (`published.csv`) that stands beside it.
+        grows: the key of `set` that is this row's size; rows of one key and the study's first make one curve.
         seeds: seeds of this row; the study's where None.
     """
 
@@ -52,6 +53,7 @@ class Row(BaseModel):
     claim: str = ""
     expects: dict[str, str] = Field(default_factory=dict)
     copied: str = ""
+    grows: str = ""
     seeds: list[int] | None = None
 
     @property
@@ -87,6 +89,13 @@ class Study(BaseModel):
         """Name of the row that `row` is compared with; its own where it is compared with none."""
         return row.against or self.rows[0].name
 
+    def sizes(self, names: Iterable[str]) -> dict[str, list[str]]:
+        """The curves among the rows called `names`: key -> its rows, the study's first in front."""
+        curves: dict[str, list[str]] = {}
+        for row in (row for row in self.rows if row.grows and row.name in names):
+            curves.setdefault(row.grows, [self.rows[0].name]).append(row.name)
+        return curves
+
     def by_run(self, names: Iterable[str]) -> dict[str, tuple[Row, int]]:
         """Row and seed of the runs called `names`, whatever their seeds."""
         rows = {row.slug: row for row in self.rows}
@@ -113,6 +122,8 @@ def load(path: Path) -> Study:
             raise RecipeError(f"{path}: {row.name}: against names {row.against!r}, and no row is called so.")
         if wrong := [f"{key}: {value}" for key, value in row.expects.items() if value not in ("lower", "higher")]:
             raise RecipeError(f"{path}: {row.name}: expects: {wrong[0]}; expected lower or higher.")
+        if row.grows and row.grows not in row.set:
+            raise RecipeError(f"{path}: {row.name}: grows names {row.grows!r}, which the row does not set.")
     return study
 
 

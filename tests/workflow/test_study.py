@@ -53,6 +53,7 @@ def test_a_study_of_rows_and_seeds_makes_runs_row_by_row(tmp_path):
         ("set: {factor: 4.0}", "sets: {factor: 4.0}", r"rows\.1\.sets: Extra inputs"),
         ("set: {factor: 4.0}", "against: nobody", "against names 'nobody'"),
         ("set: {factor: 4.0}", "expects: {ndcg@20: worse}", "expects: ndcg@20: worse; expected lower or higher"),
+        ("set: {factor: 4.0}", "grows: factor", "grows names 'factor', which the row does not set"),
         ("rows:", "rows: [", "no valid YAML"),
     ],
 )
@@ -60,6 +61,13 @@ def test_a_wrong_study_is_refused_with_its_place(tmp_path, old, new, told):
     path = written(tmp_path, TOY.replace(old, new))
     with pytest.raises(RecipeError, match=rf"study\.yaml: .*{told}"):
         study.load(path)
+
+
+def test_rows_of_one_key_and_the_first_row_are_a_curve(tmp_path):
+    text = TOY.replace("set: {factor: 4.0}", "set: {factor: 4.0}\n    grows: factor")
+    found = study.load(written(tmp_path, text))
+    assert found.sizes(["full", "Twice (β 2)", "broken"]) == {"factor": ["full", "Twice (β 2)"]}
+    assert found.sizes(["full", "broken"]) == {}
 
 
 FAKE = """

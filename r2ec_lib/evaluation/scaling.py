@@ -1,0 +1,75 @@
+"""How a result grows with a size: rows of a study that differ in one key of the recipe, and a line through them.
+
+The line is in the logarithm of the size, so every doubling adds the same. Whether the rows follow one is tested, since
+a study of three sizes can always be given a slope.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import scipy.stats
+import yaml
+
+from r2ec_lib.evaluation.uncertainty import bootstrap
+
+
+def read_sizes(folders: Iterable[Path], key: str) -> dict[str, float]:
+    """The value of a recipe's `key` in each finished run, by the name of its folder."""
+    recipes = {folder.name: (folder / "recipe.yaml").read_text(encoding="utf-8") for folder in folders}
+    return {name: float(yaml.safe_load(text)[key]) for name, text in recipes.items()}
+
+
+def curve(
+    answers: Mapping[str, pd.DataFrame],
+    runs: Mapping[str, Mapping[int, str]],
+    sizes: Mapping[str, float],
+    measure: str = "ndcg@20",
+    resamples: int = 2_000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Mean of a measure for each row, by size.
+
+    Args:
+        answers: of `studies.read_answers`.
+        runs: row -> seed -> run.
+        sizes: run -> size; the runs of one row have the same.
+
+    Returns:
+        One line per row, the smallest first: row, size, seeds, mean (over seeds) and se, its standard error: over
+        shoppers (bootstrapped for the mean over seeds) and, from two seeds on, over seeds as well.
+    """
+    lines = []
+    for row, of in runs.items():
+        values = np.column_stack([answers[run][measure] for run in of.values()])  # (questions, seeds)
+        users = answers[next(iter(of.values()))]["user_id"]
+        variance = bootstrap(values.mean(axis=1)[:, None], users, resamples, seed).var(ddof=1)
+        if len(of) > 1:
+            variance += values.mean(axis=0).var(ddof=1) / len(of)
+        line = {"row": row, "size": sizes[next(iter(of.values()))], "seeds": len(of), "mean": values.mean()}
+        lines.append(line | {"se": np.sqrt(variance)})
+    return pd.DataFrame(lines).sort_values("size", ignore_index=True)
+
+
+def fit(table: pd.DataFrame) -> dict[str, float | list[float]]:
+    """The line mean = a + b · log₂ size through the rows of `curve`, each weighted by 1 / se².
+
+    The errors are taken as known and independent. Rows that answer the same questions share their shoppers, which
+    makes the interval of b wide rather than narrow.
+
+    Returns:
+        intercept (a), per_doubling (b), ci95 ([low, high] of b), and p_line: how often rows that do follow a line lie
+        at least as far from it (χ² with rows − 2 degrees of freedom); NaN for two rows, through which any line goes.
+        All is NaN for a single size, or where a row has no spread: a model that answers nothing is on no line.
+    """
+    if table["size"].nunique() < 2 or not (table["se"] > 0).all():
+        return {"intercept": np.nan, "per_doubling": np.nan, "ci95": [np.nan, np.nan], "p_line": np.nan}
+    x, y, weights = np.log2(table["size"]), table["mean"], 1 / table["se"]
+    (slope, intercept), covariance = np.polyfit(x, y, 1, w=weights, cov="unscaled")
+    half = scipy.stats.norm.ppf(0.975) * np.sqrt(covariance[0, 0])
+    free = len(table) - 2
+    distance = (((y - intercept - slope * x) * weights) ** 2).sum()
+    p_line = float(scipy.stats.chi2.sf(distance, free)) if free else np.nan
+    ci95 = [float(slope - half), float(slope + half)]
+    return {"intercept": float(intercept), "per_doubling": float(slope), "ci95": ci95, "p_line": p_line}

@@ -32,7 +32,7 @@ from r2ec_lib.model.collaborative import Collaborative
 from r2ec_lib.model.encoding import BATCH_TOKENS, batched_states, encoded_tokens
 from r2ec_lib.model.prompts import Prompts, PromptStyle
 from r2ec_lib.model.sampling import Sampled, sample
-from r2ec_lib.model.scoring import BLOCK, seen_mask, similarity_scores, stable_topk, target_ranks
+from r2ec_lib.model.scoring import BLOCK, item_log_probs, seen_mask, similarity_scores, stable_topk, target_ranks
 
 
 @dataclass
@@ -64,6 +64,30 @@ class RecHead:
     def scores(self, states: Tensor) -> Tensor:
         """s(v) of every item: states (B, d) → (B, N), float32 or better."""
         return similarity_scores(states, self.table.to(states.device), self.similarity)
+
+    def log_probs(
+        self,
+        states: Tensor,
+        items: Tensor,
+        candidates: Tensor,
+        targets: Tensor,
+        seen: Tensor | None,
+        whole_catalogue: bool = False,
+    ) -> Tensor:
+        """log π(v⁺ | x, o) of Eq. 7 (B,): states (B, d) against live items (M, d), which are the catalogue's rows
+        `candidates` (M,), sorted.
+
+        Args:
+            targets: (B,) item indexes, each among the candidates.
+            seen: (B, N) bool, True where an item must not count.
+            whole_catalogue: whether the other rows of the item table count too, as constants.
+        """
+        scores = similarity_scores(states, items, self.similarity)  # (B, M)
+        if whole_catalogue:
+            scores = self.scores(states).index_copy(1, candidates, scores)  # (B, N)
+            return item_log_probs(scores, targets, self.temperature, seen)
+        seen = None if seen is None else seen[:, candidates]
+        return item_log_probs(scores, torch.searchsorted(candidates, targets), self.temperature, seen)
 
 
 @dataclass(frozen=True)
@@ -426,14 +450,8 @@ class R2ec:
 
 
 @torch.no_grad()
-def ranks_of(model: R2ec, samples: pd.DataFrame, chains: Sequence[Sequence[int]] | None) -> Tensor:
-    """Ranks (B,) of the targets of a samples table for given reasonings, items of the history masked."""
-    return ranks_of_states(model, samples, model.user_states(samples, chains))
-
-
-@torch.no_grad()
-def ranks_of_states(model: R2ec, samples: pd.DataFrame, states: Tensor) -> Tensor:
-    """`ranks_of` for user states (B, d) that are known already."""
+def ranks_of(model: R2ec, samples: pd.DataFrame, states: Tensor) -> Tensor:
+    """Ranks (B,) of the targets of a samples table by its user states (B, d), items of the history masked."""
     scores = model.scores(states, samples["history"].to_list())  # (B, N)
     targets = torch.tensor(samples["target"].to_numpy(), dtype=torch.long, device=scores.device)
     return target_ranks(scores, targets, seen_mask(samples["history"], scores.shape[1]).to(scores.device))

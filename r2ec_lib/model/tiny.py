@@ -23,16 +23,13 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen3Config,
     Qwen3ForCausalLM,
-    get_cosine_schedule_with_warmup,
 )
 
 from r2ec_lib.data.storage import whole_folder
 from r2ec_lib.model.answer import ANSWER
 from r2ec_lib.model.backbone import load_pretrained
+from r2ec_lib.model.muon import stepper
 from r2ec_lib.model.prompts import Document, Prompts, PromptStyle
-
-MATRIX_RATE = 0.02
-"""Muon's peak rate in the warm-up, its usual one: its steps have the same size whatever the gradient's."""
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -100,13 +97,10 @@ def warm_up(
     purchases in it is not learned, since that would be a next-item label. A document without a completion is learned
     whole.
 
-    Muon moves the decoder's matrices and AdamW all else: a tiny model built here takes fewer steps so than with AdamW
-    alone.
-
     Args:
         documents: read in a seeded order, as often as `steps` ask for.
         batch_tokens: padded tokens a step.
-        learning_rate: AdamW's peak, reached after a tenth of the steps and left along a half cosine, as Muon's is.
+        learning_rate: AdamW's peak, reached after a tenth of the steps (`muon.stepper`).
         report: called with one line of text, ten times.
 
     Returns:
@@ -114,16 +108,7 @@ def warm_up(
     """
     generator = np.random.default_rng(seed)
     rows, starts = document_ids(prompts, documents)
-    tables = {lm.get_input_embeddings().weight, lm.get_output_embeddings().weight}
-    trained = [weight for weight in lm.parameters() if weight.requires_grad]
-    matrices = [weight for weight in trained if weight.ndim == 2 and weight not in tables]
-    others = [weight for weight in trained if not any(weight is matrix for matrix in matrices)]
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(others, lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
-    ]
-    if matrices:
-        optimizers.insert(0, torch.optim.Muon(matrices, lr=MATRIX_RATE, weight_decay=0.01))
-    schedules = [get_cosine_schedule_with_warmup(one, steps // 10, steps) for one in optimizers]
+    step_by_gradients = stepper(lm, steps, steps // 10, learning_rate)
     device = lm.device
     lm.train()
     log: list[dict] = []
@@ -142,10 +127,7 @@ def warm_up(
         logits = lm.get_output_embeddings()(states[:, :-1][asked])  # (tokens, |T|)
         loss = torch.nn.functional.cross_entropy(logits, ids[:, 1:][asked])
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        for part in (*optimizers, *schedules):
-            part.step()
-        lm.zero_grad()
+        step_by_gradients()
         log.append({"step": step, "loss": loss.item(), "tokens": int(learned.sum())})
         if step % max(1, steps // 10) == 0:
             report(f"warm-up step {step:>5} of {steps}  loss {log[-1]['loss']:.3f}")

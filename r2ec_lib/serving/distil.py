@@ -16,12 +16,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import get_cosine_schedule_with_warmup
 
 from r2ec_lib.evaluation.baselines.fitting import batches
 from r2ec_lib.model import R2ec
 from r2ec_lib.model.encoding import forward_states
-from r2ec_lib.model.r2ec import ranks_of_states
+from r2ec_lib.model.muon import MATRIX_RATE, stepper
+from r2ec_lib.model.r2ec import ranks_of
 from r2ec_lib.model.scoring import seen_mask
 from r2ec_lib.serving.student import Student
 from r2ec_lib.training.objective import ndcg
@@ -160,7 +160,7 @@ def fit_student(
         states,
         next_purchase(teacher, rows) if targets is None else soft_targets(teacher, rows, wanted),
         lengths,
-        lambda: ranks_of_states(teacher, valid, student.states(teacher, valid)),
+        lambda: ranks_of(teacher, valid, student.states(teacher, valid)),
         seed=seed,
         **how,
     )
@@ -196,7 +196,7 @@ def fit_backbone(
         states,
         soft_targets(model, rows, torch.from_numpy(targets).to(model.lm.device)),
         np.array([len(row) for row in ids]),
-        lambda: ranks_of_states(model, valid, model.user_states(valid)),
+        lambda: ranks_of(model, valid, model.user_states(valid)),
         seed=seed,
         **how,
     )
@@ -214,33 +214,23 @@ def descend(
     epochs: int,
     batch_size: int = 256,
     learning_rate: float = 2e-3,
-    matrix_rate: float = 0.02,
+    matrix_rate: float = MATRIX_RATE,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Trains the weights of `module` that require a gradient and leaves it at its best validation NDCG@10.
-
-    Muon moves matrices and AdamW all else, as in `tiny.warm_up`; both rates rise in the first `WARM_UP` of the steps
-    and fall along a half cosine.
 
     Args:
         states: user states (B, d) of some rows, with their graph.
         lengths: of the rows, which are read in batches of similar length.
         ranks: of the validation targets, for the weights as they are.
-        matrix_rate: Muon's peak; 0 leaves all weights to AdamW.
+        learning_rate, matrix_rate: of `muon.stepper`, reached after the first `WARM_UP` of the steps.
 
     Returns:
         One row per epoch: epoch, loss (mean), valid_ndcg@10, seconds (since the beginning).
     """
     began, generator = time.perf_counter(), np.random.default_rng(seed)
-    trained = [weight for weight in module.parameters() if weight.requires_grad]
-    tables = {part.weight for part in module.modules() if isinstance(part, torch.nn.Embedding)}
-    matrices = [weight for weight in trained if matrix_rate and weight.ndim == 2 and weight not in tables]
-    others = [weight for weight in trained if not any(weight is matrix for matrix in matrices)]
-    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.98))]
-    if matrices:
-        optimizers.append(torch.optim.Muon(matrices, lr=matrix_rate, weight_decay=0.01))
     steps = epochs * -(-len(lengths) // batch_size)
-    schedules = [get_cosine_schedule_with_warmup(one, round(WARM_UP * steps), steps) for one in optimizers]
+    step = stepper(module, steps, round(WARM_UP * steps), learning_rate, matrix_rate)
     log: list[dict[str, float]] = []
     best: dict[str, Tensor] = {}
     for epoch in range(1, epochs + 1):
@@ -249,10 +239,7 @@ def descend(
         for rows in batches(lengths, batch_size, generator):
             value = loss(states(rows), rows)
             value.backward()
-            torch.nn.utils.clip_grad_norm_(trained, 1.0)
-            for part in (*optimizers, *schedules):
-                part.step()
-            module.zero_grad()
+            step()
             losses.append(value.item())
         module.eval()
         row = {"epoch": epoch, "loss": float(np.mean(losses)), "valid_ndcg@10": ndcg(ranks(), 10).mean().item()}

@@ -22,7 +22,7 @@ from trl.models import unwrap_model_for_generation
 
 from r2ec_lib.model import R2ec, scoring
 from r2ec_lib.model.encoding import caches_exactly, captured_states, read_out
-from r2ec_lib.model.r2ec import ranks_of_states
+from r2ec_lib.model.r2ec import ranks_of
 from r2ec_lib.model.sampling import sample
 from r2ec_lib.model.scoring import seen_mask
 from r2ec_lib.training import objective, rollout
@@ -305,19 +305,9 @@ class RecPOTrainer(GRPOTrainer):
         return token_loss + item_loss
 
     def _item_log_probs(self, states: Tensor, rows: Tensor, items: Tensor, candidates: Tensor) -> Tensor:
-        """Eq. 7 (B,) for states (B, d) against the batch's target items (M, d), whose catalogue rows are `candidates`.
-
-        With `catalogue_negatives` the rest of the item table counts too.
-        """
-        head = self.r2ec.head
-        columns = torch.searchsorted(candidates, self.targets(rows))  # (B,) candidates are sorted
-        scores = scoring.similarity_scores(states, items, head.similarity)  # (B, M)
-        excluded = self.seen(rows)  # (B, N) or None
-        if not self.args.catalogue_negatives:
-            excluded = None if excluded is None else excluded[:, candidates]
-            return scoring.item_log_probs(scores, columns, head.temperature, excluded)
-        constant = head.scores(states).index_copy(1, candidates, scores)  # (B, N): live columns replace stored ones
-        return scoring.item_log_probs(constant, candidates[columns], head.temperature, excluded)
+        """`RecHead.log_probs` (B,) for states of rows of the training samples."""
+        known, whole = (self.targets(rows), self.seen(rows)), self.args.catalogue_negatives
+        return self.r2ec.head.log_probs(states, items, candidates, *known, whole)
 
     def targets(self, rows: Tensor) -> Tensor:
         """Target items (B,) of rows of the training samples."""
@@ -364,7 +354,7 @@ class RecPOTrainer(GRPOTrainer):
         prompts = self.r2ec.prompts.user_ids(share, self.r2ec.titles)
         answers = self.r2ec.sample(prompts, self.args.max_completion_length)
         self.require_numbers(answers.states)
-        ranks = ranks_of_states(self.r2ec, share, answers.states).tolist()
+        ranks = ranks_of(self.r2ec, share, answers.states).tolist()
         lengths = [len(chain) for chain in answers.chains]
         outcomes = torch.tensor(gather_object(list(zip(ranks, lengths, strict=True)))).double()  # (V, 2)
         metrics = {

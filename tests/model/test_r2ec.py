@@ -178,7 +178,7 @@ def test_the_table_and_the_catalogue_must_agree(tiny, items):
 
 def test_ranks_mask_the_history(tiny, samples):
     scores = tiny.head.scores(tiny.user_states(samples))
-    ranks = ranks_of(tiny, samples, None)
+    ranks = ranks_of(tiny, samples, tiny.user_states(samples))
     for row, (history, target) in enumerate(zip(samples["history"], samples["target"], strict=True)):
         others = [s for v, s in enumerate(scores[row].tolist()) if v not in set(history) and v != target]
         assert ranks[row] == 1 + sum(s > scores[row, target] for s in others)

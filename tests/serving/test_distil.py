@@ -123,7 +123,7 @@ def test_what_remains_is_the_epoch_with_the_best_validation(folder, samples, tmp
     how = {"epochs": 6, "batch_size": 16, "learning_rate": 3e-2, "layers": 1}
     log = distil.fit_student(folder, tmp_path / "a", samples.head(24), None, samples.tail(24), **how)
     teacher, valid = R2ec.load(folder), samples.tail(24)
-    left = distil.ndcg(distil.ranks_of_states(teacher, valid, Student.load(tmp_path / "a").states(teacher, valid)), 10)
+    left = distil.ndcg(distil.ranks_of(teacher, valid, Student.load(tmp_path / "a").states(teacher, valid)), 10)
     assert left.mean().item() == pytest.approx(log["valid_ndcg@10"].max(), abs=1e-6)
 
 

@@ -359,7 +359,7 @@ def test_validation_ranks_a_seeded_sample_with_a_fresh_table_and_leaves_the_runn
         read.append(states)
         return torch.tensor(ranks)
 
-    monkeypatch.setattr(trainer_module, "ranks_of_states", ranked)
+    monkeypatch.setattr(trainer_module, "ranks_of", ranked)
     with torch.no_grad():
         next(tiny.lm.parameters()).mul_(1.2)
     trainer.model.train()

@@ -5,12 +5,11 @@ import math
 import pytest
 import torch
 
-from r2ec_lib.evaluation.baselines import plain_backbone
-from r2ec_lib.evaluation.baselines.plain_backbone import fit_and_save, fit_item_action, read_and_spoken
 from r2ec_lib.model import R2ec
-from r2ec_lib.model.r2ec import ranks_of
+from r2ec_lib.model.r2ec import RecHead, ranks_of
 from r2ec_lib.model.scoring import item_log_probs, seen_mask
-from r2ec_lib.training import objective
+from r2ec_lib.training import item_action, objective
+from r2ec_lib.training.item_action import fit_and_save, fit_item_action, read_and_spoken
 
 
 @pytest.mark.parametrize("readout", ["last", "mean", "token"])
@@ -20,7 +19,7 @@ def test_a_few_samples_are_learned(tiny_with_token, samples, catalogue_negatives
     tiny.lm.float()
     tiny.head.readout = readout
     few = samples.drop_duplicates("target").head(6)
-    before = objective.ndcg(ranks_of(tiny, few, None), 10).mean()
+    before = objective.ndcg(ranks_of(tiny, few, tiny.user_states(few)), 10).mean()
     log = fit_item_action(
         tiny,
         few,
@@ -32,7 +31,7 @@ def test_a_few_samples_are_learned(tiny_with_token, samples, catalogue_negatives
         catalogue_negatives=catalogue_negatives,
         eval_steps=15,
     )
-    assert objective.ndcg(ranks_of(tiny, few, None), 10).mean() > before + 0.2
+    assert objective.ndcg(ranks_of(tiny, few, tiny.user_states(few)), 10).mean() > before + 0.2
     assert log["loss"].iloc[-1] < log["loss"].iloc[0]
 
 
@@ -41,7 +40,7 @@ def test_the_best_validation_is_what_remains(tiny, samples):
     log = fit_item_action(
         tiny, samples.head(24), samples.tail(24), steps=40, batch_users=8, learning_rate=2e-2, eval_steps=4, patience=3
     )
-    left = objective.ndcg(ranks_of(tiny, samples.tail(24), None), 10).mean().item()
+    left = objective.ndcg(ranks_of(tiny, samples.tail(24), tiny.user_states(samples.tail(24))), 10).mean().item()
     assert left == pytest.approx(log["valid_ndcg@10"].max(), abs=1e-6)
     assert len(log) <= log["valid_ndcg@10"].idxmax() + 1 + 3
 
@@ -55,7 +54,8 @@ def test_given_reasonings_are_what_is_learned_from(tiny, samples):
     few["history_ratings"] = [one["history_ratings"]] * 12
     chains = [[5 + target, *tiny.prompts.answer.ids] for target in few["target"]]
     fit_item_action(tiny, few, few, 40, (chains, chains), batch_users=12, learning_rate=1e-2, mask_seen=False)
-    told, silent = (objective.ndcg(ranks_of(tiny, few, said), 10).mean() for said in (chains, None))
+    states = tiny.user_states(few, chains), tiny.user_states(few)
+    told, silent = (objective.ndcg(ranks_of(tiny, few, read), 10).mean() for read in states)
     assert told > silent + 0.1
 
 
@@ -139,13 +139,13 @@ def test_the_learning_rate_rises_over_the_warm_up_and_the_gradient_is_clipped(ti
 def test_every_sample_is_read_once_before_any_is_read_again(tiny, samples, monkeypatch):
     read, original = [], R2ec.closed
     prompts = tiny.prompts.user_ids(samples.head(8), tiny.titles)
-    states = plain_backbone.batched_states
+    states = item_action.batched_states
 
     def noting(lm, plain_lm, ids, *args, **kwargs):
         read.append([tuple(row) for row in ids])
         return states(lm, plain_lm, ids, *args, **kwargs)
 
-    monkeypatch.setattr(plain_backbone, "batched_states", noting)
+    monkeypatch.setattr(item_action, "batched_states", noting)
     fit_item_action(tiny, samples.head(8), samples.head(4), 2, batch_users=4, eval_steps=2)
     closed = [tuple(row) for row in original(tiny, [[*ids, *tiny.prompts.answer.ids] for ids in prompts])]
     assert sorted(read[0] + read[2]) == sorted(closed)  # users of both steps; items are read between them
@@ -154,7 +154,7 @@ def test_every_sample_is_read_once_before_any_is_read_again(tiny, samples, monke
 @pytest.mark.parametrize("size", [4096, 1])  # tokens a batch: all rows together, or each alone
 @pytest.mark.parametrize("readout", ["last", "mean", "token"])
 def test_one_pass_reads_the_states_and_weighs_the_written_tokens(tiny_with_token, samples, readout, size, monkeypatch):
-    monkeypatch.setattr(plain_backbone, "encoded_tokens", lambda lm: size)
+    monkeypatch.setattr(item_action, "encoded_tokens", lambda lm: size)
     model, few = tiny_with_token, samples.head(3)
     model.lm.float()
     model.head.readout = readout
@@ -206,7 +206,7 @@ def test_each_step_has_the_gradient_of_its_own_batch_and_each_row_of_the_log_its
 ):
     """A rate of 0 leaves the weights as they are, so four batches of all samples have one gradient and one loss."""
     norms, losses = [], []
-    clip, log_probs = torch.nn.utils.clip_grad_norm_, plain_backbone.scoring.item_log_probs
+    clip, log_probs = torch.nn.utils.clip_grad_norm_, RecHead.log_probs
 
     def clipped(weights, most):
         norms.append(sum(float(weight.grad.norm()) for weight in weights))
@@ -220,7 +220,7 @@ def test_each_step_has_the_gradient_of_its_own_batch_and_each_row_of_the_log_its
     choices = {"learning_rate": 0.0, "eval_steps": 2, "patience": 9}
     fit_item_action(tiny, samples.head(6), samples.head(4), 4, batch_users=6, **choices)
     assert norms == pytest.approx([norms[0]] * 4) and norms[0] > 0
-    monkeypatch.setattr(plain_backbone.scoring, "item_log_probs", noting)
+    monkeypatch.setattr(RecHead, "log_probs", noting)
     log = fit_item_action(tiny, samples.head(12), samples.head(4), 4, batch_users=3, **choices)
     assert log["loss"].tolist() == pytest.approx([sum(losses[:2]) / 2, sum(losses[2:]) / 2]) and len(set(losses)) == 4
 

@@ -1,24 +1,26 @@
-"""The recommendation action alone: the same backbone without reasoning, or with reasonings that it is given.
+"""The recommendation action alone (Eq. 7): trains an R²ec without reasoning, or with reasonings that it is given.
 
-Without reasoning, `<answer>` follows the prompt directly: the paper's ablation and the fairest baseline of R²ec. It
-has the same prompts, item encoder, softmax over target items (Eq. 7) and samples; only the written reasoning is
-missing. With the true facts as reasonings it is an upper bound: what reasoning could bring.
+It orders the item space before RecPO. As a baseline, `<answer>` follows the prompt directly: the paper's ablation and
+the fairest opponent of R²ec, with the same prompts, item encoder, softmax over target items and samples. With the true
+facts as reasonings it is an upper bound: what reasoning could bring.
 """
 
 import hashlib
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from r2ec_lib.data.storage import read_json, read_table, sha256, write_json, write_table
-from r2ec_lib.model import R2ec, scoring
+from r2ec_lib.model import R2ec
 from r2ec_lib.model.encoding import batched_states, captured_states, encoded_tokens, length_batches, read_out
 from r2ec_lib.model.r2ec import ranks_of
 from r2ec_lib.model.scoring import seen_mask
@@ -68,51 +70,32 @@ def fit_item_action(
     """
     generator = np.random.default_rng(seed)
     torch.manual_seed(seed)
-    parameters = [weight for weight in model.lm.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
-    prompts = model.prompts.user_ids(train, model.titles)
-    starts = [len(ids) for ids in prompts]  # a read-out by mean averages from here, over the chain alone
+    parameters = {name: weight for name, weight in model.lm.named_parameters() if weight.requires_grad}
+    optimizer = torch.optim.AdamW(parameters.values(), lr=learning_rate, weight_decay=0.0)
     train_chains, valid_chains = chains or ([model.prompts.answer.ids] * len(train), None)
-    prompts = model.closed([[*ids, *chain] for ids, chain in zip(prompts, train_chains, strict=True)])
-    item_ids, readout = model.closed(model.prompts.item_ids(model.catalogue)), model.head.readout
-    size, live = encoded_tokens(model.lm), min(live_negatives, len(item_ids))
+    prompts = model.prompts.user_ids(train, model.titles)
+    users = model.closed([[*ids, *chain] for ids, chain in zip(prompts, train_chains, strict=True)])
+    item_ids = model.closed(model.prompts.item_ids(model.catalogue))
     targets = train["target"].to_numpy().astype("int64")
-    order: list[int] = []
+    live = min(live_negatives, len(item_ids))
     log: list[dict] = []
     losses: list[float] = []
-    best, best_row = -1.0, 0
-    weights: dict[str, torch.Tensor] = {}
+    weights: dict[str, Tensor] = {}
     model.lm.train()
-    for step in range(1, steps + 1):
+    for step, rows in enumerate(islice(_rounds(len(train), batch_users, generator), steps), start=1):
         if catalogue_negatives and (step - 1) % refresh_steps == 0:
             model.refresh()
-        if len(order) < batch_users:
-            order = generator.permutation(len(train)).tolist()
-        rows, order = order[:batch_users], order[batch_users:]
         further = generator.choice(len(item_ids), live, replace=False) if live else targets[:0]
-        batch = torch.tensor(np.union1d(targets[rows], further), device=model.lm.device)  # (M,) sorted
-        positives = torch.tensor(targets[rows], device=batch.device)  # (B,)
-        users, begin = [prompts[row] for row in rows], [starts[row] for row in rows]
-        if chain_weight:
-            states, spoken = read_and_spoken(model, users, begin)  # (B, d), ()
-        else:
-            states = batched_states(model.lm, model.lm, users, begin, readout, size)  # (B, d)
-        texts = [item_ids[item] for item in batch.tolist()]
-        items = batched_states(model.lm, model.lm, texts, readout=readout, batch_tokens=size)  # (M, d)
-        scores = scoring.similarity_scores(states, items, model.head.similarity)  # (B, M)
-        seen = seen_mask(train["history"].iloc[rows].to_list(), len(item_ids)).to(batch.device) if mask_seen else None
-        if catalogue_negatives:
-            scores = model.head.scores(states).index_copy(1, batch, scores)  # (B, N), live where in the batch
-            log_probs = scoring.item_log_probs(scores, positives, model.head.temperature, seen)
-        else:
-            columns = torch.searchsorted(batch, positives)
-            seen = None if seen is None else seen[:, batch]
-            log_probs = scoring.item_log_probs(scores, columns, model.head.temperature, seen)
-        loss = -log_probs.mean()
-        (loss + chain_weight * spoken if chain_weight else loss).backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate * min(1.0, step / max(1, warmup_steps))
+        candidates = torch.tensor(np.union1d(targets[rows], further), device=model.lm.device)  # (M,) sorted
+        read, begin = [users[row] for row in rows], [len(prompts[row]) for row in rows]
+        states, spoken = read_and_spoken(model, read, begin) if chain_weight else (_states(model, read, begin), 0.0)
+        items = _states(model, [item_ids[item] for item in candidates.tolist()])  # (M, d)
+        positives = torch.tensor(targets[rows], device=items.device)  # (B,)
+        seen = seen_mask(train["history"].iloc[rows].to_list(), len(item_ids)).to(items.device) if mask_seen else None
+        loss = -model.head.log_probs(states, items, candidates, positives, seen, catalogue_negatives).mean()
+        (loss + chain_weight * spoken).backward()
+        torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
+        optimizer.param_groups[0]["lr"] = learning_rate * min(1.0, step / max(1, warmup_steps))
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
@@ -123,15 +106,14 @@ def fit_item_action(
             )
         if step % eval_steps == 0 or step == steps:
             model.refresh()
-            score = objective.ndcg(ranks_of(model, valid, valid_chains), 10).mean().item()
+            score = objective.ndcg(ranks_of(model, valid, model.user_states(valid, valid_chains)), 10).mean().item()
             log.append({"step": step, "loss": float(np.mean(losses)), "valid_ndcg@10": score})
             report(step, log[-1]["loss"], score)
             losses = []
-            if score > best:
-                best, best_row = score, len(log)
-                trained = {name: weight for name, weight in model.lm.named_parameters() if weight.requires_grad}
-                weights = {name: weight.detach().clone() for name, weight in trained.items()}
-            elif len(log) - best_row >= patience:
+            best = int(np.argmax([row["valid_ndcg@10"] for row in log]))  # of equals the first
+            if best == len(log) - 1:
+                weights = {name: weight.detach().clone() for name, weight in parameters.items()}
+            elif len(log) - 1 - best >= patience:
                 break
     model.lm.load_state_dict(weights, strict=False)
     model.lm.eval()
@@ -139,9 +121,20 @@ def fit_item_action(
     return pd.DataFrame(log)
 
 
-def read_and_spoken(
-    model: R2ec, users: Sequence[Sequence[int]], starts: Sequence[int]
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _rounds(samples: int, batch_users: int, generator: np.random.Generator) -> Iterator[list[int]]:
+    """Batches of row numbers without end, each round in a new random order; what is left of a round is dropped."""
+    while True:
+        order = generator.permutation(samples).tolist()
+        for start in range(0, max(1, samples - batch_users + 1), batch_users):
+            yield order[start : start + batch_users]
+
+
+def _states(model: R2ec, ids: Sequence[Sequence[int]], starts: Sequence[int] | None = None) -> Tensor:
+    """Vectors (B, d) of closed token sequences, with their graph."""
+    return batched_states(model.lm, model.lm, ids, starts, model.head.readout, encoded_tokens(model.lm))
+
+
+def read_and_spoken(model: R2ec, users: Sequence[Sequence[int]], starts: Sequence[int]) -> tuple[Tensor, Tensor]:
     """User states (B, d) and the language-model loss of the reasonings (nats a token, a scalar), in one pass over
     batches of similar length.
 
@@ -159,9 +152,7 @@ def read_and_spoken(
     return torch.cat(states)[back], torch.stack(losses).sum() / torch.stack(counts).sum().clamp(min=1)
 
 
-def _read_padded(
-    model: R2ec, users: Sequence[Sequence[int]], starts: Sequence[int]
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _read_padded(model: R2ec, users: Sequence[Sequence[int]], starts: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
     """States (B, d), log-probabilities (B, room) of the reasonings' tokens, and 1 where one is learned from."""
     device, tail = model.lm.device, len(model.closed([[]])[0])
     width, room = max(starts), max(len(row) - start for row, start in zip(users, starts, strict=True))

@@ -7,13 +7,13 @@ measured in `ranking`; what a reasoning says is read in `analysis`.
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
-import torch
 from torch import Tensor
 
 from r2ec_lib.evaluation import ranking
-from r2ec_lib.model import R2ec, scoring
+from r2ec_lib.model import R2ec
 
 
 @dataclass(frozen=True)
@@ -57,52 +57,38 @@ def chains_of(model: R2ec, texts: Sequence[str]) -> list[list[int]]:
     return [[*chain, *model.prompts.answer.ids] for chain in ids]
 
 
-def rank(model: R2ec, answers: Answers, samples: pd.DataFrame, *, name: str, mask_seen: bool = True) -> pd.DataFrame:
-    """`ranking.rank_all` from the states at hand; `seconds` holds the time of reasoning and encoding too."""
+def rank(model: R2ec, answers: Answers, samples: pd.DataFrame, *, name: str, **how: Any) -> pd.DataFrame:
+    """`ranking.rank_all` from the states at hand; `seconds` holds the time of reasoning and encoding too.
+
+    how: further keywords of `rank_all`.
+    """
     row_of = pd.Series(range(len(samples)), samples["sample_id"])
     ranked = ranking.rank_all(
         lambda batch: model.scores(answers.states[row_of[batch["sample_id"]].to_list()], batch["history"].to_list()),
         samples,
         len(model.catalogue),
         model=name,
-        mask_seen=mask_seen,
+        **how,
     )
     return ranked.assign(seconds=ranked["seconds"] + answers.seconds / len(samples))
 
 
 def chains_table(
-    model: R2ec,
-    answers: Answers,
-    samples: pd.DataFrame,
-    rankings: pd.DataFrame,
-    *,
-    k: int = 20,
-    mask_seen: bool = True,
+    model: R2ec, answers: Answers, samples: pd.DataFrame, *, k: int = 20, mask_seen: bool = True
 ) -> pd.DataFrame:
-    """One row per sample: what the model wrote, what it recommended, and the rank of the target.
+    """One row per sample: what R²ec wrote, what it recommended, and the rank of the target.
 
     Returns:
         sample_id, user_id, model, chain (text), tokens (`<answer>` included), closed (the model wrote `<answer>`
         itself), rank, top_items (k indexes, best first), top_scores, target.
     """
-    histories, best = samples["history"].to_list(), []
-    for rows in torch.arange(len(samples)).split(max(1, scoring.SCORES_HELD // len(model.catalogue))):
-        shown = [histories[row] for row in rows]
-        scores = model.scores(answers.states[rows], shown).cpu()  # (b, N)
-        hidden = scoring.seen_mask(shown, scores.shape[1]) if mask_seen else torch.zeros_like(scores, dtype=torch.bool)
-        best.append(scoring.stable_topk(scores.masked_fill(hidden, -torch.inf), k))
-    scores, items = (torch.cat(part) for part in zip(*best, strict=True))  # (S, k) each
-    result = samples[["sample_id", "user_id"]].reset_index(drop=True)
-    return result.assign(
-        model=rankings["model"].to_numpy(),
+    table = rank(model, answers, samples, name="r2ec", mask_seen=mask_seen, k=k).assign(
         chain=[model.decode(chain) for chain in answers.chains],
         tokens=[len(chain) for chain in answers.chains],
         closed=answers.written,
-        rank=rankings["rank"].to_numpy(),
-        top_items=list(items.int().numpy()),
-        top_scores=list(scores.numpy()),
-        target=samples["target"].to_numpy(),
     )
+    columns = ["sample_id", "user_id", "model", "chain", "tokens", "closed", "rank", "top_items", "top_scores"]
+    return table[[*columns, "target"]]
 
 
 def live_scorer(model: R2ec, max_new_tokens: int) -> ranking.Scorer:

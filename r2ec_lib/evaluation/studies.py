@@ -1,9 +1,8 @@
-"""Several runs side by side, the rows of a study, and one run on growing parts of its data: tables in, tables out.
+"""Several runs side by side, and the rows of a study: tables in, tables out.
 
 A run is read from what it left: `recipe.yaml`, the tables of its evaluation, `training/log.parquet`; no model is
-loaded. Two sources of variance are kept apart. Another training *seed*
-gives another model; its spread is read from runs that differ in their seed alone. Other *shoppers* give another test;
-that spread is bootstrapped within each run.
+loaded. Two sources of variance are kept apart. Another training *seed* gives another model; its spread is read from
+runs that differ in their seed alone. Other *shoppers* give another test; that spread is bootstrapped within each run.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,22 +22,15 @@ from r2ec_lib.evaluation.uncertainty import Resampled
 NO_VARIANT = frozenset(
     {
         *("name", "stages", "seed", "run_dir", "cache_dir"),
-        *("learning_shares", "resamples", "slice_resamples", "latency_queries", "kept_items"),
+        *("resamples", "slice_resamples", "latency_queries", "kept_items"),
     }
 )
 """Keys of a recipe that do not make a run another variant: apart from the seed, no ranking depends on them."""
 
 
-def nested_shares(train: pd.DataFrame, shares: Sequence[float], seed: int = 0) -> dict[float, pd.DataFrame]:
-    """The samples of growing parts of the shoppers, each part inside the next; a share of 1 is all of `train`.
-
-    All samples of a shopper stay together, and rows keep their order. ValueError for a share outside (0, 1].
-    """
-    if outside := [share for share in shares if not 0 < share <= 1]:
-        raise ValueError(f"a share of the training shoppers is {outside[0]}; expected more than 0 and at most 1")
-    users = train["user_id"].unique()
-    place = train["user_id"].map(pd.Series(np.random.default_rng(seed).permutation(len(users)), users))
-    return {share: train[place < max(1, round(share * len(users)))] for share in sorted(shares)}
+OVER_RUNS = ("difference", "ci95", "user_se", "seed_sd", "by_run", "p")
+"""Of a difference over runs: its mean, the 95 % interval, the standard error over shoppers, the standard deviation
+over seeds (NaN for a single run), the value of each run, and the two-sided p that belongs to the interval."""
 
 
 def read_runs(folders: Iterable[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -48,12 +40,7 @@ def read_runs(folders: Iterable[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
     parts, recipes = [], {}
     first: tuple[str, pd.DataFrame] | None = None
     for folder in map(Path, folders):
-        path = folder / "evaluation" / "rankings.parquet"
-        if not path.is_file():
-            raise DataError(
-                f"{folder.name}: no evaluation/rankings.parquet; run its evaluation first, or leave it out."
-            )
-        table = read_table(path)
+        table = _evaluated(folder, "rankings.parquet")
         questions = table.drop_duplicates("sample_id").set_index("sample_id")[["user_id", "target"]].sort_index()
         if first is not None and not questions.equals(first[1]):
             raise DataError(
@@ -66,6 +53,14 @@ def read_runs(folders: Iterable[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
     if not parts:
         raise DataError("a study needs at least one run.")
     return pd.concat(parts, ignore_index=True), pd.DataFrame.from_dict(recipes, orient="index").rename_axis("run")
+
+
+def _evaluated(folder: Path, name: str) -> pd.DataFrame:
+    """A table that a run's evaluation has left; DataError where it is not there."""
+    path = folder / "evaluation" / name
+    if not path.is_file():
+        raise DataError(f"{folder.name}: no evaluation/{name}; run its evaluation first, or leave it out.")
+    return read_table(path)
 
 
 def differing(recipes: pd.DataFrame) -> list[str]:
@@ -114,10 +109,9 @@ def margins(drawn: Mapping[str, Resampled], a: str, others: Sequence[str], metri
     Satterthwaite; what seeds do to single shoppers counts in both parts, so the interval is wide rather than narrow.
 
     Returns:
-        One row per opponent that every run has, and metric: a, b, metric, runs, users; difference (mean over runs),
-        ci95 (of both sources; of a single run over shoppers alone), seed_sd (NaN for a single run), user_se and by_run
-        (a list), all of the difference; relative and relative_ci95, likewise of the margin (NaN over nothing);
-        collapsed (`uncertainty.collapsed`).
+        One row per opponent that every run has, and metric: a, b, metric, runs, users; `OVER_RUNS` of the difference,
+        whose interval covers both sources (of a single run shoppers alone); relative and relative_ci95, likewise of
+        the margin (NaN over nothing); collapsed (`uncertainty.collapsed`).
     """
     rows, runs = [], list(drawn.values())
     present = [b for b in others if all(b in run.means.index.get_level_values(0) for run in runs)]
@@ -139,17 +133,18 @@ def margins(drawn: Mapping[str, Resampled], a: str, others: Sequence[str], metri
 
 
 def _over_runs(by_run: Sequence[float], resamples: Sequence[np.ndarray], users: int) -> dict:
-    """The figures of `margins` from a value and (R,) resamples of each run."""
+    """`OVER_RUNS` from a value and (R,) resamples of each run."""
     resampled, count = np.mean(resamples, axis=0), len(by_run)
     mean, user_se = float(np.mean(by_run)), float(resampled.std(ddof=1))
-    seed_sd, interval = np.nan, uncertainty.percentiles(resampled)
+    seed_sd, interval, p = np.nan, uncertainty.percentiles(resampled), uncertainty.two_sided_p(resampled)
     if count > 1:
         seed_sd = float(np.std(by_run, ddof=1))
         total, df = _joint_error(user_se, users - 1, seed_sd / np.sqrt(count), count - 1)
         half = float(scipy.stats.t.ppf(0.975, df) * total)
         interval = [mean - half, mean + half]
-    by_run = [float(value) for value in by_run]
-    return {"difference": mean, "ci95": interval, "seed_sd": seed_sd, "user_se": user_se, "by_run": by_run}
+        p = float(2 * scipy.stats.t.sf(abs(mean) / total, df)) if total else float(mean == 0)
+    values = (mean, interval, user_se, seed_sd, list(map(float, by_run)), p)
+    return dict(zip(OVER_RUNS, values, strict=True))
 
 
 def _joint_error(first: float, first_df: int, second: float, second_df: int) -> tuple[float, float]:
@@ -188,13 +183,9 @@ def compare_variants(
     and `b`.
 
     The runs of a variant are averaged on each resample, in which all have the same shoppers: the interval is over
-    shoppers, with the seeds at hand as they are. ValueError without a run of `base`, or of any other variant.
+    shoppers, with the seeds at hand as they are.
     """
     runs = {variant: [drawn[run] for run in of] for variant, of in groups.groupby(groups, sort=False).groups.items()}
-    if base not in runs:
-        raise ValueError(f"no run of variant {base!r}; found {', '.join(sorted(runs))}")
-    if len(runs) == 1:
-        raise ValueError(f"every run is of variant {base!r}: nothing to compare")
     rows = []
     for metric in metrics:
         means = {name: np.mean([run.means[model, metric] for run in of]) for name, of in runs.items()}
@@ -230,10 +221,7 @@ def read_answers(folders: Iterable[Path]) -> dict[str, pd.DataFrame]:
     """
     answers = {}
     for folder in map(Path, folders):
-        path = folder / "evaluation" / "chains.parquet"
-        if not path.is_file():
-            raise DataError(f"{folder.name}: no evaluation/chains.parquet; run its evaluation first, or leave it out.")
-        table = read_table(path)
+        table = _evaluated(folder, "chains.parquet")
         table = table[table["model"] == "r2ec"].set_index("sample_id").sort_index()
         ranked = {name: metric_values(table["rank"], name) for name in MEASURES if "@" in name}
         answers[folder.name] = table[["user_id", "target", "tokens"]].assign(**ranked)
@@ -266,9 +254,8 @@ def compare_rows(
         against: row -> the row it is compared with; rows that name themselves are compared with none.
 
     Returns:
-        One row per row and measure: row, against, measure, seeds, mean, by_seed (its values, a list), difference,
-        ci95, user_se, seed_sd (both of the difference), by_run (differences, a list), p and, for the compared rows of
-        each measure, p_holm; NaN where nothing is compared.
+        One row per row and measure: row, against, measure, seeds, mean, by_seed (its values, a list), `OVER_RUNS` of
+        the difference and, over the compared rows of each measure, p_holm; NaN where nothing is compared.
 
     Raises:
         DataError: rows that are compared were not asked the same questions.
@@ -291,26 +278,10 @@ def compare_rows(
                     by_seed = list(map(float, values.values()))
                     line = {"row": row, "against": base, "measure": measure, "seeds": len(values)}
                     line |= {"mean": float(np.mean(by_seed)), "by_seed": by_seed}
-                    rows.append(
-                        line | (_paired(drawn, logs, runs[row], runs.get(base, {}), measure) if row != base else {})
-                    )
-    table = pd.DataFrame(rows).reindex(
-        columns=[
-            "row",
-            "against",
-            "measure",
-            "seeds",
-            "mean",
-            "by_seed",
-            "difference",
-            "ci95",
-            "user_se",
-            "seed_sd",
-            "by_run",
-            "p",
-        ]
-    )
-    table["p_holm"] = np.nan
+                    opponents = runs.get(base, {}) if row != base else {}
+                    compared = _paired(drawn, logs, runs[row], opponents, measure)
+                    rows.append(line | dict.fromkeys(OVER_RUNS, np.nan) | compared)
+    table = pd.DataFrame(rows).assign(p_holm=np.nan)
     for _, part in table[table["p"].notna()].groupby("measure"):
         table.loc[part.index, "p_holm"] = uncertainty.with_holm(part)["p_holm"]
     return table
@@ -346,19 +317,7 @@ def _paired(
         resampled = [(drawn.draws[a, measure] - drawn.draws[b, measure]).to_numpy() for a, b in pairs]
     if not pairs or (measure == LEARNING and len(pairs) == 1):
         return {}
-    return _over_runs(by_run, resampled, drawn.users) | {
-        "p": _p_value(by_run, np.mean(resampled, axis=0), drawn.users)
-    }
-
-
-def _p_value(by_run: Sequence[float], resampled: np.ndarray, users: int) -> float:
-    """Two-sided p of a mean over runs that belongs to the interval of `_over_runs`."""
-    count, mean = len(by_run), float(np.mean(by_run))
-    if count == 1:
-        tail = min((resampled <= 0).sum(), (resampled >= 0).sum())
-        return float(min(1.0, 2 * (tail + 1) / (len(resampled) + 1)))
-    total, df = _joint_error(resampled.std(ddof=1), users - 1, np.std(by_run, ddof=1) / np.sqrt(count), count - 1)
-    return float(2 * scipy.stats.t.sf(abs(mean) / total, df)) if total else float(mean == 0)
+    return _over_runs(by_run, resampled, drawn.users)
 
 
 def verdict(expected: str, interval: Sequence[float] | float) -> str:

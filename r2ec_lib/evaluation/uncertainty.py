@@ -151,17 +151,16 @@ def difference(means: np.ndarray, draws: np.ndarray) -> dict:
 
     Returns:
         difference (a − b), ci95 ([low, high] of it), relative (a / b − 1, NaN where b is 0), relative_ci95 (NaN where
-        b is 0 on some resample), p (two-sided, the inverted percentile interval), smallest_detectable (the true
+        b is 0 on some resample), p (`two_sided_p`), smallest_detectable (the true
         difference that a test set of this size finds with 80 % power).
     """
     drawn = draws[:, 0] - draws[:, 1]  # (R,)
-    tail = min((drawn <= 0).sum(), (drawn >= 0).sum())
     return {
         "difference": float(means[0] - means[1]),
         "ci95": percentiles(drawn),
         "relative": float(relative(*means)),
         "relative_ci95": percentiles(relative(draws[:, 0], draws[:, 1])),
-        "p": float(min(1.0, 2 * (tail + 1) / (len(drawn) + 1))),
+        "p": two_sided_p(drawn),
         "smallest_detectable": float(DETECTABLE * drawn.std()),
     }
 
@@ -199,6 +198,12 @@ def relative(a: np.ndarray | float, b: np.ndarray | float) -> np.ndarray:
     """
     a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     return a / np.where(b == 0, np.nan, b) - 1
+
+
+def two_sided_p(draws: np.ndarray) -> float:
+    """p of no difference, by the inverted percentile interval of resampled differences."""
+    tail = min((draws <= 0).sum(), (draws >= 0).sum())
+    return float(min(1.0, 2 * (tail + 1) / (len(draws) + 1)))
 
 
 def percentiles(draws: np.ndarray) -> list[float]:

@@ -1,4 +1,4 @@
-"""Figures of the evaluation: comparisons, learning curves, costs, and seeds."""
+"""Figures of the evaluation: comparisons, costs, and seeds."""
 
 from collections.abc import Mapping, Sequence
 
@@ -39,22 +39,6 @@ def over_seeds(table: pd.DataFrame, ax: Axes, metric: str, names: Mapping[str, s
         ax.plot(row["difference"], y, marker="|", markersize=14, color="black")
     rows(ax, [names.get(b, b) for b in table["b"]], zero=True)
     return style(ax, f"difference in {metric_name(metric)} (circles: seeds; grey: 95 % interval)", "")
-
-
-def by_training_size(curve: pd.DataFrame, ax: Axes, names: Mapping[str, str], ylabel: str) -> Axes:
-    """A metric over the number of training samples, one line per model, its 95 % interval as a band. Needs model,
-    train_samples, mean, low and high."""
-    for i, (model, part) in enumerate(curve.groupby("model", sort=False)):
-        part = part.sort_values("train_samples")
-        ax.fill_between(part["train_samples"], part["low"], part["high"], color=look(i)["color"], alpha=0.12)
-        ax.plot(part["train_samples"], part["mean"], label=names.get(str(model), str(model)), **look(i))
-    sizes = sorted(curve["train_samples"].unique())
-    ax.set_xscale("log")
-    ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
-    ax.minorticks_off()
-    ax.set_ylim(bottom=0)
-    ax.legend(**BESIDE)
-    return style(ax, "training samples (logarithmic)", ylabel)
 
 
 def by_size(curve: pd.DataFrame, line: Mapping[str, float], ax: Axes, xlabel: str, ylabel: str) -> Axes:

@@ -1,4 +1,4 @@
-"""Figures of a training: learning curves, and anything else over its steps."""
+"""Figures of a training: its learning curve, and anything else over its steps."""
 
 from collections.abc import Mapping, Sequence
 

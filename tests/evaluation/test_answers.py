@@ -5,7 +5,6 @@ from torch.nn import functional as F
 
 from r2ec_lib.evaluation import ranking
 from r2ec_lib.evaluation.answers import Answers, answer, chains_of, chains_table, live_scorer, rank
-from r2ec_lib.model import scoring
 from r2ec_lib.model.collaborative import Collaborative
 
 
@@ -52,8 +51,7 @@ def test_seconds_count_the_reasoning_too(tiny, samples):
 def test_top_items_leave_the_history_out_and_agree_with_the_rank(tiny, samples, similarity):
     tiny.head.similarity = similarity
     answers = answer(tiny, samples, 4)
-    ranked = rank(tiny, answers, samples, name="r2ec")
-    table = chains_table(tiny, answers, samples, ranked, k=10)
+    table = chains_table(tiny, answers, samples, k=10)
     scores = tiny.head.scores(answers.states)
     for row, (top, values) in enumerate(zip(table["top_items"], table["top_scores"], strict=True)):
         assert not set(top) & set(samples["history"][row])
@@ -69,12 +67,12 @@ def test_a_chain_is_closed_only_if_the_model_wrote_answer_itself(tiny, samples):
     few, close = samples.head(5), tiny.prompts.answer.ids
     tiny.lm.get_output_embeddings().register_forward_hook(_answers_after(4, close[0]))
     wrote = answer(tiny, few, 4)
-    table = chains_table(tiny, wrote, few, rank(tiny, wrote, few, name="m"), k=3)
+    table = chains_table(tiny, wrote, few, k=3)
     assert table["closed"].all() and (table["tokens"] == 4).all()
     cut = answer(tiny, few, 2)
-    assert not chains_table(tiny, cut, few, rank(tiny, cut, few, name="m"), k=3)["closed"].any()
+    assert not chains_table(tiny, cut, few, k=3)["closed"].any()
     given = answer(tiny, few, 4, [[5, 6, *close]] * 5)
-    table = chains_table(tiny, given, few, rank(tiny, given, few, name="m"), k=3)
+    table = chains_table(tiny, given, few, k=3)
     assert not table["closed"].any() and (table["tokens"] == 3).all()
 
 
@@ -97,7 +95,7 @@ def test_the_live_scorer_gives_the_scores_of_the_evaluation(tiny, samples):
 def test_where_nothing_is_masked_items_of_the_history_are_ranked_and_listed(tiny, samples):
     answers = answer(tiny, samples, 0)
     ranked = rank(tiny, answers, samples, name="m", mask_seen=False)
-    table = chains_table(tiny, answers, samples, ranked, k=30, mask_seen=False)
+    table = chains_table(tiny, answers, samples, k=30, mask_seen=False)
     order = tiny.head.scores(answers.states).argsort(dim=1, descending=True).tolist()
     assert [list(top) for top in table["top_items"]] == order and (ranked["candidates"] == 30).all()
     assert [top[int(place) - 1] for top, place in zip(order, ranked["rank"], strict=True)] == samples[
@@ -109,9 +107,9 @@ def test_a_table_that_is_scored_in_parts_is_the_table_that_is_scored_at_once(tin
     tiny.collaborative = Collaborative(torch.arange(30).roll(1)[:, None], torch.ones(30, 1), scale=100.0)
     answers = answer(tiny, samples, 0)
     ranked = rank(tiny, answers, samples, name="m")
-    whole = chains_table(tiny, answers, samples, ranked, k=5)
-    monkeypatch.setattr(scoring, "SCORES_HELD", 7 * 30)
-    parts = chains_table(tiny, answers, samples, ranked.set_axis(range(100, 148)), k=5)  # a part of a longer table
+    whole = chains_table(tiny, answers, samples, k=5)
+    monkeypatch.setattr(ranking, "SCORES_HELD", 7 * 30)
+    parts = chains_table(tiny, answers, samples.set_axis(range(100, 148)), k=5)  # a part of a longer table
     assert [list(top) for top in parts["top_items"]] == [list(top) for top in whole["top_items"]]
     assert parts["rank"].tolist() == whole["rank"].tolist() == ranked["rank"].tolist()
     listed = whole[whole["rank"] <= 5]

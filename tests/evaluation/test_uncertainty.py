@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from r2ec_lib.evaluation import uncertainty
-from r2ec_lib.evaluation.ranking import ndcg_at
+from r2ec_lib.evaluation.ranking import metric_values
 
 
 def rankings(ranks: dict[str, np.ndarray], users: np.ndarray) -> pd.DataFrame:
@@ -67,7 +67,7 @@ def test_the_relative_margin_has_the_interval_of_a_ratio_of_paired_means():
     rng = np.random.default_rng(2)
     a, b = rng.integers(1, 30, 2000), rng.integers(1, 45, 2000)
     found = uncertainty.paired_bootstrap(a, b, np.arange(2000), "ndcg@20", 4000)
-    values_a, values_b = ndcg_at(a, 20), ndcg_at(b, 20)
+    values_a, values_b = metric_values(a, "ndcg@20"), metric_values(b, "ndcg@20")
     ratio = values_a.mean() / values_b.mean()
     error = (values_a - ratio * values_b).std() / values_b.mean() / np.sqrt(2000)
     low, high = found["relative_ci95"]
@@ -124,7 +124,7 @@ def test_smallest_detectable_effect_is_2_8_standard_errors():
     rng = np.random.default_rng(0)
     a, b = rng.integers(1, 40, 500), rng.integers(1, 40, 500)
     found = uncertainty.paired_bootstrap(a, b, np.arange(500), "ndcg@20", 3000)
-    error = (ndcg_at(a, 20) - ndcg_at(b, 20)).std() / np.sqrt(500)
+    error = (metric_values(a, "ndcg@20") - metric_values(b, "ndcg@20")).std() / np.sqrt(500)
     assert found["smallest_detectable"] == pytest.approx(2.8 * error, rel=0.06)
 
 
@@ -211,7 +211,9 @@ def test_intervals_hold_the_mean_of_every_model_and_metric():
     table = rankings({"b": np.arange(1, 41), "a": np.full(40, 3)}, np.arange(40))
     found = uncertainty.intervals(uncertainty.resample(table, ["hit@5", "ndcg@20"], 500))
     assert found["model"].tolist() == ["b", "b", "a", "a"]  # in the order of the rankings
-    assert found["mean"].tolist() == pytest.approx([5 / 40, ndcg_at(np.arange(1, 41), 20).mean(), 1, 1 / 2])
+    assert found["mean"].tolist() == pytest.approx(
+        [5 / 40, metric_values(np.arange(1, 41), "ndcg@20").mean(), 1, 1 / 2]
+    )
     assert (found["low"] <= found["mean"]).all() and (found["mean"] <= found["high"]).all()
     assert found["users"].tolist() == [40] * 4
 

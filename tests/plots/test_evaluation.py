@@ -37,14 +37,6 @@ def test_a_dot_is_filled_where_the_corrected_p_is_small(ax):
     assert widths == pytest.approx([2 * 0.04, 2 * 0.02])
 
 
-def test_training_sizes_are_a_line_per_model(ax):
-    table = pd.DataFrame(
-        {"model": ["a", "a", "b"], "train_samples": [200, 100, 100], "mean": [0.2, 0.1, 0.3], "low": 0.0, "high": 0.5}
-    )
-    plots.by_training_size(table, ax, {}, "NDCG@20")
-    assert [line.get_xdata().tolist() for line in ax.get_lines()] == [[100, 200], [100]]
-
-
 def test_cost_and_quality_is_a_named_point_per_model(ax):
     table = pd.DataFrame({"model": ["a", "b"], "seconds": [0.001, 1.0], "value": [0.1, 0.2]})
     plots.quality_by_cost(table, ax, {"b": "B"}, "seconds", "NDCG@20")
@@ -78,13 +70,6 @@ def test_a_difference_stands_at_its_value_and_is_filled_below_zero_too(ax):
     plots.differences(table, ax, metric="ndcg@10")
     assert [figures.points(dot) for dot in dots_of(ax)] == [[(-0.12, 0)], [(0.02, 1)]]
     assert dots_of(ax)[0].get_markerfacecolor() != "white"
-
-
-def test_a_line_over_training_sizes_has_its_own_band(ax):
-    table = pd.DataFrame({"model": "a", "train_samples": [200, 100], "mean": [0.2, 0.1]})
-    plots.by_training_size(table.assign(low=[0.15, 0.05], high=[0.3, 0.4]), ax, {}, "NDCG@20")
-    assert figures.points(ax.get_lines()[0]) == [(100, 0.1), (200, 0.2)]
-    assert [figures.band(ax, 0, x) for x in (100, 200)] == [(0.05, 0.4), (0.15, 0.3)]
 
 
 def test_each_model_stands_at_what_it_costs_and_how_well_it_ranks(ax):

@@ -84,7 +84,8 @@ def worth(
     rows = []
     for name, words in columns.items():
         part = table.dropna(subset=[name])
-        x, y = _less_group_mean(part, [name, outcome], group)
+        values = part[[name, outcome]].astype(float)
+        x, y = (values - values.groupby([part[key] for key in group]).transform("mean")).to_numpy().T
         if part[users][np.abs(x) > 1e-12].nunique() < FEWEST:
             rows.append((words, np.nan, np.nan, np.nan))
             continue
@@ -93,12 +94,6 @@ def worth(
             low, high = np.nanpercentile(np.where(drawn[:, 1] > 1e-12, drawn[:, 0] / drawn[:, 1], np.nan), [2.5, 97.5])
         rows.append((words, float((x * y).sum() / (x * x).sum()), float(low), float(high)))
     return pd.DataFrame(rows, columns=["facet", "share", "low", "high"])
-
-
-def _less_group_mean(table: pd.DataFrame, columns: Sequence[str], group: Sequence[str]) -> np.ndarray:
-    """(columns, rows) values less the mean of their group."""
-    values = table[columns].astype(float)
-    return (values - values.groupby([table[name] for name in group]).transform("mean")).to_numpy().T
 
 
 def _correlation(

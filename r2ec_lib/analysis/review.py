@@ -33,6 +33,8 @@ SCALE = (1, 5)
 SHOWN = ["case", "history", "reason", "recommended"]
 FILLED = [*CRITERIA, "accept", "remark"]
 SHEET_COLUMNS = [*SHOWN, *FILLED]
+KEY = ["case", "sample_id", "user_id", "model", "rank", "chain"]
+"""What a sheet hides, as columns of a table kept apart from it."""
 _FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠", "\t", "\r", "\n")
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
@@ -69,11 +71,6 @@ def review_sheet(cases: pd.DataFrame, samples: pd.DataFrame, items: pd.DataFrame
         }
     )
     return sheet.assign(**dict.fromkeys(FILLED, ""))[SHEET_COLUMNS]
-
-
-def key(cases: pd.DataFrame) -> pd.DataFrame:
-    """What a sheet hides, kept apart from it: case, sample_id, user_id, model, rank, chain."""
-    return cases[["case", "sample_id", "user_id", "model", "rank", "chain"]]
 
 
 def to_csv(table: pd.DataFrame) -> str:
@@ -174,27 +171,21 @@ def read_sheet(text: str, cases: Sequence[str], reviewer: str, where: str = "the
 # ---- agreement and quality -----------------------------------------------------------------------------------------
 
 
-def krippendorff_alpha(marks: np.ndarray) -> float:
-    """Krippendorff's α for ordinal marks (reviewers, cases), NaN where a reviewer gave none: 1 for full agreement, 0
-    for that of chance, negative below chance. NaN where no case has two marks, or all marks of such cases are equal:
-    there is nothing to agree on."""
-    marks = np.asarray(marks, float)
-    paired = marks[:, (~np.isnan(marks)).sum(axis=0) >= 2]
-    if len(np.unique(paired[~np.isnan(paired)])) < 2:
-        return float("nan")
-    return float(krippendorff.alpha(paired, level_of_measurement="ordinal"))
-
-
 def agreement(marks: pd.DataFrame) -> pd.DataFrame:
     """Krippendorff's α (ordinal) of each criterion over the tables of `read_sheet`, below each other: criterion,
-    alpha, mean (mark), cases and reviewers that count."""
+    alpha, mean (mark), cases and reviewers that count.
+
+    α is 1 for full agreement, 0 for that of chance, negative below chance, and NaN where no case has two marks or all
+    marks of such cases are equal: there is nothing to agree on.
+    """
     rows = []
     for name in CRITERIA:
         given = marks.pivot(index="reviewer", columns="case", values=name)
         pairs = given.loc[:, given.notna().sum() >= 2]
+        varied = pairs.stack().nunique() > 1
+        alpha = krippendorff.alpha(pairs.to_numpy(), level_of_measurement="ordinal") if varied else np.nan
         counted = {"cases": pairs.shape[1], "reviewers": int(pairs.notna().any(axis=1).sum())}
-        alpha = krippendorff_alpha(given.to_numpy())
-        rows.append({"criterion": name, "alpha": alpha, "mean": marks[name].mean(), **counted})
+        rows.append({"criterion": name, "alpha": float(alpha), "mean": marks[name].mean(), **counted})
     return pd.DataFrame(rows)
 
 
@@ -206,7 +197,7 @@ def quality_correlation(
 
     Args:
         marks: the tables of `read_sheet`, below each other.
-        cases: the table of `key`.
+        cases: the `KEY` of the sheet.
         quality: the index of each case.
 
     Returns:

@@ -1,7 +1,7 @@
 """What reasonings are like as texts: their claims, form, diversity and ways of reasoning, also over training.
 
 Tables in, tables out; `row` refers to the index of the chains, which has no repeats. Which items a text names is the
-business of `mentions`; what is true in the generated world that of `bazaar`, which hands its verdicts in. The paper
+business of `mentions`; what is true in the generated world that of `bazaar.truth.claim_table`. The paper
 labels the seven behaviours by hand and by an LLM (appendix); here they are patterns of words: what a pattern finds
 can be read, and what it misses can be argued about. It sees that a text speaks in a certain way, not that the thought
 is sound.
@@ -11,7 +11,7 @@ chains   one row per reasoning: sample_id, chain (text), tokens, closed; further
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -23,32 +23,9 @@ from r2ec_lib.evaluation.uncertainty import mean_interval, share_interval
 # ---- claims whose truth is known -----------------------------------------------------------------------------------
 
 
-def claim_table(
-    chains: pd.DataFrame,
-    samples: pd.DataFrame,
-    read: Callable[[str], Sequence],
-    facts: Callable[[Sequence[int], Sequence[float]], object],
-    holds: Callable[[Sequence, object], Sequence[bool]],
-) -> pd.DataFrame:
-    """One row per claim: `row`, `kind`, `value`, `true`.
-
-    Args:
-        read: a chain's (kind, value) claims, such as `language.claims`.
-        facts: what is true of a history, from its items and hours, such as `truth.history_facts`.
-        holds: for each claim whether it agrees with the facts, such as `language.claims_true`.
-    """
-    samples = samples.set_index("sample_id")
-    rows: list[tuple] = []
-    for row, sample_id, chain in zip(chains.index, chains["sample_id"], chains["chain"], strict=True):
-        if claims := read(chain):
-            truth = facts(samples.at[sample_id, "history"], samples.at[sample_id, "history_hours"])
-            rows += [(row, *claim, bool(true)) for claim, true in zip(claims, holds(claims, truth), strict=True)]
-    return pd.DataFrame(rows, columns=["row", "kind", "value", "true"]).astype({"true": bool})
-
-
 def claim_figures(chains: pd.DataFrame, claims: pd.DataFrame, kinds: Sequence[str]) -> pd.DataFrame:
-    """For each chain the number of `claims`, the share of them that is `true` (NaN without one), and for each of
-    `kinds` whether the chain speaks of it (`says_<kind>`) and the share of its claims that is true (`true_<kind>`)."""
+    """For each chain the number of `claims` (of `claim_table`), the share of them that is `true` (NaN without one),
+    and for each of `kinds` whether the chain speaks of it (`says_<kind>`) and which share is true (`true_<kind>`)."""
     by_row = claims.groupby("row")["true"]
     table = pd.DataFrame({"claims": by_row.size(), "true": by_row.mean()}).reindex(chains.index)
     table["claims"] = table["claims"].fillna(0).astype(int)

@@ -1,13 +1,13 @@
-"""The language of the Bazaar: its vocabulary, titles, item cards, general facts, and the sentences of a reasoning.
+"""The language of the Bazaar: its vocabulary, titles, item cards, and the sentences of a reasoning.
 
 A reasoning is a sequence of short sentences, each stating one facet of a history ("Next comes the whisk."). The same
 templates write them (`sentence`) and read them back (`claims`), so a reasoning can be checked for form (`well_formed`)
-and, against a history, for truth (`claims_true`). Nothing here is random or knows how shoppers behave: that is in
+and, against a history, for truth (`truth.py`). Nothing here is random or knows how shoppers behave: that is in
 `world.py`.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 KITS = {
@@ -155,15 +155,6 @@ def well_formed(chain: str) -> bool:
     return bool(parts) and all(part in _READ for part in parts) and len(set(parts)) == len(parts)
 
 
-def claims_true(statements: Sequence[Claim], facts: Mapping[str, set[str]]) -> list[bool]:
-    """Whether each claim holds for a history, given facet -> the values that are true of it (`truth.history_facts`).
-
-    >>> claims_true([Claim("tier", "budget"), Claim("next", "rug")], {"tier": {"budget"}, "next": {"lamp"}})
-    [True, False]
-    """
-    return [claim.value in facts[claim.kind] for claim in statements]
-
-
 def title(brand: str, line: str, piece: str, color: str) -> str:
     """An item's title, all that a history shows of it. Style and tier are hidden: they follow from brand and line."""
     return f"{brand} {line} {piece}, {color}"
@@ -179,26 +170,6 @@ def card(piece: str, style: str, tier: str, kits: Sequence[str]) -> str:
     price = f"{'an' if tier[0] in 'aeiou' else 'a'} {tier} price"
     use = "made for " + " or ".join(f"the {kit}" for kit in kits) if kits else "handy every day"
     return f"{article} {style} {piece} in {MATERIALS[style]} at {price}, {use}."
-
-
-def kit_fact(kit: str, pieces: Sequence[str]) -> str:
-    """General knowledge: the pieces of a kit, in its order."""
-    return f"For the {kit} people buy, in this order: {', '.join(f'the {piece}' for piece in pieces)}."
-
-
-def accent_fact(kit: str, style: str, accent: str) -> str:
-    """General knowledge: the style of the accents of a kit in a given style."""
-    return " ".join(map(sentence, (Claim("kit", kit), Claim("style", style), Claim("accent", accent))))
-
-
-def line_fact(brand: str, line: str, style: str, tier: str) -> str:
-    """General knowledge: the style and the tier of a brand's line."""
-    return f"{brand} {line}: the style is {style}, prices are {tier}."
-
-
-def brand_fact(brand: str, style: str, tier: str) -> str:
-    """General knowledge: the style and the tier of most of a brand's lines; a single line may differ."""
-    return f"{brand} is mostly {style}, at {tier} prices."
 
 
 def _sentences(chain: str) -> list[str]:

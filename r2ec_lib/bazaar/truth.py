@@ -1,6 +1,6 @@
 """The truth about a history in the Bazaar, by plain counting and under the exact posterior.
 
-`history_facts` judges claims, `true_facts` are the answers of a perfect analyst, and `corrected` puts them into a
+`claim_table` judges claims, `true_facts` are the answers of a perfect analyst, and `corrected` puts them into a
 reasoning. Sentences are read and written in `language.py`.
 """
 
@@ -51,6 +51,23 @@ def history_facts(world: World, history: Sequence[int], hours: Sequence[float]) 
         "side": owned & set(text.SUNDRIES),
         "pace": {text.PACES[0 if days < 7 else 1 if days < 30 else 2]},
     }
+
+
+def claim_table(world: World, chains: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:
+    """The claims of reasonings and whether each is true of its history.
+
+    Args:
+        chains: one row per reasoning: sample_id, chain (text).
+
+    Returns:
+        One row per claim: `row` (index label in `chains`), `kind`, `value`, `true`.
+    """
+    samples, rows = samples.set_index("sample_id"), []
+    for row, sample_id, chain in zip(chains.index, chains["sample_id"], chains["chain"], strict=True):
+        if claims := text.claims(chain):
+            facts = history_facts(world, *samples.loc[sample_id, ["history", "history_hours"]])
+            rows += [(row, *claim, claim.value in facts[claim.kind]) for claim in claims]
+    return pd.DataFrame(rows, columns=["row", "kind", "value", "true"]).astype({"true": bool})
 
 
 def first_missing(world: World, kit: int, owned: set[str]) -> str | None:

@@ -60,16 +60,18 @@ def warmup_documents(world: World, samples: pd.DataFrame, prompts: Prompts, n: i
 
 def general_facts(world: World) -> list[str]:
     """Common knowledge in the Bazaar: kits and their order, accents, brands and their lines."""
-    facts = [
-        text.kit_fact(name, pieces) for name, pieces in zip(world.kits["name"], world.kits["pieces"], strict=True)
-    ]
-    series = world.facts.groupby(["brand", "line"], sort=True)[["style", "tier"]].first()
+    facts = []
+    for name, pieces in zip(world.kits["name"], world.kits["pieces"], strict=True):
+        facts.append(f"For the {name} people buy, in this order: {', '.join(f'the {piece}' for piece in pieces)}.")
     for name, accents in zip(world.kits["name"], world.kits["accents"], strict=True):
-        facts += [text.accent_fact(name, *pair) for pair in zip(world.process.styles, accents, strict=True)]
+        for style, kind in zip(world.process.styles, accents, strict=True):
+            claims = (Claim("kit", name), Claim("style", style), Claim("accent", kind))
+            facts.append(" ".join(map(text.sentence, claims)))
+    series = world.facts.groupby(["brand", "line"], sort=True)[["style", "tier"]].first()
     for (brand, line), row in series.iterrows():
-        facts.append(text.line_fact(brand, line, row["style"], row["tier"]))
+        facts.append(f"{brand} {line}: the style is {row['style']}, prices are {row['tier']}.")
     for brand, rows in series.groupby(level="brand"):
-        facts.append(text.brand_fact(brand, rows["style"].mode()[0], rows["tier"].mode()[0]))
+        facts.append(f"{brand} is mostly {rows['style'].mode()[0]}, at {rows['tier'].mode()[0]} prices.")
     return facts
 
 

@@ -9,7 +9,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import pandas as pd
@@ -223,7 +223,3 @@ class Prompts:
         encoded = self.tokenizer(list(texts))["input_ids"]
         closed = bool(encoded[0]) and encoded[0][-1] == self.tokenizer.eos_token_id  # some tokenizers append it
         return [ids[:-1] for ids in encoded] if closed else encoded
-
-    def config(self) -> dict:
-        """What `PromptStyle(**config)` needs to read the same prompts again."""
-        return asdict(self.style)

@@ -10,7 +10,7 @@ import json
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, overload
 
@@ -404,7 +404,7 @@ class R2ec:
         config = {
             "base": self.lm.peft_config["default"].base_model_name_or_path if adapted else None,
             "dtype": str(self.lm.dtype).removeprefix("torch."),  # a base on disk may be wider than it was used
-            "prompt_style": self.prompts.config(),
+            "prompt_style": asdict(self.prompts.style),
             "temperature": self.head.temperature,
             "similarity": self.head.similarity,
             "readout": self.head.readout,

@@ -17,7 +17,7 @@ def judgements(marks: pd.DataFrame, cases: pd.DataFrame) -> dict[str, int]:
     """Normalised reason text → +1 where more reviewers accepted than rejected it, −1 where more rejected it.
 
     Args:
-        marks: the tables of `read_sheet`, below each other. cases: the table of `key`, with the reasons.
+        marks: the tables of `read_sheet`, below each other. cases: the sheet's `review.KEY`, with the reasons.
 
     Ties and reasons that nobody judged are left out.
     """

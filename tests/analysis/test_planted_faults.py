@@ -14,10 +14,10 @@ import torch
 from r2ec_lib.analysis import agreement, causal, guardrails, mentions
 from r2ec_lib.analysis.attributes import attribute_mentions, fact_attributes, support
 from r2ec_lib.analysis.rules import parse
-from r2ec_lib.analysis.texts import claim_figures, claim_table
+from r2ec_lib.analysis.texts import claim_figures
 from r2ec_lib.bazaar import language as text
 from r2ec_lib.bazaar.language import Claim, sentence
-from r2ec_lib.bazaar.truth import history_facts
+from r2ec_lib.bazaar.truth import claim_table, history_facts
 from r2ec_lib.bazaar.world import BazaarConfig, generate
 from r2ec_lib.evaluation import fairness, uncertainty
 
@@ -150,7 +150,7 @@ def test_a_fabricated_history_is_found_by_the_truth_of_what_is_said_to_be_owned(
     shares = {}
     for name, texts in {"honest": honest, "invented": invented}.items():
         chains = chains_of(samples, texts)
-        claimed = claim_table(chains, samples, text.claims, partial(history_facts, world), text.claims_true)
+        claimed = claim_table(world, chains, samples)
         shares[name] = claim_figures(chains, claimed, ["owns"])["true_owns"].mean()
     assert shares == {"honest": 1, "invented": 0}
 

@@ -1,12 +1,21 @@
 """What is true of a history, and what a perfect analyst would write."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from r2ec_lib.bazaar import language as text
 from r2ec_lib.bazaar import truth as module
 from r2ec_lib.bazaar.oracle import Belief, belief, oracle_scores
-from r2ec_lib.bazaar.truth import accent, corrected, first_missing, history_facts, true_facts, true_reasoning
+from r2ec_lib.bazaar.truth import (
+    accent,
+    claim_table,
+    corrected,
+    first_missing,
+    history_facts,
+    true_facts,
+    true_reasoning,
+)
 
 
 def item_of(world, piece, style, tier=None):
@@ -20,7 +29,11 @@ def test_a_claim_is_true_only_of_a_history_that_bears_it_out(world):
     mug, grinder = item_of(world, "mug", "rustic"), item_of(world, "grinder", "rustic")
     facts = history_facts(world, [grinder, mug], [500.0, 30.0])
     chain = "the style is rustic. the latest is the mug. next comes the kettle. the style is nordic."
-    assert text.claims_true(text.claims(chain), facts) == [True, True, True, False]
+    samples = pd.DataFrame({"sample_id": [7], "history": [[grinder, mug]], "history_hours": [[500.0, 30.0]]})
+    chains = pd.DataFrame({"sample_id": [7, 7], "chain": [chain, "Hm."]}, index=[3, 5])
+    claimed = claim_table(world, chains, samples)
+    assert claimed["true"].tolist() == [True, True, True, False] and claimed["row"].tolist() == [3] * 4
+    assert claimed[["kind", "value"]].to_numpy().tolist() == [list(claim) for claim in text.claims(chain)]
     assert facts["kit"] == {"cafe"} and facts["pace"] == {"days ago"}
     assert facts["owns"] == {"mug", "grinder"} and facts["latest"] == {"mug"} and facts["side"] == set()
     assert facts["brand"] == set(world.facts["brand"][[mug, grinder]])

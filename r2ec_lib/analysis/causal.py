@@ -46,9 +46,6 @@ CHANGES = {
 """What is done to a reasoning, in words, by condition of `stack`."""
 
 
-# ---- altered chains ------------------------------------------------------------------------------------------------
-
-
 def one_token(chain: Sequence[int]) -> list[int]:
     """The body of a chain whose `<answer>` is one token."""
     return list(chain[:-1])
@@ -107,9 +104,6 @@ def conditions(
         "swapped": [chains[partner] for partner in swap_partners(samples, seed)],
         **{f"kept {fraction:g}": truncate(chains, fraction, body) for fraction in fractions},
     }
-
-
-# ---- ranking again -------------------------------------------------------------------------------------------------
 
 
 def rank_chains(

@@ -32,9 +32,6 @@ class GuardrailError(DataError):
     """A rules file that cannot be used: the file, the rule, the faulty key and what was expected."""
 
 
-# ---- rules ---------------------------------------------------------------------------------------------------------
-
-
 def _compiled(pattern: Any) -> re.Pattern[str]:
     if not isinstance(pattern, str):
         raise ValueError("expected a regular expression in quotes")
@@ -157,9 +154,6 @@ class Guardrails:
             if name in names[:number]:
                 raise ValueError(f'rule {number + 1} "{name}": rule {names.index(name) + 1} has the same name')
         return self
-
-
-# ---- rules files ---------------------------------------------------------------------------------------------------
 
 
 def load(path: str | os.PathLike) -> Guardrails:

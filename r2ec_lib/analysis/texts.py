@@ -20,8 +20,6 @@ from sklearn.feature_extraction.text import CountVectorizer
 from r2ec_lib.analysis.words import words
 from r2ec_lib.evaluation.uncertainty import mean_interval, share_interval
 
-# ---- claims whose truth is known -----------------------------------------------------------------------------------
-
 
 def claim_figures(chains: pd.DataFrame, claims: pd.DataFrame, kinds: Sequence[str]) -> pd.DataFrame:
     """For each chain the number of `claims` (of `claim_table`), the share of them that is `true` (NaN without one),
@@ -33,9 +31,6 @@ def claim_figures(chains: pd.DataFrame, claims: pd.DataFrame, kinds: Sequence[st
         share = claims[claims["kind"] == kind].groupby("row")["true"].mean().reindex(chains.index)
         table[f"says_{kind}"], table[f"true_{kind}"] = share.notna().astype(float), share
     return table
-
-
-# ---- form and diversity --------------------------------------------------------------------------------------------
 
 
 def form(chains: pd.DataFrame) -> pd.DataFrame:
@@ -93,9 +88,6 @@ def _ngrams(chain: Sequence[str], n: int) -> list[tuple[str, ...]]:
     return list(zip(*(chain[start:] for start in range(n)), strict=False))
 
 
-# ---- over training -------------------------------------------------------------------------------------------------
-
-
 def by_step(rollouts: pd.DataFrame, columns: Sequence[str], bins: int = 20) -> pd.DataFrame:
     """Means over training: the steps in at most `bins` equal stretches, each with its mean `step` and, for each of
     `columns`, mean, `_low` and `_high` (95 %, clustered by `sample_id`; within 0…1 where all values are). Raises
@@ -114,9 +106,6 @@ def by_step(rollouts: pd.DataFrame, columns: Sequence[str], bins: int = 20) -> p
             row[name], row[f"{name}_low"], row[f"{name}_high"] = interval[name](part[name], part["sample_id"])
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-# ---- ways of reasoning ---------------------------------------------------------------------------------------------
 
 
 BEHAVIOURS = {

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+import scipy.stats
 from numpy.typing import ArrayLike
 
 from r2ec_lib.evaluation.uncertainty import bootstrap, percentiles
@@ -35,13 +36,15 @@ def exposure(
         categories: (N,) category of each item.
     """
     counts = np.asarray(popularity, float)
-    codes = None if categories is None else pd.factorize(np.asarray(categories))[0]
+    kinds = None if categories is None else pd.get_dummies(pd.Series(categories)).to_numpy(float)  # (N, categories)
     rows = []
     for items, history in zip(lists, histories, strict=True):
         listed, bought = np.asarray(items, int), np.asarray(history, int)
-        mean = counts[listed].mean() if len(listed) else np.nan
-        kl = _kl(codes[bought], codes[listed]) if len(listed) and codes is not None else np.nan
-        rows.append((mean, counts[bought].mean(), kl))
+        mean, divergence = (counts[listed].mean() if len(listed) else np.nan), np.nan
+        if len(listed) and kinds is not None:
+            p, q = kinds[bought].mean(axis=0), kinds[listed].mean(axis=0)
+            divergence = scipy.stats.entropy(p, (1 - MIX) * q + MIX * p)
+        rows.append((mean, counts[bought].mean(), divergence))
     return pd.DataFrame(rows, columns=["popularity", "history_popularity", "calibration"])
 
 
@@ -96,10 +99,3 @@ def silent_cues(
 
 def _words(text: str) -> set[str]:
     return set(re.findall(r"[^\W_]+", text.lower()))
-
-
-def _kl(history: np.ndarray, listed: np.ndarray) -> float:
-    names = np.unique(history)
-    p = np.array([(history == name).mean() for name in names])
-    q = (1 - MIX) * np.array([(listed == name).mean() for name in names]) + MIX * p
-    return float(max(0.0, (p * np.log(p / q)).sum()))

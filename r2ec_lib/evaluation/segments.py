@@ -54,8 +54,6 @@ def sample_features(samples: pd.DataFrame, items: pd.DataFrame, bought: pd.DataF
     return pd.DataFrame(features).reset_index(drop=True)
 
 
-# ---- rules ---------------------------------------------------------------------------------------------------------
-
 _LOGIC = (ast.BoolOp, ast.And, ast.Or, ast.Not, ast.USub, ast.Name, ast.Load, ast.List, ast.Tuple)
 _ALLOWED = (*_LOGIC, ast.Compare, ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.In, ast.NotIn)
 
@@ -114,9 +112,6 @@ def _is_text(node: ast.expr, features: pd.DataFrame) -> bool:
     if isinstance(node, ast.Name) and node.id in features:
         return not pd.api.types.is_numeric_dtype(features[node.id])
     return isinstance(node, ast.Constant) and isinstance(node.value, str)
-
-
-# ---- figures -------------------------------------------------------------------------------------------------------
 
 
 def segment_metrics(

@@ -139,20 +139,14 @@ def _over_runs(by_run: Sequence[float], resamples: Sequence[np.ndarray], users: 
     seed_sd, interval, p = np.nan, uncertainty.percentiles(resampled), uncertainty.two_sided_p(resampled)
     if count > 1:
         seed_sd = float(np.std(by_run, ddof=1))
-        total, df = _joint_error(user_se, users - 1, seed_sd / np.sqrt(count), count - 1)
-        half = float(scipy.stats.t.ppf(0.975, df) * total)
+        parts, dfs = np.array([user_se**2, seed_sd**2 / count]), np.array([users - 1, count - 1])
+        error = float(np.sqrt(parts.sum()))
+        df = error**4 / (parts**2 / dfs).sum() if error > 0 else dfs.sum()  # Welch and Satterthwaite
+        half = float(scipy.stats.t.ppf(0.975, df) * error)
         interval = [mean - half, mean + half]
-        p = float(2 * scipy.stats.t.sf(abs(mean) / total, df)) if total else float(mean == 0)
+        p = float(2 * scipy.stats.t.sf(abs(mean) / error, df)) if error else float(mean == 0)
     values = (mean, interval, user_se, seed_sd, list(map(float, by_run)), p)
     return dict(zip(OVER_RUNS, values, strict=True))
-
-
-def _joint_error(first: float, first_df: int, second: float, second_df: int) -> tuple[float, float]:
-    """Two independent standard errors, each with its degrees of freedom, as one (Welch and Satterthwaite)."""
-    total = first**2 + second**2
-    if not total > 0:
-        return total, first_df + second_df  # no spread at all, or no number
-    return float(np.sqrt(total)), float(total**2 / (first**4 / first_df + second**4 / second_df))
 
 
 def variance_parts(intervals: pd.DataFrame, groups: pd.Series) -> pd.DataFrame:

@@ -123,8 +123,6 @@ def claims_table(claims: pd.DataFrame, margins: Mapping[str, float] | None = Non
     return wide.rename_axis(index=None, columns=None)
 
 
-# ---- what the paper reports ----------------------------------------------------------------------------------------
-
 HEADLINE = {"hit@5": 0.6867, "ndcg@20": 0.4521}
 """Relative margins over the best baseline in the paper's abstract (v1); on its data, with its backbones."""
 

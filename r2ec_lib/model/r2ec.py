@@ -243,17 +243,6 @@ class R2ec:
         self.lm.train(was_training)
         return sampled
 
-    def reason(
-        self,
-        prompt_ids: Sequence[Sequence[int]],
-        max_new_tokens: int,
-        temperature: float = 0.0,
-        top_k: int = 0,
-        batch_tokens: int = BATCH_TOKENS,
-    ) -> list[list[int]]:
-        """The chains of `sample` alone: one list of token ids a prompt, each ending in `<answer>`."""
-        return self.sample(prompt_ids, max_new_tokens, temperature, top_k, batch_tokens).chains
-
     def decode(self, chain: Sequence[int]) -> str:
         """The text of a reasoning, without `<answer>` and other control tokens."""
         text = str(self.tokenizer.decode(list(chain), skip_special_tokens=True))

@@ -204,7 +204,7 @@ def explain(
         raise DataError(f"{item!r} is not in the catalogue. Add it with add_items.")
     at = model.head.index[item]
     rows = model.purchases(history, hours, ratings).assign(sample_id=0, user_id="", target=at)
-    [chain] = model.reason(model.prompts.user_ids(rows, model.titles), max_new_tokens)
+    [chain] = model.sample(model.prompts.user_ids(rows, model.titles), max_new_tokens).chains
     score = lambda part, chains: model.scores(model.user_states(part, chains), part["history"].to_list())  # noqa: E731
     full, none = (causal.rank_chains(score, rows, chains) for chains in ([chain], None))
     ends = {token for token in set(chain) if model.decode([token]).endswith((".", "!", "?", ";"))}

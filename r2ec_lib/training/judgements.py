@@ -10,9 +10,6 @@ ACCEPT = {"yes": 1, "no": -1, "": 0}
 _SENTENCE = re.compile(r"(?<=[.!?;])\s+")
 
 
-# ---- judged sentences as a reward ----------------------------------------------------------------------------------
-
-
 def judgements(marks: pd.DataFrame, cases: pd.DataFrame) -> dict[str, int]:
     """Normalised reason text → +1 where more reviewers accepted than rejected it, −1 where more rejected it.
 

@@ -101,7 +101,8 @@ class TrainingTables(TrainerCallback):
 
     def write(self, state: TrainerState) -> None:
         if state.is_world_process_zero:
-            write_table(log_table(state.log_history), self.folder / "log.parquet")
+            log = pd.DataFrame(log_rows(state.log_history)).reindex(columns=COLUMNS).astype({"step": "int64"})
+            write_table(log, self.folder / "log.parquet")
             write_table(pd.DataFrame(self.trainer_rollouts()), self.folder / "rollouts.parquet")
 
 
@@ -116,11 +117,6 @@ def log_rows(history: Sequence[Mapping]) -> list[dict]:
             other = row.get("seconds_sampling", 0.0) + row.get("seconds_reward", 0.0)  # a step may reuse a rollout
             row["seconds_update"] = row["step_seconds"] - other
     return list(rows.values())
-
-
-def log_table(history: Sequence[Mapping]) -> pd.DataFrame:
-    """One row per logged step, columns as in `COLUMNS`; NaN where a figure was not taken at that step."""
-    return pd.DataFrame(log_rows(history)).reindex(columns=COLUMNS).astype({"step": "int64"})
 
 
 def summary(log: pd.DataFrame) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from r2ec_lib.model.collaborative import Collaborative
 def test_answers_hold_the_states_of_what_the_model_wrote(tiny, samples):
     few = samples.head(5)
     answers = answer(tiny, few, 6)
-    assert answers.chains == tiny.reason(tiny.prompts.user_ids(few, tiny.titles), 6)
+    assert answers.chains == tiny.sample(tiny.prompts.user_ids(few, tiny.titles), 6).chains
     torch.testing.assert_close(answers.states, tiny.user_states(few, answers.chains))
     assert answers.seconds > 0
 

@@ -25,13 +25,13 @@ def test_any_decoder_family_reasons_encodes_and_comes_back_from_disk(
     lm = family_lm(family, tied).float()
     model = R2ec(lm, Prompts(tokenizer, PromptStyle()), items)
     model.refresh()
-    chains = model.reason(model.prompts.user_ids(samples.head(3), model.titles), max_new_tokens=5)
+    chains = model.sample(model.prompts.user_ids(samples.head(3), model.titles), max_new_tokens=5).chains
     states = model.user_states(samples.head(3), chains)
     model.save(tmp_path / "model")
     again = R2ec.load(tmp_path / "model")
     assert torch.allclose(again.user_states(samples.head(3), chains), states, atol=1e-5)
     assert torch.equal(again.head.table, model.head.table)
-    assert again.reason(again.prompts.user_ids(samples.head(3), again.titles), max_new_tokens=5) == chains
+    assert again.sample(again.prompts.user_ids(samples.head(3), again.titles), max_new_tokens=5).chains == chains
     assert not [path for path in tmp_path.rglob("*") if path.suffix in {".bin", ".pt", ".pkl"}]
 
 
@@ -56,9 +56,9 @@ def test_sampling_follows_the_seed_and_greedy_needs_none(tiny, samples):
     draws = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
-        draws.append(tiny.reason(prompts, 8, temperature=1.0))
+        draws.append(tiny.sample(prompts, 8, temperature=1.0).chains)
     assert draws[0] == draws[1] != draws[2]
-    assert tiny.reason(prompts, 8) == tiny.reason(prompts, 8)
+    assert tiny.sample(prompts, 8).chains == tiny.sample(prompts, 8).chains
 
 
 def test_recommendations_are_the_best_unseen_items(tiny, samples):
@@ -258,14 +258,14 @@ def test_texts_beyond_the_positions_of_the_model_are_refused(tokenizer, items, s
 def test_sampling_defaults_that_a_checkpoint_brings_along_are_not_followed(tiny, samples):
     """Instruct checkpoints come with a repetition penalty or a top_p, which would change what is trained and asked."""
     prompts = tiny.prompts.user_ids(samples.head(6), tiny.titles)
-    greedy = tiny.reason(prompts, 12)
+    greedy = tiny.sample(prompts, 12).chains
     torch.manual_seed(0)
-    drawn = tiny.reason(prompts, 12, temperature=1.0)
+    drawn = tiny.sample(prompts, 12, temperature=1.0).chains
     defaults = {"do_sample": True, "repetition_penalty": 3.0, "top_p": 0.1, "top_k": 1, "temperature": 0.2}
     tiny.lm.generation_config.update(**defaults)
-    assert tiny.reason(prompts, 12) == greedy
+    assert tiny.sample(prompts, 12).chains == greedy
     torch.manual_seed(0)
-    assert tiny.reason(prompts, 12, temperature=1.0) == drawn
+    assert tiny.sample(prompts, 12, temperature=1.0).chains == drawn
 
 
 def test_a_column_that_the_items_lack_is_named(tiny, items):

@@ -91,7 +91,7 @@ def top(model, states, rows) -> np.ndarray:
 
 def test_the_teacher_answers_after_its_reasoning(folder, samples):
     teacher = R2ec.load(folder)
-    chains = teacher.reason(teacher.prompts.user_ids(samples, teacher.titles), 4)
+    chains = teacher.sample(teacher.prompts.user_ids(samples, teacher.titles), 4).chains
     assert max(map(len, chains)) > 1
     expected = teacher.user_states(samples, chains).numpy()
     np.testing.assert_allclose(distil.teach(folder, samples, 4), expected, atol=1e-4)

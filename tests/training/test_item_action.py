@@ -177,7 +177,7 @@ def test_a_model_goes_on_writing_the_reasonings_that_it_is_given(tiny, samples):
     tiny.lm.float()
     few, chain = samples.head(8), [5, 6, 7, *tiny.prompts.answer.ids]
     fit_item_action(tiny, few, few, 60, ([chain] * 8, None), 8, 1e-2, chain_weight=1.0, eval_steps=60)
-    assert tiny.reason(tiny.prompts.user_ids(few, tiny.titles), 8) == [chain] * 8
+    assert tiny.sample(tiny.prompts.user_ids(few, tiny.titles), 8).chains == [chain] * 8
 
 
 def test_live_negatives_are_further_candidates(tiny, samples):

@@ -29,9 +29,6 @@ STRETCH = 16
 """Batches among which sequences are sorted by length: wide enough to leave every batch a random draw."""
 
 
-# ---- the training part as sequences ---------------------------------------------------------------------------------
-
-
 def sequences(samples: pd.DataFrame, max_history: int) -> list[np.ndarray]:
     """Item sequences of the shoppers, cut into blocks of at most max_history + 1 items, 2 or more each.
 
@@ -43,9 +40,6 @@ def sequences(samples: pd.DataFrame, max_history: int) -> list[np.ndarray]:
         items = bought.to_numpy()
         blocks += [items[max(0, stop - max_history - 1) : stop] for stop in range(len(items), 1, -max_history)]
     return blocks
-
-
-# ---- sequence networks ---------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -151,8 +145,6 @@ def _ndcg10(score: Scorer, samples: pd.DataFrame, num_items: int, model: str, ma
     ranked = rank_all(score, samples, num_items, model=model, mask_seen=mask_seen, batch_size=512)
     return metrics(ranked, ks=[10])["ndcg@10"]
 
-
-# ---- tuning --------------------------------------------------------------------------------------------------------
 
 GRIDS: dict[str, list[dict]] = {
     "recent_popularity": [{"days": days} for days in (30, 90, 7, 180)],

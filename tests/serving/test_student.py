@@ -1,5 +1,7 @@
 """A student answers in its teacher's item space, at once; reasons stay the teacher's."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -115,7 +117,7 @@ def test_a_reason_tells_where_the_item_stands_with_the_text_and_without_it_and_w
     model = pair.teacher
     words = "the red mug. a blue lamp likes the chair. kettle."
     [chain] = chains_of(model, [words])
-    monkeypatch.setattr(model, "reason", lambda prompts, longest: [chain])
+    monkeypatch.setattr(model, "sample", lambda prompts, longest: SimpleNamespace(chains=[chain]))
     why = pair.explain(["i3", "i4"], "i7")
     assert (why.item_id, why.title, why.reasoning) == ("i7", "blue mug", words)
     rows = model.purchases([["i3", "i4"]])
@@ -180,7 +182,7 @@ def test_an_effect_is_measured_at_the_temperature_of_the_model_whatever_ends_a_s
     model.head.temperature = 4.0
     texts = [f"the red mug{end} a blue lamp{end}", f"a blue lamp{end}", f"the red mug{end}"]
     chains = chains_of(model, texts)
-    monkeypatch.setattr(model, "reason", lambda prompts, longest: [chains[0]])
+    monkeypatch.setattr(model, "sample", lambda prompts, longest: SimpleNamespace(chains=[chains[0]]))
     rows = model.purchases([["i3", "i4"]])
     candidates = [item for item in range(30) if item not in (3, 4)]
     scores = [model.scores(model.user_states(rows, [chain]), [[3, 4]])[0, candidates] / 4 for chain in chains]

@@ -28,9 +28,6 @@ USUAL = 0.25
 """A word on a larger share of all item cards says nothing about a shopper, and is no fact."""
 
 
-# ---- judging -------------------------------------------------------------------------------------------------------
-
-
 def judge(guardrails: Guardrails, chains: pd.DataFrame, samples: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
     """Which rules each reason, and each list of recommended items, breaks.
 
@@ -130,9 +127,6 @@ def _longer_words(text: str) -> set[str]:
 
 def _shortfall(counts: pd.Series, least: pd.Series) -> str:
     return ", ".join(f"{counts[name]} of {least[name]} {name}" for name in least.index if counts[name] < least[name])
-
-
-# ---- enforcing -----------------------------------------------------------------------------------------------------
 
 
 class Action(NamedTuple):

@@ -43,9 +43,6 @@ _TEMPLATES = jinja2.Environment(
 )
 
 
-# ---- sheets out ----------------------------------------------------------------------------------------------------
-
-
 def sample_cases(chains: pd.DataFrame, count: int, seed: int = 0) -> pd.DataFrame:
     """Draws `count` rows of a chains table in random order, or all of them where there are no more.
 
@@ -116,9 +113,6 @@ def to_html(sheet: pd.DataFrame, title: str = "Review of reasons") -> str:
     return _TEMPLATES.get_template("sheet.html.j2").render(page, cases=sheet.to_dict("records"))
 
 
-# ---- filled sheets in ----------------------------------------------------------------------------------------------
-
-
 def read_sheet(text: str, cases: Sequence[str], reviewer: str, where: str = "the sheet") -> pd.DataFrame:
     """A filled sheet, checked whole; every fault is named with its line.
 
@@ -168,9 +162,6 @@ def read_sheet(text: str, cases: Sequence[str], reviewer: str, where: str = "the
     return filled
 
 
-# ---- agreement and quality -----------------------------------------------------------------------------------------
-
-
 def agreement(marks: pd.DataFrame) -> pd.DataFrame:
     """Krippendorff's α (ordinal) of each criterion over the tables of `read_sheet`, below each other: criterion,
     alpha, mean (mark), cases and reviewers that count.
@@ -216,9 +207,6 @@ def quality_correlation(
             interval = tuple(table.loc[0, ["share", "low", "high"]])
         rows.append((name, *interval, len(both)))
     return pd.DataFrame(rows, columns=["criterion", "correlation", "low", "high", "cases"])
-
-
-# ---- single cases --------------------------------------------------------------------------------------------------
 
 
 def case_html(

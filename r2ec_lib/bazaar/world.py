@@ -168,7 +168,7 @@ class Process:
         in_cell, in_piece, in_piece_tier: (D, N) float32, P(item | its cell, day), P(item | its piece, day) and
             P(item | its piece and tier, day); the last two only in a world of `needs`.
         fresh: (D, N) float32, P(item | noise that repeats nothing, day).
-        cells: cell number -> the indexes of its items.
+        cells: (piece, style, tier) -> the indexes of its items.
     """
 
     def __init__(self, facts: pd.DataFrame, kits: pd.DataFrame, config: BazaarConfig):
@@ -201,15 +201,11 @@ class Process:
         if config.needs:
             self.in_piece = _shares(weights, self.piece)
             self.in_piece_tier = _shares(weights, self.piece * config.tiers + self.tier)
-        self.cells = {number: np.flatnonzero(cell == number) for number in np.unique(cell)}
+        self.cells = facts.groupby([self.piece, self.style, self.tier]).indices
         sundries, others = weights * self.sundry, weights * ~self.sundry
         sundries *= config.sundry_share / sundries.sum(axis=1, keepdims=True)
         others *= (1 - config.sundry_share) / others.sum(axis=1, keepdims=True)
         self.fresh = (sundries + others).astype(np.float32)
-
-    def cell_items(self, piece: int, style: int, tier: int) -> np.ndarray:
-        """Item indexes of a cell (piece, style, tier)."""
-        return self.cells[(piece * self.config.styles + style) * self.config.tiers + tier]
 
 
 def generate(config: BazaarConfig) -> World:
@@ -377,7 +373,7 @@ def _next_item(
         among = (process.piece == piece) & (process.tier == _draw(process.tier_given[tier], rng))
         return _draw(process.in_piece_tier[day] * among, rng), "project"
     wanted = style if basket or need == 4 else process.accents[kit, style]
-    cell = process.cell_items(piece, _draw(process.style_given[wanted], rng), _draw(process.tier_given[tier], rng))
+    cell = process.cells[piece, _draw(process.style_given[wanted], rng), _draw(process.tier_given[tier], rng)]
     return int(cell[_draw(process.in_cell[day, cell], rng)]), "basket" if basket else "project"
 
 

@@ -200,8 +200,6 @@ def common_baselines(folders: Iterable[Path]) -> list[str]:
     return [name for name in named[0] if all(name in other for other in named)]
 
 
-# ---- rows of a study: variants of one recipe, each over the same seeds ----------------------------------------------
-
 MEASURES = ("ndcg@20", "hit@5", "tokens")
 """What is measured of each test question, and compared row by row; `tokens` are those of the reasoning."""
 LEARNING = "learning"

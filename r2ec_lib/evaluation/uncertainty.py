@@ -32,9 +32,6 @@ COUNTS = ("tokens", "words", "quoted", "off_history", "claims")
 """Figures of a reasoning that count something; all others are shares from 0 to 1."""
 
 
-# ---- bootstrap over users ------------------------------------------------------------------------------------------
-
-
 class Resampled(NamedTuple):
     """Means of each (model, metric) on the sample, and on each of R resamples of its users."""
 
@@ -211,8 +208,6 @@ def percentiles(draws: np.ndarray) -> list[float]:
     return [float(end) for end in np.percentile(draws, [2.5, 97.5])]
 
 
-# ---- slices of the test --------------------------------------------------------------------------------------------
-
 POPULARITY_THIRDS = ("rare third", "middle third", "popular third")
 
 
@@ -256,9 +251,6 @@ def slices(
             inside.insert(1, "slice", str(name))
             parts.append(inside)
     return pd.concat(parts, ignore_index=True)
-
-
-# ---- figures of texts, clustered by user ---------------------------------------------------------------------------
 
 
 def mean_interval(values: ArrayLike, users: ArrayLike) -> tuple[float, float, float]:

@@ -176,7 +176,7 @@ def test_a_card_names_at_most_two_kits_and_only_kits_with_the_piece(world):
 def test_a_new_item_sells_better_for_as_long_as_it_is_new(world):
     process, facts, config = world.process, world.facts, world.config
     item = int(facts.index[facts["launch"].between(1, config.days - config.novelty_days - 1)][0])
-    mates = process.cell_items(process.piece[item], process.style[item], process.tier[item])
+    mates = process.cells[process.piece[item], process.style[item], process.tier[item]]
     mate = next(int(other) for other in mates if facts["launch"][other] == 0)
     launch, ratio = facts["launch"][item], facts["popularity"][item] / facts["popularity"][mate]
     days = launch + np.array([-1, 0, config.novelty_days - 1, config.novelty_days])

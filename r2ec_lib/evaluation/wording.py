@@ -13,11 +13,11 @@ import pandas as pd
 NAMES = {
     "r2ec": "R²ec",
     "texts_alone": "R²ec without its collaborative term",
-    "item_term_only": "R²ec, reasoning as the warm-up left it",
+    "item_term_only": "R²ec, reasoning never rewarded",
     "without_reasoning": "same backbone, trained without reasoning",
     "without_reasoning_long": "same backbone without reasoning, trained longer",
-    "untrained_reasoning": "before training, with its reasoning",
-    "untrained": "before training, without",
+    "untrained_reasoning": "R²ec before RecPO",
+    "untrained": "R²ec before RecPO, without reasoning",
     "sasrec": "SASRec",
     "caser": "Caser",
     "gru4rec": "GRU4Rec",
@@ -27,7 +27,7 @@ NAMES = {
     "item_neighbours": "item neighbours",
     "recent_popularity": "recently popular",
     "popularity": "most popular",
-    "best_baseline": "best of the baselines",
+    "best_baseline": "best baseline",
     "corrected_reasoning": "R²ec, its reasoning corrected",
     "trained_on_true_reasoning": "same backbone, trained on the true facts",
     "oracle": "oracle",
@@ -55,16 +55,16 @@ def difference_cells(comparisons: pd.DataFrame) -> list[str]:
     return [f"{value:+.4f} ({low:+.4f} to {high:+.4f})" for value, (low, high) in pairs]
 
 
-def margin(value: float, interval: list[float], share: bool = False, decimals: int = 1) -> str:
+def margin(value: float, interval: list[float], share: bool = False) -> str:
     """A relative margin with its interval, or the share that it leaves of what it is measured against.
 
     >>> margin(0.5, [0.25, 0.75]), margin(-0.125, [-0.25, 0.0], share=True)
-    ('+50.0% (+25.0% to +75.0%)', '87.5% (75.0% to 100.0%)')
+    ('+50% (+25% to +75%)', '88% (75% to 100%)')
     """
     if pd.isna([value, *interval]).any():
         return "–"
     base, sign = (1, "") if share else (0, "+")
-    middle, low, high = (f"{base + part:{sign}.{decimals}%}" for part in (value, *interval))
+    middle, low, high = (f"{base + part:{sign}.0%}" for part in (value, *interval))
     return f"{middle} ({low} to {high})"
 
 
@@ -78,10 +78,10 @@ def holds(row: Mapping[Any, Any]) -> bool:
     return not row["collapsed"] and not pd.isna([low, high]).any() and not low < 0 < high
 
 
-def margin_cells(comparisons: pd.DataFrame, decimals: int = 1) -> list[str]:
+def margin_cells(comparisons: pd.DataFrame) -> list[str]:
     """`margin` from the relative and relative_ci95 of each row, a dash where it does not hold."""
     rows = comparisons.to_dict("records")
-    return [margin(row["relative"], row["relative_ci95"], False, decimals) if holds(row) else "–" for row in rows]
+    return [margin(row["relative"], row["relative_ci95"]) if holds(row) else "–" for row in rows]
 
 
 def comparison_tables(comparisons: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -89,7 +89,7 @@ def comparison_tables(comparisons: pd.DataFrame) -> dict[str, pd.DataFrame]:
     relative, with their intervals as text, p_holm and detectable."""
     tables = {}
     for metric, rows in comparisons.groupby("metric", sort=False):
-        cells = {"difference": difference_cells(rows), "relative": margin_cells(rows, decimals=0)}
+        cells = {"difference": difference_cells(rows), "relative": margin_cells(rows)}
         figures = {"p_holm": rows["p_holm"].to_list(), "detectable": rows["smallest_detectable"].to_list()}
         tables[metric_name(str(metric))] = pd.DataFrame(cells | figures, index=[NAMES.get(b, b) for b in rows["b"]])
     return tables
@@ -99,8 +99,8 @@ COPIED = "copied: the paper's margin over its best baseline, on its own data"
 
 
 def claims_table(claims: pd.DataFrame, margins: Mapping[str, float] | None = None) -> pd.DataFrame:
-    """Claims as text: one row per opponent, one column per metric. A cell is the difference and, where it holds, the
-    margin, each with its interval; or the share that is reached of an opponent that knows the truth.
+    """Claims as text: one row per opponent, one column per metric. A cell is the difference and, where it holds, on
+    a second line the margin, each with its interval; or the share that is reached of an opponent that knows the truth.
 
     Args:
         claims: rows of `uncertainty.compare` or `studies.margins`, with a further column `share` (bool).
@@ -111,7 +111,7 @@ def claims_table(claims: pd.DataFrame, margins: Mapping[str, float] | None = Non
         claims.to_dict("records"), difference_cells(claims), margin_cells(claims), strict=True
     ):
         text = ("share of " if row["share"] else "against ") + NAMES.get(row["b"], row["b"])
-        cell = difference if relative == "–" else f"{difference}, {relative}"
+        cell = difference if relative == "–" else f"{difference}\n{relative}"
         if row["share"]:
             cell = margin(row["relative"], row["relative_ci95"], share=True)
         cells.append({"text": text, "metric": metric_name(row["metric"]), "cell": cell})

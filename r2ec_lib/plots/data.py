@@ -26,7 +26,7 @@ def popularity_tail(samples: pd.DataFrame, ax: Axes) -> Axes:
         ax.plot(np.arange(1, len(counts) + 1), counts, label=split, **look(i) | {"marker": None})
     ax.set_xscale("log")
     ax.set_yscale("log")
-    return style(ax, "items, by falling frequency (rank)", "times an item is the target", legend=True)
+    return style(ax, "items, most frequent first (rank)", "times an item is the target", legend=True)
 
 
 def split_timeline(samples: pd.DataFrame, ax: Axes, bins: int = 60) -> Axes:
@@ -40,4 +40,4 @@ def split_timeline(samples: pd.DataFrame, ax: Axes, bins: int = 60) -> Axes:
         bottom += counts
     ax.xaxis_date()
     ax.xaxis.set_major_formatter(mdates.ConciseDateFormatter(ax.xaxis.get_major_locator()))
-    return style(ax, "moment of the target (UTC)", f"samples in each {(edges[1] - edges[0]):.3g} days", legend=True)
+    return style(ax, "moment of the target (UTC)", f"samples per {(edges[1] - edges[0]):.3g} days", legend=True)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from r2ec_lib.evaluation.wording import metric_name
 from r2ec_lib.plots.style import BESIDE, COLOURS, dot, look, rows, style
@@ -56,17 +57,22 @@ def by_size(curve: pd.DataFrame, line: Mapping[str, float], ax: Axes, xlabel: st
 def quality_by_cost(
     table: pd.DataFrame, ax: Axes, names: Mapping[str, str], xlabel: str, ylabel: str, joined: Sequence[str] = ()
 ) -> Axes:
-    """One point per model: what a query costs against how well it ranks. Needs model, seconds and value.
+    """One point per model: how many milliseconds a query takes against how well it ranks. Needs model, seconds and
+    value.
 
     joined: models that are one at several settings, in the order of these; a line runs through their points.
     """
     if joined:
         line = table.set_index("model").loc[list(joined)]
-        ax.plot(line["seconds"], line["value"], color="#bbbbbb", linewidth=1.5, zorder=1)
+        ax.plot(1000 * line["seconds"], line["value"], color="#bbbbbb", linewidth=1.5, zorder=1)
     for i, row in enumerate(table.to_dict("records")):
         marks = {**look(i), "linestyle": "none", "markersize": 8}
-        ax.plot(row["seconds"], row["value"], label=names.get(row["model"], row["model"]), **marks)
+        ax.plot(1000 * row["seconds"], row["value"], label=names.get(row["model"], row["model"]), **marks)
     ax.set_xscale("log")
+    wide = table["seconds"].max() > 500 * table["seconds"].min()
+    ax.xaxis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set_ylim(bottom=0)
     ax.legend(**BESIDE)
     return style(ax, xlabel, ylabel)

@@ -46,4 +46,6 @@ def over_steps(
             band = (rows[f"{column}_low"].astype(float), rows[f"{column}_high"].astype(float))
             ax.fill_between(rows["step"], *band, color=COLOURS[i % len(COLOURS)], alpha=0.15, linewidth=0)
         ax.plot(rows["step"], rows[column], label=label, **look(i) | ({"marker": None} if len(rows) > 40 else {}))
+    if (table["step"] % 1 == 0).all():
+        ax.xaxis.get_major_locator().set_params(integer=True)
     return style(ax, xlabel, ylabel, legend=len(labels) > 1)

@@ -61,10 +61,10 @@ def audience(model: R2ec, rows: pd.DataFrame, item_id: str, max_new_tokens: int)
 
 
 def beside(lists: Mapping[str, Recommendation]) -> Styler:
-    """Lists as the columns of a table, a row per place; bold is what the first list does not hold."""
+    """Lists as the columns of a table, one row per place; items that the first list does not hold are bold."""
     columns = {name: pd.Series(one.titles, range(1, len(one.titles) + 1)) for name, one in lists.items()}
     first = set(next(iter(lists.values())).titles)
-    table = pd.DataFrame(columns).fillna("–").rename_axis("place")
+    table = pd.DataFrame(columns).fillna("–").rename_axis(columns="place")
     bold = table.map(lambda title: "" if title in first else "font-weight: bold")
     return table.style.apply(lambda column: bold[column.name]).format(escape="html")
 

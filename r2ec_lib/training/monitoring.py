@@ -24,7 +24,7 @@ FIGURES = [
     ("completions/mean_length", "length", "length (tokens)", ".1f"),
     ("completions/min_length", "length_low", "", ""),
     ("completions/max_length", "length_high", "", ""),
-    ("share_unclosed", "share_unclosed", "chains without <answer>", ".0%"),
+    ("share_unclosed", "share_unclosed", "reasonings cut off", ".0%"),
     ("repetition", "repetition", "repetition (0 to 1)", ".2f"),
     ("frac_reward_zero_std", "share_equal_groups", "groups of equal rewards", ".0%"),
     ("entropy", "entropy", "entropy (nats per token)", ".3f"),

@@ -12,6 +12,7 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from html import escape, unescape
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,9 @@ ONLY = "only:"
 """Begins the tag of a cell that concerns some runs alone: "only:source=bazaar", "only:source=amazon|logs"."""
 MATHML = "http://www.w3.org/1998/Math/MathML"
 LOOKS = {"color", "background-color", "font-weight", "font-style", "text-align", "width", "max-width", "white-space"}
-NUMBER = re.compile(r"([+−-]?[\d.,]+(e[+-]?\d+)?( ?%)?)?|[–-]|nan|inf|[\d: +T-]+", re.IGNORECASE)
+FIGURE = r"[+−-]?[\d.,]+(e[+-]?\d+)?( ?%)?"
+INTERVAL = rf"(† )?{FIGURE}(\s*\({FIGURE} to {FIGURE}\))?"
+NUMBER = re.compile(rf"({INTERVAL}(\s+{INTERVAL})?)?|[–-]|nan|inf|[\d: +T-]+", re.IGNORECASE)
 LOADS = re.compile(r"url|image|import|expression|http|//|[\\<@]", re.IGNORECASE)  # what could fetch, in a style sheet
 
 
@@ -84,12 +87,14 @@ def concerning(notebook: nbformat.NotebookNode, recipe: Mapping[str, Any]) -> nb
     """`notebook`, in place, without the cells whose tags say that they concern runs of another recipe.
 
     A tag "only:key=value", with "|" between several values, leaves a cell to the runs whose recipe has one of the
-    values under the key; a recipe without the key keeps it. So does an error, which must be seen.
+    values under the key, "only:key!=value" to those that have none of them; a recipe without the key keeps it. So does
+    an error, which must be seen.
     """
 
     def concerns(cell: nbformat.NotebookNode) -> bool:
         rules = [tag[len(ONLY) :].split("=", 1) for tag in cell.metadata.get("tags", []) if tag.startswith(ONLY)]
-        return all(str(recipe[key]) in values.split("|") for key, values in rules if key in recipe)
+        rules = [(key.removesuffix("!"), values.split("|"), key.endswith("!")) for key, values in rules]
+        return all((str(recipe[key]) in values) != unlike for key, values, unlike in rules if key in recipe)
 
     notebook.cells = [cell for cell in notebook.cells if concerns(cell) or _is_error(cell)]
     return notebook
@@ -103,7 +108,8 @@ def has_failed(notebook: nbformat.NotebookNode) -> bool:
 def prepare(notebook: nbformat.NotebookNode) -> list[dict[str, str]]:
     """Makes `notebook` fit to be shown, in place, and returns its table of contents (id and text of each heading).
 
-    Markdown is rendered; outputs keep their best form, cleaned. Standard error, widgets and scripts are dropped.
+    Markdown is rendered; outputs keep their best form, cleaned. Standard error, widgets and scripts are dropped. Code
+    that shows nothing is joined to the code after it.
     """
     renderer = _Renderer()
     heading = ""
@@ -118,6 +124,7 @@ def prepare(notebook: nbformat.NotebookNode) -> list[dict[str, str]]:
             cell.metadata["alt"] = f"Plot: {heading}" if heading else "Plot"
             cell.outputs = [shown for output in cell.outputs if (shown := _shown(output))]
             CoalesceStreamsPreprocessor().preprocess_cell(cell, {}, 0)  # as a terminal would leave them
+    notebook.cells = _joined(notebook.cells)
     return [entry for entry in renderer.headings if entry["level"] == 2]
 
 
@@ -170,10 +177,11 @@ def aligned(html: str) -> str:
     soup = BeautifulSoup(html, "html.parser")
     for table in soup.find_all("table"):
         rows = [row.find_all(["th", "td"]) for row in table.find_all("tr")]
+        body = [any(cell.name == "td" for cell in row) for row in rows]
         if table.find(["th", "td"], colspan=True) or len({len(row) for row in rows}) > 1:
             continue  # cells that span others have no column of their own
         for column in zip(*rows, strict=True):
-            if any(cell.name == "td" and not NUMBER.fullmatch(cell.get_text(strip=True)) for cell in column):
+            if any(not NUMBER.fullmatch(cell.get_text(strip=True)) for cell in compress(column, body)):
                 for cell in column:
                     cell["class"] = [*cell.get("class", []), "words"]
     return str(soup)
@@ -203,6 +211,18 @@ class _Renderer(IPythonRenderer):
 
     def image(self, text: str, url: str, title: str | None = None) -> str:
         return f"<em>{escape(text)}</em>"  # a picture from elsewhere would be a request to a server
+
+
+def _joined(cells: Sequence[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """`cells` with each silent code cell put before the code cell that follows it, to be unfolded together."""
+    joined: list[nbformat.NotebookNode] = []
+    for cell in cells:
+        pair = [*joined[-1:], cell]
+        foldable = all(one.cell_type == "code" and one.metadata.summary == "Code" for one in pair)
+        if len(pair) == 2 and foldable and not pair[0].outputs:
+            cell.source = f"{joined.pop().source}\n\n{cell.source}"
+        joined.append(cell)
+    return joined
 
 
 def _mathml(latex: str, display: str) -> str:
@@ -259,7 +279,7 @@ def _notes(data: Mapping[str, Any], training: Mapping[str, Any]) -> list[str]:
     if training.get("backbone") == "tiny":
         notes.append(
             f"The language model is a tiny one of {training['parameters'] / 1e6:.1f} million parameters, trained here "
-            "from nothing: a teaching-size stand-in for a pretrained model."
+            "from scratch: a teaching-size stand-in for a pretrained model."
         )
     return notes
 

@@ -35,7 +35,7 @@ def test_no_margin_is_told_over_what_collapsed_or_of_unknown_sign(interval, coll
 
 def test_each_row_of_a_table_becomes_a_cell():
     claims = pd.DataFrame({"relative": [0.5, -0.1], "relative_ci95": [[0.4, 0.6], [-0.2, 0.0]], "collapsed": False})
-    assert wording.margin_cells(claims) == ["+50.0% (+40.0% to +60.0%)", "-10.0% (-20.0% to +0.0%)"]
+    assert wording.margin_cells(claims) == ["+50% (+40% to +60%)", "-10% (-20% to +0%)"]
     changes = pd.DataFrame({"difference": [0.01, -0.5], "ci95": [[0.0, 0.02], [-1.0, 0.0]]})
     assert wording.difference_cells(changes) == ["+0.0100 (+0.0000 to +0.0200)", "-0.5000 (-1.0000 to +0.0000)"]
     means = pd.DataFrame({"mean": [0.12], "low": [0.09], "high": [0.15]})
@@ -53,8 +53,8 @@ def test_claims_show_the_difference_before_the_margin_and_stand_in_their_order()
     assert table.index.tolist() == ["against SASRec", "share of oracle"]
     assert table.columns.tolist() == ["Hit@5", "NDCG@20"]
     difference = "+0.0500 (+0.0400 to +0.0600)"
-    assert table.iloc[0].tolist() == [f"{difference}, +10.0% (+9.0% to +11.0%)", difference]  # it collapsed on NDCG@20
-    assert table.iloc[1, 1] == "75.0% (74.0% to 76.0%)"
+    assert table.iloc[0].tolist() == [f"{difference}\n+10% (+9% to +11%)", difference]  # it collapsed on NDCG@20
+    assert table.iloc[1, 1] == "75% (74% to 76%)"
 
 
 def test_comparisons_are_one_table_per_metric_with_their_opponents_in_order():

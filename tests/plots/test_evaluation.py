@@ -39,16 +39,16 @@ def test_a_dot_is_filled_where_the_corrected_p_is_small(ax):
 
 def test_cost_and_quality_is_a_named_point_per_model(ax):
     table = pd.DataFrame({"model": ["a", "b"], "seconds": [0.001, 1.0], "value": [0.1, 0.2]})
-    plots.quality_by_cost(table, ax, {"b": "B"}, "seconds", "NDCG@20")
+    plots.quality_by_cost(table, ax, {"b": "B"}, "milliseconds", "NDCG@20")
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "B"]
     assert ax.get_xscale() == "log"
 
 
 def test_settings_of_one_model_are_joined_in_the_order_given(ax):
     table = pd.DataFrame({"model": ["a", "b", "c"], "seconds": [3.0, 1.0, 2.0], "value": [0.3, 0.1, 0.2]})
-    plots.quality_by_cost(table, ax, {}, "seconds", "NDCG@20", joined=["b", "a"])
+    plots.quality_by_cost(table, ax, {}, "milliseconds", "NDCG@20", joined=["b", "a"])
     [line] = [line for line in ax.get_lines() if line.get_linestyle() == "-"]
-    assert list(line.get_xdata()) == [1.0, 3.0] and list(line.get_ydata()) == [0.1, 0.3]
+    assert list(line.get_xdata()) == [1000.0, 3000.0] and list(line.get_ydata()) == [0.1, 0.3]
 
 
 def test_every_seed_is_shown_with_the_mean_difference_and_its_interval(ax):
@@ -74,10 +74,10 @@ def test_a_difference_stands_at_its_value_and_is_filled_below_zero_too(ax):
 
 def test_each_model_stands_at_what_it_costs_and_how_well_it_ranks(ax):
     table = pd.DataFrame({"model": ["a", "b"], "seconds": [0.001, 1.0], "value": [0.2, 0.1]})
-    plots.quality_by_cost(table, ax, {"b": "B"}, "seconds", "NDCG@20")
+    plots.quality_by_cost(table, ax, {"b": "B"}, "milliseconds", "NDCG@20")
     assert {line.get_label(): figures.points(line) for line in ax.get_lines()} == {
-        "a": [(0.001, 0.2)],
-        "B": [(1, 0.1)],
+        "a": [(1, 0.2)],
+        "B": [(1000, 0.1)],
     }
 
 

@@ -54,6 +54,11 @@ def test_columns_of_words_are_set_flush_left_and_numbers_stay_right():
     ragged = f"<table><tr><td>lamp</td></tr>{rows}</table>"
     assert "words" not in report.aligned(ragged)
     assert '<th class="words">name</th><th>n</th>' in html and '<td class="words">7</td><td>–</td>' in html
+    cells = ("0.5 (0.4 to 0.6)", "0.5<br>(0.4 to 0.6)", "† 12", "+0.1 (-0.1 to +0.3)\n+5% (-5% to +15%)", "1,234.5")
+    rows = "".join(f"<tr><th>{row}</th><td>{cell}</td></tr>" for row, cell in enumerate(cells))
+    assert "words" not in report.aligned(f"<table>{rows}</table>")
+    named = report.aligned("<table><tr><th></th><th>n</th></tr><tr><th>lamp</th><td>7</td></tr></table>")
+    assert '<th class="words">lamp</th><td>7</td>' in named and "<th>n</th>" in named
 
 
 @pytest.fixture
@@ -138,9 +143,18 @@ def test_the_index_of_a_study_shows_its_margins_and_leads_to_its_runs(tmp_path):
     (run / "report").mkdir()
     shown = {"title": "seeds", "run": "seeds", "file": "index.html", "links": [], "before": None, "after": None}
     html = report.overview(RunFolder(run), shown, FACTS)
-    assert html.count("+50.0% (+25.0% to +75.0%)") == 2 and "against best of the baselines" in html
+    assert html.count("+50% (+25% to +75%)") == 2 and "against best baseline" in html
     assert "+68.67%" in html and "copied" in html
     assert '<a href="../../one/report/index.html">one</a>' in html and 'report/index.html">two' not in html
+
+
+def test_code_that_shows_nothing_is_unfolded_with_the_code_after_it():
+    shown = [new_output("stream", name="stdout", text="out")]
+    cells = [new_code_cell("seed = 0", metadata={"tags": ["parameters"]}), new_code_cell("import a")]
+    cells += [new_code_cell("a.b()", outputs=shown), new_code_cell("c"), new_markdown_cell("d")]
+    notebook = new_notebook(cells=cells)
+    report.prepare(notebook)
+    assert [cell.source for cell in notebook.cells] == ["seed = 0", "import a\n\na.b()", "c", "d"]
 
 
 @pytest.mark.parametrize(
@@ -153,6 +167,9 @@ def test_the_index_of_a_study_shows_its_margins_and_leads_to_its_runs(tmp_path):
         (["only:source=amazon", "only:backbone=tiny"], False),
         (["only:source=amazon", "only:seed=0"], True),
         (["only:no_such_key=1"], True),
+        (["only:source!=bazaar"], True),
+        (["only:source!=bazaar|amazon"], False),
+        (["only:no_such_key!=1"], True),
     ],
 )
 def test_cells_that_concern_other_runs_are_left_out(tags, kept):

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from r2ec_lib.evaluation.wording import metric_name
 from r2ec_lib.plots.style import COLOURS, look, style
@@ -47,5 +48,5 @@ def over_steps(
             ax.fill_between(rows["step"], *band, color=COLOURS[i % len(COLOURS)], alpha=0.15, linewidth=0)
         ax.plot(rows["step"], rows[column], label=label, **look(i) | ({"marker": None} if len(rows) > 40 else {}))
     if (table["step"] % 1 == 0).all():
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
     return style(ax, xlabel, ylabel, legend=len(labels) > 1)

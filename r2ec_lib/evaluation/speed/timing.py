@@ -44,12 +44,11 @@ def seconds_of(call: Side) -> float:
     return now() - began
 
 
-def in_turn(sides: Mapping[Any, Side], repetitions: int) -> pd.DataFrame:
-    """Times the sides one after the other, `repetitions` times, after one round that is not timed: one row per call
-    with side, repetition, seconds. Every second round runs backwards, so that no side always follows the same other
-    one."""
+def in_turn(sides: Mapping[Any, Side], repetitions: int, untimed: int = 1) -> pd.DataFrame:
+    """Times the sides one after the other, `repetitions` times, after rounds that are not timed: one row per call with
+    side, repetition, seconds. Every second round runs backwards, so that no side always follows the same other one."""
     rows = []
-    for repetition in range(-1, repetitions):
+    for repetition in range(-untimed, repetitions):
         for name in list(sides)[:: 1 if repetition % 2 == 0 else -1]:
             seconds = seconds_of(sides[name])
             if repetition >= 0:
@@ -119,11 +118,12 @@ def comparison(
         forwards_ratio.
     """
     first, second = sides
-    times = in_turn({**sides, "product": product[0]} if product else sides, repetitions)
-    row: dict[str, Any] = {"what": what, "against": against, **ratio(times, first, second), "target": target}
-    row["met"] = None if target is None else row["ratio"] <= target
+    row: dict[str, Any] = {"what": what, "against": against, "target": target}
     row |= {"operations": operations(sides[first]), "operations_against": operations(sides[second])}
     row["operations_ratio"] = row["operations"] / max(row["operations_against"], 1)
+    times = in_turn({**sides, "product": product[0]} if product else sides, repetitions, untimed=0)  # all ran above
+    row |= ratio(times, first, second)
+    row["met"] = None if target is None else row["ratio"] <= target
     if product:
         row["needed"], row["matrix_rate"] = needed, product[1] / ratio(times, "product", first)["seconds"]
         row["floor"] = needed / row["matrix_rate"]

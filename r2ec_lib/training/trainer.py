@@ -61,6 +61,7 @@ class RecPOTrainer(GRPOTrainer):
     num_generations: int
     num_iterations: int
     max_completion_length: int
+    _buffered_inputs: Any
 
     def __init__(
         self,
@@ -141,7 +142,7 @@ class RecPOTrainer(GRPOTrainer):
 
         Where a rollout serves several steps TRL's order stays, since each step has to be a sample of all users.
         """
-        inputs, parts = super()._prepare_inputs(generation_batch), self.args.steps_per_generation
+        inputs, parts = super()._prepare_inputs(generation_batch), self.args.steps_per_generation or 1
         first = self.model.training and self._step % (parts * self.num_iterations) == 0
         if not first or parts == 1 or parts != self.args.gradient_accumulation_steps:
             return inputs

@@ -177,9 +177,15 @@ def test_pages_of_a_real_run_hold_no_script_and_load_nothing(run):
         assert html.count('src="') == html.count('src="data:image/')
 
 
-def test_the_benchmark_needs_no_other_stage_and_measures_every_comparison(tmp_path):
+@pytest.mark.parametrize("name", ["benchmark", "benchmark_smollm2"])
+def test_the_benchmark_needs_no_other_stage_and_measures_every_comparison(tmp_path, name):
     overrides = [choice for line in SMALLEST for choice in line.split()]
-    recipe = recipes.load(ROOT / "params" / "benchmark.yaml", recipes.declared_in(runner.NOTEBOOKS), overrides)
+    if name != "benchmark":  # a random Llama in the place of the real model, and micro-batches
+        tokenizer = text_tokenizer("byte-level")
+        family_lm("Llama", vocab_size=len(tokenizer) + 3).save_pretrained(tmp_path / "lm")
+        tokenizer.save_pretrained(tmp_path / "lm")
+        overrides += [f"backbone={tmp_path / 'lm'}", "gradient_accumulation_steps=2"]
+    recipe = recipes.load(ROOT / "params" / f"{name}.yaml", recipes.declared_in(runner.NOTEBOOKS), overrides)
     page = runner.execute(recipe, runs=tmp_path / "runs").parent / "07_benchmark.html"
     assert "Where the time goes" in page.read_text()
     results = read_json(page.parents[1] / "benchmark" / "metrics.json")
@@ -189,6 +195,7 @@ def test_the_benchmark_needs_no_other_stage_and_measures_every_comparison(tmp_pa
     for row in results["comparisons"]:
         assert 0 < row["low"] <= row["ratio"] <= row["high"] and row["seconds"] > 0
         assert row["met"] is (None if row["target"] is None else row["ratio"] <= row["target"])
+        assert row.get("share", 0) >= 0 and row.get("floor", 1) > 0
     assert results["encoded"]["encoded for reward and loss"] == results["encoded"]["catalogue"] == 64
     assert results["encoded"]["encoded for another use of the table"] == 0
     assert {phase["side"] for phase in results["phases"]} == {"RecPO", "TRL, constant reward"}

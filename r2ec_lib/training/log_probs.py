@@ -44,6 +44,8 @@ def token_log_probs(
         fused: let TRL's fused LM head (GPU) compute the results in tiles instead of holding all logits.
         entropies: whether they are asked for.
     """
+    spare = int(mask.any(dim=0).int().argmax())  # columns of padding alone, where all these prompts are short
+    ids, mask = ids[:, spare:], mask[:, spare:]
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)  # (B, P + C)
     inputs = {"attention_mask": mask, "use_cache": False}
     if share_prompts:

@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
+from trl.trainer.utils import split_tensor_dict
 
 from r2ec_lib.model import R2ec
 
@@ -98,3 +100,23 @@ def repetition(chains: Sequence[Sequence[int]]) -> float:
         triples = list(zip(chain, chain[1:], chain[2:], strict=False))
         shares.append(1 - len(set(triples)) / len(triples) if len(triples) > 1 else 0.0)
     return sum(shares) / len(shares)
+
+
+def whole_groups(parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The micro-batches of one optimiser step with their rows in another order, which leaves their gradient as it is:
+    a group's trajectories beside each other, so that fewer micro-batches read its prompt, shortest prompts first.
+
+    Args:
+        parts: equally many rows each: tensors with a value a row (`sample_rows` and `prompt_mask` among them), others
+            that are the same in all parts, or None.
+    """
+    joined = {
+        name: torch.cat([part[name] for part in parts]) if value is not None and value.dim() else value
+        for name, value in parts[0].items()
+    }
+    lengths, rows = joined["prompt_mask"].sum(dim=1).tolist(), joined["sample_rows"].tolist()
+    order = sorted(range(len(rows)), key=lambda row: (lengths[row], rows[row]))
+    return split_tensor_dict(
+        {name: value[order] if value is not None and value.dim() else value for name, value in joined.items()},
+        len(parts),
+    )

@@ -43,6 +43,8 @@ class RecPOTrainer(GRPOTrainer):
         evaluate: ranks the validation sample in place of computing a loss on it.
         _generate_and_score_completions: between scoring and shuffling into micro-batches, each trajectory gets what
             the recommendation action needs; TRL hands the loss a fixed set of tensors.
+        _prepare_inputs: keeps groups whole where a rollout is split into the micro-batches of one optimiser step, so
+            that a prompt is not computed in each of them; TRL shuffles the rows.
         _get_per_token_logps_and_entropies: computes each distinct prompt once; TRL repeats it for its G chains.
 
     Args:
@@ -59,6 +61,7 @@ class RecPOTrainer(GRPOTrainer):
     num_generations: int
     num_iterations: int
     max_completion_length: int
+    _buffered_inputs: Any
 
     def __init__(
         self,
@@ -133,6 +136,18 @@ class RecPOTrainer(GRPOTrainer):
             kept = inputs[: self.args.rollout_users * self.num_generations]
             self.rollout_log += self._table_rows(kept, output)
         return output
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        """TRL's micro-batches, with `rollout.whole_groups` where all of them make one optimiser step.
+
+        Where a rollout serves several steps TRL's order stays, since each step has to be a sample of all users.
+        """
+        inputs, parts = super()._prepare_inputs(generation_batch), self.args.steps_per_generation or 1
+        first = self.model.training and self._step % (parts * self.num_iterations) == 0
+        if not first or parts == 1 or parts != self.args.gradient_accumulation_steps:
+            return inputs
+        self._buffered_inputs = rollout.whole_groups(self._buffered_inputs)
+        return self._buffered_inputs[0]
 
     def roll_out(self, rows: list[int], _: Any = None) -> dict[str, Any]:
         """TRL's `rollout_func`: a trajectory for each entry of `rows` (B), rows of the samples, each G times in it.

@@ -70,3 +70,16 @@ def test_a_few_rows_of_logits_at_a_time_give_the_gradient_of_all_at_once(dtype, 
     for mine, weight in zip(gradients, lm.parameters(), strict=True):
         gap = (mine - weight.grad).norm() / weight.grad.norm()
         assert gap < (1e-12 if dtype == torch.float64 else 0.05)
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_columns_of_padding_alone_are_not_read(share):
+    lm, read = family_lm("Qwen3"), []
+    ids, mask = torch.tensor([[0, 0, 0, 5, 6, 40, 2]]), torch.tensor([[0, 0, 0, 1, 1, 1, 1]])
+    handle = lm.register_forward_pre_hook(
+        lambda _, __, given: read.append(given["input_ids"].shape[1]), with_kwargs=True
+    )
+    found, _ = token_log_probs(lm, lm, ids, mask, 2, 1.0, share, False, False)
+    handle.remove()
+    assert sum(read) == 4
+    assert torch.allclose(found, token_log_probs(lm, lm, ids[:, 3:], mask[:, 3:], 2, 1.0, share, False, False)[0])

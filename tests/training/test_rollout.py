@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 from training.helpers import generated, gradients
+from trl.trainer.utils import split_tensor_dict
 
 from r2ec_lib.model import encoding
 from r2ec_lib.model.encoding import captured_states
@@ -288,3 +289,41 @@ def test_states_that_are_no_numbers_are_told_with_step_and_learning_rate(make_tr
         next(trainer.model.parameters()).fill_(torch.nan)
     with pytest.raises(FloatingPointError, match=r"after step 7 \(learning rate 0\.5\)"):
         generated(trainer)
+
+
+def uneven(trainer):
+    """Three users of two trajectories each, the one with the longest prompt first."""
+    users = [4, 2, 7]
+    for user, cut in zip(users, (0, 3, 6), strict=True):
+        trainer.prompt_ids[user] = trainer.prompt_ids[0][cut:]
+    return users, [{"prompt": user} for user in users for _ in range(2)]
+
+
+@pytest.mark.parametrize("steps, whole", [({}, True), ({"steps_per_generation": 6}, False)])
+def test_micro_batches_of_one_step_hold_whole_groups_in_order_of_their_prompts(make_trainer, steps, whole):
+    size = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 3, "num_generations": 2, **steps}
+    trainer = make_trainer(**size)
+    users, rows = uneven(trainer)
+    read, asked = [], trainer.args.steps_per_generation
+    torch.manual_seed(5)
+    for step in range(asked):
+        trainer._step = step
+        part = trainer._prepare_inputs(rows * (asked // 3))
+        read.append(part["sample_rows"].tolist())
+        targets = trainer.targets(part["sample_rows"]).tolist()
+        assert all(target in part["candidates"][0] for target in targets)
+    assert sorted(row for part in read for row in part) == sorted(2 * (asked // 3) * users)
+    assert (read == [[user, user] for user in reversed(users)]) == whole
+
+
+def test_whole_groups_leave_each_trajectory_its_own_figures(make_trainer):
+    trainer = make_trainer(per_device_train_batch_size=6)
+    _, rows = uneven(trainer)
+    made = trainer._generate_and_score_completions(rows)
+    fields = ("prompt_ids", "completion_ids", "advantages", "best", "sample_rows")
+    order = [3, 0, 5, 1, 4, 2]
+    shuffled = {name: value[order] if value is not None and value.dim() else value for name, value in made.items()}
+    parts = rollout.whole_groups(split_tensor_dict(shuffled, 3))
+    expected = {tuple(str(made[name][row].tolist()) for name in fields) for row in range(6)}
+    assert {tuple(str(part[name][row].tolist()) for name in fields) for part in parts for row in range(2)} == expected
+    assert all(torch.equal(part["num_items_in_batch"], made["num_items_in_batch"]) for part in parts)

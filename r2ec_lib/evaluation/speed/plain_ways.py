@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 from datasets import Dataset
+from peft import PeftModel
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 from trl import GRPOConfig, GRPOTrainer
@@ -97,12 +98,19 @@ def random_model(
 
 
 def pretrained_model(
-    items: pd.DataFrame, style: PromptStyle, backbone: str, dtype: torch.dtype, lora_rank: int, lora_alpha: int
+    items: pd.DataFrame,
+    style: PromptStyle,
+    backbone: str,
+    dtype: torch.dtype,
+    *,
+    lora_rank: int,
+    lora_alpha: int,
+    lora_layers: int,
 ) -> R2ec:
     """An R²ec on a pretrained backbone (`backbone.load_pretrained`), with LoRA adapters where `lora_rank` is not 0."""
     lm, tokenizer = load_pretrained(backbone, dtype)
     if lora_rank:
-        lm = add_lora(lm, lora_rank, lora_alpha)  # type: ignore[assignment]  # it hands on what it wraps
+        lm = add_lora(lm, lora_rank, lora_alpha, lora_layers)  # type: ignore[assignment]  # it hands on what it wraps
     return R2ec(lm.eval(), Prompts(tokenizer, style), items)
 
 
@@ -251,6 +259,29 @@ def growing_sides(trainer: RecPOTrainer, users: int, history: int, group: int, t
     }
 
 
+def encoded_with_gradient(lm: PreTrainedModel, ids: Sequence[Sequence[int]], batch_tokens: int) -> Side:
+    """States (N, d) of texts and the gradient of their sum, in batches by length or, if all fit, as one batch."""
+
+    def call() -> None:
+        lm.zero_grad()
+        encoding.batched_states(lm, lm, ids, batch_tokens=batch_tokens).float().sum().backward()
+
+    return call
+
+
+def adapted_pass(lm: PeftModel, ids: Sequence[Sequence[int]], adapters: bool) -> Side:
+    """A pass through the decoder to its inputs and back, with LoRA `adapters` or through the frozen model alone."""
+    padded, mask = left_padded(ids, 0, lm.device)
+
+    def call() -> None:
+        lm.zero_grad()
+        inputs = lm.get_input_embeddings()(padded).detach().requires_grad_()
+        with nullcontext() if adapters else lm.disable_adapter():
+            lm.get_decoder()(inputs_embeds=inputs, attention_mask=mask, use_cache=False)[0].float().sum().backward()
+
+    return call
+
+
 def gradient(lm: torch.nn.Module) -> Tensor:
     """All gradients of the trained weights as one vector, float32."""
     return torch.cat([weight.grad.flatten().float() for weight in lm.parameters() if weight.grad is not None])
@@ -303,7 +334,7 @@ def _fields(model: R2ec, folder: str) -> dict:
 
 def _ready(trainer: Trainer) -> Trainer:
     trainer.create_optimizer()
-    trainer.current_gradient_accumulation_steps = 1
+    trainer.current_gradient_accumulation_steps = trainer.args.gradient_accumulation_steps
     return trainer
 
 
@@ -315,7 +346,9 @@ def optimiser_step(trainer: Any, watch: Stopwatch | None = None) -> None:
     """
     rows = [trainer.train_dataset[user] for user in _first_users(trainer) for _ in range(trainer.num_generations)]
     with watch.watching(_phases(trainer)) if watch else nullcontext():
-        trainer.training_step(trainer.model, rows, None)
+        for left in reversed(range(trainer.args.gradient_accumulation_steps)):
+            trainer.accelerator.gradient_state._set_sync_gradients(not left)  # as `train` announces the last
+            trainer.training_step(trainer.model, rows, None)
         with watch.phase("optimiser") if watch else nullcontext():
             trainer.accelerator.clip_grad_norm_(trainer.model.parameters(), trainer.args.max_grad_norm)
             trainer.optimizer.step()
@@ -362,7 +395,7 @@ def candidates(trainer: RecPOTrainer) -> Tensor:
 
 def _first_users(trainer: GRPOTrainer) -> range:
     args: Any = trainer.args
-    return range(args.per_device_train_batch_size // args.num_generations)
+    return range(args.per_device_train_batch_size * args.gradient_accumulation_steps // args.num_generations)
 
 
 def fresh_items(trainer: RecPOTrainer) -> None:

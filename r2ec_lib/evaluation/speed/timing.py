@@ -19,6 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from r2ec_lib.evaluation.costs import working_bytes
 
 Side = Callable[[], object]
+Product = tuple[Side, int]
+"""Matrix products that a phase is measured by, and their operations."""
 
 
 def synchronise() -> None:
@@ -27,21 +29,26 @@ def synchronise() -> None:
         torch.cuda.synchronize()
 
 
+def now() -> float:
+    """Seconds of a clock, an accelerator's work included: with one CPU thread the processor time of this process, so
+    that others on the machine do not count; else wall-clock."""
+    synchronise()
+    alone = torch.get_num_threads() == 1 and not torch.cuda.is_available()
+    return time.process_time() if alone else time.perf_counter()
+
+
 def seconds_of(call: Side) -> float:
-    """Wall-clock seconds of one call, an accelerator's work included."""
-    synchronise()
-    began = time.perf_counter()
+    """Seconds of one call."""
+    began = now()
     call()
-    synchronise()
-    return time.perf_counter() - began
+    return now() - began
 
 
-def in_turn(sides: Mapping[Any, Side], repetitions: int) -> pd.DataFrame:
-    """Times the sides one after the other, `repetitions` times, after one round that is not timed: one row per call
-    with side, repetition, seconds. Every second round runs backwards, so that no side always follows the same other
-    one."""
+def in_turn(sides: Mapping[Any, Side], repetitions: int, untimed: int = 1) -> pd.DataFrame:
+    """Times the sides one after the other, `repetitions` times, after rounds that are not timed: one row per call with
+    side, repetition, seconds. Every second round runs backwards, so that no side always follows the same other one."""
     rows = []
-    for repetition in range(-1, repetitions):
+    for repetition in range(-untimed, repetitions):
         for name in list(sides)[:: 1 if repetition % 2 == 0 else -1]:
             seconds = seconds_of(sides[name])
             if repetition >= 0:
@@ -76,22 +83,15 @@ def operations(call: Side) -> int:
     return counter.get_total_flops()
 
 
-def matrix_product(device: torch.device | str, dtype: torch.dtype = torch.float32, size: int = 0) -> tuple[Side, int]:
-    """One large square matrix product, and its operations: what the machine can do at its best. By default `size`
-    fills the device for some milliseconds or hundredths of a second."""
-    size = size or (8192 if torch.device(device).type == "cuda" else 1024)
-    one = torch.randn(size, size, device=device).to(dtype)
-    return lambda: one @ one, 2 * size**3
-
-
 def comparison(
     what: str,
     against: str,
     sides: Mapping[str, Side],
     target: float | None,
     repetitions: int,
-    product: tuple[Side, int],
     *,
+    needed: int = 0,
+    product: Product | None = None,
     tokens: int = 0,
     memory: bool = False,
     lm: torch.nn.Module | None = None,
@@ -101,7 +101,9 @@ def comparison(
     Args:
         what, against: the two sides in words.
         target: the largest ratio of seconds that is wanted; None for no target.
-        product: from `matrix_product`; it takes turns too, so that the machine's rate is that of the moment.
+        needed: operations that the result needs at least, whichever way it is reached (`floors`).
+        product: products of the shapes that most of them have; they take turns too, so that the machine's rate is that
+            of the moment.
         tokens: that each side reads or writes; a prompt counts once per chain, however often it is computed.
         memory: also compare the largest number of bytes that each side works with.
         lm: also compare how often each side calls this module; a call that reads few tokens takes about as long
@@ -109,20 +111,24 @@ def comparison(
 
     Returns:
         what, against, the figures of `ratio`, target, met (None without a target), operations and operations_against
-        of one call, floor (their ratio: what would be left if only matrix products took time), share and share_against
-        (operations a second as a share of the product's, median over the rounds), matrix_rate (the product's median),
-        tokens_per_second (None without tokens); with `memory` bytes, bytes_against and memory_ratio; with `lm`
-        forwards, forwards_against and forwards_ratio.
+        of one call, operations_ratio (what would be left if only matrix products took time), tokens_per_second (None
+        without tokens); with `product` needed, matrix_rate (the product's, median), floor (seconds that `needed` takes
+        at this rate), share and share_against (of each side's seconds that the floor makes up, median over the
+        rounds); with `memory` bytes, bytes_against and memory_ratio; with `lm` forwards, forwards_against and
+        forwards_ratio.
     """
     first, second = sides
-    times = in_turn({**sides, "product": product[0]}, repetitions)
-    row: dict[str, Any] = {"what": what, "against": against, **ratio(times, first, second), "target": target}
-    row["met"] = None if target is None else row["ratio"] <= target
+    row: dict[str, Any] = {"what": what, "against": against, "target": target}
     row |= {"operations": operations(sides[first]), "operations_against": operations(sides[second])}
-    row["floor"] = row["operations"] / max(row["operations_against"], 1)
-    for share, side, done in (("share", first, "operations"), ("share_against", second, "operations_against")):
-        row[share] = row[done] / product[1] / ratio(times, side, "product")["ratio"]
-    row["matrix_rate"] = product[1] / ratio(times, "product", first)["seconds"]
+    row["operations_ratio"] = row["operations"] / max(row["operations_against"], 1)
+    times = in_turn({**sides, "product": product[0]} if product else sides, repetitions, untimed=0)  # all ran above
+    row |= ratio(times, first, second)
+    row["met"] = None if target is None else row["ratio"] <= target
+    if product:
+        row["needed"], row["matrix_rate"] = needed, product[1] / ratio(times, "product", first)["seconds"]
+        row["floor"] = needed / row["matrix_rate"]
+        for share, side in (("share", first), ("share_against", second)):
+            row[share] = needed / product[1] / ratio(times, side, "product")["ratio"]
     row["tokens_per_second"] = tokens / row["seconds"] if tokens else None
     if memory:
         row |= {"bytes": working_bytes(sides[first]), "bytes_against": working_bytes(sides[second])}
@@ -223,9 +229,8 @@ class Stopwatch:
         return timed
 
     def _turn(self) -> None:
-        synchronise()
-        now = time.perf_counter()
+        time_now = now()
         if self._open:
             name = self._open[-1]
-            self.rounds[-1][name] = self.rounds[-1].get(name, 0.0) + now - self._since
-        self._since = now
+            self.rounds[-1][name] = self.rounds[-1].get(name, 0.0) + time_now - self._since
+        self._since = time_now

@@ -9,6 +9,20 @@ import torch
 from r2ec_lib.evaluation.speed import timing
 
 
+def work(seconds: float) -> None:
+    """Keeps the processor busy, so that either clock goes on."""
+    until = timing.now() + seconds
+    while timing.now() < until:
+        pass
+
+
+@pytest.mark.parametrize("threads, counted", [(1, False), (2, True)])
+def test_with_one_thread_only_the_time_of_the_processor_counts(monkeypatch, threads, counted):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert (timing.seconds_of(lambda: time.sleep(0.1)) > 0.05) == counted
+    assert timing.seconds_of(lambda: work(0.1)) >= 0.1
+
+
 def test_sides_take_turns_and_every_second_round_runs_backwards():
     calls = []
     times = timing.in_turn({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 2)
@@ -27,13 +41,13 @@ def test_a_ratio_compares_within_a_round():
 
 def test_a_comparison_tells_slower_from_faster():
     sides = {
-        "short": lambda: time.sleep(0.01),
-        "long": lambda: (time.sleep(0.04), torch.ones(2, 3) @ torch.ones(3, 2)),
+        "short": lambda: work(0.01),
+        "long": lambda: (work(0.04), torch.ones(2, 3) @ torch.ones(3, 2)),
     }
-    row = timing.comparison("short", "long", sides, 0.7, 3, timing.matrix_product("cpu", size=8))
+    row = timing.comparison("short", "long", sides, 0.7, 3)
     assert row["ratio"] == pytest.approx(0.25, abs=0.2) and row["met"] and row["low"] <= row["ratio"] <= row["high"]
     assert row["operations"] == 0 and row["operations_against"] == 2 * 2 * 3 * 2
-    assert timing.comparison("short", "long", sides, None, 1, timing.matrix_product("cpu", size=8))["met"] is None
+    assert timing.comparison("short", "long", sides, None, 1)["met"] is None
 
 
 def test_calls_of_a_module_are_counted_and_no_hook_stays():
@@ -53,7 +67,7 @@ def test_operations_count_products_attention_and_backward():
 
 def test_growth_finds_the_exponent():
     sizes = [10, 20, 40]
-    table = timing.growth("x", sizes, lambda n: {"square": lambda: time.sleep(2e-5 * n**2)}, 2)
+    table = timing.growth("x", sizes, lambda n: {"square": lambda: work(2e-5 * n**2)}, 2)
     assert list(table["size"]) == sizes and (table["low"] <= table["seconds"]).all()
     assert timing.slope(sizes, [n**2 for n in sizes]) == pytest.approx(2)
     assert timing.slope([1, 10, 100, 1000], [5, 1, 10, 100]) == pytest.approx(1)  # the smallest do not count
@@ -62,28 +76,30 @@ def test_growth_finds_the_exponent():
 def test_a_stopwatch_counts_each_second_once_and_leaves_the_object_as_it_was():
     class Work:
         def outer(self):
-            time.sleep(0.02)
+            work(0.02)
             self.inner()
             return 7
 
         def inner(self):
-            time.sleep(0.05)
+            work(0.05)
 
-    work, watch = Work(), timing.Stopwatch()
-    with watch.watching([(work, "outer", "out"), (work, "inner", "in")]):
-        assert work.outer() == 7
-    assert not vars(work)
+    worker, watch = Work(), timing.Stopwatch()
+    with watch.watching([(worker, "outer", "out"), (worker, "inner", "in")]):
+        assert worker.outer() == 7
+    assert not vars(worker)
     assert 0.015 < watch.rounds[0]["out"] < watch.rounds[0]["in"]
     assert set(timing.phase_table({"side": watch})["phase"]) == {"out", "in"}
 
 
-def test_shares_compare_with_a_matrix_product_of_the_same_rounds():
-    product, done = timing.matrix_product("cpu", size=256)
-    assert done == 2 * 256**3
+def test_the_floor_is_what_is_needed_at_the_rate_of_a_product_of_the_same_rounds():
     one = torch.ones(256, 256)
     sides = {"one": lambda: one @ one, "two": lambda: (one @ one) @ one}
-    row = timing.comparison("one", "two", sides, None, 9, (product, done), tokens=5, memory=True)
-    assert row["floor"] == 0.5 and row["share"] == pytest.approx(1, abs=0.5)
-    assert row["share_against"] == pytest.approx(1, abs=0.5)
+    product = (lambda: [one @ one for _ in range(4)], 4 * 2 * 256**3)
+    row = timing.comparison(
+        "one", "two", sides, None, 9, needed=256**3, product=product, tokens=5, memory=True
+    )  # half of what one side computes
+    assert row["operations_ratio"] == 0.5
+    assert row["share"] == pytest.approx(0.5, abs=0.25) and row["share_against"] == pytest.approx(0.25, abs=0.15)
+    assert row["floor"] == pytest.approx(row["needed"] / row["matrix_rate"])
     assert row["tokens_per_second"] == pytest.approx(5 / row["seconds"])
     assert row["bytes"] == pytest.approx(4 * 256**2, rel=0.2) and row["memory_ratio"] == pytest.approx(0.5, abs=0.1)

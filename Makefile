@@ -2,7 +2,7 @@
 # make seeds [RECIPE=… SEEDS="0 1 2"]  the recipe once a seed, then all of them side by side:
 #                                      runs/<recipe>-seeds/report/index.html, which links each run's own report
 # make ablations [SEEDS="0 1"]         the paper's ablations and sensitivities: runs/ablations/report/index.html
-# make test [WORKERS=1]                all tests; by default on as many cores as there are, at most 4
+# make test [WORKERS=0]                all tests; by default on as many cores as there are, at most 4
 # make lab                             JupyterLab in notebooks/
 # make lint                            style, types, and notebooks without outputs
 # make clean                           removes what make and the tests made; runs/ stays

@@ -2,7 +2,7 @@
 # make seeds [RECIPE=… SEEDS="0 1 2"]  the recipe once a seed, then all of them side by side:
 #                                      runs/<recipe>-seeds/report/index.html, which links each run's own report
 # make ablations [SEEDS="0 1"]         the paper's ablations and sensitivities: runs/ablations/report/index.html
-# make test                            all tests
+# make test [WORKERS=0]                all tests; by default on as many cores as there are, at most 4
 # make lab                             JupyterLab in notebooks/
 # make lint                            style, types, and notebooks without outputs
 # make clean                           removes what make and the tests made; runs/ stays
@@ -10,6 +10,7 @@
 # Everything sets up .venv by itself. Another Python: make PYTHON=/path/to/python3.12 …
 RECIPE ?= params/quickstart.yaml
 SEEDS ?= 0 1 2
+WORKERS ?= logical
 STEM = $(basename $(notdir $(RECIPE)))
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
@@ -29,7 +30,7 @@ ablations: $(READY)
 	.venv/bin/r2ec study params/ablations/study.yaml $(if $(filter command line,$(origin SEEDS)),--seeds $(SEEDS))
 
 test: $(READY)
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest --numprocesses $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lab: $(READY)
 	.venv/bin/jupyter lab --notebook-dir=notebooks

@@ -1,10 +1,12 @@
 """Tiny models and tables built in memory; nothing is downloaded and nothing is written outside tmp_path."""
 
 import copy
+import gc
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # kernels and other processes of small models, too
 
 import numpy as np
 import pandas as pd
@@ -28,6 +30,9 @@ from r2ec_lib.model import R2ec
 from r2ec_lib.model.backbone import add_recommend_token
 from r2ec_lib.model.prompts import Prompts, PromptStyle
 from r2ec_lib.model.tiny import build_tiny, train_tokenizer
+
+for name in [name for name in os.environ if name.startswith(("MAKE", "MFLAGS", "GIT_"))]:
+    del os.environ[name]  # of the make or git hook that runs the tests: it would direct those that tests start
 
 DAY = pd.Timedelta(days=1)
 START = pd.Timestamp("2023-01-01", tz="UTC")
@@ -118,8 +123,15 @@ def cycles():
 
 
 def pytest_collection_modifyitems(items):
-    """The notebooks run last: what the quick tests would find is then known already."""
-    items.sort(key=lambda item: item.path.name == "test_notebooks.py")
+    """The notebooks run last, when what the quick tests would find is known already; beside other workers they begin,
+    so that none waits for the longest at the end."""
+    items.sort(key=lambda item: item.path.name == "test_notebooks.py", reverse="PYTEST_XDIST_WORKER" in os.environ)
+
+
+def pytest_collection_finish():
+    """Each training ends with a full garbage collection, a third of its time; it need not search the libraries."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -219,9 +219,9 @@ def through_all_stages(folder: Path, backbone: str) -> Path:
     return runner.execute(recipe, runs=folder / "runs").parents[1]
 
 
-@pytest.mark.parametrize("instruct", [True, False])
-def test_a_pretrained_model_goes_through_the_first_stages(tmp_path, instruct):
-    """A random Llama with a byte-level tokenizer and a chat template stands for it; `<answer>` is text to both."""
+def test_a_pretrained_model_is_trained_with_and_without_its_chat_template(run, tmp_path):
+    """A random Llama with a byte-level tokenizer and a chat template stands for it; `<answer>` is text to both. The
+    data are those of the run above, and copied from there."""
     tokenizer = text_tokenizer("byte-level")
     tokenizer.chat_template = (
         "{% for m in messages %}<unk>{{ m['role'] }}\n{{ m['content'] }}<end>{% endfor %}"
@@ -230,19 +230,19 @@ def test_a_pretrained_model_goes_through_the_first_stages(tmp_path, instruct):
     family_lm("Llama", vocab_size=len(tokenizer) + 3).save_pretrained(tmp_path / "lm")
     tokenizer.save_pretrained(tmp_path / "lm")
     overrides = [choice for line in PRETRAINED for choice in line.split()]
-    overrides += [
-        f"backbone={tmp_path / 'lm'}",
-        f"cache_dir={tmp_path / 'cache'}",
-        f"instruct={str(instruct).lower()}",
-    ]
-    overrides.append("stages=[01_data_preparation,02_training]")
-    recipe = recipes.load(ROOT / "params" / "smoke.yaml", recipes.declared_in(runner.NOTEBOOKS), overrides)
-    run = runner.execute(recipe, runs=tmp_path / "runs").parents[1]
-    log = read_table(run / "training" / "log.parquet")
-    assert log["step"].max() == 3 and log["loss"].notna().all()
-    saved = read_json(run / "model" / "r2ec.json")
-    assert saved["base"] == str(tmp_path / "lm") and saved["prompt_style"]["instruct"] is instruct
-    assert saved["prompt_style"]["max_title_words"] == 6
+    overrides += [f"backbone={tmp_path / 'lm'}", f"cache_dir={tmp_path / 'cache'}"]
+    overrides += ["bazaar_users=500", "batch_users=8", "stages=[01_data_preparation,02_training]"]
+    for instruct in (True, False):
+        chosen = [*overrides, f"instruct={str(instruct).lower()}"]
+        declared = recipes.declared_in(runner.NOTEBOOKS)
+        recipe = recipes.load(ROOT / "params" / "smoke.yaml", declared, chosen, "pretrained")
+        pretrained = runner.execute(recipe, runs=run.parent, shared=True).parents[1]
+        assert "copied_from" in read_json(pretrained / "provenance.json")["stages"]["01_data_preparation"]
+        log = read_table(pretrained / "training" / "log.parquet")
+        assert log["step"].max() == 3 and log["loss"].notna().all()
+        saved = read_json(pretrained / "model" / "r2ec.json")
+        assert saved["base"] == str(tmp_path / "lm") and saved["prompt_style"]["instruct"] is instruct
+        assert saved["prompt_style"]["max_title_words"] == 6
 
 
 @pytest.mark.slow

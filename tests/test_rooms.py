@@ -1,6 +1,8 @@
 """The plan of the house: imports between rooms run one way, and no two modules import each other."""
 
 import ast
+import subprocess
+import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -54,6 +56,12 @@ def test_only_the_command_line_opens_the_room_of_serving_and_only_when_asked_to(
     assert {module for module in doors if not module.startswith("serving")} == {"workflow.cli"}
     tops = ast.parse((LIBRARY / "workflow" / "cli.py").read_text()).body
     assert not [node for node in tops if isinstance(node, ast.ImportFrom) and "serving" in (node.module or "")]
+
+
+def test_the_command_line_answers_without_loading_torch():
+    """Which would take longer than all the rest, each time that a command is typed or a run of a study begins."""
+    script = "import sys, r2ec_lib.workflow.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], cwd=LIBRARY.parent).returncode == 0
 
 
 def test_no_two_modules_import_each_other():

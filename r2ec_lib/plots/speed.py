@@ -6,7 +6,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator
 
-from r2ec_lib.evaluation.speed.timing import slope
 from r2ec_lib.plots.style import BESIDE, bar_look, look, rows, style
 
 
@@ -26,6 +25,8 @@ def phases(table: pd.DataFrame, ax: Axes, order: Sequence[str]) -> Axes:
 def growth(table: pd.DataFrame, ax: Axes, xlabel: str) -> Axes:
     """Seconds over size, one line per side of `timing.growth`, both axes logarithmic, with the exponent of growth in
     the legend; the grey line grows as size does."""
+    from r2ec_lib.evaluation.speed.timing import slope  # loads torch, which no other figure and no report needs
+
     for i, (side, part) in enumerate(table.groupby("side", sort=False)):
         exponent = slope(part["size"].to_list(), part["seconds"].to_list())
         label = f"{side}: size^{exponent:.2f}"

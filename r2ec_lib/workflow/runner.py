@@ -63,7 +63,7 @@ def execute(
         plan, variables = _plan(recipe, run, declared, notebooks, folders), _variables(recipe, declared)
         if fresh and run.path.exists():
             shutil.rmtree(run.path)
-        _check_settings([stage for stage, reason in _forecast(run, plan, library) if reason][1:], variables)
+        _check_settings([stage for stage, reason in _forecast(run, plan, library, shared) if reason][1:], variables)
         order = [stage.name for stage in plan]
         write_text(recipes.as_yaml(recipe, declared, order), run.recipe)
         facts, previous = provenance.record(recipe, run, variables), ""
@@ -165,13 +165,15 @@ def _plan(
     return plan
 
 
-def _forecast(run: RunFolder, plan: Sequence[Stage], library: Path) -> list[tuple[Stage, str]]:
-    """Each stage with what would happen to it, in words; "" where it is up to date."""
+def _forecast(run: RunFolder, plan: Sequence[Stage], library: Path, shared: bool = False) -> list[tuple[Stage, str]]:
+    """Each stage with what would happen to it, in words; "" where it is up to date or, `shared`, would be copied."""
     reasons, previous = [], ""
     for stage in plan:
         parts = stages.ingredients(stage.source, stage.values, previous, library)
         previous, last = stages.key(parts), stages.state(run, stage.name)
-        if stages.is_done(run, stage.name, previous):
+        if stages.is_done(run, stage.name, previous) or (
+            shared and stages.finished_elsewhere(run, stage.name, previous)
+        ):
             reasons.append("")
         elif last is None:
             reasons.append("would run")

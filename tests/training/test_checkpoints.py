@@ -68,12 +68,13 @@ def interrupted(folder, step):
 
 
 KILLED_AGAIN_AND_AGAIN = """
-import os, random, signal, sys, threading
+import gc, os, random, signal, sys, threading
 import torch
 from r2ec_lib.training import jobs
 
 folder, kills, chance = sys.argv[1], int(sys.argv[2]), random.Random(0)
 torch.set_num_threads(1)
+gc.freeze()  # the children share what is loaded, since no collection writes to it
 
 def train(moment, delay):
     changes = 0

@@ -86,7 +86,7 @@ def test_a_kernel_and_its_children_have_the_environment_from_their_start(tmp_pat
 @pytest.mark.parametrize("ending", ["returns", "raise RuntimeError('broken')", "os.kill(os.getpid(), 9)"])
 def test_no_process_outlives_its_notebook(tmp_path, ending):
     """A child of the notebook leaves its session and its parent, as elastic workers and orphans do."""
-    word = f"sleeper-{tmp_path.name}"
+    word = f"sleeper-{tmp_path}"
     sleeper = f"[sys.executable, '-c', 'import time; time.sleep(120)', '{word}']"
     start = f"import os, subprocess, sys\nsubprocess.Popen({sleeper}, start_new_session=True)"
     notebook(tmp_path / "a.ipynb", FIRST, start, "print('started')" if ending == "returns" else ending)
@@ -103,7 +103,8 @@ def test_ending_asks_first_and_then_kills(tmp_path):
     """Of three processes one ends when asked, one does not listen, and one is somebody else's."""
     code = "import signal, sys, time; signal.signal(signal.SIGTERM, {}); print(1, flush=True); time.sleep(120)"
     polite = code.format(f"lambda *_: (open({str(tmp_path / 'asked')!r}, 'w'), sys.exit())")
-    texts = [(polite, "this"), (code.format("signal.SIG_IGN"), "this"), (code.format("signal.SIG_DFL"), "another")]
+    this, another = str(tmp_path), "another"
+    texts = [(polite, this), (code.format("signal.SIG_IGN"), this), (code.format("signal.SIG_DFL"), another)]
     processes = [
         subprocess.Popen([sys.executable, "-c", text], env={**os.environ, kernels.MARK: mark}, stdout=subprocess.PIPE)
         for text, mark in texts
@@ -111,7 +112,7 @@ def test_ending_asks_first_and_then_kills(tmp_path):
     try:
         for process in processes:
             process.stdout.readline()
-        kernels.end_all("this", patience=1)
+        kernels.end_all(this, patience=1)
         assert (tmp_path / "asked").exists()
         assert [psutil.pid_exists(process.pid) for process in processes] == [False, False, True]
     finally:

@@ -26,6 +26,7 @@ from pydantic_core import ErrorDetails
 
 from r2ec_lib.analysis.words import phrase, words
 from r2ec_lib.data.schema import DataError
+from r2ec_lib.data.storage import YamlLoader
 
 
 class GuardrailError(DataError):
@@ -175,7 +176,7 @@ def parse(text: str, where: str = "guardrails") -> Guardrails:
         GuardrailError: every fault of the text, with its rule.
     """
     try:
-        root = yaml.load(text, _UniqueKeys)
+        root = yaml.load(text, YamlLoader)
         if not isinstance(root, dict):
             raise GuardrailError(f"{where}: expected keys and values, with the rules under `rules:`.")
         guardrails = TypeAdapter(Guardrails).validate_python(root)
@@ -186,18 +187,6 @@ def parse(text: str, where: str = "guardrails") -> Guardrails:
     if not guardrails.rules:
         raise GuardrailError(f"{where}: rules is empty; expected one or more entries `- name: …`.")
     return guardrails
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """Safe YAML that refuses a repeated key: the first of two rules would be lost in silence."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = set()
-        for key, _ in node.value:
-            if key.value in keys:
-                raise yaml.YAMLError(f'line {key.start_mark.line + 1}: the key "{key.value}" is repeated')
-            keys.add(key.value)
-        return super().construct_mapping(node, deep)
 
 
 def _fault(fault: ErrorDetails, root: Any) -> str:

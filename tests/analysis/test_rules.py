@@ -79,6 +79,7 @@ def test_what_happens_to_a_broken_reason_has_defaults_and_can_be_set():
         ),
         (f"rules: [{LIMIT}, {LIMIT}]", ['rule 2 "x": rule 1 has the same name']),
         ("rules:\n- name: x\n  kind: limit\n  words: 3\n  words: 5", ['line 5: the key "words" is repeated']),
+        ("? [rules]\n: 3", ["found unhashable key"]),
     ],
 )
 def test_a_fault_in_a_rules_file_is_named_with_its_rule_and_what_was_expected(text, parts):

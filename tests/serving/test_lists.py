@@ -299,3 +299,12 @@ def test_ratings_are_read_on_the_scale_of_the_model(tiny, shop, log):
     log.assign(rating=np.float32(11)).to_parquet(shop / "log.parquet")
     with pytest.raises(DataError, match="rating 11 is outside 0…10"):
         write(shop, "other.parquet", shard=(1, 6))
+
+
+def test_what_names_nobody_or_nothing_is_told(shop, capsys):
+    (shop / "users.csv").write_text("user_id\n")
+    with pytest.raises(DataError, match=r"users\.csv: the file names no shopper"):
+        write(shop, users_path=shop / "users.csv")
+    (shop / "rules.yaml").write_text("rules:\n- {name: typo, kind: never_recommend, items: {item_id: [I9]}}\n")
+    write(shop, guardrails_path=shop / "rules.yaml", shard=(1, 6))
+    assert 'The rule "typo" bars no item of the catalogue.' in capsys.readouterr().out

@@ -141,7 +141,7 @@ def test_a_reason_tells_where_the_item_stands_with_the_text_and_without_it_and_w
 
 
 def test_an_unknown_item_has_no_reason(pair):
-    with pytest.raises(DataError, match=r"'i99' is not in the catalogue"):
+    with pytest.raises(DataError, match=r"'i99', which is not in the catalogue"):
         pair.explain(["i3"], "i99")
 
 
@@ -189,3 +189,21 @@ def test_an_effect_is_measured_at_the_temperature_of_the_model_whatever_ends_a_s
     full, *left = (one.log_softmax(dim=0)[candidates.index(7)].item() for one in scores)
     effects = pair.explain(["i3", "i4"], "i7").sentences["effect"].tolist()
     assert effects == pytest.approx([full - one for one in left], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [("student.safetensors", b"cut"), ("student.safetensors", None), ("student.json", b'{"dims": 3}')],
+)
+def test_a_broken_student_is_named(student, tmp_path, file, content):
+    student.save(tmp_path / "student")
+    (tmp_path / "student" / file).unlink() if content is None else (tmp_path / "student" / file).write_bytes(content)
+    with pytest.raises(DataError, match="student: the student cannot be read"):
+        Student.load(tmp_path / "student")
+
+
+def test_an_explanation_takes_an_id_as_a_number_and_one_history_alone(pair, items):
+    pair.teacher._replace(items.assign(item_id=[str(number) for number in range(30)]), pair.teacher.head.table)
+    assert pair.explain([3, 4], 7, max_new_tokens=2).item_id == "7"
+    with pytest.raises(DataError, match="takes one history"):
+        pair.explain([[3, 4], [5]], 7)

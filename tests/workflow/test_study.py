@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from r2ec_lib.data.schema import DataError
 from r2ec_lib.workflow import recipes, runner, study
 from r2ec_lib.workflow.folder import NOTEBOOKS
 from r2ec_lib.workflow.kernels import RunError
@@ -15,7 +16,7 @@ START = subprocess.Popen
 TOY = """name: toy
 base: base.yaml
 seeds: [0, 1]
-set: {rows: 4}
+set: {rows: 4, stages: [10_variant]}
 rows:
   - name: full
   - name: Twice (β 2)
@@ -30,6 +31,11 @@ def written(folder: Path, text: str = TOY) -> Path:
     (folder / "base.yaml").write_text("rate: 0.1\n")
     (folder / "study.yaml").write_text(text)
     return folder / "study.yaml"
+
+
+def test_a_day_in_a_study_is_text(tmp_path):
+    found = study.load(written(tmp_path, TOY.replace("factor: 4.0", "start: 2020-01-02")))
+    assert study._settings(found, found.rows[1], 0)[-2] == "start=2020-01-02"
 
 
 def test_a_study_of_rows_and_seeds_makes_runs_row_by_row(tmp_path):
@@ -49,6 +55,9 @@ def test_a_study_of_rows_and_seeds_makes_runs_row_by_row(tmp_path):
     ("old", "new", "told"),
     [
         ("name: broken", "name: FULL", "two rows are called 'full', or"),
+        ("name: broken", "name: β", "a row is called 'β'; a name needs a letter"),
+        ("set: {fail: true}", "set: {fail: true}\n    set: {}", 'the key "set" is repeated'),
+        ("set: {factor: 4.0}", "set: {seed: 3}", "set names seed; name it under seeds"),
         ("seeds: [0, 1]\n", "", "seeds: Field required"),
         ("set: {factor: 4.0}", "sets: {factor: 4.0}", r"rows\.1\.sets: Extra inputs"),
         ("set: {factor: 4.0}", "against: nobody", "against names 'nobody'"),
@@ -92,6 +101,7 @@ def toys(world, monkeypatch):
     (world / "fake.py").write_text(FAKE)
     second = world / "notebooks" / "02_second.ipynb"
     second.write_text(second.read_text().replace("factor: float", "seed: int = 0  # seed\\nfactor: float"))
+    (world / "notebooks" / "10_variant.ipynb").write_bytes(second.read_bytes())
     pages, commands = [], []
 
     def fake(command, **how):
@@ -120,7 +130,18 @@ def test_rows_and_seeds_become_runs_whose_table_grows(toys, capsys):
     assert told[1].split() == ["full", "0", "0.5000", "0.2500", "9.0", "1.5"]  # what was copied cost nothing
     asked = [command[command.index("--shared") + 1 :] for command in commands]
     assert asked[1][0].endswith("base.yaml") and asked[1][1:3] == ["--name", "toy-twice-2-seed0"]
-    assert asked[1][3:] == ["-p", "rows=4", "-p", "factor=4.0", "-p", "seed=0", "-p", "rate=0.2"]
+    assert asked[1][3:] == [
+        "-p",
+        "rows=4",
+        "-p",
+        'stages=["10_variant"]',
+        "-p",
+        "factor=4.0",
+        "-p",
+        "seed=0",
+        "-p",
+        "rate=0.2",
+    ]
     execute("Twice (β 2)", seeds=[0, 1], name="again")
     assert pages[1] == [f"again-{row}-seed{seed}" for row in ("full", "twice-2") for seed in (0, 1)]
 
@@ -142,6 +163,10 @@ def test_wrong_rows_and_keys_are_refused_before_anything_runs(toys):
         execute("ful")
     with pytest.raises(RecipeError, match=r'full: .*unknown key "factr"'):
         execute("broken", overrides=["factr=2.0"])
+    with pytest.raises(RecipeError, match="full: the stages lack 10_variant"):
+        execute(overrides=["stages=[01_first]"])
+    with pytest.raises(DataError, match="jobs is -1"):
+        execute(jobs=-1)
     assert not Path("runs").exists()
 
 

@@ -197,4 +197,7 @@ def _fault(fault: ErrorDetails, root: Any) -> str:
         name = f' "{entry["name"]}"' if isinstance(entry, dict) and "name" in entry else ""
         place, path = f", rule {number + 1}{name}", path[3:]
     keys = "".join(f": {part}" for part in path if isinstance(part, str))
-    return f"{place}{keys}: {fault['msg'].removeprefix('Value error, ')}; found {fault['input']!r}"
+    wanted = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "string_type":  # YAML reads 17 as a number and `no` as a truth value
+        wanted = "expected text, in quotes where it may be read as something else"
+    return f"{place}{keys}: {wanted}; found {fault['input']!r}"

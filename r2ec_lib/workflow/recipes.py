@@ -136,8 +136,11 @@ def load(
     name, stages = name or values.pop("name", None) or path.stem, values.pop("stages", None)
     if isinstance(name, str) and not RUN_NAME.fullmatch(name):
         problems.append(f'{path}: name "{name}": use letters, digits, ".", "_" and "-", without a folder.')
+    if stages == []:
+        problems.append(f"{path}: stages is empty; name one, or leave the key out for the usual ones.")
     if isinstance(stages, list):
-        problems += [f"{path}: stages: {no_stage(one, notebooks)}" for one in stages if one not in notebooks]
+        unknown = [one for one in stages if isinstance(one, str) and one not in notebooks]
+        problems += [f"{path}: stages: {no_stage(one, notebooks)}" for one in unknown]
     if problems:
         raise RecipeError("\n".join(problems))
     folder = folder or Path.cwd()

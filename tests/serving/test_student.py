@@ -117,10 +117,11 @@ def test_a_reason_tells_where_the_item_stands_with_the_text_and_without_it_and_w
     model = pair.teacher
     words = "the red mug. a blue lamp likes the chair. kettle."
     [chain] = chains_of(model, [words])
-    monkeypatch.setattr(model, "sample", lambda prompts, longest: SimpleNamespace(chains=[chain]))
-    why = pair.explain(["i3", "i4"], "i7")
+    monkeypatch.setattr(model, "sample", lambda prompts, longest: SimpleNamespace(chains=[chain] * (longest == 9)))
+    past = {"hours": [72.0, 2.0], "ratings": [5.0, 1.0]}
+    why = pair.explain(["i3", "i4"], "i7", **past, max_new_tokens=9)
     assert (why.item_id, why.title, why.reasoning) == ("i7", "blue mug", words)
-    rows = model.purchases([["i3", "i4"]])
+    rows = model.purchases([["i3", "i4"]], *([values] for values in past.values()))
     candidates = [item for item in range(30) if item not in (3, 4)]
 
     def log_p(text):

@@ -9,6 +9,7 @@ import torch
 
 from r2ec_lib.data.schema import DataError
 from r2ec_lib.evaluation.answers import chains_of
+from r2ec_lib.model.collaborative import Collaborative
 from r2ec_lib.serving import student as students
 from r2ec_lib.serving.student import FastR2ec, Student
 
@@ -64,8 +65,17 @@ def test_a_saved_student_gives_the_same_states(tiny, student, samples, tmp_path)
 
 def test_a_folder_without_a_student_says_what_to_run(tiny, tmp_path):
     tiny.save(tmp_path / "model")
-    with pytest.raises(FileNotFoundError, match=r"model/student holds no student .* Run 09_student\.ipynb"):
-        FastR2ec.load(tmp_path / "model")
+    for _ in range(2):
+        with pytest.raises(FileNotFoundError, match=r"model/student holds no student .* Run 09_student\.ipynb"):
+            FastR2ec.load(tmp_path / "model")
+        (tmp_path / "model" / students.FOLDER).mkdir(exist_ok=True)
+
+
+def test_scores_of_a_student_hold_what_its_teacher_adds_to_them(tiny, student, samples):
+    tiny.collaborative = Collaborative(torch.arange(30)[:, None].roll(1, 0), torch.full((30, 1), 5.0))
+    states = student.states(tiny, samples)
+    torch.testing.assert_close(student.scores(tiny, samples), tiny.scores(states, samples["history"].to_list()))
+    assert (student.scores(tiny, samples) - tiny.head.scores(states)).abs().max() > 1
 
 
 def test_an_r2ec_with_its_student_is_loaded_from_one_folder(tiny, student, tmp_path):

@@ -64,7 +64,8 @@ def execute(
         if fresh and run.path.exists():
             shutil.rmtree(run.path)
         _check_settings([stage for stage, reason in _forecast(run, plan, library) if reason][1:], variables)
-        write_text(recipes.as_yaml(recipe, declared, [stage.name for stage in plan]), run.recipe)
+        order = [stage.name for stage in plan]
+        write_text(recipes.as_yaml(recipe, declared, order), run.recipe)
         facts, previous = provenance.record(recipe, run, variables), ""
         for stage in plan:
             parts = stages.ingredients(stage.source, stage.values, previous, library)

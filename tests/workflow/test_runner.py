@@ -132,8 +132,8 @@ def test_a_run_that_does_not_exist_is_named_with_those_that_do(world):
     (world / "runs" / "stray").mkdir()
     with pytest.raises(kernels.RunError, match=r'There are: quickstart\. Did you mean "quickstart"\?'):
         runner.existing_run("quickstar", world / "runs")
-    for name, runs in (("quickstart", world / "runs"), (str(world / "runs" / "quickstart"), world / "elsewhere")):
-        assert runner.existing_run(name, runs).path == world / "runs" / "quickstart"
+    for name, runs in (("quickstart", world / "runs"), ("runs/quickstart", world / "elsewhere")):
+        assert runner.existing_run(name, runs).path.resolve() == (world / "runs" / "quickstart").resolve()
 
 
 @pytest.fixture

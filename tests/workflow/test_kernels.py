@@ -93,12 +93,13 @@ def test_a_kernel_has_its_values_and_its_folder_and_its_children_the_environment
 
 
 def test_a_check_runs_the_tagged_cells_alone_with_the_values_where_the_notebook_is(tmp_path):
-    tagged = "#: check\nimport pathlib\nassert pathlib.Path('a.ipynb').exists()\nassert rows > 5, f'{rows} rows'"
+    tagged = "#: check\nimport pathlib\nassert pathlib.Path('log.csv').exists() and rate == 0.5\nassert rows > 5, f'{rows} rows'"
     notebook(tmp_path / "a.ipynb", FIRST, "raise RuntimeError('not tagged')", "#: check\n# A text", tagged)
+    (tmp_path / "log.csv").write_text("")
     kernels.check_settings(tmp_path / "a.ipynb", {"rows": 6})
     with pytest.raises(kernels.RunError, match=r"^a\.ipynb: AssertionError: 5 rows"):
         kernels.check_settings(tmp_path / "a.ipynb", {"rows": 5})
-    assert [path.name for path in tmp_path.iterdir()] == ["a.ipynb"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.ipynb", "log.csv"]
 
 
 @pytest.mark.parametrize(
@@ -118,7 +119,7 @@ def test_a_failed_cell_is_named_by_the_last_heading_above_it(tmp_path, name, tol
 
 
 def test_the_peak_is_the_largest_sum_over_all_children(monkeypatch):
-    sizes, seen = iter([[3, 4], [9], [1, 1]]), threading.Event()
+    sizes, seen = iter([[3, 4], [5], [1, 1]]), threading.Event()
 
     def children(recursive):
         now = next(sizes, None) if recursive else []
@@ -129,7 +130,7 @@ def test_the_peak_is_the_largest_sum_over_all_children(monkeypatch):
     monkeypatch.setattr(kernels.psutil, "Process", lambda: SimpleNamespace(children=children))
     with kernels._PeakMemory() as peak:
         assert seen.wait(60)
-    assert peak.bytes == 9
+    assert peak.bytes == 7
 
 
 def test_the_kernel_is_this_python_whatever_kernels_the_user_has_and_only_for_the_time_of_it(tmp_path, monkeypatch):

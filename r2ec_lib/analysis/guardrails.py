@@ -21,6 +21,7 @@ from r2ec_lib.analysis.mentions import mentions
 from r2ec_lib.analysis.rules import Forbid, Ground, GuardrailError, Guardrails, ItemSet, Limit, NeverRecommend, Rule
 from r2ec_lib.analysis.words import phrase, words
 from r2ec_lib.data.purchases import is_one
+from r2ec_lib.data.schema import whole_number
 from r2ec_lib.model import R2ec
 from r2ec_lib.model.r2ec import Recommendation
 
@@ -77,6 +78,12 @@ def blocked(
             applies, barred = _bars(rule, histories, texts, items)
             result |= applies[:, None] & barred[None, :]
     return result
+
+
+def idle(guardrails: Guardrails, items: pd.DataFrame) -> list[str]:
+    """Names of the rules that bar no item of a catalogue at all, perhaps for a mistyped word or id."""
+    rules = [rule for rule in guardrails.rules if isinstance(rule, NeverRecommend)]
+    return [rule.name for rule in rules if not _inside(rule.items, items, rule.name).any()]
 
 
 def _bars(
@@ -187,6 +194,7 @@ def recommend(
         history, k, hours, ratings, max_new_tokens: as in `R2ec.recommend`, with its errors.
         seed: of the reasons tried anew, which also depend on the histories that are asked together.
     """
+    whole_number(k, "k", 1)  # before a reasoning takes its time
     samples = model.purchases(history, hours, ratings)
     samples, shown = samples.assign(sample_id=range(len(samples))), samples["history"].to_list()
     first = model.sample(model.prompts.user_ids(samples, model.titles), max_new_tokens)

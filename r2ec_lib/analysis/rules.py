@@ -26,6 +26,7 @@ from pydantic_core import ErrorDetails
 
 from r2ec_lib.analysis.words import phrase, words
 from r2ec_lib.data.schema import DataError
+from r2ec_lib.data.storage import YamlLoader
 
 
 class GuardrailError(DataError):
@@ -175,7 +176,7 @@ def parse(text: str, where: str = "guardrails") -> Guardrails:
         GuardrailError: every fault of the text, with its rule.
     """
     try:
-        root = yaml.load(text, _UniqueKeys)
+        root = yaml.load(text, YamlLoader)
         if not isinstance(root, dict):
             raise GuardrailError(f"{where}: expected keys and values, with the rules under `rules:`.")
         guardrails = TypeAdapter(Guardrails).validate_python(root)
@@ -188,18 +189,6 @@ def parse(text: str, where: str = "guardrails") -> Guardrails:
     return guardrails
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """Safe YAML that refuses a repeated key: the first of two rules would be lost in silence."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = set()
-        for key, _ in node.value:
-            if key.value in keys:
-                raise yaml.YAMLError(f'line {key.start_mark.line + 1}: the key "{key.value}" is repeated')
-            keys.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
 def _fault(fault: ErrorDetails, root: Any) -> str:
     """One of pydantic's errors with the rule by number and name, the key, and what was found."""
     path, place = fault["loc"], ""
@@ -208,4 +197,7 @@ def _fault(fault: ErrorDetails, root: Any) -> str:
         name = f' "{entry["name"]}"' if isinstance(entry, dict) and "name" in entry else ""
         place, path = f", rule {number + 1}{name}", path[3:]
     keys = "".join(f": {part}" for part in path if isinstance(part, str))
-    return f"{place}{keys}: {fault['msg'].removeprefix('Value error, ')}; found {fault['input']!r}"
+    wanted = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "string_type":  # YAML reads 17 as a number and `no` as a truth value
+        wanted = "expected text, in quotes where it may be read as something else"
+    return f"{place}{keys}: {wanted}; found {fault['input']!r}"

@@ -107,7 +107,7 @@ def kind_of(path: Path) -> str:
     if suffix not in KINDS:
         raise DataError(f"{path}: expected a name in .csv, .jsonl (also .gz) or .parquet.")
     if not path.is_file():
-        raise DataError(f"{path}: no such file. Correct the path in the recipe.")
+        raise DataError(f"{path}: no such file. Correct the path.")
     try:
         with _open(path) as file:
             head = file.read(8)

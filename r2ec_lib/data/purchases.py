@@ -15,7 +15,7 @@ from r2ec_lib.data.texts import plain_text
 
 SAME_ACTION = pd.Timedelta(minutes=1)
 """Times of one action, computed back from hours stored as float32, differ by less than this."""
-LISTS = (list, tuple, np.ndarray, pd.Series, pd.Index)
+LISTS = (list, tuple, np.ndarray, pd.Series, pd.Index, pd.api.extensions.ExtensionArray)
 """What may hold the item ids of a history, or histories."""
 
 
@@ -81,12 +81,9 @@ def purchases_table(
     rows = []
     for number, ids in enumerate(histories):
         name = f"history {number + 1}"
-        _sequence(ids, name, "a list of item ids, oldest first")
-        keys = [plain_text(item) if isinstance(item, (float, np.floating)) else str(item) for item in ids]
+        keys = catalogue_ids(ids, name, item_index)
         if not keys:
             raise DataError(f"{name} is empty; a recommendation needs at least one purchase.")
-        if missing := [key for key in keys if key not in item_index]:
-            raise DataError(f"{name} holds {missing[0]!r}, which is not in the catalogue. Add it with add_items.")
         ages = _numbers(hours, number, f"hours of {name}", [24.0 * back for back in range(len(keys), 0, -1)])
         if not (np.isfinite(ages) & (ages >= 0)).all() or (np.diff(ages) > 0).any():
             raise DataError(f"hours of {name} are {ages.tolist()}; expected hours ago, oldest first, none below 0.")
@@ -96,6 +93,18 @@ def purchases_table(
         kept = slice(-max_history if max_history else None, None)
         rows.append((np.array([item_index[key] for key in keys], np.int32)[kept], ages[kept], stars[kept]))
     return pd.DataFrame(rows, columns=["history", "history_hours", "history_ratings"])
+
+
+def catalogue_ids(ids: Any, name: str, item_index: Mapping[str, int]) -> list[str]:
+    """Item ids, texts or numbers, as the catalogue has them: text, whole numbers without a decimal point.
+
+    Raises DataError, which calls them `name`, for anything but a list, and for an id that the catalogue lacks.
+    """
+    _sequence(ids, name, "a list of item ids")
+    keys = [plain_text(item) if isinstance(item, (float, np.floating)) else str(item) for item in ids]
+    if missing := [key for key in keys if key not in item_index]:
+        raise DataError(f"{name} holds {missing[0]!r}, which is not in the catalogue. Add it with add_items.")
+    return keys
 
 
 def actions(samples: pd.DataFrame) -> pd.DataFrame:

@@ -98,6 +98,8 @@ def clean_items(df: pd.DataFrame, where: Where = "items") -> pd.DataFrame:
     are left out, and columns without a name where they are empty or number the rows, as the index does that a
     spreadsheet or pandas writes along. Raises DataError as `schema.validate_items`, and for other nameless columns.
     """
+    schema.check_names(list(df.columns), schema.name_of(where))
+    df = schema.counted(df, where)
     left_out = [name for name in df.columns if schema.sums_up_future(name)]
     for position, name in enumerate(df.columns, start=1):
         if not _NAMELESS.fullmatch(str(name)):
@@ -106,13 +108,14 @@ def clean_items(df: pd.DataFrame, where: Where = "items") -> pd.DataFrame:
         numbers = schema.to_numbers(values)
         if not (numbers % 1 == 0).all() or not numbers.is_unique:
             raise DataError(
-                f"{where(None) if callable(where) else where}: column {position} has no name but holds values such as "
+                f"{schema.name_of(where)}: column {position} has no name but holds values such as "
                 f"{str(values.iloc[0])!r}. Name or remove it."
             )
         left_out.append(name)
     items = df.drop(columns=left_out)
     for name in items.columns.drop("item_id", errors="ignore"):
-        items[name] = items[name].astype(object).map(plain_text)
+        texts = pd.Series([plain_text(value) for value in items[name]], items.index, dtype=object, name=name)
+        items[name] = schema.to_text(texts, where)
     return schema.validate_items(items, where)
 
 
@@ -180,7 +183,7 @@ def select_columns(df: pd.DataFrame, names: Mapping[str, str], where: Where) -> 
     for ours, theirs in names.items():
         if theirs not in df.columns:
             raise DataError(
-                f"{where(None) if callable(where) else where}: no column {theirs!r} for {ours}; found "
+                f"{schema.name_of(where)}: no column {theirs!r} for {ours}; found "
                 f"{', '.join(map(str, df.columns))}. Correct the file or the column mapping."
             )
     return df[list(names.values())].set_axis(list(names), axis=1)

@@ -10,7 +10,8 @@ drops         step, reason, dropped, remaining, example
 
 import re
 from collections.abc import Callable, Hashable, Sequence
-from typing import Final
+from numbers import Integral
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -42,6 +43,16 @@ class DataError(ValueError):
 def at(where: Where, row: int) -> str:
     """'file, line 7' where `where` can tell lines, else 'file, row 6' (rows counted from 1)."""
     return where(row) if callable(where) else f"{where}, row {row + 1}"
+
+
+def name_of(where: Where) -> str:
+    """The file's name alone."""
+    return where(None) if callable(where) else where
+
+
+def counted(df: pd.DataFrame, where: Where) -> pd.DataFrame:
+    """The table with row numbers as `at` takes them. A file's rows have them; a user's own table has any index."""
+    return df if callable(where) else df.reset_index(drop=True)
 
 
 def sums_up_future(name: Hashable) -> bool:
@@ -78,6 +89,23 @@ def to_numbers(values: pd.Series) -> pd.Series:
     return pd.to_numeric(text.str.replace(r"^([+-]?\d+),(\d+)$", r"\1.\2", regex=True), errors="coerce")
 
 
+def whole_number(value: Any, name: str, least: int) -> int:
+    """`value`, an integer of Python or NumPy. Raises DataError for anything else, or below `least`."""
+    if not isinstance(value, Integral) or value < least:
+        raise DataError(f"{name} is {value!r}; expected a whole number, {least} or more.")
+    return int(value)
+
+
+def to_text(values: pd.Series, where: Where) -> pd.Series:
+    """Values as text. Raises DataError for half a character (a lone surrogate), which no file can hold."""
+    try:
+        return values.astype("str")
+    except UnicodeEncodeError:
+        half = values.map(lambda value: bool(re.search("[\ud800-\udfff]", str(value))))
+        _none(half.astype(bool), where, f"half a character in {values.name}", "characters that are whole")
+        raise
+
+
 def to_ids(values: pd.Series, where: Where) -> pd.Series:
     """Ids as text, whole numbers without a decimal point. Raises DataError for a missing id or a list or mapping."""
     if values.dtype == object:
@@ -85,7 +113,7 @@ def to_ids(values: pd.Series, where: Where) -> pd.Series:
         _none(nested.astype(bool), where, f"a list or a mapping as {values.name}", "a text or a number")
     if pd.api.types.is_float_dtype(values.dtype) and (values.dropna() % 1 == 0).all():
         values = values.astype("Int64")
-    text = values.astype("str")
+    text = to_text(values, where)
     _none(values.isna() | (text.str.strip() == ""), where, f"no {values.name}", "every row needs one")
     return text
 
@@ -120,10 +148,11 @@ def validate_interactions(
     Raises DataError for a missing column, an empty table, an empty id, no time, a year outside YEARS, a bad rating.
     """
     low, high = check_rating_range(*rating_range)
+    df = counted(df, where)
     _require(df, INTERACTION_COLUMNS, where)
     ids = {column: to_ids(df[column], where) for column in ("user_id", "item_id")}
     if not isinstance(df["timestamp"].dtype, pd.DatetimeTZDtype):
-        raise DataError(f"{_name(where)}: timestamp has type {df['timestamp'].dtype}, expected times with UTC zone.")
+        raise DataError(f"{name_of(where)}: timestamp has type {df['timestamp'].dtype}, expected times with UTC zone.")
     _none(df["timestamp"].isna(), where, "no timestamp", "every interaction needs a time")
     years = df["timestamp"].dt.year
     _none(~years.between(*YEARS), where, f"a timestamp outside {YEARS[0]}…{YEARS[1]}", "check the unit")
@@ -149,15 +178,15 @@ def drops_table(rows: Sequence[tuple]) -> pd.DataFrame:
 
 
 def _require(df: pd.DataFrame, columns: list[str], where: Where) -> None:
-    check_names(list(df.columns), _name(where))
+    check_names(list(df.columns), name_of(where))
     missing = [name for name in columns if name not in df.columns]
     if missing:
         raise DataError(
-            f"{_name(where)}: no column {', '.join(map(repr, missing))}; found {', '.join(map(str, df.columns))}. "
-            "Name your own columns in the recipe (column_…)."
+            f"{name_of(where)}: no column {', '.join(map(repr, missing))}; found {', '.join(map(str, df.columns))}. "
+            "Rename your columns, or name them in the recipe (column_…)."
         )
     if df.empty:
-        raise DataError(f"{_name(where)}: the table has no rows.")
+        raise DataError(f"{name_of(where)}: the table has no rows.")
 
 
 def _none(bad: pd.Series, where: Where, found: str, expected: str) -> None:
@@ -165,7 +194,3 @@ def _none(bad: pd.Series, where: Where, found: str, expected: str) -> None:
     if bad.any():
         tail = f"; expected: {expected}" if expected else ""
         raise DataError(f"{at(where, bad.index[bad][0])}: {found} ({int(bad.sum())} such rows){tail}.")
-
-
-def _name(where: Where) -> str:
-    return where(None) if callable(where) else where

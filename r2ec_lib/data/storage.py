@@ -1,4 +1,4 @@
-"""Tables (Parquet) and figures (JSON) on disk, written so that a reader never meets half a file.
+"""Tables (Parquet) and figures (JSON) on disk, written so that a reader never meets half a file; choices (YAML).
 
 A file is written under a temporary name in its own folder and then renamed. What a table holds is the business of
 `schema`; this module knows nothing of it.
@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from r2ec_lib.data.schema import DataError
 
@@ -67,6 +68,23 @@ def whole_folder(folder: str | os.PathLike) -> Iterator[Path]:
 def read_json(path: str | Path) -> Any:
     """The object in the JSON file `path`. Raises DataError."""
     return _read(Path(path), lambda p: json.loads(p.read_text(encoding="utf-8")))
+
+
+class YamlLoader(yaml.SafeLoader):
+    """Safe YAML that refuses a repeated key, whose first value would be lost, and leaves dates as text."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for number, key in enumerate(keys):
+            if key.value in [other.value for other in keys[:number]]:
+                raise yaml.YAMLError(f'line {key.start_mark.line + 1}: the key "{key.value}" is repeated')
+        return super().construct_mapping(node, deep)
+
+
+YamlLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 
 
 def sha256(path: str | Path) -> str:

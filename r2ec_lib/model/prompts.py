@@ -60,12 +60,12 @@ def clean(text: str, specials: Sequence[str] = (ANSWER,), max_words: int | None 
 def age(hours: float, coarse: bool = False) -> str:
     """Time before the target, in the paper's form.
 
-    >>> age(291.5), age(3.5), age(291.5, coarse=True)
-    ('12d 3.5h ago', '3.5h ago', '12d ago')
+    >>> age(291.5), age(3.5), age(47.96), age(291.5, coarse=True)
+    ('12d 3.5h ago', '3.5h ago', '2d 0.0h ago', '12d ago')
     """
-    days, rest = divmod(float(hours), 24)
     if coarse:
-        return f"{days:.0f}d ago"
+        return f"{float(hours) // 24:.0f}d ago"
+    days, rest = divmod(round(float(hours), 1), 24)
     return f"{days:.0f}d {rest:.1f}h ago" if days else f"{rest:.1f}h ago"
 
 

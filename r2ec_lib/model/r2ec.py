@@ -22,9 +22,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from r2ec_lib.data.purchases import histories_table, is_one, purchases_table
+from r2ec_lib.data.purchases import catalogue_ids, histories_table, is_one, purchases_table
 from r2ec_lib.data.readers import clean_items
-from r2ec_lib.data.schema import DataError, Where, to_ids, validate_interactions
+from r2ec_lib.data.schema import DataError, Where, to_ids, validate_interactions, whole_number
 from r2ec_lib.data.storage import whole_folder
 from r2ec_lib.model.answer import ANSWER
 from r2ec_lib.model.backbone import add_recommend_token, load_lora, load_pretrained
@@ -223,7 +223,7 @@ class R2ec:
             model did not write it within `max_new_tokens` or ended its turn without it; and the states (B, d), which
             are those of `user_states` for the same chains.
         """
-        if max_new_tokens == 0:
+        if whole_number(max_new_tokens, "max_new_tokens", 0) == 0:
             rows = [[*prompt, *self.prompts.answer.ids] for prompt in prompt_ids]
             states = self.encode(rows, starts=list(map(len, prompt_ids)))
             return Sampled([list(self.prompts.answer.ids) for _ in rows], [False] * len(rows), states)
@@ -283,6 +283,7 @@ class R2ec:
         Raises:
             DataError: an empty history, an id that is not in the catalogue, or numbers that do not fit.
         """
+        whole_number(k, "k", 1)  # before a reasoning takes its time
         rows = self.purchases(history, hours, ratings)
         sampled = self.sample(self.prompts.user_ids(rows, self.titles), max_new_tokens)
         lists = self.best_items(sampled.states, rows["history"].to_list(), k)
@@ -329,8 +330,7 @@ class R2ec:
         Raises:
             DataError: k is below 1.
         """
-        if k < 1:
-            raise DataError(f"k is {k}; expected the length of a list of recommendations, 1 or more")
+        k = whole_number(k, "k", 1)
         ids, titles, lists = self.head.item_ids, self.titles, []
         for rows in torch.arange(len(states)).split(max(1, BLOCK // len(ids))):
             shown = [histories[row] for row in rows.tolist()]
@@ -358,11 +358,10 @@ class R2ec:
         self._replace(catalogue, torch.cat([old, vectors]))
 
     def remove_items(self, item_ids: Sequence[str]) -> None:
-        """Drops items from the catalogue; an unknown id raises a KeyError."""
-        unknown = [item for item in item_ids if item not in self.head.index]
-        if unknown:
-            raise KeyError(f"{unknown[0]!r} is not in the catalogue")
-        kept = ~self.catalogue["item_id"].isin(item_ids)
+        """Drops items from the catalogue. Raises DataError for an unknown id, or where no item would be left."""
+        kept = ~self.catalogue["item_id"].isin(catalogue_ids(item_ids, "item_ids", self.head.index))
+        if not kept.any():
+            raise DataError(f"removing {len(kept):,} items leaves none. Keep one at least.")
         self._replace(self.catalogue[kept], self.head.table[torch.tensor(kept.to_numpy())])
 
     def _replace(self, catalogue: pd.DataFrame, table: Tensor) -> None:
@@ -420,21 +419,21 @@ class R2ec:
             temperature, similarity, readout = (config[name] for name in ("temperature", "similarity", "readout"))
             style = PromptStyle(**config["prompt_style"])
             catalogue = pd.read_parquet(folder / "catalogue.parquet")
+            dtype = dtype or getattr(torch, config.get("dtype", "float32"))
             table, term = load_file(folder / "rec_head.safetensors")["item_table"], None
+            head = RecHead(list(catalogue["item_id"]), table, temperature, similarity, readout)
             if numbers := config.get("collaborative"):
                 tensors = load_file(folder / "collaborative.safetensors")
                 term = Collaborative(tensors["items"], tensors["weights"], **numbers)
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise DataError(f"{folder}: the saved R²ec cannot be read ({reason}). Copy or save it again.") from error
-        dtype = dtype or getattr(torch, config.get("dtype", "float32"))
         lm, tokenizer = load_pretrained(config["base"] or folder / "lm", dtype)
         if readout == "token":
             add_recommend_token(lm, tokenizer)
         if config["base"]:
             lm = load_lora(lm, folder / "adapter")  # type: ignore[assignment]  # it hands on what it wraps
         torch.nn.Module.to(lm, device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        head = RecHead(list(catalogue["item_id"]), table, temperature, similarity, readout)
         return cls(lm.eval(), Prompts(tokenizer, style), catalogue, head, term)
 
 

@@ -18,6 +18,7 @@ from r2ec_lib.serving import student
 REMOVED = "removed"
 """The column of an items file, in any case, that says which of its items go; all others are added or replaced."""
 TRUTHS = {"": False, "0": False, "false": False, "no": False, "1": True, "true": True, "yes": True}
+TRUTHS |= {"0.0": False, "1.0": True}  # numbers with gaps, as pandas writes them
 
 
 def update(model_folder: Path, items_path: Path, columns: Mapping[str, str], remove: bool = False) -> None:
@@ -39,15 +40,13 @@ def update(model_folder: Path, items_path: Path, columns: Mapping[str, str], rem
     mark = next((column for column in raw if column.strip().casefold() == REMOVED), REMOVED)
     gone = pd.Series(True, raw.index) if remove else _truths(raw[mark], where) if mark in raw else ids.isna()
     model = R2ec.load(model_folder)
+    inside = model_folder / student.FOLDER
+    reader = student.Student.load(inside) if inside.is_dir() else None  # new items are read as they are
     present = ids.isin(model.head.item_ids)
     added = raw[~gone].drop(columns=mark, errors="ignore")
     if len(added):
         model.add_items(named_items(added, columns, where), where)
-    if (gone & present).sum() == len(model.head.item_ids):
-        raise DataError(f"{items_path} removes all items of the model. Keep one at least.")
     model.remove_items(ids[gone & present].tolist())
-    inside = model_folder / student.FOLDER
-    reader = student.Student.load(inside) if inside.is_dir() else None  # new items are read as they are
     model.save(model_folder)
     if reader:
         reader.save(inside)

@@ -31,7 +31,7 @@ from r2ec_lib.analysis.rules import Guardrails
 from r2ec_lib.data.formats import place, read_file
 from r2ec_lib.data.purchases import histories_table
 from r2ec_lib.data.readers import LOG_COLUMNS, read_interactions, select_columns
-from r2ec_lib.data.schema import DataError, to_ids
+from r2ec_lib.data.schema import DataError, to_ids, whole_number
 from r2ec_lib.data.storage import read_json, sha256, write_atomically, write_json
 from r2ec_lib.model import R2ec
 from r2ec_lib.model.r2ec import Recommendation
@@ -87,12 +87,14 @@ def recommend(
     """
     if out.suffix != ".parquet":
         raise DataError(f"{out}: expected a name in .parquet for the lists.")
-    if k < 1 or max_new_tokens < 0:
-        raise DataError(f"k is {k} and max_new_tokens {max_new_tokens}; expected 1 or more, and 0 or more.")
+    whole_number(k, "k", 1)
+    whole_number(max_new_tokens, "max_new_tokens", 0)
     _command_of(out)  # refuses a file of something else before any long work
     rails = rules.load(guardrails_path) if guardrails_path else None
     model = R2ec.load(model_folder)
     style = model.prompts.style
+    for name in guardrails.idle(rails, model.catalogue) if rails else ():
+        print(f'The rule "{name}" bars no item of the catalogue.', flush=True)
     log = read_interactions(
         interactions_path,
         columns,
@@ -103,6 +105,8 @@ def recommend(
     if users_path:
         where, name = place(users_path), (LOG_COLUMNS | dict(columns))["user_id"]
         users = to_ids(select_columns(read_file(users_path), {"user_id": name}, where)["user_id"], where).unique()
+        if not len(users):
+            raise DataError(f"{users_path}: the file names no shopper.")
     users = np.array([user for user in users if shard_of(user, shard[1]) == shard[0]], object)
     command = {
         "model": sha256(model_folder),

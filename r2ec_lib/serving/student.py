@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from r2ec_lib.analysis import causal
-from r2ec_lib.data.purchases import is_one
+from r2ec_lib.data.purchases import catalogue_ids, is_one
 from r2ec_lib.data.schema import DataError
 from r2ec_lib.data.storage import read_json, whole_folder, write_json
 from r2ec_lib.evaluation.baselines.networks import pad
@@ -116,15 +117,19 @@ class Student(nn.Module):
 
     @classmethod
     def load(cls, folder: str | os.PathLike) -> "Student":
-        """Reads what `save` wrote. Raises FileNotFoundError where `folder` holds no student."""
+        """Reads what `save` wrote. Raises FileNotFoundError where there is no student, DataError for a broken one."""
         folder = Path(folder)
         if not (folder / SIZES).exists():
             raise FileNotFoundError(
                 f"{folder} holds no student ({SIZES} is missing). Run 09_student.ipynb with student_epochs above "
                 "0 first."
             )
-        student = cls(**read_json(folder / SIZES))
-        student.load_state_dict(load_file(folder / WEIGHTS))
+        try:
+            student = cls(**read_json(folder / SIZES))
+            student.load_state_dict(load_file(folder / WEIGHTS))
+        except (OSError, TypeError, RuntimeError, SafetensorError) as error:
+            reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            raise DataError(f"{folder}: the student cannot be read ({reason}). Copy or train it again.") from error
         return student.eval()
 
 
@@ -190,7 +195,7 @@ class FastR2ec:
 def explain(
     model: R2ec,
     history: Sequence[Any],
-    item: str,
+    item: str | float,
     hours: Sequence[float] | None = None,
     ratings: Sequence[float] | None = None,
     max_new_tokens: int = 128,
@@ -200,8 +205,9 @@ def explain(
     Raises:
         DataError: as `R2ec.recommend`, or the item is not in the catalogue.
     """
-    if item not in model.head.index:
-        raise DataError(f"{item!r} is not in the catalogue. Add it with add_items.")
+    if not is_one(history):
+        raise DataError("an explanation takes one history: a list of item ids, oldest first.")
+    [item] = catalogue_ids([item], "item", model.head.index)
     at = model.head.index[item]
     rows = model.purchases(history, hours, ratings).assign(sample_id=0, user_id="", target=at)
     [chain] = model.sample(model.prompts.user_ids(rows, model.titles), max_new_tokens).chains

@@ -57,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _stopped(stop.number)
     except BrokenPipeError:
         return _stopped(signal.SIGPIPE)
+    except OSError as error:  # a disk that is full, a folder that may not be written
+        return _ended(error, 1)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -20,6 +20,8 @@ import nbformat
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from r2ec_lib.data.storage import YamlLoader
+
 PIPELINE_KEYS = {"base": "str", "name": "str", "stages": "list[str]", "threads": "int"}
 """Keys that the command line itself reads: CPU threads of a kernel among them, 0 for a number that fits the model."""
 COUNTS = ("seed", "bazaar_seed", "threads")
@@ -134,8 +136,11 @@ def load(
     name, stages = name or values.pop("name", None) or path.stem, values.pop("stages", None)
     if isinstance(name, str) and not RUN_NAME.fullmatch(name):
         problems.append(f'{path}: name "{name}": use letters, digits, ".", "_" and "-", without a folder.')
+    if stages == []:
+        problems.append(f"{path}: stages is empty; name one, or leave the key out for the usual ones.")
     if isinstance(stages, list):
-        problems += [f"{path}: stages: {no_stage(one, notebooks)}" for one in stages if one not in notebooks]
+        unknown = [one for one in stages if isinstance(one, str) and one not in notebooks]
+        problems += [f"{path}: stages: {no_stage(one, notebooks)}" for one in unknown]
     if problems:
         raise RecipeError("\n".join(problems))
     folder = folder or Path.cwd()
@@ -224,23 +229,13 @@ def _adapter(kind: str) -> TypeAdapter:
         raise ValueError(f"{kind} is no type of a recipe key ({', '.join(TYPES)}, … | None)") from None
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML in which a date stays text, as Papermill reads it."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-
-
 def _entries(path: Path) -> dict[str, tuple[Any, str]]:
     """Each key of one file with its value and its place ("params/x.yaml line 3")."""
     if not path.is_file():
         raise RecipeError(f"{path}: no such recipe.")
     entries: dict[str, tuple[Any, str]] = {}
     try:
-        loader = _Loader(path.read_text(encoding="utf-8"))
+        loader = YamlLoader(path.read_text(encoding="utf-8"))
         root = loader.get_single_node()
         if root is not None and not isinstance(root, yaml.MappingNode):
             raise RecipeError(f"{path}: expected lines `key: value`.")
@@ -278,7 +273,7 @@ def override(text: str, kinds: Mapping[str, str]) -> tuple[str, Any]:
         raise RecipeError(f"-p {text}: expected key=value.")
     kind = kinds.get(key, "str")
     try:
-        value = yaml.load(raw, _Loader)
+        value = yaml.load(raw, YamlLoader)
     except yaml.YAMLError as error:
         raise RecipeError(f"-p {text}: the value is no valid YAML.") from error
     if kind.startswith("str") and (kind == "str" or value is not None):

@@ -67,14 +67,14 @@ def execute(
         order = [stage.name for stage in plan]
         write_text(recipes.as_yaml(recipe, declared, order), run.recipe)
         facts, previous = provenance.record(recipe, run, variables), ""
-        for number, stage in enumerate(plan):
+        for stage in plan:
             parts = stages.ingredients(stage.source, stage.values, previous, library)
             if stages.is_done(run, stage.name, stages.key(parts)):
                 print(f"{stage.name}: up to date", flush=True)
                 previous = stages.key(parts)
                 continue
             usual = list(folders)
-            later = [name for name in usual[usual.index(stage.name) + 1 :] if name not in order[:number]]
+            later = usual[usual.index(stage.name) + 1 :]
             continues = stages.begin(run, stage.name, later, parts, folders)
             if shared and (other := stages.finished_elsewhere(run, stage.name, stages.key(parts))):
                 cost, previous = stages.copy_from(other, run, stage.name), stages.key(parts)

@@ -18,13 +18,15 @@ import psutil
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from r2ec_lib.data.storage import read_json
+from r2ec_lib.data.schema import whole_number
+from r2ec_lib.data.storage import YamlLoader, read_json
 from r2ec_lib.workflow import recipes, runner
 from r2ec_lib.workflow.folder import NOTEBOOKS, RUNS, RunFolder, shown
 from r2ec_lib.workflow.kernels import RunError
 from r2ec_lib.workflow.recipes import Recipe, RecipeError, did_you_mean
 
-PAGE = "11_ablations"
+ROW, PAGE = "10_variant", "11_ablations"
+"""The stage that measures a row, and the one that compares them."""
 MEMORY_GB = 3.0
 """Free memory without which no run is started beside another one, until a finished run has shown what it takes."""
 
@@ -108,18 +110,22 @@ def load(path: Path) -> Study:
     if not path.is_file():
         raise RecipeError(f"{path}: no such study.")
     try:
-        study = Study.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        study = Study.model_validate(yaml.load(path.read_text(encoding="utf-8"), YamlLoader))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: no valid YAML: {' '.join(str(error).split())}") from error
     except ValidationError as error:
         lines = [f"{path}: {'.'.join(map(str, one['loc'])) or 'study'}: {one['msg']}." for one in error.errors()]
         raise RecipeError("\n".join(lines)) from error
     names, slugs = [row.name for row in study.rows], [row.slug for row in study.rows]
+    if not all(slugs):
+        raise RecipeError(f"{path}: a row is called {names[slugs.index('')]!r}; a name needs a letter a–z or a digit.")
     if twice := [name for name, slug in zip(names, slugs, strict=True) if slugs.count(slug) > 1]:
         raise RecipeError(f"{path}: two rows are called {twice[0]!r}, or have names that differ in signs alone.")
     for row in study.rows:
         if study.opponent(row) not in names:
             raise RecipeError(f"{path}: {row.name}: against names {row.against!r}, and no row is called so.")
+        if "seed" in study.set | row.set:
+            raise RecipeError(f"{path}: {row.name}: set names seed; name it under seeds.")
         if wrong := [f"{key}: {value}" for key, value in row.expects.items() if value not in ("lower", "higher")]:
             raise RecipeError(f"{path}: {row.name}: expects: {wrong[0]}; expected lower or higher.")
         if row.grows and row.grows not in row.set:
@@ -153,6 +159,7 @@ def execute(
         RunError: runs have failed; the page shows the others.
     """
     study = load(path)
+    whole_number(jobs, "jobs", 0)
     study.name = name or study.name
     called = [row.name for row in study.rows]
     if unknown := [row for row in rows if row not in called]:
@@ -166,6 +173,8 @@ def execute(
             plan[run] = recipes.load(path.parent / study.base, declared, chosen, run)
         except RecipeError as error:
             raise RecipeError(f"{path}: {row.name}: {error}") from None
+        if ROW not in (plan[run].stages or ()):
+            raise RecipeError(f"{path}: {row.name}: the stages lack {ROW}, whose figures the page compares. Add it.")
         given = [part for text in chosen for part in ("-p", text)]
         commands[run] = [str(path.parent / study.base), "--name", run, *given]
     table = _Table(study, runs)

@@ -46,7 +46,7 @@ def test_what_happens_to_a_broken_reason_has_defaults_and_can_be_set():
         (f"temperature: .inf\nrules: [{LIMIT}]", ["temperature: ", "finite", "found inf"]),
         (f"temperature: yes\nrules: [{LIMIT}]", ["temperature: ", "valid number", "found True"]),
         ("rules: [{kind: limit, words: 3}]", ["rule 1: name: Field required"]),
-        ("rules: [{name: 3, kind: limit, words: 3}]", ['rule 1 "3": name: Input should be a valid string', "found 3"]),
+        ("rules: [{name: 3, kind: limit, words: 3}]", ['rule 1 "3": name: expected text, in quotes', "found 3"]),
         ("rules: [a]", ["rule 1: ", "found 'a'"]),
         ("rules: [4]", ["rule 1: ", "found 4"]),
         (one("words: 3"), ['rule 1 "x": ', "'kind'"]),
@@ -56,7 +56,7 @@ def test_what_happens_to_a_broken_reason_has_defaults_and_can_be_set():
         (one("kind: limit, words: 0"), ["words: ", "greater than or equal to 1"]),
         (one("kind: forbid, word: [a]"), ["word: Unexpected keyword argument", "found ['a']"]),
         (one("kind: forbid"), ["expected words, patterns or both"]),
-        (one("kind: forbid, words: [no]"), ["words: Input should be a valid string", "found False"]),
+        (one("kind: forbid, words: [no]"), ["words: expected text, in quotes", "found False"]),
         (one("kind: forbid, words: [' ']"), ["words: ", "at least 1 character", "found ' '"]),
         (one("kind: forbid, patterns: ['(a']"), ["patterns: broken regular expression", "found '(a'"]),
         (one("kind: forbid, patterns: [3]"), ["patterns: expected a regular expression in quotes", "found 3"]),
@@ -79,6 +79,7 @@ def test_what_happens_to_a_broken_reason_has_defaults_and_can_be_set():
         ),
         (f"rules: [{LIMIT}, {LIMIT}]", ['rule 2 "x": rule 1 has the same name']),
         ("rules:\n- name: x\n  kind: limit\n  words: 3\n  words: 5", ['line 5: the key "words" is repeated']),
+        ("? [rules]\n: 3", ["found unhashable key"]),
     ],
 )
 def test_a_fault_in_a_rules_file_is_named_with_its_rule_and_what_was_expected(text, parts):

@@ -30,6 +30,7 @@ def test_a_history_becomes_indexes_hours_a_day_apart_and_no_ratings():
         np.array([17.0, 4.0]),
         pd.Series([17, 4]),
         pd.Index(["17", "4"]),
+        pd.Series(["17", "4", "17"]).unique(),
         ["17", 4.0],
     ],
 )

@@ -139,3 +139,22 @@ def test_interactions_stand_by_time_then_shopper_then_as_they_were():
     log = pd.DataFrame({"user_id": list("bcaba"), "item_id": list("12345"), "timestamp": days, "rating": np.nan})
     sound = schema.validate_interactions(log)
     assert "".join(sound["user_id"] + sound["item_id"]) == "c2a3b1b4a5" and sound.index.tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("index", [["x", "y"], [0, 0], pd.MultiIndex.from_tuples([("a", 1), ("b", 2)])])
+def test_rows_of_a_table_are_counted_whatever_its_index(index):
+    log = interactions(rating=[1, 9, 1]).iloc[:2].set_axis(index)
+    with pytest.raises(DataError, match="log, row 2: rating 9 is outside"):
+        schema.validate_interactions(log, "log")
+
+
+@pytest.mark.parametrize(("value", "least"), [("10", 1), (2.0, 1), (None, 1), (0, 1), (-1, 0), ([3], 1)])
+def test_a_number_that_is_not_whole_or_too_small_is_named(value, least):
+    with pytest.raises(DataError, match=rf"k is .*; expected a whole number, {least} or more"):
+        schema.whole_number(value, "k", least)
+    assert schema.whole_number(np.int64(3), "k", least) == 3
+
+
+def test_half_a_character_in_an_id_is_named_with_its_row():
+    with pytest.raises(DataError, match=r"log, row 2: half a character in user_id"):
+        schema.validate_interactions(interactions(user_id=pd.Series(["a", "b\ud83d", "c"], dtype=object)), "log")

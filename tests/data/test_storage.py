@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from r2ec_lib.data import storage
 from r2ec_lib.data.schema import TIME, DataError
@@ -118,3 +119,9 @@ def test_a_folder_is_replaced_by_a_finished_one_alone(tmp_path):
         (fresh / "half").touch()
         raise KeyboardInterrupt
     assert written() == ["a", "a/model", "a/model/second"]
+
+
+def test_yaml_keeps_dates_as_text_and_refuses_a_repeated_key_at_any_depth():
+    assert yaml.load("day: 2020-01-02", storage.YamlLoader)["day"] == "2020-01-02"
+    with pytest.raises(yaml.YAMLError, match='line 3: the key "words" is repeated'):
+        yaml.load("rows:\n- words: 3\n  words: 5", storage.YamlLoader)

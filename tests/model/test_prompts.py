@@ -80,7 +80,7 @@ def test_long_titles_are_cut_and_ordinary_text_is_left_alone():
 
 
 def test_ages_count_days_and_hours():
-    assert age(0.0) == "0.0h ago" and age(24.0) == "1d 0.0h ago" and age(23.96) == "24.0h ago"
+    assert age(0.0) == "0.0h ago" and age(24.0) == "1d 0.0h ago" and age(23.96) == "1d 0.0h ago"
 
 
 STORY = "Watched a film about whales"

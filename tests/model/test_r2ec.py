@@ -1,5 +1,6 @@
 """R²ec: reading out states, closing chains, recommending, changing the catalogue, saving and loading."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -118,6 +119,8 @@ def test_of_items_with_equal_scores_the_first_of_the_catalogue_is_recommended(ti
         ({"history": ["i1"], "hours": [float("nan")]}, "hours of history 1"),
         ({"history": ["i1"], "ratings": [9]}, "expected 1…5"),
         ({"history": ["i1"], "k": 0}, "k is 0"),
+        ({"history": ["i1"], "k": "10"}, "k is '10'"),
+        ({"history": ["i1"], "max_new_tokens": -1}, "max_new_tokens is -1"),
     ],
 )
 def test_a_question_that_cannot_be_answered_is_refused(tiny, given, message):
@@ -132,6 +135,8 @@ def test_ids_may_be_numbers_in_any_kind_of_list(tiny, items, ids):
     model.refresh()
     expected = model.recommend(["17", "4"], k=3, max_new_tokens=4)
     assert model.recommend(ids, k=3, max_new_tokens=4) == expected
+    model.remove_items(ids)
+    assert len(model.titles) == 28
 
 
 def test_a_model_keeps_the_scale_and_the_length_of_its_histories(tiny, tmp_path):
@@ -165,8 +170,13 @@ def test_items_come_and_go_without_training(tiny, items):
     assert not torch.equal(tiny.head.table[tiny.head.index["i3"]], before[3])
     tiny.remove_items(["new", "i0"])
     assert "i0" not in tiny.head.index and len(tiny.catalogue) == len(items) - 1
-    with pytest.raises(KeyError, match="i0"):
-        tiny.remove_items(["i0"])
+    for wrong, message in (
+        (["i0"], "'i0', which is not in"),
+        ("i1", "found 'i1'"),
+        (tiny.head.item_ids, "leaves none"),
+    ):
+        with pytest.raises(DataError, match=message):
+            tiny.remove_items(wrong)
 
 
 def test_the_table_and_the_catalogue_must_agree(tiny, items):
@@ -283,6 +293,8 @@ def test_a_column_that_the_items_lack_is_named(tiny, items):
         ("catalogue.parquet", b"PAR1"),
         ("r2ec.json", b"{"),
         ("r2ec.json", b"{}"),
+        ("r2ec.json", {"dtype": "float99"}),
+        ("catalogue.parquet", 20),
         ("lm/model.safetensors", b"cut"),
         ("lm/tokenizer.json", None),
     ],
@@ -290,7 +302,14 @@ def test_a_column_that_the_items_lack_is_named(tiny, items):
 def test_a_folder_that_was_copied_in_part_is_named(tiny, tmp_path, name, content):
     tiny.save(tmp_path / "model")
     file = tmp_path / "model" / name
-    file.unlink() if content is None else file.write_bytes(content)
+    if content is None:
+        file.unlink()
+    elif isinstance(content, dict):
+        file.write_text(json.dumps(json.loads(file.read_text()) | content))
+    elif isinstance(content, int):
+        tiny.catalogue.head(content).to_parquet(file)
+    else:
+        file.write_bytes(content)
     with pytest.raises(
         (DataError, FileNotFoundError), match=r"model: the saved R²ec cannot be read|model/lm': it is no folder"
     ):

@@ -41,7 +41,8 @@ def test_a_student_stays_and_recommends_the_new_items(folder, tiny):
 
 
 def test_a_whole_file_is_removed_by_its_ids_alone(folder, capsys):
-    model = update(folder, "sku\ni0\ni29\nnever there\n", {"catalogue_id": "sku"}, remove=True)
+    text = "sku,removed\ni0,\ni29,no\nnever there,\n"
+    model = update(folder, text, {"catalogue_id": "sku"}, remove=True)
     assert model.head.item_ids == [f"i{n}" for n in range(1, 29)]
     assert "0 items added, 0 replaced, 2 removed, 1 to remove were not there" in capsys.readouterr().out
 
@@ -50,13 +51,14 @@ def test_a_whole_file_is_removed_by_its_ids_alone(folder, capsys):
     ("text", "choices", "message"),
     [
         ("item_id,title\na,\n", {}, "items.csv, line 2: no title"),
+        ("item_id,title,removed\ni5,,yes\na,,\n", {}, "items.csv, line 3: no title"),
         ("item_id,title,removed\na,harp,\na,harp,yes\n", {}, "items.csv, line 3: the id 'a' is repeated"),
         (
             "item_id,title,removed\na,harp,perhaps\n",
             {},
             "items.csv, line 2: removed is 'perhaps'; expected 0, false, no, 1",
         ),
-        ("item_id\n" + "\n".join(f"i{n}" for n in range(30)), {"remove": True}, "removes all items"),
+        ("item_id\n" + "\n".join(f"i{n}" for n in range(30)), {"remove": True}, "removing 30 items leaves none"),
         ("sku,title\na,harp\n", {}, "no column 'item_id'"),
     ],
 )
@@ -81,8 +83,9 @@ def test_the_old_model_stays_until_the_new_one_is_complete(folder, monkeypatch):
 
 
 def test_the_mark_of_removal_is_found_in_any_case(folder, capsys):
-    assert "i5" not in update(folder, "item_id,title, Removed\ni5,,YES\n").head.item_ids
-    assert "0 items added, 0 replaced, 1 removed" in capsys.readouterr().out
+    text = "item_id,title, Removed\ni5,, YES\ni6,,1.0\n"
+    assert not {"i5", "i6"} & set(update(folder, text).head.item_ids)
+    assert "0 items added, 0 replaced, 2 removed" in capsys.readouterr().out
 
 
 def test_titles_are_read_under_the_name_that_the_file_has_for_them(folder):

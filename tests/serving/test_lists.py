@@ -11,6 +11,7 @@ import pytest
 import torch
 from filelock import FileLock
 
+from r2ec_lib.analysis import rules
 from r2ec_lib.data.schema import DataError
 from r2ec_lib.model import R2ec
 from r2ec_lib.model.r2ec import Recommendation
@@ -19,12 +20,17 @@ from r2ec_lib.serving import lists
 
 @pytest.fixture
 def log(samples, items) -> pd.DataFrame:
-    """An interactions table: u0 to u23 an hour apart, i9 often bought, and a stranger with items of another shop."""
+    """An interactions table: u0 to u23 an hour apart, i9 often bought, a stranger with items of another shop; every
+    other purchase is rated."""
     owned = samples.drop_duplicates("user_id").explode("history")
     rows = list(zip(owned["user_id"], items["item_id"].to_numpy()[owned["history"].astype(int)], strict=True))
     rows += [("u1", "gone"), ("stranger", "x"), ("stranger", "y"), *[(f"u{number}", "i9") for number in range(2, 12)]]
     times = pd.date_range("2024-01-01", periods=len(rows), freq="h", tz="UTC", unit="ms")
-    return pd.DataFrame(rows, columns=["user_id", "item_id"]).assign(timestamp=times, rating=np.float32("nan"))
+    return (
+        pd.DataFrame(rows, columns=["user_id", "item_id"])
+        .assign(timestamp=times, rating=np.float32("nan"))
+        .assign(rating=np.where(np.arange(len(rows)) % 2, 5, np.nan).astype(np.float32))
+    )
 
 
 @pytest.fixture
@@ -75,7 +81,7 @@ def test_each_shopper_gets_the_list_that_the_model_gives_for_the_history(shop, l
 
 
 def test_unknown_items_are_counted_and_who_has_no_other_gets_the_popular_ones(shop, log, capsys):
-    pd.DataFrame({"user_id": ["u1", "nobody", "stranger"]}).to_csv(shop / "users.csv", index=False)
+    pd.DataFrame({"user_id": ["u1", "nobody", "stranger", "u1"]}).to_csv(shop / "users.csv", index=False)
     written = write(shop, users_path=shop / "users.csv").set_index("user_id")
     assert written.index.unique().tolist() == ["u1", "nobody", "stranger"]
     assert set(written.loc["u1", "note"]) == {"1 interactions with unknown items left out"}
@@ -106,18 +112,25 @@ def test_an_interrupted_command_goes_on_where_it_was(shop, monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     ("change", "named"),
-    [({"k": 4}, "k"), ({"shard": (1, 2)}, "shard"), ({"log": "other.parquet"}, "interactions"), ({}, "model")],
+    [
+        ({"k": 4}, "k"),
+        ({"shard": (1, 2)}, "shard"),
+        *(({}, name) for name in ("interactions", "model", "shoppers in a")),
+    ],
 )
 def test_parts_of_another_command_are_not_gone_on_from(shop, log, monkeypatch, change, named):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         asked_about(patch, fail_at=2)
         write(shop)
-    log.iloc[1:].to_parquet(shop / "other.parquet")
-    if not change:
+    if named == "interactions":
+        log.iloc[1:].to_parquet(shop / "log.parquet")
+    if named == "shoppers in a":
+        monkeypatch.setattr(lists, "PART", 8)
+    if named == "model":
         model = R2ec.load(shop / "model")
         model.remove_items(["i29"])
         model.save(shop / "model")
-    with pytest.raises(DataError, match=f"with another {named}. Remove the folder .* or name another --out"):
+    with pytest.raises(DataError, match=f"with another {named}.* Remove the folder .* or name another --out"):
         write(shop, **change)
     assert write(shop, "new.parquet", **change)["user_id"].nunique() > 5
 
@@ -138,7 +151,12 @@ def test_two_processes_do_not_write_the_same_file(shop):
         write(shop)
 
 
-def test_a_file_of_something_else_is_left_alone(shop, log):
+def test_what_cannot_be_done_is_known_before_the_model_is_loaded(shop, log, monkeypatch):
+    """A file of something else is left alone."""
+    monkeypatch.setattr(R2ec, "load", lambda folder: pytest.fail("the model was loaded"))
+    for wrong in ({"k": 0}, {"max_new_tokens": -1}):
+        with pytest.raises(DataError, match=f"{next(iter(wrong))} is"):
+            write(shop, **wrong)
     with pytest.raises(DataError, match="holds no lists"):
         write(shop, "log.parquet")
     assert pd.read_parquet(shop / "log.parquet").equals(log)
@@ -160,6 +178,18 @@ def test_a_large_log_is_spread_evenly_over_shards():
     assert counts[0] == 0 and len(counts) == 17 and 900 < counts[1:].min() <= counts[1:].max() < 1100
 
 
+def test_the_popular_items_name_what_the_rules_took_from_their_list_alone(items):
+    bars = rules.parse("rules:\n- {name: sevens, kind: never_recommend, items: {item_id: [i7, i29]}}")
+    given = lists.popular(stub_log(3, item_id=["i7", "i7", "i2"]), items, 2, bars)
+    assert given.item_ids == ["i2", "i0"] and given.actions == (("sevens", "item masked", "i7"),)
+
+
+def test_shoppers_to_whom_the_rules_leave_nothing_are_counted(shop, capsys):
+    (shop / "rules.yaml").write_text("rules:\n- {name: all, kind: never_recommend, items: {brand: [Acme, Globex]}}\n")
+    assert write(shop, guardrails_path=shop / "rules.yaml").empty
+    assert "25 shoppers without a list: the rules or their history leave no item" in capsys.readouterr().out
+
+
 def test_rules_are_kept_and_named_for_popular_items_too(shop):
     barred = ", ".join(f"i{number}" for number in range(9, 18))
     (shop / "rules.yaml").write_text(
@@ -177,9 +207,9 @@ def test_rules_are_kept_and_named_for_popular_items_too(shop):
 
 
 def test_files_are_read_with_their_own_columns(shop, log):
-    names = {"user_id": "customer", "item_id": "sku", "timestamp": "at"}
+    names = {"user_id": "customer", "item_id": "sku", "timestamp": "at", "rating": "stars"}
     seconds = log["timestamp"].astype("int64") // 1000
-    log.assign(timestamp=seconds).drop(columns="rating").rename(columns=names).to_csv(shop / "own.csv", index=False)
+    log.assign(timestamp=seconds).rename(columns=names).to_csv(shop / "own.csv", index=False)
     pd.DataFrame({"customer": ["u3", "u1"]}).to_json(shop / "users.jsonl", orient="records", lines=True)
     choices = {"columns": names, "timestamp_unit": "s", "users_path": shop / "users.jsonl"}
     written, whole = write(shop, log="own.csv", **choices), write(shop, "whole.parquet").set_index("user_id")
@@ -250,10 +280,16 @@ def test_a_part_is_there_only_when_it_is_whole(tmp_path, monkeypatch):
     assert stubbed(tmp_path, stub_log(3), ask)["item_id"].tolist() == ["i0"] * 3
 
 
-def test_it_is_told_how_long_it_will_take_from_what_was_done_so_far(tmp_path, monkeypatch, capsys):
+def test_it_is_told_every_ten_seconds_how_long_it_will_take_from_what_was_done_so_far(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(lists, "PART", 1)
+    ticks = iter(range(0, 600, 6))
+    with monkeypatch.context() as patch:
+        patch.setattr(lists.time, "monotonic", lambda: next(ticks))
+        stubbed(tmp_path, stub_log(12), lambda part: [Recommendation(["i0"], ["pen"], [1.0], "")], {"k": 2})
+    told = [line.partition(" ")[0] for line in capsys.readouterr().out.splitlines() if "left" in line]
+    assert told == ["1", "3", "5", "7", "9", "11"]
     clock = iter(range(0, 6000, 60))  # a minute a part
     monkeypatch.setattr(lists.time, "monotonic", lambda: next(clock))
-    monkeypatch.setattr(lists, "PART", 1)
     stubbed(tmp_path, stub_log(12), lambda part: [Recommendation(["i0"], ["pen"], [1.0], "")])
     told = [line for line in capsys.readouterr().out.splitlines() if "left" in line]
     assert told[0] == "1 of 12 parts of 1 shoppers, about 11 min left"
@@ -282,7 +318,9 @@ def test_lists_are_made_anew_where_a_file_beside_the_log_has_changed(shop, name,
     ]
 
 
-@pytest.mark.parametrize("change", [{"max_new_tokens": 3}, {"columns": {"item_id": "second"}}])
+@pytest.mark.parametrize(
+    "change", [{"max_new_tokens": 3}, {"columns": {"item_id": "second"}}, {"timestamp_unit": "s"}]
+)
 def test_lists_of_other_settings_are_not_these_lists(shop, log, change):
     log.assign(second=log["item_id"].to_numpy()[::-1]).to_parquet(shop / "log.parquet")
     for choices in ({}, change):
@@ -299,3 +337,12 @@ def test_ratings_are_read_on_the_scale_of_the_model(tiny, shop, log):
     log.assign(rating=np.float32(11)).to_parquet(shop / "log.parquet")
     with pytest.raises(DataError, match="rating 11 is outside 0…10"):
         write(shop, "other.parquet", shard=(1, 6))
+
+
+def test_what_names_nobody_or_nothing_is_told(shop, capsys):
+    (shop / "users.csv").write_text("user_id\n")
+    with pytest.raises(DataError, match=r"users\.csv: the file names no shopper"):
+        write(shop, users_path=shop / "users.csv")
+    (shop / "rules.yaml").write_text("rules:\n- {name: typo, kind: never_recommend, items: {item_id: [I9]}}\n")
+    write(shop, guardrails_path=shop / "rules.yaml", shard=(1, 6))
+    assert 'The rule "typo" bars no item of the catalogue.' in capsys.readouterr().out

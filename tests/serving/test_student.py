@@ -9,6 +9,7 @@ import torch
 
 from r2ec_lib.data.schema import DataError
 from r2ec_lib.evaluation.answers import chains_of
+from r2ec_lib.model.collaborative import Collaborative
 from r2ec_lib.serving import student as students
 from r2ec_lib.serving.student import FastR2ec, Student
 
@@ -64,8 +65,17 @@ def test_a_saved_student_gives_the_same_states(tiny, student, samples, tmp_path)
 
 def test_a_folder_without_a_student_says_what_to_run(tiny, tmp_path):
     tiny.save(tmp_path / "model")
-    with pytest.raises(FileNotFoundError, match=r"model/student holds no student .* Run 09_student\.ipynb"):
-        FastR2ec.load(tmp_path / "model")
+    for _ in range(2):
+        with pytest.raises(FileNotFoundError, match=r"model/student holds no student .* Run 09_student\.ipynb"):
+            FastR2ec.load(tmp_path / "model")
+        (tmp_path / "model" / students.FOLDER).mkdir(exist_ok=True)
+
+
+def test_scores_of_a_student_hold_what_its_teacher_adds_to_them(tiny, student, samples):
+    tiny.collaborative = Collaborative(torch.arange(30)[:, None].roll(1, 0), torch.full((30, 1), 5.0))
+    states = student.states(tiny, samples)
+    torch.testing.assert_close(student.scores(tiny, samples), tiny.scores(states, samples["history"].to_list()))
+    assert (student.scores(tiny, samples) - tiny.head.scores(states)).abs().max() > 1
 
 
 def test_an_r2ec_with_its_student_is_loaded_from_one_folder(tiny, student, tmp_path):
@@ -117,10 +127,11 @@ def test_a_reason_tells_where_the_item_stands_with_the_text_and_without_it_and_w
     model = pair.teacher
     words = "the red mug. a blue lamp likes the chair. kettle."
     [chain] = chains_of(model, [words])
-    monkeypatch.setattr(model, "sample", lambda prompts, longest: SimpleNamespace(chains=[chain]))
-    why = pair.explain(["i3", "i4"], "i7")
+    monkeypatch.setattr(model, "sample", lambda prompts, longest: SimpleNamespace(chains=[chain] * (longest == 9)))
+    past = {"hours": [72.0, 2.0], "ratings": [5.0, 1.0]}
+    why = pair.explain(["i3", "i4"], "i7", **past, max_new_tokens=9)
     assert (why.item_id, why.title, why.reasoning) == ("i7", "blue mug", words)
-    rows = model.purchases([["i3", "i4"]])
+    rows = model.purchases([["i3", "i4"]], *([values] for values in past.values()))
     candidates = [item for item in range(30) if item not in (3, 4)]
 
     def log_p(text):
@@ -141,7 +152,7 @@ def test_a_reason_tells_where_the_item_stands_with_the_text_and_without_it_and_w
 
 
 def test_an_unknown_item_has_no_reason(pair):
-    with pytest.raises(DataError, match=r"'i99' is not in the catalogue"):
+    with pytest.raises(DataError, match=r"'i99', which is not in the catalogue"):
         pair.explain(["i3"], "i99")
 
 
@@ -189,3 +200,21 @@ def test_an_effect_is_measured_at_the_temperature_of_the_model_whatever_ends_a_s
     full, *left = (one.log_softmax(dim=0)[candidates.index(7)].item() for one in scores)
     effects = pair.explain(["i3", "i4"], "i7").sentences["effect"].tolist()
     assert effects == pytest.approx([full - one for one in left], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [("student.safetensors", b"cut"), ("student.safetensors", None), ("student.json", b'{"dims": 3}')],
+)
+def test_a_broken_student_is_named(student, tmp_path, file, content):
+    student.save(tmp_path / "student")
+    (tmp_path / "student" / file).unlink() if content is None else (tmp_path / "student" / file).write_bytes(content)
+    with pytest.raises(DataError, match="student: the student cannot be read"):
+        Student.load(tmp_path / "student")
+
+
+def test_an_explanation_takes_an_id_as_a_number_and_one_history_alone(pair, items):
+    pair.teacher._replace(items.assign(item_id=[str(number) for number in range(30)]), pair.teacher.head.table)
+    assert pair.explain([3, 4], 7, max_new_tokens=2).item_id == "7"
+    with pytest.raises(DataError, match="takes one history"):
+        pair.explain([[3, 4], [5]], 7)

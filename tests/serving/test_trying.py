@@ -50,6 +50,11 @@ def test_the_audience_of_an_item_are_those_for_whom_it_stands_highest(tiny, samp
     ]
     places = [one.item_ids.index("i7") + 1 for one in lists if "i7" in one.item_ids]
     assert first["rank"] in places
+    texts = map(tiny.decode, tiny.reason(tiny.prompts.user_ids(samples, tiny.titles), 4))
+    assert sorted(zip(found["user_id"], found["reasoning"], strict=True)) == sorted(
+        zip(samples["user_id"], texts, strict=True)
+    )
+    assert found["reasoning"].nunique() > 1
 
 
 def test_lists_stand_side_by_side_with_what_is_new_in_bold():

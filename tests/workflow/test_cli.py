@@ -3,8 +3,10 @@
 import os
 import re
 import signal
+import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import psutil
@@ -120,8 +122,31 @@ def test_a_recipe_is_printed_with_its_base_for_all_stages_or_one(world, monkeypa
     assert cli.main(["recipe", "toy.yaml"]) == 0
     everything = yaml.safe_load(capsys.readouterr().out)
     assert everything["factor"] == 3.0 and everything["ks"] == [5, 10] and everything["name"] == "toy"
-    assert cli.main(["recipe", "toy.yaml", "--stage", "3"]) == 2
-    assert '"3" (01_first, 02_second)' in capsys.readouterr().err
+    for stage in ("3", "0"):
+        assert cli.main(["recipe", "toy.yaml", "--stage", stage]) == 2
+        assert f'"{stage}" (01_first, 02_second)' in capsys.readouterr().err
+
+
+def test_what_is_typed_reaches_the_run_the_report_and_the_study(world, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "NOTEBOOKS", world / "notebooks")
+    asked = []
+    monkeypatch.setattr(cli, "execute", lambda recipe, **how: asked.append((recipe.name, how)) or world / "page")
+    monkeypatch.setattr(cli, "check", lambda recipe: asked.append((recipe.name, "checked")))
+    monkeypatch.setattr(cli.study, "execute", lambda *given: asked.append(given) or world / "page")
+    monkeypatch.setattr(cli, "existing_run", lambda name: RunFolder(world / name))
+    monkeypatch.setattr(cli.report, "render", lambda run: asked.append(run.path.name) or world / "page")
+    (world / "toy.yaml").write_text("")
+    for line in ("run toy.yaml --name a --fresh", "run toy.yaml --shared", "run toy.yaml --check", "report b"):
+        assert cli.main(line.split()) == 0
+    assert cli.main("study s.yaml --row x --row y --seeds 1 2 --jobs 3 --name n -p rows=1".split()) == 0
+    assert asked == [
+        ("a", {"fresh": True, "shared": False}),
+        ("toy", {"fresh": False, "shared": True}),
+        ("toy", "checked"),
+        "b",
+        (Path("s.yaml"), ["x", "y"], [1, 2], 3, ["rows=1"], "n"),
+    ]
+    assert capsys.readouterr().out.splitlines() == [*["Report: page"] * 3, "Study: page"]
 
 
 @pytest.fixture
@@ -169,6 +194,13 @@ def test_lists_without_reasonings_for_some_shoppers_of_a_shard(shop):
     assert written["user_id"].unique().tolist() == expected and set(written["reasoning"]) == {""}
 
 
+def test_times_in_seconds_are_read_as_such(shop, capsys):
+    Path("seconds.csv").write_text("customer,sku,at\nu1,i3,1700000000\n")
+    command = [RECOMMEND[0], RECOMMEND[1], "seconds.csv", *RECOMMEND[3:], "--no-reasoning"]
+    assert cli.main(command) == 1 and "It would fit timestamp_unit 's'" in capsys.readouterr().err
+    assert cli.main([*command, "-p", "timestamp_unit=s"]) == 0 and len(pd.read_parquet("lists.parquet")) == 2
+
+
 def test_items_are_changed_by_a_command(shop, capsys):
     Path("items.csv").write_text("sku,title\nnew,gold harp\ni3,gold flute\n")
     assert cli.main(["items", "model", "items.csv", "-p", "column_catalogue_id=sku"]) == 0
@@ -186,6 +218,7 @@ def test_items_are_changed_by_a_command(shop, capsys):
         ([*RECOMMEND, "-p", "column_rating=stars"], 1, "log.csv: no column 'stars' for rating"),
         ([*RECOMMEND, "--guardrails", "log.csv"], 1, "log.csv: expected keys and values"),
         ([*RECOMMEND, "--k", "0"], 1, "k is 0"),
+        ([*RECOMMEND, "--out", "log.csv/lists.parquet"], 1, "Not a directory: 'log.csv/"),
     ],
 )
 def test_a_command_that_cannot_be_done_ends_with_one_message(shop, arguments, code, told, capsys):
@@ -210,3 +243,21 @@ def test_a_signal_that_comes_where_python_drops_exceptions_still_stops():
         last = Last()
         del last
         time.sleep(20)
+
+
+def test_signals_and_lost_exceptions_are_handled_as_before_once_it_is_over(capsys):
+    """What is ignored, as by nohup, stays ignored; other lost exceptions are shown as ever."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    handlers, hook = [signal.getsignal(number) for number in cli.STOPS], sys.unraisablehook
+    lost = []
+    try:
+        sys.unraisablehook = lost.append
+        with cli._stopped_by_signals():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) not in handlers
+            sys.unraisablehook(SimpleNamespace(exc_value=ValueError("x")))
+        assert [signal.getsignal(number) for number in cli.STOPS] == handlers and sys.unraisablehook == lost.append
+    finally:
+        signal.signal(signal.SIGHUP, before)
+        sys.unraisablehook = hook
+    assert len(lost) == 1

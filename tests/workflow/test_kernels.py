@@ -1,13 +1,19 @@
 """One notebook in its kernel: what it is given, what is shown of it, and that nothing outlives it."""
 
 import io
+import json
 import os
 import signal
 import subprocess
 import sys
+import threading
+from pathlib import Path
+from types import SimpleNamespace
 
+import nbformat
 import psutil
 import pytest
+from papermill.exceptions import PapermillExecutionError
 from workflow.toy import FIRST, notebook
 
 from r2ec_lib.workflow import kernels
@@ -54,7 +60,7 @@ def test_threads_fit_the_model_unless_someone_has_chosen(monkeypatch, parameters
     monkeypatch.setattr(psutil, "cpu_count", lambda logical: 16 if logical else 8)
     for name, value in user.items():
         monkeypatch.setenv(name, value)
-    assert kernels.environment(parameters)["OMP_NUM_THREADS"] == str(threads)
+    assert kernels.environment(parameters).items() >= {"OMP_NUM_THREADS": str(threads), **kernels.QUIET}.items()
 
 
 def test_one_core_has_one_thread(monkeypatch):
@@ -72,15 +78,69 @@ def test_threads_wait_briefly_unless_the_user_says_how(monkeypatch, name):
     assert "GOMP_SPINCOUNT" not in kernels.environment(TINY)
 
 
-def test_a_kernel_and_its_children_have_the_environment_from_their_start(tmp_path):
+def test_a_kernel_has_its_values_and_its_folder_and_its_children_the_environment_from_their_start(tmp_path):
     """torch reads it when it is loaded, in the kernel and in whatever the kernel starts."""
+    folder = tmp_path / "{a} {}"
     code = "import os; print(os.environ['OMP_NUM_THREADS'], os.environ['GOMP_SPINCOUNT'])"
     child = "import subprocess, sys\nprint(subprocess.check_output([sys.executable, '-c', code], text=True))"
-    notebook(tmp_path / "a.ipynb", FIRST, f"code = {code!r}\nexec(code)", child)
+    last = "import pathlib\nprint(rows, pathlib.Path.cwd().name, end='')"
+    notebook(folder / "a.ipynb", FIRST, f"code = {code!r}\nexec(code)", child, last)
     out = io.StringIO()
     variables = {"OMP_NUM_THREADS": "3", "GOMP_SPINCOUNT": "7"}
-    kernels.run_notebook(tmp_path / "a.ipynb", tmp_path / "out.ipynb", {}, out, variables)
-    assert out.getvalue().split() == ["3", "7", "3", "7"]
+    cost = kernels.run_notebook(folder / "a.ipynb", folder / "deep" / "out.ipynb", {"rows": 8}, out, variables)
+    assert out.getvalue().split() == ["3", "7", "3", "7", "8", "{a}", "{}"] and out.getvalue().endswith("\n")
+    assert 0.02 < cost["peak_memory_gb"] < 4 and 0 < cost["seconds"] < 600
+
+
+def test_a_check_runs_the_tagged_cells_alone_with_the_values_where_the_notebook_is(tmp_path):
+    tagged = "#: check\nimport pathlib\nassert pathlib.Path('log.csv').exists() and rate == 0.5\nassert rows > 5, f'{rows} rows'"
+    notebook(tmp_path / "a.ipynb", FIRST, "raise RuntimeError('not tagged')", "#: check\n# A text", tagged)
+    (tmp_path / "log.csv").write_text("")
+    kernels.check_settings(tmp_path / "a.ipynb", {"rows": 6})
+    with pytest.raises(kernels.RunError, match=r"^a\.ipynb: AssertionError: 5 rows"):
+        kernels.check_settings(tmp_path / "a.ipynb", {"rows": 5})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.ipynb", "log.csv"]
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("DataError", "too few"), ("ValueError", "too few"), ("OSError", "OSError: too few\nat: go(x)")]
+)
+def test_a_failed_cell_is_named_by_the_last_heading_above_it(tmp_path, name, told):
+    """What a person can mend is told without the line of code."""
+    trace = ["\x1b[0;32m----> 3\x1b[0m go(x)", f"{name}: too few"]
+    cells = ["# First\n## Second", "#: x\ngo(x)", "# Third"]
+    notebook(tmp_path / "a.ipynb", FIRST, *cells)
+    document = nbformat.read(tmp_path / "a.ipynb", as_version=4)
+    document.cells[3].outputs = [nbformat.v4.new_output("error", ename=name, evalue="too few", traceback=trace)]
+    nbformat.write(document, tmp_path / "a.ipynb")
+    error = PapermillExecutionError(3, 1, "go(x)", name, "too few", trace)
+    explained = kernels._explained(error, tmp_path / "a.ipynb", tmp_path / "a.ipynb")
+    assert explained == f'a.ipynb, under "Second": {told}'
+
+
+def test_the_peak_is_the_largest_sum_over_all_children(monkeypatch):
+    sizes, seen = iter([[3, 4], [5], [1, 1]]), threading.Event()
+
+    def children(recursive):
+        now = next(sizes, None) if recursive else []
+        if now is None:
+            seen.set()
+        return [SimpleNamespace(memory_info=lambda rss=rss: SimpleNamespace(rss=rss)) for rss in now or ()]
+
+    monkeypatch.setattr(kernels.psutil, "Process", lambda: SimpleNamespace(children=children))
+    with kernels._PeakMemory() as peak:
+        assert seen.wait(60)
+    assert peak.bytes == 7
+
+
+def test_the_kernel_is_this_python_whatever_kernels_the_user_has_and_only_for_the_time_of_it(tmp_path, monkeypatch):
+    for before in (None, str(tmp_path)):
+        monkeypatch.setenv("JUPYTER_PATH", before) if before else monkeypatch.delenv("JUPYTER_PATH", raising=False)
+        with kernels._kernel_spec({"A": "1"}):
+            first, *others = os.environ["JUPYTER_PATH"].split(os.pathsep)
+            spec = json.loads((Path(first) / "kernels" / "python3" / "kernel.json").read_text())
+        assert spec["argv"][0] == sys.executable and spec["env"] == {"A": "1"} and others == [before] * bool(before)
+        assert os.environ.get("JUPYTER_PATH") == before
 
 
 @pytest.mark.parametrize("ending", ["returns", "raise RuntimeError('broken')", "os.kill(os.getpid(), 9)"])

@@ -44,6 +44,8 @@ def test_an_unknown_key_names_the_nearest_one_and_its_notebook(world):
         ("name: up/there", "without a folder"),
         ("stages: [03_third]", 'no notebook "03_third"'),
         ("stages: [01_frist]", 'Did you mean "01_first"?'),
+        ("stages: [01, [a]]", "stages: expected list[str], found list: [1, ['a']]"),
+        ("stages: []", "stages is empty; name one"),
         ("base: toy.yaml", "leads back to itself"),
         ("base: none.yaml", "no such recipe"),
     ],

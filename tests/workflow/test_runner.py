@@ -131,9 +131,11 @@ def test_a_study_of_other_runs_is_made_only_where_a_recipe_names_it():
 
 def test_a_run_that_does_not_exist_is_named_with_those_that_do(world):
     (world / "runs" / "quickstart" / ".stages").mkdir(parents=True)
+    (world / "runs" / "stray").mkdir()
     with pytest.raises(kernels.RunError, match=r'There are: quickstart\. Did you mean "quickstart"\?'):
         runner.existing_run("quickstar", world / "runs")
-    assert runner.existing_run("quickstart", world / "runs").path == world / "runs" / "quickstart"
+    for name, runs in (("quickstart", world / "runs"), ("runs/quickstart", world / "elsewhere")):
+        assert runner.existing_run(name, runs).path.resolve() == (world / "runs" / "quickstart").resolve()
 
 
 @pytest.fixture
@@ -141,8 +143,10 @@ def quick(monkeypatch):
     """Runs without kernels: each stage leaves a file in its folder; the names of the stages that ran."""
     ran = []
 
-    def leave(source, target, given, *_):
+    def leave(source, target, given, output, variables):
         ran.append(source.stem)
+        assert given == {"run_dir": given["run_dir"]} | ({"rows": 9} if "rows" in given else {})
+        assert "OMP_NUM_THREADS" in variables
         folder = Path(given["run_dir"]) / FOLDERS[source.stem][0]
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "left").write_text("x")
@@ -156,6 +160,7 @@ def quick(monkeypatch):
 
 def test_a_fresh_run_begins_from_nothing(world, quick):
     place = RunFolder(world / "runs" / "toy")
+    place.path.mkdir(parents=True)
     run(world)
     (place.path / "stray").write_text("old")
     run(world)
@@ -183,6 +188,39 @@ def test_a_check_tells_of_outputs_that_are_gone_and_of_a_stage_that_was_interrup
     runner.check(recipe, **places, library=world / "toylib")
     told = capsys.readouterr().out.splitlines()[1:]
     assert told == ["01_first: would go on", "02_second: would run (its outputs are gone)"]
+
+
+def test_another_run_s_stage_is_copied_only_where_that_is_asked_for(world, quick):
+    for name in ("one", "two"):
+        run(world, f"name: {name}\nstages: [01_first]")
+    assert quick == ["01_first"] * 2
+
+
+def test_settings_are_checked_of_the_stages_that_will_run_but_the_first(world, quick, monkeypatch):
+    checked = []
+    monkeypatch.setattr(kernels, "check_settings", lambda source, *_: checked.append(source.stem))
+    run(world)
+    run(world)
+    assert checked == ["02_second"]
+    places = {"notebooks": world / "notebooks", "runs": world / "runs", "folders": FOLDERS}
+    runner.check(load(world, ""), **places, library=world / "toylib")
+    assert checked[1:] == ["01_first", "02_second"]
+
+
+def test_a_run_is_current_until_its_recipe_says_something_else(world, quick):
+    run(world)
+    declared = recipes.declared_in(world / "notebooks")
+    places = {"notebooks": world / "notebooks", "runs": world / "runs", "folders": FOLDERS}
+    current = [
+        runner.is_current(load(world, text), declared, **places, library=world / "toylib") for text in ("", "rows: 9")
+    ]
+    assert current == [True, False]
+
+
+def test_a_notebook_that_is_no_stage_is_refused(world, quick):
+    notebook(world / "notebooks" / "03_third.ipynb", FIRST)
+    with pytest.raises(kernels.RunError, match='there is no notebook "03_third"'):
+        run(world, "stages: [01_first, 03_third]")
 
 
 def test_the_threads_of_a_run_fit_the_model_of_its_recipe(world, monkeypatch):

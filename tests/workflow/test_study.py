@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from r2ec_lib.data.schema import DataError
+from r2ec_lib.data.storage import write_json
 from r2ec_lib.workflow import recipes, runner, study
 from r2ec_lib.workflow.folder import NOTEBOOKS
 from r2ec_lib.workflow.kernels import RunError
@@ -15,11 +17,11 @@ START = subprocess.Popen
 TOY = """name: toy
 base: base.yaml
 seeds: [0, 1]
-set: {rows: 4}
+set: {rows: 4, stages: [10_variant]}
 rows:
   - name: full
   - name: Twice (β 2)
-    set: {factor: 4.0}
+    set: {factor: 4.0, rows: 5}
   - name: broken
     set: {fail: true}
     seeds: [0]
@@ -27,9 +29,15 @@ rows:
 
 
 def written(folder: Path, text: str = TOY) -> Path:
+    folder.mkdir(exist_ok=True)
     (folder / "base.yaml").write_text("rate: 0.1\n")
     (folder / "study.yaml").write_text(text)
     return folder / "study.yaml"
+
+
+def test_a_day_in_a_study_is_text(tmp_path):
+    found = study.load(written(tmp_path, TOY.replace("factor: 4.0", "start: 2020-01-02")))
+    assert study._settings(found, found.rows[1], 0)[-2] == "start=2020-01-02"
 
 
 def test_a_study_of_rows_and_seeds_makes_runs_row_by_row(tmp_path):
@@ -38,22 +46,34 @@ def test_a_study_of_rows_and_seeds_makes_runs_row_by_row(tmp_path):
     assert names == ["toy-full-seed0", "toy-full-seed1", "toy-twice-2-seed0", "toy-twice-2-seed1", "toy-broken-seed0"]
     one = [found.run_name(row, seed) for row, seed in found.runs(["Twice (β 2)"], [7])]
     assert one == ["toy-full-seed7", "toy-twice-2-seed7"]  # with the row that it is compared with
+    assert [seed for _, seed in found.runs(["broken"], [7])] == [7, 7] and study.Row(
+        name="Rate 0.5!"
+    ).slug == "rate-0.5"
     by_run = found.by_run([*names, "toy-twice-2-seed7", "other-full-seed0", "toy-none-seed0"])
     assert {name: (row.name, seed) for name, (row, seed) in by_run.items()} == {
         **{name: (row.name, seed) for name, (row, seed) in zip(names, found.runs(), strict=True)},
         "toy-twice-2-seed7": ("Twice (β 2)", 7),
     }
+    found.name = "t.y"
+    assert not found.by_run(names)
 
 
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [
         ("name: broken", "name: FULL", "two rows are called 'full', or"),
+        ("name: broken", "name: β", "a row is called 'β'; a name needs a letter"),
+        ("set: {fail: true}", "set: {fail: true}\n    set: {}", 'the key "set" is repeated'),
+        ("factor: 4.0", "seed: 3", "set names seed; name it under seeds"),
         ("seeds: [0, 1]\n", "", "seeds: Field required"),
-        ("set: {factor: 4.0}", "sets: {factor: 4.0}", r"rows\.1\.sets: Extra inputs"),
-        ("set: {factor: 4.0}", "against: nobody", "against names 'nobody'"),
-        ("set: {factor: 4.0}", "expects: {ndcg@20: worse}", "expects: ndcg@20: worse; expected lower or higher"),
-        ("set: {factor: 4.0}", "grows: factor", "grows names 'factor', which the row does not set"),
+        ("set: {factor: 4.0, rows: 5}", "sets: {factor: 4.0}", r"rows\.1\.sets: Extra inputs"),
+        ("set: {factor: 4.0, rows: 5}", "against: nobody", "against names 'nobody'"),
+        (
+            "set: {factor: 4.0, rows: 5}",
+            "expects: {ndcg@20: worse}",
+            "expects: ndcg@20: worse; expected lower or higher",
+        ),
+        ("set: {factor: 4.0, rows: 5}", "grows: factor", "grows names 'factor', which the row does not set"),
         ("rows:", "rows: [", "no valid YAML"),
     ],
 )
@@ -64,10 +84,21 @@ def test_a_wrong_study_is_refused_with_its_place(tmp_path, old, new, told):
 
 
 def test_rows_of_one_key_and_the_first_row_are_a_curve(tmp_path):
-    text = TOY.replace("set: {factor: 4.0}", "set: {factor: 4.0}\n    grows: factor")
+    text = TOY.replace("set: {factor: 4.0, rows: 5}", "set: {factor: 4.0}\n    grows: factor")
     found = study.load(written(tmp_path, text))
     assert found.sizes(["full", "Twice (β 2)", "broken"]) == {"factor": ["full", "Twice (β 2)"]}
     assert found.sizes(["full", "broken"]) == {}
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(None, "no such study"), (b"", "study: Input should be"), ("name: é".encode("latin-1"), "no valid YAML")],
+)
+def test_a_file_that_is_no_study_is_named(tmp_path, content, told):
+    if content is not None:
+        (tmp_path / "study.yaml").write_bytes(content)
+    with pytest.raises(RecipeError, match=rf"study\.yaml: {told}"):
+        study.load(tmp_path / "study.yaml")
 
 
 FAKE = """
@@ -92,6 +123,7 @@ def toys(world, monkeypatch):
     (world / "fake.py").write_text(FAKE)
     second = world / "notebooks" / "02_second.ipynb"
     second.write_text(second.read_text().replace("factor: float", "seed: int = 0  # seed\\nfactor: float"))
+    (world / "notebooks" / "10_variant.ipynb").write_bytes(second.read_bytes())
     pages, commands = [], []
 
     def fake(command, **how):
@@ -107,7 +139,7 @@ def toys(world, monkeypatch):
     monkeypatch.setattr(study, "_page", lambda plan, path, names, runs: pages.append(names) or runs / "page")
 
     def execute(*names, **options):
-        return study.execute(written(world), names, runs=world / "runs", **options)
+        return study.execute(written(world / "params"), names, runs=world / "runs", **options)
 
     return execute, pages, commands
 
@@ -120,7 +152,8 @@ def test_rows_and_seeds_become_runs_whose_table_grows(toys, capsys):
     assert told[1].split() == ["full", "0", "0.5000", "0.2500", "9.0", "1.5"]  # what was copied cost nothing
     asked = [command[command.index("--shared") + 1 :] for command in commands]
     assert asked[1][0].endswith("base.yaml") and asked[1][1:3] == ["--name", "toy-twice-2-seed0"]
-    assert asked[1][3:] == ["-p", "rows=4", "-p", "factor=4.0", "-p", "seed=0", "-p", "rate=0.2"]
+    chosen = ["rows=5", 'stages=["10_variant"]', "factor=4.0", "seed=0", "rate=0.2"]
+    assert asked[1][3:] == [part for text in chosen for part in ("-p", text)]
     execute("Twice (β 2)", seeds=[0, 1], name="again")
     assert pages[1] == [f"again-{row}-seed{seed}" for row in ("full", "twice-2") for seed in (0, 1)]
 
@@ -130,9 +163,9 @@ def test_a_study_goes_on_past_a_failed_run_and_later_runs_it_alone(toys, capsys)
     with pytest.raises(RunError, match=r"1 of 5 runs failed \(runs/.logs/toy-broken-seed0\.txt\)"):
         execute()
     assert len(commands) == 5 and len(pages[0]) == 4
-    assert "broken on purpose" in Path("runs/.logs/toy-broken-seed0.txt").read_text()
-    with pytest.raises(RunError):
+    with pytest.raises(RunError, match="1 of 5 runs failed"):
         execute()
+    assert Path("runs/.logs/toy-broken-seed0.txt").read_text().count("broken on purpose") == 2
     assert len(commands) == 6 and capsys.readouterr().out.count("0.2500") == 8
 
 
@@ -142,6 +175,10 @@ def test_wrong_rows_and_keys_are_refused_before_anything_runs(toys):
         execute("ful")
     with pytest.raises(RecipeError, match=r'full: .*unknown key "factr"'):
         execute("broken", overrides=["factr=2.0"])
+    with pytest.raises(RecipeError, match="full: the stages lack 10_variant"):
+        execute(overrides=["stages=[01_first]"])
+    with pytest.raises(DataError, match="jobs is -1"):
+        execute(jobs=-1)
     assert not Path("runs").exists()
 
 
@@ -167,8 +204,34 @@ def test_no_run_is_started_beside_another_without_memory_for_it(toys, monkeypatc
         return started[-1]
 
     monkeypatch.setattr(study.subprocess, "Popen", counted)
-    execute("full", jobs=2)
+    monkeypatch.setattr(study.psutil, "cpu_count", lambda logical: 8)
+    execute("full", jobs=2, seeds=[0, 1, 2])
     assert max(beside) == most
+
+
+def test_a_finished_run_shows_how_much_memory_another_needs(tmp_path, capsys):
+    found = study.load(written(tmp_path))
+    for seed, peaks in ((0, (0.5, 0.75)), (1, (0.25, 0.25))):
+        folder = tmp_path / f"toy-full-seed{seed}"
+        stages = {str(number): {"seconds": 1, "peak_memory_gb": peak} for number, peak in enumerate(peaks)}
+        write_json(
+            {"models": {"r2ec": {"hit@5": 1, "ndcg@20": 1}}, "tokens": 1}, folder / "evaluation" / "metrics.json"
+        )
+        write_json({"stages": stages}, folder / "provenance.json")
+    table = study._Table(found, tmp_path)
+    for seed in (0, 1):
+        table.add(f"toy-full-seed{seed}")
+        assert table.memory_gb == 0.75
+    assert capsys.readouterr().out.count("NDCG@20") == 1
+
+
+def test_the_page_is_a_run_of_its_own_that_knows_the_file_and_the_finished_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(study.runner, "execute", lambda recipe, runs: (recipe, runs))
+    found = study.load(written(tmp_path))
+    recipe, runs = study._page(found, Path("study.yaml"), ["toy-full-seed0"], tmp_path / "runs")
+    values = {"study_path": str(tmp_path.resolve() / "study.yaml"), "study_runs": ["toy-full-seed0"]}
+    assert (recipe.name, recipe.values, recipe.stages, runs) == ("toy", values, ["11_ablations"], tmp_path / "runs")
 
 
 def test_a_stopped_study_ends_the_runs_that_it_started(toys, monkeypatch):

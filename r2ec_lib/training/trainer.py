@@ -43,8 +43,6 @@ class RecPOTrainer(GRPOTrainer):
         evaluate: ranks the validation sample in place of computing a loss on it.
         _generate_and_score_completions: between scoring and shuffling into micro-batches, each trajectory gets what
             the recommendation action needs; TRL hands the loss a fixed set of tensors.
-        _prepare_inputs: keeps groups whole where a rollout is split into the micro-batches of one optimiser step, so
-            that a prompt is not computed in each of them; TRL shuffles the rows.
         _get_per_token_logps_and_entropies: computes each distinct prompt once; TRL repeats it for its G chains.
 
     Args:
@@ -136,18 +134,6 @@ class RecPOTrainer(GRPOTrainer):
             kept = inputs[: self.args.rollout_users * self.num_generations]
             self.rollout_log += self._table_rows(kept, output)
         return output
-
-    def _prepare_inputs(self, generation_batch: Any) -> Any:
-        """TRL's micro-batches, with `rollout.whole_groups` where all of them make one optimiser step.
-
-        Where a rollout serves several steps TRL's order stays, since each step has to be a sample of all users.
-        """
-        inputs, parts = super()._prepare_inputs(generation_batch), self.args.steps_per_generation or 1
-        first = self.model.training and self._step % (parts * self.num_iterations) == 0
-        if not first or parts == 1 or parts != self.args.gradient_accumulation_steps:
-            return inputs
-        self._buffered_inputs = rollout.whole_groups(self._buffered_inputs)
-        return self._buffered_inputs[0]
 
     def roll_out(self, rows: list[int], _: Any = None) -> dict[str, Any]:
         """TRL's `rollout_func`: a trajectory for each entry of `rows` (B), rows of the samples, each G times in it.
@@ -285,6 +271,7 @@ class RecPOTrainer(GRPOTrainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """TRL's token terms plus the item term of Eq. 8, whose states come from the pass over the chains."""
+        inputs = self._of_whole_groups(inputs)
         warming, count = self._warming(), len(inputs["best"])
         self.beta = self._kl_weight()
         if warming:
@@ -318,6 +305,16 @@ class RecPOTrainer(GRPOTrainer):
             return token_loss + item_loss + earlier - earlier.detach()
         live.carried += torch.autograd.grad(item_loss, items, retain_graph=True)[0]
         return token_loss + item_loss
+
+    def _of_whole_groups(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """A micro-batch of `rollout.whole_groups` in place of TRL's, whose rows are shuffled, so that a prompt is not
+        computed in each of them; only where all micro-batches of a rollout make one optimiser step. Where it serves
+        several steps, each has to be a sample of all users."""
+        parts = self._buffered_inputs
+        if not parts or not 1 < len(parts) == self.args.gradient_accumulation_steps or inputs is not parts[0]:
+            return inputs  # those after the first have been put in order with it
+        self._buffered_inputs = rollout.whole_groups(parts)
+        return self._buffered_inputs[0]
 
     def _item_log_probs(self, states: Tensor, rows: Tensor, items: Tensor, candidates: Tensor) -> Tensor:
         """`RecHead.log_probs` (B,) for states of rows of the training samples."""

@@ -308,12 +308,31 @@ def test_micro_batches_of_one_step_hold_whole_groups_in_order_of_their_prompts(m
     torch.manual_seed(5)
     for step in range(asked):
         trainer._step = step
-        part = trainer._prepare_inputs(rows * (asked // 3))
+        part = trainer._of_whole_groups(trainer._prepare_inputs(rows * (asked // 3)))
         read.append(part["sample_rows"].tolist())
         targets = trainer.targets(part["sample_rows"]).tolist()
         assert all(target in part["candidates"][0] for target in targets)
     assert sorted(row for part in read for row in part) == sorted(2 * (asked // 3) * users)
     assert (read == [[user, user] for user in reversed(users)]) == whole
+
+
+def test_a_step_of_whole_groups_has_the_gradient_of_one_whose_rows_are_shuffled(make_trainer, monkeypatch):
+    size = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 3, "num_generations": 2}
+    grads = []
+    for ordered in (True, False):
+        trainer = make_trainer(**size)
+        _, rows = uneven(trainer)
+        if not ordered:
+            monkeypatch.setattr(rollout, "whole_groups", lambda parts: parts)
+        trainer.current_gradient_accumulation_steps = 3
+        torch.manual_seed(5)
+        for step in range(3):
+            trainer.accelerator.gradient_state._set_sync_gradients(step == 2)
+            trainer.training_step(trainer.model, rows, None)
+        grads.append({name: weight.grad for name, weight in trainer.model.named_parameters()})
+    assert any(grad.abs().max() > 1e-3 for grad in grads[0].values())
+    for name, grad in grads[0].items():
+        assert torch.allclose(grad, grads[1][name], atol=1e-6), name
 
 
 def test_whole_groups_leave_each_trajectory_its_own_figures(make_trainer):

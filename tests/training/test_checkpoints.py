@@ -104,7 +104,7 @@ for attempt in range(kills + 1):
 
 def test_killed_at_twenty_random_moments_a_training_ends_with_the_weights_of_an_undisturbed_one(run):
     """Moments are counted in changes to files, some a little later: that is where a kill could do harm."""
-    whole, broken = (run(name, max_steps=30) for name in ("whole", "broken"))
+    whole, broken = (run(name, max_steps=40) for name in ("whole", "broken"))
     jobs.train(whole, **QUIET)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -115,7 +115,7 @@ def test_killed_at_twenty_random_moments_a_training_ends_with_the_weights_of_an_
     )
     lines = done.stdout.splitlines()
     assert done.returncode == 0, done.stderr
-    assert lines.count("killed") == 20
+    assert done.stdout.count("killed") == 20  # some in the middle of a line
     assert any(line.startswith("resumed at step") for line in lines) and any(
         "is passed over" in line for line in lines
     )

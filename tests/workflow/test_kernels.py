@@ -93,7 +93,7 @@ def test_a_kernel_has_its_values_and_its_folder_and_its_children_the_environment
 
 
 def test_a_check_runs_the_tagged_cells_alone_with_the_values_where_the_notebook_is(tmp_path):
-    tagged = "#: check\nimport pathlib\nassert pathlib.Path('log.csv').exists() and rate == 0.5\nassert rows > 5, f'{rows} rows'"
+    tagged = "#: check\nimport os\nassert os.path.exists('log.csv') and rate == 0.5\nassert rows > 5, f'{rows} rows'"
     notebook(tmp_path / "a.ipynb", FIRST, "raise RuntimeError('not tagged')", "#: check\n# A text", tagged)
     (tmp_path / "log.csv").write_text("")
     kernels.check_settings(tmp_path / "a.ipynb", {"rows": 6})

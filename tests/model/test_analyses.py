@@ -87,3 +87,37 @@ def test_no_title_or_brand_of_an_analysis_forges_a_control_token(prompts):
     ids = {token for text in texts for token in prompts.tokenizer(text)["input_ids"]}
     assert not ids & set(prompts.tokenizer.all_special_ids)
     assert any("red" in text for text in texts) and any("trusts" in text for text in texts)
+
+
+class Steady:
+    """A generator that takes everything in its order."""
+
+    permutation = staticmethod(np.arange)
+
+    def integers(self, low, high):
+        return high - 1
+
+    def choice(self, values, size, replace, p):
+        assert not replace and p.sum() == pytest.approx(1)
+        return values[:size]
+
+
+def test_an_analysis_states_what_the_last_five_purchases_and_their_rare_words_say(prompts):
+    """ "lamp" and "wide" are too common to tell anything; a word tells once a title, and short ones never."""
+    titles = ["alpha lamp", "Amber lamp", "birch ab birch birch lamp", "amber wide lamp", "cedar ab wide lamp"]
+    titles += ["dune xy wide lamp -", *(f"plain wide {number}" for number in range(6, 12)), *["plain lamp"] * 28]
+    brands = ["Old", "Globex", "Acme", "Acme", "", "Initech", *["Hooli"] * 34]
+    items = pd.DataFrame({"item_id": [f"i{number}" for number in range(40)], "title": titles, "brand": brands})
+    analyst = Analyst(items, prompts)
+    facts = "The needs are about amber and birch. The shopper trusts Acme."
+    told = "The last purchase was dune xy wide lamp. Before that came cedar ab wide lamp. " + facts
+    assert analyst.write([0, 1, 2, 3, 4, 5], Steady()) == told
+    likely = (np.array([6, 7, 8]), np.array([0.5, 0.3, 0.2]))
+    assert analyst.write([0, 1, 2, 3, 4, 5], Steady(), likely) == told + " Next may come plain wide 6 or plain wide 7."
+    assert analyst.write([1, 3], Steady()).startswith(
+        "The last purchase was amber wide lamp. Before that came Amber lamp."
+    )
+    one = pd.DataFrame({"history": [[1, 2]], "history_hours": [[50.0, 3.0]], "history_ratings": [[5.0, 4.0]]})
+    documents = generic_documents(items, one, prompts, n=1)
+    assert [document.answer for document in documents[:6]] == ["alpha", "amber", "birch", "amber", "cedar", "dune"]
+    assert documents[40].prompt == prompts.user_text([titles[1], titles[2]], [50.0, 3.0], [5.0, 4.0])

@@ -33,10 +33,18 @@ def test_an_item_that_nobody_bought_neither_speaks_nor_is_spoken_for(samples_of)
 
 
 def test_the_rarest_items_are_left_out_where_a_catalogue_is_too_large(samples_of, monkeypatch):
-    train = samples_of({"a": [0, 1, 2], "b": [0, 1], "c": [0, 1, 3]})
+    train = samples_of({"a": [1, 3, 2], "b": [1, 3], "c": [1, 3, 0]})
     monkeypatch.setattr(module, "MOST", 2)
-    few = Collaborative(*item_weights(train, 4, penalty=1.0)).scores([[0], [2]])
-    assert few[0].nonzero().flatten().tolist() == [1] and not few[1].any()
+    few = Collaborative(*item_weights(train, 4, penalty=1.0)).scores([[1], [2]])
+    assert few[0].nonzero().flatten().tolist() == [3] and not few[1].any()
+
+
+def test_the_heaviest_weights_of_an_item_are_kept(samples_of, monkeypatch):
+    train = samples_of({f"u{number}": basket for number, basket in enumerate(BASKETS)})
+    items, weights = item_weights(train, 6, penalty=0.7)
+    monkeypatch.setattr(module, "KEPT", 2)
+    fewer, lighter = item_weights(train, 6, penalty=0.7)
+    assert torch.equal(fewer, items[:, :2]) and torch.equal(lighter, weights[:, :2])
 
 
 def test_a_history_is_read_with_its_latest_purchase_first():
@@ -76,9 +84,9 @@ def test_a_model_adds_the_term_to_its_scores_and_keeps_it_on_disk(tiny, samples,
 
 def test_the_term_follows_its_items_when_the_catalogue_changes(tiny, samples):
     before = with_term(tiny).collaborative.scores([[5, 7]])[0]
-    kept = [name for row, name in enumerate(tiny.head.item_ids) if row not in (0, 3)]
+    kept = [name for row, name in enumerate(tiny.head.item_ids) if row not in (2, 3)]
     expected = dict(zip(tiny.head.item_ids, before.tolist(), strict=True))
-    tiny.remove_items([tiny.head.item_ids[0], tiny.head.item_ids[3]])
+    tiny.remove_items([tiny.head.item_ids[2], tiny.head.item_ids[3]])
     tiny.add_items(pd.DataFrame({"item_id": ["new", "i9"], "title": ["white kettle", "renamed lamp"]}))
     index = tiny.head.index
     after = tiny.collaborative.scores([[index["i5"], index["i7"]]])[0]

@@ -43,7 +43,7 @@ def test_each_history_stands_as_it_was_when_its_shopper_came_back_and_the_last_a
 def test_no_more_histories_are_kept_than_asked_for_the_same_for_a_seed():
     few = [distil.histories(purchases(LOG), 3, at_most=4, seed=seed)["history"].map(tuple).tolist() for seed in (1, 1)]
     assert few[0] == few[1] and len(set(few[0])) == 4
-    assert len(distil.histories(purchases(LOG), 3, at_most=40)) == 6
+    assert [len(distil.histories(purchases(LOG), 3, at_most=most)) for most in (5, 6, 40)] == [5, 6, 6]
 
 
 @pytest.fixture
@@ -175,6 +175,9 @@ def test_a_student_is_trained_on_the_states_that_it_gives_later_and_on_the_scale
     torch.testing.assert_close(student.out.bias, torch.tensor(targets.mean(axis=0)))
     assert student.sizes["width"] == 8 and student.sizes["rating_max"] == 10 and taught["how"]["epochs"] == 3
     assert taught["lengths"].tolist() == samples["history"].map(len).tolist()
+    assert len(taught["ranks"]()) == 8
+    distil.fit_backbone(folder, tmp_path / "b", samples, targets, samples.head(5))
+    assert len(taught["ranks"]()) == 5  # of validation
 
 
 def test_each_loss_reads_the_rows_that_are_asked_for(tiny, samples, states):
@@ -210,7 +213,7 @@ def test_rates_rise_and_fall_over_all_epochs_and_gradients_are_those_of_their_ow
     monkeypatch.setattr(torch.optim, "Muon", lambda weights, **how: moved.extend(weights) or muon(weights, **how))
     signs = iter([1.0, -1.0] * 20)
     loss = lambda states, rows: states.mean() * next(signs)  # noqa: E731
-    lengths, ranks = np.full(10, 3), lambda: torch.tensor([1.0])
+    lengths, ranks = np.full(9, 3), lambda: torch.tensor([1.0])
     log = distil.descend(module, module, loss, lengths, ranks, epochs=10, batch_size=5, learning_rate=0.8)
     assert [id(weight) for weight in moved] == [id(module.matrix.weight)]
     assert gradients == [{1.0}, {-1.0}] * 10 and log["epoch"].tolist() == list(range(1, 11))

@@ -50,7 +50,7 @@ def test_the_audience_of_an_item_are_those_for_whom_it_stands_highest(tiny, samp
     ]
     places = [one.item_ids.index("i7") + 1 for one in lists if "i7" in one.item_ids]
     assert first["rank"] in places
-    texts = map(tiny.decode, tiny.reason(tiny.prompts.user_ids(samples, tiny.titles), 4))
+    texts = map(tiny.decode, tiny.sample(tiny.prompts.user_ids(samples, tiny.titles), 4).chains)
     assert sorted(zip(found["user_id"], found["reasoning"], strict=True)) == sorted(
         zip(samples["user_id"], texts, strict=True)
     )

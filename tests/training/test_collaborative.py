@@ -84,3 +84,21 @@ def test_where_nothing_is_masked_what_was_bought_before_may_be_the_target(tiny):
     scores = tiny.head.scores(tiny.user_states(valid))
     ranks = target_ranks(scores, torch.tensor(valid["target"].to_numpy()), None)
     assert tried["valid_ndcg@20"][0] == pytest.approx(float(ndcg(ranks, 20).mean()))
+
+
+def test_each_penalty_is_tried_and_a_weak_term_on_a_model_of_cosines_is_kept_too(tiny, monkeypatch):
+    tiny.head.similarity, asked, weights = "cosine", [], module.item_weights
+
+    def noting(train, num_items, penalty):
+        asked.append(penalty)
+        return weights(train, num_items, penalty)
+
+    monkeypatch.setattr(module, "item_weights", noting)
+    monkeypatch.setattr(module, "BOUGHT", (1.0,))
+    monkeypatch.setattr(module, "ALIKE", (4.0,))
+    valid = pd.concat([walks(8, 1, seed=1), walks(32, 7, seed=2)], ignore_index=True)
+    states = tiny.user_states(valid)
+    tried = add_collaborative(tiny, walks(20, 1, seed=0), valid, states)
+    assert asked == tried["penalty"].unique().tolist() and len(asked) == len(module.PENALTIES) > 1
+    assert tiny.collaborative.texts > 0 and tried["valid_ndcg@20"].max() < 0.5
+    assert value(tiny, valid, states) == pytest.approx(tried["valid_ndcg@20"].max(), abs=1e-6)

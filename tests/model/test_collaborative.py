@@ -83,13 +83,13 @@ def test_a_model_adds_the_term_to_its_scores_and_keeps_it_on_disk(tiny, samples,
 
 
 def test_the_term_follows_its_items_when_the_catalogue_changes(tiny, samples):
-    before = with_term(tiny).collaborative.scores([[5, 7]])[0]
+    before = with_term(tiny).collaborative.scores([[0, 7]])[0]
     kept = [name for row, name in enumerate(tiny.head.item_ids) if row not in (2, 3)]
     expected = dict(zip(tiny.head.item_ids, before.tolist(), strict=True))
     tiny.remove_items([tiny.head.item_ids[2], tiny.head.item_ids[3]])
     tiny.add_items(pd.DataFrame({"item_id": ["new", "i9"], "title": ["white kettle", "renamed lamp"]}))
     index = tiny.head.index
-    after = tiny.collaborative.scores([[index["i5"], index["i7"]]])[0]
+    after = tiny.collaborative.scores([[index["i0"], index["i7"]]])[0]
     assert {name: after[index[name]].item() for name in kept} == pytest.approx({name: expected[name] for name in kept})
     assert after[index["new"]] == 0 and not tiny.collaborative.scores([[index["new"]]]).any()
 

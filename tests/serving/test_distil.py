@@ -212,11 +212,18 @@ def test_rates_rise_and_fall_over_all_epochs_and_gradients_are_those_of_their_ow
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clipped)
     monkeypatch.setattr(torch.optim, "Muon", lambda weights, **how: moved.extend(weights) or muon(weights, **how))
     signs = iter([1.0, -1.0] * 20)
-    loss = lambda states, rows: states.mean() * next(signs)  # noqa: E731
+    values = []
+
+    def loss(states, rows):
+        values.append(states.mean() * next(signs))
+        return values[-1]
+
     lengths, ranks = np.full(9, 3), lambda: torch.tensor([1.0])
     log = distil.descend(module, module, loss, lengths, ranks, epochs=10, batch_size=5, learning_rate=0.8)
     assert [id(weight) for weight in moved] == [id(module.matrix.weight)]
     assert gradients == [{1.0}, {-1.0}] * 10 and log["epoch"].tolist() == list(range(1, 11))
+    pairs = zip(values[::2], values[1::2], strict=True)
+    assert log["loss"].tolist() == pytest.approx([(first + second).item() / 2 for first, second in pairs])
     rise = [0.0, 0.4]
     fall = [0.4 * (1 + math.cos(math.pi * place / 18)) for place in range(18)]
     assert rates == pytest.approx(rise + fall)

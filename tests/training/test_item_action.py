@@ -79,6 +79,15 @@ def test_a_job_that_is_done_is_not_done_again_and_another_one_is(tiny, samples, 
     for other in ({**how, "learning_rate": 2e-2}, {**how, "chains": ([[*tiny.prompts.answer.ids]] * 12, None)}):
         assert not fit_and_save(*places, *tables, 4, **other)["seconds"].equals(log["seconds"])
     before = fit_and_save(*places, *tables, 4, **how)
+    for others in (
+        (samples.iloc[1:13], tables[1]),
+        (tables[0], samples.tail(11)),
+        (tables[0].assign(target=29), tables[1]),
+    ):
+        again = fit_and_save(*places, *others, 4, **how)
+        assert not again["seconds"].equals(before["seconds"])
+        before = again
+    before = fit_and_save(*places, *tables, 4, **how)
     tiny.head.table = tiny.head.table + 1  # another start
     tiny.save(tmp_path / "start")
     assert not fit_and_save(*places, *tables, 4, **how)["seconds"].equals(before["seconds"])
@@ -111,6 +120,7 @@ def test_the_loss_is_equation_7_over_the_targets_that_a_shopper_has_not_bought(
     few["history_ratings"] = [[math.nan] * len(history) for history in few["history"]]
     tiny.head.similarity, tiny.head.temperature = similarity, 0.5
     users, table = tiny.user_states(few).tolist(), tiny.encode(tiny.prompts.item_ids(tiny.catalogue)).tolist()
+    tiny.head.table = torch.zeros_like(tiny.head.table)  # of weights that are long gone
     losses = []
     for user, target, history in zip(users, few["target"], few["history"], strict=True):
         candidates = range(len(table)) if catalogue_negatives else set(few["target"])
@@ -155,11 +165,11 @@ def test_every_sample_is_read_once_before_any_is_read_again(tiny, samples, monke
 @pytest.mark.parametrize("readout", ["last", "mean", "token"])
 def test_one_pass_reads_the_states_and_weighs_the_written_tokens(tiny_with_token, samples, readout, size, monkeypatch):
     monkeypatch.setattr(item_action, "encoded_tokens", lambda lm: size)
-    model, few = tiny_with_token, samples.head(3)
+    model, few = tiny_with_token, samples.head(6)
     model.lm.float()
     model.head.readout = readout
     answer = model.prompts.answer.ids
-    chains = [[7, 8, *answer], [*answer], [9, 10, 11, *answer]]
+    chains = [[9, 10, 11, *answer], [7, 8, *answer], [*answer]] * 2
     prompts = model.prompts.user_ids(few, model.titles)
     users = model.closed([[*ids, *chain] for ids, chain in zip(prompts, chains, strict=True)])
     states, spoken = read_and_spoken(model, users, [len(ids) for ids in prompts])
@@ -171,6 +181,8 @@ def test_one_pass_reads_the_states_and_weighs_the_written_tokens(tiny_with_token
         logits = model.lm(torch.tensor([[*ids, *chain]])).logits[0].log_softmax(dim=-1)
         nats += [-logits[len(ids) + place - 1, token].item() for place, token in enumerate(chain)]
     assert spoken.item() == pytest.approx(sum(nats) / len(nats), abs=1e-4)
+    silent = model.closed([[*ids, *answer] for ids in prompts])
+    assert read_and_spoken(model, silent, [len(ids) for ids in prompts])[1] == 0
 
 
 def test_a_model_goes_on_writing_the_reasonings_that_it_is_given(tiny, samples):
@@ -189,7 +201,7 @@ def test_live_negatives_are_further_candidates(tiny, samples):
     targets = torch.tensor(few["target"].to_numpy())
     seen = seen_mask(few["history"], len(tiny.catalogue))
     whole = -item_log_probs(tiny.head.scores(states), targets, tiny.head.temperature, seen).mean()
-    assert first_loss(tiny, few, live_negatives=len(tiny.catalogue)) == pytest.approx(whole.item(), abs=1e-4)
+    assert first_loss(tiny, few, live_negatives=len(tiny.catalogue) + 9) == pytest.approx(whole.item(), abs=1e-4)
     assert first_loss(tiny, few) < whole
 
 
@@ -228,3 +240,8 @@ def test_each_step_has_the_gradient_of_its_own_batch_and_each_row_of_the_log_its
 def test_an_evaluation_that_is_only_as_good_as_the_best_does_not_put_off_the_end(tiny, samples):
     log = fit_item_action(tiny, samples.head(6), samples.head(4), 40, batch_users=6, learning_rate=0.0, eval_steps=1)
     assert len(log) == 1 + 3
+
+
+def test_the_last_step_is_evaluated_too(tiny, samples):
+    log = fit_item_action(tiny, samples.head(6), samples.head(4), 5, batch_users=6, eval_steps=4)
+    assert log["step"].tolist() == [4, 5]

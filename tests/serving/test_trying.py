@@ -41,6 +41,7 @@ def test_a_word_that_the_reasoning_lacks_is_refused_with_the_reasoning():
 
 def test_the_audience_of_an_item_are_those_for_whom_it_stands_highest(tiny, samples):
     found = trying.audience(tiny, samples, "i7", 4)
+    assert found.index.tolist() == list(range(len(found)))
     assert found["rank"].is_monotonic_increasing and sorted(found["user_id"]) == sorted(samples["user_id"])
     first = found.iloc[0]
     of_user = samples[samples["user_id"] == first["user_id"]]
@@ -64,6 +65,7 @@ def test_lists_stand_side_by_side_with_what_is_new_in_bold():
     }
     shown = trying.beside(lists)
     assert shown.data.to_dict("list") == {"old": ["mug", "<b>lamp"], "new": ["rug", "–"]}
+    assert shown.data.index.tolist() == [1, 2]
     html = shown.to_html()
     assert "&lt;b&gt;lamp" in html and html.count("font-weight: bold") == 1
 

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -240,3 +241,28 @@ def test_an_evaluation_that_is_only_as_good_as_the_best_does_not_put_off_the_end
 def test_the_last_step_is_evaluated_too(tiny, samples):
     log = fit_item_action(tiny, samples.head(6), samples.head(4), 5, batch_users=6, eval_steps=4)
     assert log["step"].tolist() == [4, 5]
+
+
+def test_what_is_left_of_a_round_is_dropped_unless_it_is_all():
+    for samples, batch, size in ((7, 3, 3), (6, 3, 3), (2, 5, 2)):
+        rounds = item_action._rounds(samples, batch, np.random.default_rng(0))
+        assert [len(set(next(rounds))) for _ in range(5)] == [size] * 5
+
+
+def test_reasonings_are_weighed_in_the_gradient_and_read_in_validation(tiny, samples, monkeypatch):
+    tiny.lm.float()
+    few, gradients = samples.head(6), []
+    chains = [[5 + row, 7, *tiny.prompts.answer.ids] for row in range(6)]
+
+    def clipped(weights, most):
+        gradients.append(torch.cat([weight.grad.flatten() for weight in weights]))
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clipped)
+    for weight in (0.0, 1.0, 3.0):
+        how = {"batch_users": 6, "learning_rate": 0.0, "chain_weight": weight}
+        log = fit_item_action(tiny, few, few, 1, (chains, chains), **how)
+    plain, once, thrice = gradients
+    torch.testing.assert_close(thrice - plain, 3 * (once - plain), atol=1e-4, rtol=1e-3)
+    ranks = [ranks_of(tiny, few, tiny.user_states(few, read)) for read in (chains, None)]
+    told, silent = (objective.ndcg(one, 10).mean().item() for one in ranks)
+    assert log["valid_ndcg@10"].item() == pytest.approx(told) and told != silent

@@ -112,7 +112,7 @@ def topk(users: Tensor, table: Tensor, k: int, chunk: int | None = None) -> tupl
 
     Args:
         users: (B, d) states.
-        table: (N, d) item vectors.
+        table: (N, d) item vectors; in bfloat16 they take half the memory, and are widened as they are read.
         chunk: items multiplied at a time; None holds about `BLOCK` scores.
 
     Returns:
@@ -121,7 +121,7 @@ def topk(users: Tensor, table: Tensor, k: int, chunk: int | None = None) -> tupl
     best, items = users.new_empty(len(users), 0), torch.empty(len(users), 0, dtype=torch.long, device=users.device)
     chunk = chunk or max(k, BLOCK // len(users))
     for start in range(0, len(table), chunk):
-        values, columns = stable_topk(users @ table[start : start + chunk].T, k)
+        values, columns = stable_topk(users @ table[start : start + chunk].to(users.dtype).T, k)
         values, columns = torch.cat([best, values], 1), torch.cat([items, columns + start], 1)
         best, order = values.sort(dim=1, descending=True, stable=True)  # earlier chunks come first among equals
         best, items = best[:, :k], columns.gather(1, order[:, :k])

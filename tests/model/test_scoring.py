@@ -95,3 +95,12 @@ def test_topk_in_chunks_equals_a_stable_sort_of_all_scores(chunk):
     expected = (users @ items.T).sort(dim=1, descending=True, stable=True)
     assert torch.equal(found, expected.indices[:, :10])
     assert torch.equal(scores, expected.values[:, :10])
+
+
+def test_topk_reads_a_bfloat16_table_in_the_precision_of_the_users():
+    generator = torch.Generator().manual_seed(0)
+    users, table = torch.randn(3, 8, generator=generator), torch.randn(40, 8, generator=generator).bfloat16()
+    scores, found = scoring.topk(users, table, 5, chunk=7)
+    expected = (users @ table.float().T).topk(5)
+    assert scores.dtype == torch.float32 and torch.equal(found, expected.indices)
+    assert torch.allclose(scores, expected.values)

@@ -33,7 +33,7 @@ def fit_item_action(
     train: pd.DataFrame,
     valid: pd.DataFrame,
     steps: int,
-    chains: tuple[Sequence[Sequence[int]], Sequence[Sequence[int]]] | None = None,
+    chains: tuple[Sequence[Sequence[int]], Sequence[Sequence[int]] | None] | None = None,
     batch_users: int = 64,
     learning_rate: float = 5e-4,
     warmup_steps: int = 10,
@@ -45,7 +45,7 @@ def fit_item_action(
     eval_steps: int = 50,
     patience: int = 3,
     seed: int = 0,
-    report: Callable[[int, float, float], None] = lambda step, loss, score: None,
+    report: Callable[[int, float, float | None], None] = lambda step, loss, score: None,
 ) -> pd.DataFrame:
     """Trains `model` in place and leaves it at its best validation NDCG@10, with a freshly encoded item table.
 
@@ -53,14 +53,15 @@ def fit_item_action(
         model: a warmed-up R²ec; all weights that require a gradient are trained.
         train, valid: samples tables.
         steps: most optimiser steps; training ends earlier after `patience` evaluations without a better score.
-        chains: token ids of a reasoning for each row of `train` and of `valid`, each closed by `<answer>`; None trains
-            without reasoning.
+        chains: token ids of a reasoning for each row of `train` and of `valid`, each closed by `<answer>`; None trains,
+            or validates, without reasoning.
         refresh_steps: steps between two encodings of the stored item table; only `catalogue_negatives` reads it.
         catalogue_negatives: adds the stored item table as constant candidates to the live targets of the batch.
         live_negatives: adds so many items of the catalogue, drawn anew at each step and encoded live.
         chain_weight: weight of the language-model loss (nats a token) of the reasonings in `chains`, so that a model
             goes on writing while its item space is ordered; rows of `<answer>` alone have none.
-        report: called with (step, mean loss, validation NDCG@10) at each evaluation.
+        report: called with (step, mean loss, validation NDCG@10) at each evaluation, and with None for the last at
+            every tenth of the steps between.
 
     Returns:
         One row per evaluation: `step`, `loss` (mean since the last evaluation) and `valid_ndcg@10`.
@@ -104,7 +105,10 @@ def fit_item_action(
                 f"at step {step} the loss of the recommendation action is {losses[-1]}; a learning rate "
                 f"below {learning_rate:g} may help"
             )
-        if step % eval_steps == 0 or step == steps:
+        if step % eval_steps and step < steps:
+            if step % max(1, steps // 10) == 0:
+                report(step, float(np.mean(losses)), None)
+        else:
             model.refresh()
             score = objective.ndcg(ranks_of(model, valid, model.user_states(valid, valid_chains)), 10).mean().item()
             log.append({"step": step, "loss": float(np.mean(losses)), "valid_ndcg@10": score})
@@ -115,10 +119,17 @@ def fit_item_action(
                 weights = {name: weight.detach().clone() for name, weight in parameters.items()}
             elif len(log) - 1 - best >= patience:
                 break
-    model.lm.load_state_dict(weights, strict=False)
+    if best < len(log) - 1:  # otherwise weights and item table are those of the last evaluation
+        model.lm.load_state_dict(weights, strict=False)
+        model.refresh()
     model.lm.eval()
-    model.refresh()
     return pd.DataFrame(log)
+
+
+def progress_line(step: int, loss: float, score: float | None) -> str:
+    """What `fit_item_action` reports, as a line of text."""
+    validated = "" if score is None else f"  validation NDCG@10 {score:.4f}, without a reasoning"
+    return f"    step {step:>5}  loss {loss:.3f}{validated}"
 
 
 def _rounds(samples: int, batch_users: int, generator: np.random.Generator) -> Iterator[list[int]]:
@@ -177,7 +188,8 @@ def fit_and_save(
     train: pd.DataFrame,
     valid: pd.DataFrame,
     steps: int,
-    chains: tuple[Sequence[Sequence[int]], Sequence[Sequence[int]]] | None = None,
+    chains: tuple[Sequence[Sequence[int]], Sequence[Sequence[int]] | None] | None = None,
+    report: Callable[[int, float, float | None], None] = lambda step, loss, score: None,
     **how: Any,
 ) -> pd.DataFrame:
     """`fit_item_action` of the R²ec in `start`, which is then saved in `folder`: a job for a process of its own.
@@ -185,20 +197,19 @@ def fit_and_save(
     A job that has been done already, from the same start on the same samples, is not done again.
 
     Args:
-        how: further keywords of `fit_item_action`.
+        report, how: further keywords of `fit_item_action`.
 
     Returns:
         The table of `fit_item_action`, with the seconds that it took in the column `seconds`.
     """
     samples = [pd.util.hash_pandas_object(table[["sample_id", "target"]]).sum().item() for table in (train, valid)]
-    # the item table is encoded by the weights, so its digest stands for them
-    job = {"start": sha256(Path(start) / "rec_head.safetensors"), "samples": samples, "steps": steps, **how}
+    job = {"start": sha256(start), "samples": samples, "steps": steps, **how}
     job["chains"] = chains and hashlib.sha256(repr(chains).encode()).hexdigest()
     done, table = Path(folder) / "job.json", Path(folder) / "log.parquet"
     if done.is_file() and read_json(done) == job:
         return read_table(table)
     begin, model = time.perf_counter(), R2ec.load(start)
-    log = fit_item_action(model, train, valid, steps, chains, **how)
+    log = fit_item_action(model, train, valid, steps, chains, report=report, **how)
     log = log.assign(seconds=time.perf_counter() - begin)
     model.save(folder)
     write_table(log, table)

@@ -182,6 +182,7 @@ def train(
     train_samples, valid_samples = (samples[samples["split"] == name] for name in ("train", "valid"))
     judge = partial(judged_reward, judged=job["judged"]) if config.judged_weight else None
     trainer = RecPOTrainer(model, config, train_samples, valid_samples, judge)
+    trainer.items.refreshed_at = 0  # the table of the start is by its weights; a checkpoint has one of its own
     tables = TrainingTables(place, lambda: trainer.rollout_log, report, show)
     trainer.remove_callback(PrinterCallback)
     for callback in (Checkpoints(trainer), tables, EarlyStoppingCallback(early_stopping_patience=job["patience"])):

@@ -10,7 +10,7 @@ from r2ec_lib.model import R2ec
 from r2ec_lib.model.r2ec import RecHead, ranks_of
 from r2ec_lib.model.scoring import item_log_probs, seen_mask
 from r2ec_lib.training import item_action, objective
-from r2ec_lib.training.item_action import fit_and_save, fit_item_action, read_and_spoken
+from r2ec_lib.training.item_action import fit_and_save, fit_item_action, progress_line, read_and_spoken
 
 
 @pytest.mark.parametrize("readout", ["last", "mean", "token"])
@@ -44,6 +44,22 @@ def test_the_best_validation_is_what_remains(tiny, samples):
     left = objective.ndcg(ranks_of(tiny, samples.tail(24), tiny.user_states(samples.tail(24))), 10).mean().item()
     assert left == pytest.approx(log["valid_ndcg@10"].max(), abs=1e-6)
     assert len(log) <= log["valid_ndcg@10"].idxmax() + 1 + 3
+    fresh = tiny.encode_items(tiny.catalogue)
+    assert torch.equal(tiny.head.table, fresh)
+
+
+def test_progress_is_told_at_each_tenth_and_the_score_where_there_is_one(tiny, samples):
+    tiny.lm.float()
+    told = []
+    tables = samples.head(12), samples.tail(12)
+    log = fit_item_action(tiny, *tables, 20, batch_users=6, eval_steps=10, report=lambda *row: told.append(row))
+    assert [step for step, _, _ in told] == list(range(2, 21, 2))
+    assert [(step, score) for step, _, score in told if score is not None] == [
+        *zip(log["step"], log["valid_ndcg@10"], strict=True)
+    ]
+    assert torch.equal(tiny.head.table, tiny.encode_items(tiny.catalogue))  # also where the last is the best
+    assert progress_line(*told[0]).split() == ["step", "2", "loss", f"{told[0][1]:.3f}"]
+    assert "NDCG@10" in progress_line(*told[4])
 
 
 def test_given_reasonings_are_what_is_learned_from(tiny, samples):

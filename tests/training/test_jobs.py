@@ -6,6 +6,7 @@ import torch
 
 from r2ec_lib.data.schema import DataError
 from r2ec_lib.data.storage import read_table, write_table
+from r2ec_lib.evaluation.speed.plain_ways import encodings_noted
 from r2ec_lib.model import R2ec
 from r2ec_lib.model.backbone import add_lora
 from r2ec_lib.model.prompts import Prompts, PromptStyle
@@ -69,6 +70,14 @@ def test_a_killed_training_resumes_to_the_same_metrics_and_weights(run):
     weights = outcome(whole)[2]
     assert all(torch.equal(weights[name], other) for name, other in outcome(broken)[2].items())
     assert not (broken / "training" / "checkpoints").exists()
+
+
+def test_a_training_does_not_encode_a_catalogue_whose_table_came_with_its_start(run, tiny):
+    folder = run("one", {"max_steps": 1, "eval_steps": 1})
+    with encodings_noted() as noted:
+        jobs.train(folder, report=lambda line: None)
+    cards = {tuple(ids) for ids in tiny.prompts.item_ids(tiny.catalogue)}
+    assert sum(ids in cards for ids in noted) <= 4 + 2 * len(cards)  # targets, the validation, the weights that stay
 
 
 def test_learned_item_vectors_are_trained_resumed_and_saved_as_the_item_table_alone(run):

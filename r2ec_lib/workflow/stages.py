@@ -17,7 +17,7 @@ from typing import Any
 
 import nbformat
 
-from r2ec_lib.data.storage import read_json, write_json
+from r2ec_lib.data.storage import read_json, sha256, write_json
 from r2ec_lib.workflow.folder import LIBRARY, RunFolder
 from r2ec_lib.workflow.recipes import PLACES, is_path, is_runs
 
@@ -29,7 +29,7 @@ def ingredients(notebook: Path, values: Mapping[str, Any], previous: str, librar
 
     values: the notebook's own parameters, paths absolute. previous: key of the stage before, "" for the first.
     Formatting and comments of library modules do not count; local inputs, the results of other runs that a key names
-    among them, count by path, size and time of change.
+    among them, count by path and content.
     """
     cells = nbformat.read(notebook, as_version=4).cells
     source = [(cell.cell_type, cell.source, cell.metadata.get("tags", [])) for cell in cells]
@@ -143,7 +143,7 @@ def finish(
     they are now, files that it started from as they were then.
     """
     now = _inputs(values)
-    parts = {**parts, "inputs": {path: parts["inputs"].get(path, stamp) for path, stamp in now.items()}}
+    parts = {**parts, "inputs": {path: parts["inputs"].get(path, digest) for path, digest in now.items()}}
     written = [path for folder in folders.get(stage, ()) for path in _files(run.path / folder)] + [run.notebook(stage)]
     outputs = {path.relative_to(run.path).as_posix(): path.stat().st_size for path in written}
     done = {"key": key(parts), "ingredients": parts, "finished": True, **cost, "outputs": outputs}
@@ -191,8 +191,8 @@ def _modules(name: str, library: Path) -> list[Path]:
     return [path for path in files if path.is_file()]
 
 
-def _inputs(values: Mapping[str, Any]) -> dict[str, list[int]]:
-    """Size and time of change of each local file that `values` name: in paths, or as the results of other runs.
+def _inputs(values: Mapping[str, Any]) -> dict[str, str]:
+    """SHA-256 of each local file that `values` name: in paths, or as the results of other runs.
 
     Other runs are named by keys that end in `_runs`; their folders lie beside this run's own.
     """
@@ -201,7 +201,13 @@ def _inputs(values: Mapping[str, Any]) -> dict[str, list[int]]:
     others = [RunFolder(Path(values["run_dir"]).parent / name) for key in given if is_runs(key) for name in given[key]]
     named += [path for run in others for path in (run.rankings, run.metrics("evaluation"))]  # what a study reads
     files = [file for path in named if path.is_absolute() for file in _files(path)]
-    return {str(file): [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
+    return {str(file): _sha256(file, file.stat().st_size, file.stat().st_mtime_ns) for file in files}
+
+
+@cache
+def _sha256(file: Path, size: int, changed: int) -> str:
+    """Read once for as long as size and time of change stay, since a stage asks for its inputs several times."""
+    return sha256(file)
 
 
 def _files(path: Path) -> list[Path]:

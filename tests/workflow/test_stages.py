@@ -147,12 +147,27 @@ def test_the_stage_before_counts(world):
     assert stages.key(first) != stages.key(other)
 
 
-def test_an_input_of_the_same_size_counts_by_its_time_and_a_backbone_s_files_are_inputs(world):
+def test_inputs_count_by_their_content_and_a_backbone_s_files_are_among_them(world):
+    """The same data copied again must not cost a training; other data of the same size must."""
     (world / "lm").mkdir()
-    (world / "lm" / "weights").write_text("a")
+    weights = world / "lm" / "weights"
+    weights.write_text("a")
     first = ingredients(world, backbone=str(world / "lm"))
-    os.utime(world / "lm" / "weights", (1, 1))
-    assert stages.difference(first, ingredients(world, backbone=str(world / "lm"))).startswith("inputs changed")
+    os.utime(weights, (1, 1))
+    assert ingredients(world, backbone=str(world / "lm")) == first
+    weights.write_text("b")
+    os.utime(weights, (2, 2))
+    assert stages.difference(first, ingredients(world, backbone=str(world / "lm"))) == f"inputs changed: {weights}"
+
+
+def test_an_input_is_read_once_while_it_stays_as_it_is(world, monkeypatch):
+    """It may be large, and each stage is asked about several times."""
+    (world / "log.csv").write_text("a")
+    read = []
+    monkeypatch.setattr(stages, "sha256", lambda path: read.append(path) or "digest")
+    for _ in range(3):
+        ingredients(world, source_path=str(world / "log.csv"))
+    assert read == [world / "log.csv"]
 
 
 def test_a_copy_that_was_broken_off_is_no_finished_stage(world):

@@ -45,6 +45,20 @@ def one_word_changed(reasoning: str, other: str, old: str = "", new: str = "") -
     return " ".join(words[1:])
 
 
+def one_less(purchases: Mapping[str, Sequence], back: int) -> dict[str, list]:
+    """Purchases, a list per fact and the oldest first, without the one that is `back`-th from the latest.
+
+    Empty where there is no such purchase, as for 0, or where none would be left.
+
+    >>> one_less({"history": ["mug", "lamp", "rug"], "hours": [48.0, 24.0, 1.0]}, 2)
+    {'history': ['mug', 'rug'], 'hours': [48.0, 1.0]}
+    """
+    size = len(purchases["history"])
+    if size < 2 or not 1 <= back <= size:
+        return {}
+    return {name: [*values[: size - back], *values[size - back + 1 :]] for name, values in purchases.items()}
+
+
 def audience(model: R2ec, rows: pd.DataFrame, item_id: str, max_new_tokens: int) -> pd.DataFrame:
     """Where an item ranks for each history of a samples table, best places first.
 

@@ -89,7 +89,7 @@ class RunFolder:
 def open_run(
     stage: str, variables: Mapping[str, Any], needs: Iterable[str] = (), notebooks: Path = NOTEBOOKS, root: Path = ROOT
 ) -> RunFolder:
-    """The run that a notebook works in, once it is clear that the notebook may.
+    """The run that a notebook works in, once it is clear that the notebook may and that its parameters are right.
 
     A key has one value throughout a run. What the notebook's parameters say is compared with the run's recipe.yaml;
     keys that are new to it are added, so that runs made by hand have a recipe, too.
@@ -100,8 +100,13 @@ def open_run(
         needs: folders of the run, such as "data" and "training", that earlier notebooks must have finished.
 
     Raises:
-        RecipeError: an earlier notebook has not finished, or the folder is the run of another recipe.
+        RecipeError: a parameter of another type or out of its range, an earlier notebook has not finished, or the
+            folder is the run of another recipe.
     """
+    declared = recipes.declared(notebooks / f"{stage}.ipynb")
+    problems = [recipes.unfit(key, variables[key], parameter.type) for key, parameter in declared.items()]
+    if any(problems):
+        raise RecipeError("\n".join(filter(None, problems)))
     run = RunFolder(root / variables["run_dir"])
     for folder in needs:
         if not run.metrics(folder).is_file():
@@ -112,8 +117,7 @@ def open_run(
             )
     text = run.recipe.read_text(encoding="utf-8") if run.recipe.is_file() else ""
     stored = yaml.safe_load(text) or {}
-    chosen = {key: variables[key] for key in recipes.declared(notebooks / f"{stage}.ipynb")}
-    chosen = {key: recipes.absolute(key, value, root) for key, value in chosen.items() if key not in recipes.PLACES}
+    chosen = {key: recipes.absolute(key, variables[key], root) for key in declared if key not in recipes.PLACES}
     for key, value in chosen.items():
         if key in stored and stored[key] != value:
             raise RecipeError(

@@ -2,7 +2,7 @@
 
 A notebook declares its keys once, as annotated assignments with a comment each; a recipe only chooses values. This
 module reads both and refuses what Papermill would let through: unknown keys and values of another type. It neither
-runs a notebook nor knows what a key means, except for paths, which are made absolute, and `COUNTS`.
+runs a notebook nor knows what a key means, except for paths, which are made absolute, and `RANGES`.
 """
 
 import ast
@@ -24,8 +24,22 @@ from r2ec_lib.data.storage import YamlLoader
 
 PIPELINE_KEYS = {"base": "str", "name": "str", "stages": "list[str]", "threads": "int"}
 """Keys that the command line itself reads: CPU threads of a kernel among them, 0 for a number that fits the model."""
-COUNTS = ("seed", "bazaar_seed", "threads")
-"""Keys whose values are 0 to 2³² − 1: NumPy takes no other seed, and some are read hours after the start."""
+RANGES = dict.fromkeys(("seed", "bazaar_seed", "threads"), range(2**32))  # NumPy takes no other seed
+RANGES |= dict.fromkeys(
+    (
+        *("max_history", "eval_steps", "refresh_steps", "rollout_steps", "valid_users", "ranking_k", "kept_items"),
+        *("workers", "trials", "baseline_epochs", "latency_queries", "student_batch", "list_length", "audience"),
+        *("resamples", "slice_resamples", "causal_resamples"),
+    ),
+    range(1, 2**32),
+)
+RANGES |= {
+    "student_width": range(0, 2**32, 4),
+    "baseline_width": range(2, 2**32, 2),
+    "hidden_size": range(4, 2**32, 4),
+}
+"""Integers that a key takes where not all will do: most would fail a notebook late, some hours after the start. Widths
+are those that attention heads can share, a student's that of the tiny backbone where it has none of its own."""
 PLACES = ("run_dir", "cache_dir")
 """Keys that say where a notebook keeps things; no result depends on them."""
 TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "Literal": Literal}
@@ -128,10 +142,8 @@ def load(
         elif key not in kinds:
             hint = did_you_mean(key, kinds, {key: f" ({stem})" for key, (_, stem) in kinds.items()})
             problems.append(f'{where}: unknown key "{key}", no notebook declares it.{hint}')
-        elif problem := mismatch(value, kinds[key][0]):
-            problems.append(f"{where}: {key}: {problem}.")
-        elif key in COUNTS and not 0 <= value < 2**32:
-            problems.append(f"{where}: {key} is {value}; expected 0 to {2**32 - 1}.")
+        elif problem := unfit(key, value, kinds[key][0]):
+            problems.append(f"{where}: {problem}.")
     values = {key: value for key, (value, _) in entries.items()}
     name, stages = name or values.pop("name", None) or path.stem, values.pop("stages", None)
     if isinstance(name, str) and not RUN_NAME.fullmatch(name):
@@ -192,6 +204,15 @@ def did_you_mean(name: str, options: Iterable[str], notes: Mapping[str, str] = M
 
 def no_stage(name: str, stages: Iterable[str]) -> str:
     return f'there is no notebook "{name}" ({", ".join(stages)}).{did_you_mean(name, stages)}'
+
+
+def unfit(key: str, value: Any, kind: str) -> str:
+    """What is wrong with `value` for `key`, which is of a `kind`; empty where nothing is."""
+    if problem := mismatch(value, kind):
+        return f"{key}: {problem}"
+    if (fit := RANGES.get(key)) is None or value in fit:
+        return ""
+    return f"{key} is {value}; expected {fit[0]} to {fit[-1]}" + f", a multiple of {fit.step}" * (fit.step > 1)
 
 
 def mismatch(value: Any, kind: str) -> str:

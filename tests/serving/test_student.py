@@ -9,9 +9,11 @@ import torch
 
 from r2ec_lib.data.schema import DataError
 from r2ec_lib.evaluation.answers import chains_of
+from r2ec_lib.evaluation.baselines.networks import SASRec
 from r2ec_lib.model.collaborative import Collaborative
 from r2ec_lib.serving import student as students
 from r2ec_lib.serving.student import FastR2ec, Student
+from r2ec_lib.workflow.recipes import RANGES
 
 DAYS = {"hours": [72.0, 48.0, 2.0], "ratings": [5.0, None, 1.0]}
 
@@ -28,6 +30,13 @@ def student(tiny) -> Student:
 @pytest.fixture
 def pair(tiny, student) -> FastR2ec:
     return FastR2ec(tiny, student)
+
+
+@pytest.mark.parametrize("part", [1, 3])
+def test_every_width_that_a_recipe_takes_can_be_shared_by_the_heads(part):
+    for key in ("student_width", "hidden_size"):  # a student may have the width of its teacher
+        assert Student(16, 20, width=part * RANGES[key].step, layers=1)
+    assert SASRec(30, 20, width=part * RANGES["baseline_width"].step)
 
 
 def test_a_history_has_the_state_that_it_has_alone_beside_longer_ones(tiny, student, samples):

@@ -39,6 +39,15 @@ def test_a_word_that_the_reasoning_lacks_is_refused_with_the_reasoning():
         trying.one_word_changed("a lamp", "my rug", "chair", "x")
 
 
+@pytest.mark.parametrize("back", [0, -1, 4])
+def test_taking_away_a_purchase_that_is_not_there_takes_none_away(back):
+    purchases = {"history": HISTORY, "hours": [3.0, 2.0, 1.0], "ratings": [5.0, None, 4.0]}
+    assert trying.one_less(purchases, back) == {}
+    assert trying.one_less({"history": ["i3"]}, 1) == {}  # nothing would be left to reason about
+    assert trying.one_less(purchases, 1) == {"history": ["i3", "i4"], "hours": [3.0, 2.0], "ratings": [5.0, None]}
+    assert trying.one_less(purchases, 3)["history"] == ["i4", "i9"]
+
+
 def test_the_audience_of_an_item_are_those_for_whom_it_stands_highest(tiny, samples):
     found = trying.audience(tiny, samples, "i7", 4)
     assert found.index.tolist() == list(range(len(found)))

@@ -77,6 +77,18 @@ def test_the_run_of_another_recipe_is_not_overwritten(world, key, value):
     assert (world / "runs" / "toy" / "recipe.yaml").read_text() == before
 
 
+def test_parameters_that_are_wrong_are_told_before_anything_is_written(world):
+    """As in a recipe, for Papermill by itself and for a person in JupyterLab."""
+    notebook(
+        world / "notebooks" / "03_third.ipynb",
+        'run_dir: str = ""  # run\nworkers: int = 2  # w\nrate: float = 1.0  # r',
+    )
+    values = {"run_dir": "runs/toy", "workers": 0, "rate": "1e-4"}
+    with pytest.raises(recipes.RecipeError, match=r"workers is 0; expected 1 .*\nrate: 1e-4 is text in YAML"):
+        open_run("03_third", values, (), world / "notebooks", world)
+    assert not (world / "runs").exists()
+
+
 def test_the_same_file_named_from_elsewhere_is_the_same_recipe(world):
     opened(world, source_path="log.csv")
     assert opened(world, source_path=str(world / "log.csv"))

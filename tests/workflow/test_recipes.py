@@ -5,7 +5,7 @@ import pytest
 import yaml
 from workflow.toy import load, notebook
 
-from r2ec_lib.workflow import recipes
+from r2ec_lib.workflow import recipes, runner
 
 
 def refused(world, text: str, *overrides: str) -> str:
@@ -115,11 +115,28 @@ def test_a_notebook_has_one_parameters_cell(world, tagged):
         recipes.declared(path)
 
 
-@pytest.mark.parametrize("seed", [-1, 2**32])
-def test_a_seed_that_numpy_does_not_take_is_refused_at_once(world, seed):
-    notebook(world / "notebooks" / "03_third.ipynb", "seed: int = 0  # seed")
-    assert f"seed is {seed}; expected 0 to 4294967295" in refused(world, f"seed: {seed}")
-    assert load(world, f"seed: {2**32 - 1}").values["seed"] == 2**32 - 1
+@pytest.mark.parametrize(
+    ("key", "wrong", "expected", "right"),
+    [
+        ("seed", (-1, 2**32), "0 to 4294967295", (0, 2**32 - 1)),
+        ("workers", (0, -1), "1 to 4294967295", (1, 3)),
+        ("student_width", (-4, 30), "0 to 4294967292, a multiple of 4", (0, 64)),
+        ("baseline_width", (0, 33), "2 to 4294967294, a multiple of 2", (2, 34)),
+    ],
+)
+def test_a_number_that_a_notebook_would_stumble_over_late_is_refused_at_once(world, key, wrong, expected, right):
+    notebook(world / "notebooks" / "03_third.ipynb", f"{key}: int = 8  # a number")
+    for value in wrong:
+        assert f"toy.yaml line 1: {key} is {value}; expected {expected}." in refused(world, f"{key}: {value}")
+    for value in right:
+        assert load(world, f"{key}: {value}").values[key] == value
+
+
+def test_ranges_are_those_of_keys_that_the_notebooks_have():
+    declared = recipes.declared_in(runner.NOTEBOOKS).values()
+    kinds = {key: (parameter.type, parameter.default) for keys in declared for key, parameter in keys.items()}
+    for key, fit in recipes.RANGES.items():
+        assert kinds[key][0] == "int" and kinds[key][1] in fit, key
 
 
 def test_a_base_on_the_command_line_is_refused_rather_than_passed_over(world):

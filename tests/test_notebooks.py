@@ -1,5 +1,6 @@
 """All notebooks, one after the other, on the smallest recipe: do they run, and is what they record possible?"""
 
+import io
 import math
 import shutil
 from collections import defaultdict
@@ -10,7 +11,7 @@ from conftest import family_lm, text_tokenizer
 
 from r2ec_lib.data.storage import read_json, read_table
 from r2ec_lib.serving.student import Student
-from r2ec_lib.workflow import recipes, runner
+from r2ec_lib.workflow import kernels, recipes, runner
 
 ROOT = Path(__file__).parents[1]
 SMALLEST = [
@@ -136,6 +137,15 @@ def test_what_is_tried_changes_lists_and_leaves_the_model_as_it_was(run):
     assert results["overlap"]["as it was"] == 1 and {"student", "under the rule"} <= set(results["overlap"])
     assert results["overlap"]["under the rule"] < 1 and results["changed"] != results["reasoning"]
     assert len(read_table(run / "model" / "catalogue.parquet")) == len(read_table(run / "data" / "items.parquet"))
+
+
+def test_a_person_changes_parameters_of_what_is_tried_on_a_finished_run(run, tmp_path):
+    recipe = (run / "recipe.yaml").read_text()
+    tried = {"run_dir": str(run), "list_length": 3, "taken_away": 0}
+    kernels.run_notebook(runner.NOTEBOOKS / "08_try_it.ipynb", tmp_path / "08.ipynb", tried, io.StringIO())
+    overlap = read_json(run / "try_it" / "metrics.json")["overlap"]
+    assert overlap["as it was"] == 1 and "one purchase less" not in overlap
+    assert (run / "recipe.yaml").read_text() == recipe
 
 
 def test_rows_of_a_study_are_ranked_as_in_the_evaluation_and_compared_on_their_page(run, tmp_path):

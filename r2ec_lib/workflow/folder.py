@@ -87,7 +87,13 @@ class RunFolder:
 
 
 def open_run(
-    stage: str, variables: Mapping[str, Any], needs: Iterable[str] = (), notebooks: Path = NOTEBOOKS, root: Path = ROOT
+    stage: str,
+    variables: Mapping[str, Any],
+    needs: Iterable[str] = (),
+    notebooks: Path = NOTEBOOKS,
+    root: Path = ROOT,
+    *,
+    tries: bool = False,
 ) -> RunFolder:
     """The run that a notebook works in, once it is clear that the notebook may and that its parameters are right.
 
@@ -98,6 +104,7 @@ def open_run(
         stage: name of the notebook; its `parameters` cell says which variables count.
         variables: `globals()` of the notebook, `run_dir` among them; relative paths are taken from `root`.
         needs: folders of the run, such as "data" and "training", that earlier notebooks must have finished.
+        tries: whether a person tries values in the notebook, which then need not be the recipe's nor come into it.
 
     Raises:
         RecipeError: a parameter of another type or out of its range, an earlier notebook has not finished, or the
@@ -115,6 +122,8 @@ def open_run(
                 f"{shown(run.path)} holds no finished {folder}. Run {before}.ipynb with the same run_dir first, or "
                 "all notebooks of a recipe: r2ec run params/quickstart.yaml."
             )
+    if tries:
+        return run
     text = run.recipe.read_text(encoding="utf-8") if run.recipe.is_file() else ""
     stored = yaml.safe_load(text) or {}
     chosen = {key: recipes.absolute(key, variables[key], root) for key in declared if key not in recipes.PLACES}

@@ -77,6 +77,15 @@ def test_the_run_of_another_recipe_is_not_overwritten(world, key, value):
     assert (world / "runs" / "toy" / "recipe.yaml").read_text() == before
 
 
+def test_what_a_person_tries_on_a_finished_run_need_not_be_its_recipe_and_does_not_come_into_it(world):
+    written = opened(world).recipe.read_text()
+    path = world / "notebooks"
+    run = open_run("01_first", VALUES | {"rows": 4}, (), path, world, tries=True)
+    assert run == opened(world) and run.recipe.read_text() == written
+    with pytest.raises(recipes.RecipeError, match="rows: expected int"):
+        open_run("01_first", VALUES | {"rows": "x"}, (), path, world, tries=True)
+
+
 def test_parameters_that_are_wrong_are_told_before_anything_is_written(world):
     """As in a recipe, for Papermill by itself and for a person in JupyterLab."""
     notebook(

@@ -48,7 +48,7 @@ LISTS = pa.schema(
         ("title", pa.string()),
         ("score", pa.float64()),  # none for a popular item
         ("reasoning", pa.string()),
-        ("note", pa.string()),  # what of the shopper's purchases could not be used
+        ("note", pa.string()),  # which of the shopper's purchases could not be used
         ("rules", pa.string()),  # which acted, how, and on what
     ]
 )
@@ -59,6 +59,8 @@ COMMAND = b"r2ec"
 
 Ask = Callable[[pd.DataFrame], Sequence[Recommendation]]
 """Answers to a table of `data.purchases.histories_table`."""
+Fit = Callable[[pd.DataFrame], pd.DataFrame]
+"""Such a table, of one row at least, as far as it can be asked about."""
 
 
 def recommend(
@@ -82,7 +84,8 @@ def recommend(
         shard: (i, n) writes for the i-th (from 1) of n groups of shoppers, which `shard_of` makes.
 
     Raises:
-        DataError: a file that cannot be used, or parts of another command beside `out`.
+        DataError: a file that cannot be used, parts of another command beside `out`, or reasonings so long that the
+            model has no room for a history.
         FileNotFoundError: `model_folder` holds no model.
     """
     if out.suffix != ".parquet":
@@ -92,7 +95,7 @@ def recommend(
     _command_of(out)  # refuses a file of something else before any long work
     rails = rules.load(guardrails_path) if guardrails_path else None
     model = R2ec.load(model_folder)
-    style = model.prompts.style
+    style, room = model.prompts.style, room_for_prompts(model, max_new_tokens)
     for name in guardrails.idle(rails, model.catalogue) if rails else ():
         print(f'The rule "{name}" bars no item of the catalogue.', flush=True)
     log = read_interactions(
@@ -127,7 +130,8 @@ def recommend(
             return guardrails.recommend(model, part["item_ids"], rails, **given)
         return model.recommend(part["item_ids"], **given)
 
-    write_lists(log, users, ask, model.head.item_ids, popular(log, model.catalogue, k, rails), out, command)
+    fit, best = partial(fitted, model, room), popular(log, model.catalogue, k, rails)
+    write_lists(log, users, ask, model.head.item_ids, best, out, command, fit)
 
 
 def shard_of(user_id: str, shards: int) -> int:
@@ -137,6 +141,35 @@ def shard_of(user_id: str, shards: int) -> int:
     5
     """
     return zlib.crc32(user_id.encode()) % shards + 1
+
+
+def room_for_prompts(model: R2ec, max_new_tokens: int) -> float:
+    """Tokens that a prompt may have before a reasoning of `max_new_tokens`; infinite where the model has no limit.
+
+    Raises DataError where not even the prompt of an empty history has room.
+    """
+    positions = getattr(model.lm.config.get_text_config(), "max_position_embeddings", None) or math.inf
+    room = positions - len(model.prompts.answer.ids) - max_new_tokens
+    needed = len(model.prompts.tokenize([model.prompts.style.user_text([])])[0])
+    if room <= needed:
+        raise DataError(
+            f"max_new_tokens is {max_new_tokens}: of the model's {positions} positions this leaves none for a "
+            f"history. Expected at most {room + max_new_tokens - needed - 1}, and less by what a history needs."
+        )
+    return room
+
+
+def fitted(model: R2ec, room: float, table: pd.DataFrame) -> pd.DataFrame:
+    """A table of `histories_table` whose prompts have at most `room` tokens: histories without their oldest purchases
+    where these are too many, and without a row where not even the latest purchase has room."""
+    parts, longest = [], model.prompts.style.max_history
+    while len(table):
+        rows = model.purchases(*(table[name] for name in ("item_ids", "hours", "ratings")))
+        long = np.array([len(ids) > room for ids in model.prompts.user_ids(rows, model.titles)])
+        parts.append(table[~long])
+        table = table[long].map(lambda facts: facts[-longest:][1:])  # of those shown, all but the oldest
+        table = table[table["item_ids"].map(len) > 0]
+    return pd.concat(parts)
 
 
 def popular(log: pd.DataFrame, catalogue: pd.DataFrame, k: int, rails: Guardrails | None = None) -> Guarded:
@@ -165,6 +198,7 @@ def write_lists(
     fallback: Recommendation,
     out: Path,
     command: Mapping[str, Any],
+    fit: Fit = lambda table: table,
 ) -> None:
     """Asks for the list of each of `users`, a part at a time, and writes all of them to `out`.
 
@@ -172,6 +206,7 @@ def write_lists(
         users: ids without repetitions, in the order of their lists; each may be absent from the log.
         log: an interactions table; what it has of items that are not in `item_ids` is left out and counted.
         fallback: what a shopper gets of whom no interaction is left.
+        fit: what of the histories of a part the model has room for.
         command: what the lists are made from. Parts of the same command are gone on from, and it is kept in the file.
 
     Raises:
@@ -197,8 +232,11 @@ def write_lists(
         for done, start in enumerate(missing, start=1):
             asked = slice(start, start + PART)
             table = histories_table(log.iloc[slice(*np.searchsorted(owners, [start, start + PART]))], at)
-            answers = dict(zip(table.index, ask(table), strict=True)) if len(table) else {}
-            lists = _rows(users[asked], unknown[asked], answers, fallback)
+            asking = fit(table) if len(table) else table
+            answers = dict(zip(asking.index, ask(asking), strict=True)) if len(asking) else {}
+            fitting = asking["item_ids"].map(len).reindex(table.index, fill_value=0)
+            cut = fitting[fitting < table["item_ids"].map(len)].to_dict()
+            lists = _rows(users[asked], unknown[asked], cut, answers, fallback)
             write_atomically(parts[start], partial(pq.write_table, lists))
             now = time.monotonic()
             if now - reported >= REPORT_EVERY and done < len(missing):
@@ -235,13 +273,20 @@ def _opened(folder: Path, command: Mapping[str, Any]) -> Iterator[None]:
 
 
 def _rows(
-    users: np.ndarray, unknown: np.ndarray, answers: Mapping[str, Recommendation], fallback: Recommendation
+    users: np.ndarray,
+    unknown: np.ndarray,
+    cut: Mapping[str, int],
+    answers: Mapping[str, Recommendation],
+    fallback: Recommendation,
 ) -> pa.Table:
-    """A row per shopper and place."""
+    """A row per shopper and place; `cut`: how many interactions were asked about, of shoppers who have more."""
     columns: dict[str, list] = {name: [] for name in LISTS.names}
     for user, lost in zip(users, unknown.tolist(), strict=True):
         best = answers.get(user, fallback)
-        note = f"{lost} interactions with unknown items left out" if lost else ""
+        notes = [f"{lost} interactions with unknown items left out"] if lost else []
+        if user in cut:
+            notes.append(f"the model has room for {f'the latest {cut[user]} alone' if cut[user] else 'none of them'}")
+        note = "; ".join(notes)
         if user not in answers:
             note = f"{POPULAR}: {note or 'no interactions'}"
         evidence: dict[str, list[str]] = {}

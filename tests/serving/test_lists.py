@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -301,6 +302,42 @@ def test_the_popular_items_are_the_most_bought_ones_in_catalogue_order_and_have_
     assert lists.popular(log, items, 5).item_ids == ["i7", "i2", "i4", "i0", "i1"]
     stubbed(tmp_path, stub_log(2, item_id="elsewhere"), lambda part: [])
     assert pq.read_table(tmp_path / "lists.parquet")["score"].null_count == 2
+
+
+def test_a_history_that_is_too_long_for_the_model_is_cut_to_its_latest_purchases_and_costs_nobody_else(shop, log):
+    """The latest five purchases of u1 fill the model; the title of another shopper's only one is longer."""
+    model = R2ec.load(shop / "model")
+    model.add_items(pd.DataFrame({"item_id": ["endless"], "title": ["lamp " * 19 + "x" * 60]}))
+    model.save(shop / "model")
+    before = write(shop).set_index("user_id")
+    more = pd.DataFrame({"user_id": ["u1"] * 6 + ["wordy"], "item_id": [f"i{n}" for n in range(6)] + ["endless"]})
+    more = more.assign(timestamp=log["timestamp"].max(), rating=np.float32("nan"))
+    pd.concat([log, more]).to_parquet(shop / "log.parquet")
+    own = pd.concat([log, more]).query("user_id == 'u1' and item_id != 'gone'")
+    rows = model.purchases([own["item_id"].iloc[-5:]], [[0.0] * 5])
+    [prompt] = model.prompts.user_ids(rows, model.titles)
+    model.lm.config.max_position_embeddings = len(prompt) + 4 + len(model.prompts.answer.ids)
+    model.save(shop / "model")
+    written = write(shop).set_index("user_id")
+    unknown = "1 interactions with unknown items left out"
+    assert set(written.loc["u1", "note"]) == {f"{unknown}; the model has room for the latest 5 alone"}
+    alone = model.recommend(own["item_id"].iloc[-5:], 3, [0.0] * 5, max_new_tokens=4)
+    assert written.loc["u1", "item_id"].tolist() == alone.item_ids
+    assert set(written.loc["wordy", "note"]) == {"popular items: the model has room for none of them"}
+    assert written.loc["wordy", "item_id"].iloc[0] == "i9"
+    assert written.loc["u3"].equals(before.loc["u3"])
+
+
+def test_reasonings_that_leave_no_room_for_a_history_are_refused_before_the_log_is_read(shop):
+    (shop / "log.parquet").unlink()
+    with pytest.raises(
+        DataError, match=r"max_new_tokens is 2045: of the model's 2048 positions .* at most (\d+)"
+    ) as told:
+        write(shop, max_new_tokens=2045)
+    model, most = R2ec.load(shop / "model"), int(re.search(r"at most (\d+)", str(told.value))[1])
+    assert lists.room_for_prompts(model, most) > 0
+    with pytest.raises(DataError):
+        lists.room_for_prompts(model, most + 1)
 
 
 @pytest.mark.parametrize("name", ["users", "guardrails"])

@@ -46,6 +46,23 @@ def test_a_history_has_the_state_that_it_has_alone_beside_longer_ones(tiny, stud
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
 
 
+def test_a_layer_is_that_of_sasrec_whose_blocks_read_what_is_normalised_before_them(tiny, student, samples):
+    """x + g(LayerNorm(x)) for attention and feed-forward (1808.09781, section 3.2), here in plain tensors."""
+    row = samples[samples["history"].map(len) > 2].iloc[[0]]
+    ids, facts = student.inputs(row)
+    vectors = (tiny.head.table[ids[0]] - student.centre) / student.spread
+    places = student.items(vectors) + student.facts(facts[0]) + student.positions[: len(vectors)]
+    x = torch.cat([student.query[None], places])  # (1 + T, 8)
+    for layer in student.blocks.layers:
+        attention, normed = layer.self_attn, layer.norm1(x)
+        parts = (normed @ attention.in_proj_weight.T + attention.in_proj_bias).chunk(3, dim=1)
+        query, key, value = (part.unflatten(1, (2, 4)).transpose(0, 1) for part in parts)  # (heads, 1 + T, 4)
+        weights = (query @ key.transpose(1, 2) / 4**0.5).softmax(dim=2)
+        x = x + attention.out_proj((weights @ value).transpose(0, 1).flatten(1))
+        x = x + layer.linear2(torch.nn.functional.gelu(layer.linear1(layer.norm2(x))))
+    torch.testing.assert_close(student.states(tiny, row)[0], student.out(student.blocks.norm(x)[0]))
+
+
 @pytest.mark.parametrize("column", ["history", "history_hours", "history_ratings"])
 def test_items_times_and_ratings_all_count(tiny, student, samples, column):
     row = samples[samples["history"].map(len) > 1].iloc[[0]]

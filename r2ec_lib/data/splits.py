@@ -149,14 +149,19 @@ def check_feasible(
     candidates = len(items) - (longest if mask_seen else 0)
     faults = []
     if train < batch_users:
-        faults.append(f"{train} training samples do not fill a step of batch_users={batch_users}; lower it to {train}")
+        faults.append(
+            f"{train} training samples do not fill a step of batch_users={batch_users}; lower it to {train}, or bring "
+            "more data"
+        )
     if candidates < ranking_k:
+        room = len(items) - ranking_k  # for a history
+        shorter = f"lower max_history to {room}, or " if mask_seen and room > 0 else ""
         faults.append(
             f"{len(items)} items leave {candidates} candidates beside a history of {longest}, fewer than the top "
-            f"{ranking_k} of a ranking; lower max_history to {max(len(items) - ranking_k, 0)}"
+            f"{ranking_k} of a ranking; {shorter}bring {ranking_k + 1} items or more"
         )
     if faults:
-        raise DataError("; ".join(faults) + ", or bring more data.")
+        raise DataError("; ".join(faults) + ".")
     users = samples.groupby("split")["user_id"].nunique()
     return [
         f"The {name} split has one shopper, so its intervals and tests say nothing of other shoppers."

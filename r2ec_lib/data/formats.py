@@ -170,6 +170,7 @@ def _read_jsonl(path: Path) -> pd.DataFrame:
 def _read_parquet(path: Path) -> pd.DataFrame:
     try:
         table = pa.parquet.ParquetFile(path, page_checksum_verification=True).read()
+        table.validate(full=True)  # texts that are no UTF-8 would be read
         names = _named(table.column_names, str(path))
         columns = [_parquet_column(column) for column in table.columns]
     except (pa.ArrowException, OSError, ValueError) as error:

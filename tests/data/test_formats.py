@@ -434,12 +434,13 @@ def check_reading(folder, name, edits):
     return "read"
 
 
+@pytest.mark.parametrize("examples", [150, pytest.param(2_500, marks=pytest.mark.slow)])  # 10,000 over the four files
 @pytest.mark.parametrize("name", BASES)
-def test_a_damaged_file_is_read_like_a_plain_reading_or_refused(tmp_path, name):
+def test_a_damaged_file_is_read_like_a_plain_reading_or_refused(tmp_path, name, examples):
     assert check_reading(tmp_path, name, []) == "read"
 
     @settings(
-        max_examples=150,
+        max_examples=examples,
         derandomize=True,
         deadline=None,
         database=None,
@@ -487,3 +488,14 @@ def test_bytes_of_parquet_are_text_or_refused(tmp_path, kind):
         else:
             with pytest.raises(DataError, match=r"t\.parquet: cannot be read as parquet \(Invalid UTF8"):
                 formats.read_file(tmp_path / "t.parquet")
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.list_(pa.string())])
+def test_texts_of_parquet_that_are_no_utf_8_are_refused(tmp_path, kind):
+    """As a damaged file has them; pandas would fail where it comes to that row."""
+    broken = pa.array([b"pen", b"\xff"]).view(pa.string())
+    column = pa.array([0, 2], pa.int32()) if pa.types.is_list(kind) else broken
+    column = pa.ListArray.from_arrays(column, broken) if pa.types.is_list(kind) else broken.cast(kind)
+    pq.write_table(pa.table({"a": column}), tmp_path / "t.parquet")
+    with pytest.raises(DataError, match=r"t\.parquet: cannot be read as parquet \(.*Invalid UTF8"):
+        formats.read_file(tmp_path / "t.parquet")

@@ -105,8 +105,12 @@ def test_missing_and_empty_files_are_named(logs, tmp_path):
 
 
 def test_messages_list_the_columns_that_the_file_has(logs):
-    with pytest.raises(DataError, match=r"no column 'stars' for user_id; found user_id, item_id, timestamp\. Correct"):
-        readers.read_logs(*logs(), {"user_id": "stars"})
+    interactions, items = logs()
+    interactions.write_text("user_id,item_id,timestamp,till\na,p,2020-01-01,7\n")
+    with pytest.raises(
+        DataError, match=r"no column 'stars' for user_id; found user_id, item_id, timestamp, till\. Correct"
+    ):
+        readers.read_logs(interactions, items, {"user_id": "stars"})
 
 
 def test_ratings_may_have_a_decimal_comma(logs):

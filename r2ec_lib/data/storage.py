@@ -87,7 +87,7 @@ YamlLoader.yaml_implicit_resolvers = {
 }
 
 
-def sha256(path: str | Path) -> str:
+def sha256(path: str | os.PathLike) -> str:
     """Hexadecimal SHA-256 of a file's bytes; of a folder, that of the names and digests of all that it holds."""
     if Path(path).is_dir():
         listing = "".join(f"{part.name} {sha256(part)}\n" for part in sorted(Path(path).iterdir()))

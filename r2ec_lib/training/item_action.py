@@ -53,8 +53,8 @@ def fit_item_action(
         model: a warmed-up R²ec; all weights that require a gradient are trained.
         train, valid: samples tables.
         steps: most optimiser steps; training ends earlier after `patience` evaluations without a better score.
-        chains: token ids of a reasoning for each row of `train` and of `valid`, each closed by `<answer>`; None trains,
-            or validates, without reasoning.
+        chains: token ids of a reasoning for each row of `train` and of `valid`, each closed by `<answer>`; None
+            trains, or validates, without reasoning.
         refresh_steps: steps between two encodings of the stored item table; only `catalogue_negatives` reads it.
         catalogue_negatives: adds the stored item table as constant candidates to the live targets of the batch.
         live_negatives: adds so many items of the catalogue, drawn anew at each step and encoded live.

@@ -9,7 +9,7 @@ checkpoint. Training is in `trainer.py`; loading a backbone is in `backbone.py`.
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, overload
@@ -33,6 +33,9 @@ from r2ec_lib.model.encoding import BATCH_TOKENS, batched_states, encoded_tokens
 from r2ec_lib.model.prompts import Prompts, PromptStyle
 from r2ec_lib.model.sampling import Sampled, sample
 from r2ec_lib.model.scoring import BLOCK, item_log_probs, seen_mask, similarity_scores, stable_topk, target_ranks
+
+Writer = Callable[[Sequence[Sequence[int]], int, float, int], list[list[int]]]
+"""Writes a reasoning a prompt, given what `R2ec.sample` is given: chains of token ids, closed or not."""
 
 
 @dataclass
@@ -109,7 +112,10 @@ class R2ec:
         catalogue: items table, in table order.
         head: the item table.
         collaborative: what is bought together, added to the scores of the head; None where texts decide alone.
+        writer: samples reasonings in place of `lm`, such as `vllm.writer`; None where `lm` does.
     """
+
+    writer: Writer | None = None
 
     def __init__(
         self,
@@ -224,10 +230,10 @@ class R2ec:
             are those of `user_states` for the same chains.
         """
         if whole_number(max_new_tokens, "max_new_tokens", 0) == 0:
-            rows = [[*prompt, *self.prompts.answer.ids] for prompt in prompt_ids]
-            states = self.encode(rows, starts=list(map(len, prompt_ids)))
-            return Sampled([list(self.prompts.answer.ids) for _ in rows], [False] * len(rows), states)
+            return self.read(prompt_ids, [[]] * len(prompt_ids))
         self._require_positions(max(map(len, prompt_ids), default=0) + max_new_tokens + len(self.prompts.answer.ids))
+        if self.writer is not None:
+            return self.read(prompt_ids, self.writer(prompt_ids, max_new_tokens, temperature, top_k))
         drawn = {"do_sample": True, "temperature": temperature, "top_k": top_k} if temperature > 0 else {}
         settings = GenerationConfig(
             max_new_tokens=max_new_tokens,
@@ -242,6 +248,12 @@ class R2ec:
         sampled = sample(self.lm, prompt_ids, settings, answer, readout, batch_tokens, read_id=self.read_id)
         self.lm.train(was_training)
         return sampled
+
+    def read(self, prompt_ids: Sequence[Sequence[int]], chains: Sequence[Sequence[int]]) -> Sampled:
+        """What `sample` returns, for chains that were written elsewhere: closed, and their states read in one pass."""
+        closed, written = self.prompts.answer.close(chains)
+        rows = [[*prompt, *chain] for prompt, chain in zip(prompt_ids, closed, strict=True)]
+        return Sampled(closed, written, self.encode(rows, starts=list(map(len, prompt_ids))))
 
     def decode(self, chain: Sequence[int]) -> str:
         """The text of a reasoning, without `<answer>` and other control tokens."""

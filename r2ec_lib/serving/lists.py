@@ -33,7 +33,7 @@ from r2ec_lib.data.purchases import histories_table
 from r2ec_lib.data.readers import LOG_COLUMNS, read_interactions, select_columns
 from r2ec_lib.data.schema import DataError, to_ids, whole_number
 from r2ec_lib.data.storage import read_json, sha256, write_atomically, write_json
-from r2ec_lib.model import R2ec
+from r2ec_lib.model import R2ec, vllm
 from r2ec_lib.model.r2ec import Recommendation
 
 PART = 256
@@ -75,6 +75,7 @@ def recommend(
     guardrails_path: Path | None = None,
     max_new_tokens: int = 128,
     shard: tuple[int, int] = (1, 1),
+    use_vllm: bool = False,
 ) -> None:
     """Writes the lists of a log's shoppers to `out` and tells how far it is; goes on where it was interrupted.
 
@@ -82,6 +83,7 @@ def recommend(
         columns, timestamp_unit: as in `readers.read_logs`.
         users_path: a file whose column for user_id says who gets a list; all shoppers of the log where left out.
         shard: (i, n) writes for the i-th (from 1) of n groups of shoppers, which `shard_of` makes.
+        use_vllm: whether vLLM writes the reasonings.
 
     Raises:
         DataError: a file that cannot be used, parts of another command beside `out`, or reasonings so long that the
@@ -92,6 +94,8 @@ def recommend(
         raise DataError(f"{out}: expected a name in .parquet for the lists.")
     whole_number(k, "k", 1)
     whole_number(max_new_tokens, "max_new_tokens", 0)
+    if use_vllm:
+        vllm.require()
     _command_of(out)  # refuses a file of something else before any long work
     rails = rules.load(guardrails_path) if guardrails_path else None
     model = R2ec.load(model_folder)
@@ -121,8 +125,12 @@ def recommend(
         "guardrails": guardrails_path and sha256(guardrails_path),
         "max_new_tokens": max_new_tokens,
         "shard": list(shard),
+        "use_vllm": use_vllm,
         "shoppers in a part": PART,
     }
+
+    if use_vllm and max_new_tokens:
+        model.writer = vllm.writer(model, model_folder)
 
     def ask(part: pd.DataFrame) -> Sequence[Recommendation]:
         given = {"k": k, "hours": part["hours"], "ratings": part["ratings"], "max_new_tokens": max_new_tokens}

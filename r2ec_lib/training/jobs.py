@@ -6,7 +6,6 @@ this module through `accelerate launch` and shows its lines. Both read the same 
 one device and many but the number of processes.
 """
 
-import importlib.util
 import json
 import os
 import re
@@ -27,7 +26,7 @@ from transformers import EarlyStoppingCallback, PrinterCallback
 
 from r2ec_lib.data.schema import DataError
 from r2ec_lib.data.storage import read_json, read_table, sha256, write_json
-from r2ec_lib.model import R2ec
+from r2ec_lib.model import R2ec, vllm
 from r2ec_lib.training.checkpoints import Checkpoints, newest_whole
 from r2ec_lib.training.config import RecPOConfig
 from r2ec_lib.training.judgements import judged_reward
@@ -61,8 +60,8 @@ def check_settings(
         raise DataError(
             "judged_weight asks for judgements, but no reasoning was accepted or rejected; name the reviews"
         )
-    if settings.get("use_vllm") and importlib.util.find_spec("vllm") is None:
-        raise DataError("use_vllm is true, but vLLM is not installed; install the extra `vllm`, or set it to false")
+    if settings.get("use_vllm"):
+        vllm.require()
     group, accumulation = settings["num_generations"], settings.get("gradient_accumulation_steps", 1)
     rows, parts = batch_users * group, num_processes * accumulation
     if rows < 1 or rows % parts:

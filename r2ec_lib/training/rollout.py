@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from trl.trainer.utils import split_tensor_dict
 
-from r2ec_lib.model import R2ec
+from r2ec_lib.model import R2ec, vllm
 
 
 def ndcg(
@@ -80,13 +80,9 @@ def generation_limits(model: R2ec, use_vllm: bool) -> dict[str, Any]:
 
     vLLM has names of its own, and its own copy of the model's generation settings.
     """
-    if not use_vllm:
-        return {} if model.read_id is None else {"suppress_tokens": [model.read_id]}
-    answer = model.prompts.answer
-    limits: dict[str, Any] = {"stop_token_ids": answer.stop_ids(model.lm)}
-    if answer.text:
-        limits |= {"stop": [answer.text], "include_stop_str_in_output": True}
-    return limits if model.read_id is None else {**limits, "logit_bias": {model.read_id: -100.0}}
+    if use_vllm:
+        return vllm.limits(model)
+    return {} if model.read_id is None else {"suppress_tokens": [model.read_id]}
 
 
 def repetition(chains: Sequence[Sequence[int]]) -> float:

@@ -165,11 +165,9 @@ class RecPOTrainer(GRPOTrainer):
             return rollout.Drawn(silent.chains, [0] * len(prompts), silent.written, silent.states)
         if self.use_vllm or self.use_transformers_continuous_batching:
             own, log_probs = self._generate_single_turn(prompts, None, {}, self.num_generations)
-            chains, written = answer.close(own)
-            whole = [[*prompt, *chain] for prompt, chain in zip(prompts, chains, strict=True)]
-            states = model.encode(whole, starts=[len(prompt) for prompt in prompts])
-            actions = [min(len(chain), len(ids)) for chain, ids in zip(chains, own, strict=True)]
-            return rollout.Drawn(chains, actions, written, states, log_probs)
+            read = model.read(prompts, own)
+            actions = [min(len(chain), len(ids)) for chain, ids in zip(read.chains, own, strict=True)]
+            return rollout.Drawn(read.chains, actions, read.written, read.states, log_probs)
         training, readout = self.model.training, model.head.readout
         room = (max(map(len, prompts)) + self.max_completion_length + len(answer.ids)) * len(prompts)  # all at once
         with (

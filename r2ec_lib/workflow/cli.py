@@ -103,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
         const=0,
         help="answer at once, without one",
     )
+    lists.add_argument("--vllm", action="store_true", help="write reasonings with vLLM (install the extra `vllm`)")
     lists.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/N", help="the I-th of N groups of shoppers")
     items.add_argument("items", type=Path, help="CSV, Parquet or JSON lines")
     items.add_argument("--remove", action="store_true", help="remove the items of the file, whose ids are enough")
@@ -160,6 +161,7 @@ def _serve(options: argparse.Namespace) -> None:
             guardrails_path=options.guardrails,
             max_new_tokens=options.max_new_tokens,
             shard=options.shard,
+            use_vllm=options.vllm,
         )
     except FileNotFoundError as error:  # no model there
         raise DataError(f"{error}.") from error

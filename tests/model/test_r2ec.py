@@ -62,6 +62,23 @@ def test_sampling_follows_the_seed_and_greedy_needs_none(tiny, samples):
     assert tiny.sample(prompts, 8).chains == tiny.sample(prompts, 8).chains
 
 
+def test_reasonings_of_another_writer_are_closed_and_their_states_read(tiny, samples):
+    prompts, asked = tiny.prompts.user_ids(samples.head(3), tiny.titles), []
+
+    def writer(*given):
+        asked.append(given)
+        return [[40, 41, 2], [42, 43], []]
+
+    tiny.writer = writer
+    found = tiny.sample(prompts, 8, temperature=0.7, top_k=5)
+    assert asked == [(prompts, 8, 0.7, 5)]
+    assert found.chains == [[40, 41, 2], [42, 43, 2], [2]] and found.written == [True, False, False]
+    assert torch.allclose(found.states, tiny.user_states(samples.head(3), found.chains), atol=1e-5)
+    answers = tiny.recommend([["i1"], ["i2", "i3"], ["i4"]], max_new_tokens=8)
+    assert [answer.reasoning for answer in answers] == [tiny.decode([40, 41]), tiny.decode([42, 43]), ""]
+    assert tiny.sample(prompts, 0).chains == [[2]] * 3 and len(asked) == 2
+
+
 def test_recommendations_are_the_best_unseen_items(tiny, samples):
     history = [tiny.head.item_ids[item] for item in samples["history"].iloc[1]]
     found = tiny.recommend(history, k=5, max_new_tokens=4)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -361,6 +362,29 @@ def test_lists_of_other_settings_are_not_these_lists(shop, log, change):
         write(shop, shard=(1, 6), **choices)
         command = json.loads(pq.read_schema(shop / "lists.parquet").metadata[lists.COMMAND])
         assert {name: command[name] for name in choices} == choices
+
+
+def test_vllm_writes_the_reasonings_where_it_is_asked_for(shop, monkeypatch):
+    started = []
+
+    def writer(model, folder):
+        started.append(folder)
+        return lambda prompts, *_: [[40, 41, 2] for _ in prompts]
+
+    monkeypatch.setattr(lists.vllm, "require", lambda: None)
+    monkeypatch.setattr(lists.vllm, "writer", writer)
+    written = write(shop, use_vllm=True, shard=(1, 6))
+    assert started == [shop / "model"]
+    assert set(written["reasoning"]) == {R2ec.load(shop / "model").decode([40, 41])}
+    write(shop, use_vllm=True, shard=(1, 6), max_new_tokens=0)
+    assert len(started) == 1  # nothing is written
+
+
+def test_without_vllm_its_lists_are_refused_before_the_model_is_loaded(shop, monkeypatch):
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    (shop / "model" / "r2ec.json").unlink()
+    with pytest.raises(DataError, match=r"install the extra `vllm`"):
+        write(shop, use_vllm=True)
 
 
 def test_ratings_are_read_on_the_scale_of_the_model(tiny, shop, log):

@@ -242,7 +242,7 @@ def test_what_would_fail_or_train_nothing_is_refused_when_the_job_is_written(
 ):
     folder = run("refused")
     (folder / "training" / "job.json").unlink()
-    monkeypatch.setattr(jobs.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     job = {"batch_users": 4, "num_processes": 1, "patience": 9}
     with pytest.raises(DataError, match=message):
         jobs.write_job(folder, {**SETTINGS, **settings}, **{**job, **sizes})

@@ -218,10 +218,12 @@ def test_items_are_changed_by_a_command(shop, capsys):
         ([*RECOMMEND, "-p", "column_rating=stars"], 1, "log.csv: no column 'stars' for rating"),
         ([*RECOMMEND, "--guardrails", "log.csv"], 1, "log.csv: expected keys and values"),
         ([*RECOMMEND, "--k", "0"], 1, "k is 0"),
+        ([*RECOMMEND, "--vllm"], 1, "vLLM is not installed"),
         ([*RECOMMEND, "--out", "log.csv/lists.parquet"], 1, "Not a directory: 'log.csv/"),
     ],
 )
-def test_a_command_that_cannot_be_done_ends_with_one_message(shop, arguments, code, told, capsys):
+def test_a_command_that_cannot_be_done_ends_with_one_message(shop, arguments, code, told, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "vllm", None)
     assert cli.main(arguments) == code
     error = capsys.readouterr().err
     assert "Traceback" not in error and re.search(told, error)

@@ -86,13 +86,13 @@ def writer(model: R2ec, folder: str | os.PathLike, **engine: Any) -> Writer:
     def write(
         prompt_ids: Sequence[Sequence[int]], max_new_tokens: int, temperature: float, top_k: int
     ) -> list[list[int]]:
-        drawn = [{"temperature": temperature, "top_k": top_k, "max_tokens": max_new_tokens}] * len(prompt_ids)
-        if temperature > 0:  # torch's seed decides here too
-            seeds = torch.randint(2**62, (len(prompt_ids),)).tolist()
-            drawn = [{**one, "seed": seed} for one, seed in zip(drawn, seeds, strict=True)]
+        seeds: list[int | None] = [None] * len(prompt_ids)
+        if temperature > 0:
+            seeds = torch.randint(2**62, (len(prompt_ids),)).tolist()  # so that torch's seed decides here too
+        drawn = {"temperature": temperature, "top_k": top_k, "max_tokens": max_new_tokens}
         written = llm.generate(
             [{"prompt_token_ids": list(prompt)} for prompt in prompt_ids],
-            [SamplingParams(**one, **stops) for one in drawn],
+            [SamplingParams(**drawn, **stops, seed=seed) for seed in seeds],
             use_tqdm=False,
             lora_request=adapter,
         )

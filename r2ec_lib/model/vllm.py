@@ -13,14 +13,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+import psutil
 import torch
 from peft import PeftModel
 
 from r2ec_lib.data.schema import DataError
 from r2ec_lib.model.r2ec import R2ec, Writer
 
-GPU_SHARE = 0.5
-"""Of the GPU's memory, for vLLM; the model that reads the states needs some too."""
+MEMORY_SHARE = 0.5
+"""Of the memory that is free, for vLLM; the model that reads the states needs some too."""
 SURROUNDINGS = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process: it ends with it, and scripts need no `__main__`
     "VLLM_NO_USAGE_STATS": "1",  # which it would send to its makers
@@ -65,7 +66,9 @@ def writer(model: R2ec, folder: str | os.PathLike, **engine: Any) -> Writer:
     from vllm.lora.request import LoRARequest
 
     weights, adapter = str(Path(folder) / "lm"), None
-    usual = {"max_model_len": -1, "gpu_memory_utilization": GPU_SHARE}  # the length for which there is memory
+    memory = psutil.virtual_memory()
+    free, total = torch.cuda.mem_get_info() if torch.cuda.is_available() else (memory.available, memory.total)
+    usual = {"gpu_memory_utilization": MEMORY_SHARE * free / total, "max_model_len": -1}  # as long as there is room
     fixed = {"load_format": "safetensors", "generation_config": "vllm"}  # no pickle; no settings but those given here
     fixed["dtype"] = str(model.lm.dtype).removeprefix("torch.")
     with tempfile.TemporaryDirectory() as place:
@@ -75,8 +78,7 @@ def writer(model: R2ec, folder: str | os.PathLike, **engine: Any) -> Writer:
             weights, adapter = str(config.base_model_name_or_path), LoRARequest("r2ec", 1, place)
             rank = next((rank for rank in get_args(MaxLoRARanks) if rank >= config.r), config.r)
             fixed |= {"enable_lora": True, "max_lora_rank": rank}
-        tokenizer = str(Path(folder) / ("adapter" if adapter else "lm"))
-        llm = LLM(weights, tokenizer=tokenizer, **{**usual, **fixed, **engine})
+        llm = LLM(weights, **{**usual, **fixed, **engine})
         if adapter:
             llm.llm_engine.add_lora(adapter)
     stops = {**limits(model), "ignore_eos": True, "detokenize": model.prompts.answer.text is not None}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import family_lm, text_tokenizer
 
-from r2ec_lib.data.storage import read_json, read_table
+from r2ec_lib.data.storage import read_json, read_table, write_json
 from r2ec_lib.serving.student import Student
 from r2ec_lib.workflow import kernels, recipes, runner
 
@@ -253,6 +253,12 @@ def test_a_pretrained_model_is_trained_with_and_without_its_chat_template(run, t
         saved = read_json(pretrained / "model" / "r2ec.json")
         assert saved["base"] == str(tmp_path / "lm") and saved["prompt_style"]["instruct"] is instruct
         assert saved["prompt_style"]["max_title_words"] == 6
+    steps, state = pretrained / "training" / "start" / "log.parquet", pretrained / ".stages" / "02_training.json"
+    taken = read_table(steps)["seconds"]
+    write_json(read_json(state) | {"finished": False}, state)  # as if it had been killed during RecPO
+    shutil.rmtree(pretrained / "model")
+    runner.execute(recipe, runs=run.parent, shared=True)
+    assert (pretrained / "model").is_dir() and read_table(steps)["seconds"].equals(taken)  # item steps: done once
 
 
 @pytest.mark.slow

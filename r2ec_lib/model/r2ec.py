@@ -172,12 +172,16 @@ class R2ec:
         self.lm.train(was_training)
         return states
 
+    @property
+    def positions(self) -> float:
+        """Longest text, in tokens, that the model was made for; infinite where it has no limit."""
+        return getattr(self.lm.config.get_text_config(), "max_position_embeddings", None) or math.inf
+
     def _require_positions(self, tokens: int) -> None:
         """Raises DataError where a text is longer than the model was made for; it would fail, or read nonsense."""
-        positions = getattr(self.lm.config.get_text_config(), "max_position_embeddings", None)  # some have no limit
-        if positions and tokens > positions:
+        if tokens > self.positions:
             raise DataError(
-                f"a text of {tokens} tokens, reasoning included, exceeds the {positions} positions of the model; "
+                f"a text of {tokens} tokens, reasoning included, exceeds the {self.positions} positions of the model; "
                 f"lower max_title_tokens, max_item_tokens, max_history or the length of a reasoning"
             )
 

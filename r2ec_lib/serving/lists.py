@@ -156,12 +156,11 @@ def room_for_prompts(model: R2ec, max_new_tokens: int) -> float:
 
     Raises DataError where not even the prompt of an empty history has room.
     """
-    positions = getattr(model.lm.config.get_text_config(), "max_position_embeddings", None) or math.inf
-    room = positions - len(model.prompts.answer.ids) - max_new_tokens
+    room = model.positions - len(model.prompts.answer.ids) - max_new_tokens
     needed = len(model.prompts.tokenize([model.prompts.style.user_text([])])[0])
     if room <= needed:
         raise DataError(
-            f"max_new_tokens is {max_new_tokens}: of the model's {positions} positions this leaves none for a "
+            f"max_new_tokens is {max_new_tokens}: of the model's {model.positions} positions this leaves none for a "
             f"history. Expected at most {room + max_new_tokens - needed - 1}, and less by what a history needs."
         )
     return room

@@ -203,7 +203,9 @@ def fit_and_save(
         The table of `fit_item_action`, with the seconds that it took in the column `seconds`.
     """
     samples = [pd.util.hash_pandas_object(table[["sample_id", "target"]]).sum().item() for table in (train, valid)]
-    job = {"start": sha256(start), "samples": samples, "steps": steps, **how}
+    # weights and settings alone: PEFT lists the layers of an adapter in another order in every process
+    parts = [*sorted(Path(start).rglob("*.safetensors")), Path(start) / "r2ec.json"]
+    job = {"start": [sha256(part) for part in parts], "samples": samples, "steps": steps, **how}
     job["chains"] = chains and hashlib.sha256(repr(chains).encode()).hexdigest()
     done, table = Path(folder) / "job.json", Path(folder) / "log.parquet"
     if done.is_file() and read_json(done) == job:

@@ -28,6 +28,7 @@ from transformers import (
 
 from r2ec_lib.model import R2ec
 from r2ec_lib.model.backbone import add_recommend_token
+from r2ec_lib.model.collaborative import Collaborative, ItemMap, ItemWeights
 from r2ec_lib.model.prompts import Prompts, PromptStyle
 from r2ec_lib.model.tiny import build_tiny, train_tokenizer
 
@@ -172,6 +173,18 @@ def tiny(tokenizer, items) -> R2ec:
     model = R2ec(lm, Prompts(tokenizer, PromptStyle(instruct=False)), items)
     model.refresh()
     return model
+
+
+@pytest.fixture
+def bought_alone(tiny):
+    """Makes a collaborative term of which only the first part says anything."""
+
+    def make(bought: ItemWeights) -> Collaborative:
+        rows, width = tiny.head.table.shape
+        nothing = ItemWeights(torch.zeros(rows, 1, dtype=torch.long), torch.zeros(rows, 1))
+        return Collaborative(bought, nothing, ItemMap(torch.eye(width), torch.zeros(width), scale=0.0))
+
+    return make
 
 
 @pytest.fixture

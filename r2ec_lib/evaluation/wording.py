@@ -13,6 +13,7 @@ import pandas as pd
 NAMES = {
     "r2ec": "R²ec",
     "texts_alone": "R²ec without its collaborative term",
+    "term_alone": "R²ec's collaborative term alone",
     "item_term_only": "R²ec, reasoning never rewarded",
     "without_reasoning": "same backbone, trained without reasoning",
     "without_reasoning_long": "same backbone without reasoning, trained longer",

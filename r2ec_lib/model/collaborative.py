@@ -1,10 +1,10 @@
 """The collaborative term: what the items of a history say by themselves, added to the scores of the reasoned state.
 
 R²ec scores an item by the final state of a reasoning alone (Eq. 1 to 3). Where purchases are few and titles short,
-much of what can be known about the next one is in no text. So a recipe may add what is bought together, learned from
-the same training purchases in closed form, and what reads like the history: the vectors of its items in the item
-table, which cost no further pass. Items without purchases are found by their texts. How the parts are weighed is in
-`training/collaborative.py`. Letters in shapes: B histories, N items, K kept items, U users, d hidden size.
+much of what can be known about the next one is in no text. So a recipe may add three parts, none of which costs a
+further pass: what is bought together, what shares words, and which item vectors follow which. They are learned from
+the same training purchases and weighed in `training/collaborative.py`. Letters in shapes: B histories, N items,
+K kept items, U users, d hidden size.
 """
 
 from collections.abc import Sequence
@@ -26,43 +26,30 @@ MOST = 12_000
 
 
 @dataclass(frozen=True)
-class Collaborative:
+class ItemWeights:
     """Item–item weights and how a history reads them.
 
     Attributes:
-        items: (N, K) int64, for each item the items that its purchase speaks for.
+        items: (N, K) int64, for each item the items that it speaks for.
         weights: (N, K) float32, how much; 0 where an item has fewer than K.
         decay: an action `a` steps before the latest one weighs decay^a.
         scale: factor on the sum, so that it stands in the units of the model's similarity.
-        texts: factor on the similarity between `history_states` and each item's vector.
     """
 
     items: Tensor
     weights: Tensor
     decay: float = 0.9
     scale: float = 1.0
-    texts: float = 0.0
 
     def scores(self, histories: Sequence[Sequence[int]]) -> Tensor:
         """(B, N) float32: Σ_a decay^a · weight(history item, v), times `scale`."""
         result = torch.zeros(len(histories), len(self.items))
-        for row, (items, ages) in zip(result, self._read(histories), strict=True):
+        for row, (items, ages) in zip(result, by_age(histories, self.decay), strict=True):
             row.index_add_(0, self.items[items].flatten(), (ages[:, None] * self.weights[items]).flatten())
         return self.scale * result
 
-    def history_states(self, histories: Sequence[Sequence[int]], table: Tensor) -> Tensor:
-        """(B, d): the vectors of a history's items, rows of the item table (N, d), each of length 1, by decay^age."""
-        vectors = F.normalize(table.float(), dim=1)
-        read = [ages.to(vectors) @ vectors[items] for items, ages in self._read(histories)]
-        return torch.stack(read) if read else vectors[:0]
-
-    def _read(self, histories: Sequence[Sequence[int]]) -> list[tuple[Tensor, Tensor]]:
-        """The items of each history and decay^a of each."""
-        rows = [torch.as_tensor(np.asarray(history, dtype=np.int64)) for history in histories]
-        return [(items, self.decay ** torch.arange(len(items) - 1, -1, -1)) for items in rows]
-
-    def reindexed(self, rows: Sequence[int]) -> "Collaborative":
-        """The term for another catalogue, whose items stood in these rows before; −1 for items that are new."""
+    def reindexed(self, rows: Sequence[int]) -> "ItemWeights":
+        """The weights for another catalogue, whose items stood in these rows before; −1 for items that are new."""
         before = torch.tensor(list(rows), dtype=torch.long)
         place = torch.full((len(self.items) + 1,), -1)  # where each earlier item stands now; the last one is no item
         place[before] = torch.arange(len(before))
@@ -71,6 +58,88 @@ class Collaborative:
         items = torch.where(new[:, None], -1, place[self.items[before]])
         weights = self.weights[before].masked_fill(items < 0, 0.0)
         return replace(self, items=items.clamp_min(0), weights=weights)
+
+
+@dataclass(frozen=True)
+class ItemMap:
+    """A linear map from the item vectors of a history to the vector of what comes next.
+
+    It needs no purchase of an item, so it also speaks for items that are new. Vectors are compared by their directions
+    from the mean of all: those of a language model share most of their length.
+
+    Attributes:
+        matrix: (d, d) float32.
+        centre: (d,) float32, mean of the item vectors that the map was learned with.
+        decay: an action `a` steps before the latest one weighs decay^a.
+        scale: factor on the sum, so that it stands in the units of the model's similarity.
+    """
+
+    matrix: Tensor
+    centre: Tensor
+    decay: float = 0.5
+    scale: float = 1.0
+
+    def directions(self, table: Tensor) -> Tensor:
+        """(N, d): item vectors (N, d) less the mean, each of length 1."""
+        return F.normalize(table.float() - self.centre.to(table.device), dim=1)
+
+    def read(self, histories: Sequence[Sequence[int]], directions: Tensor) -> Tensor:
+        """(B, d) of length 1: the directions (N, d) of a history's items, weighed by age."""
+        read = [ages.to(directions) @ directions[items] for items, ages in by_age(histories, self.decay)]
+        return F.normalize(torch.stack(read), dim=1) if read else directions[:0]
+
+    def scores(self, histories: Sequence[Sequence[int]], table: Tensor) -> Tensor:
+        """(B, N) float32, on the device of the item table (N, d): scale · (read history) M x_v."""
+        directions = self.directions(table)
+        return self.scale * (self.read(histories, directions) @ self.matrix.to(table.device)) @ directions.T
+
+
+@dataclass(frozen=True)
+class Collaborative:
+    """The three parts of the term.
+
+    Attributes:
+        bought: what is bought together (`item_weights`).
+        worded: what shares words (`training.collaborative.word_weights`).
+        follows: which item vectors follow which (`training.collaborative.fit_map`).
+    """
+
+    bought: ItemWeights
+    worded: ItemWeights
+    follows: ItemMap
+
+    def scores(self, histories: Sequence[Sequence[int]], table: Tensor) -> Tensor:
+        """(B, N) float32, on the device of the item table (N, d): the sum of the parts."""
+        counted = self.bought.scores(histories) + self.worded.scores(histories)
+        return counted.to(table.device) + self.follows.scores(histories, table)
+
+    def reindexed(self, rows: Sequence[int]) -> "Collaborative":
+        """The term for another catalogue, whose items stood in these rows before; −1 for items that are new."""
+        return replace(self, bought=self.bought.reindexed(rows), worded=self.worded.reindexed(rows))
+
+    def packed(self) -> tuple[dict[str, Tensor], dict[str, dict[str, float]]]:
+        """Tensors and numbers of the parts, by name, for `unpacked`."""
+        tensors: dict[str, Tensor] = {}
+        numbers: dict[str, dict[str, float]] = {}
+        for name, part in vars(self).items():
+            tensors |= {f"{name}.{key}": value for key, value in vars(part).items() if isinstance(value, Tensor)}
+            numbers[name] = {"decay": part.decay, "scale": part.scale}
+        return tensors, numbers
+
+    @classmethod
+    def unpacked(cls, tensors: dict[str, Tensor], numbers: dict[str, dict[str, float]]) -> "Collaborative":
+        """What `packed` took apart. Raises KeyError or TypeError where a part is missing."""
+        bought, worded = (
+            ItemWeights(tensors[f"{name}.items"], tensors[f"{name}.weights"], **numbers[name])
+            for name in ("bought", "worded")
+        )
+        return cls(bought, worded, ItemMap(tensors["follows.matrix"], tensors["follows.centre"], **numbers["follows"]))
+
+
+def by_age(histories: Sequence[Sequence[int]], decay: float) -> list[tuple[Tensor, Tensor]]:
+    """The items of each history (int64) and decay^a of each, `a` steps before the latest one."""
+    rows = [torch.as_tensor(np.asarray(history, dtype=np.int64)) for history in histories]
+    return [(items, decay ** torch.arange(len(items) - 1, -1, -1)) for items in rows]
 
 
 def item_weights(train: pd.DataFrame, num_items: int, penalty: float) -> tuple[Tensor, Tensor]:
@@ -83,7 +152,7 @@ def item_weights(train: pd.DataFrame, num_items: int, penalty: float) -> tuple[T
         penalty: λ, weight of the squared weights.
 
     Returns:
-        `items` and `weights` of `Collaborative`, (N, K) each.
+        `items` and `weights` of `ItemWeights`, (N, K) each.
     """
     bought = actions(train)
     users, names = pd.factorize(bought["user_id"])

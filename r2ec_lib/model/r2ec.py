@@ -111,7 +111,7 @@ class R2ec:
         prompts: turns tables into ids.
         catalogue: items table, in table order.
         head: the item table.
-        collaborative: what is bought together, added to the scores of the head; None where texts decide alone.
+        collaborative: what the history's items say by themselves, added to the scores of the head; None for nothing.
         writer: samples reasonings in place of `lm`, such as `vllm.writer`; None where `lm` does.
     """
 
@@ -208,11 +208,7 @@ class R2ec:
     def scores(self, states: Tensor, histories: Sequence[Sequence[int]]) -> Tensor:
         """Scores (B, N) of every item for states (B, d) and the histories (item indexes, oldest first) behind them."""
         scores, term = self.head.scores(states), self.collaborative
-        if term is not None:
-            scores = scores + term.scores(histories).to(scores)
-        if term is not None and term.texts:
-            scores = scores + term.texts * self.head.scores(term.history_states(histories, self.head.table)).to(scores)
-        return scores
+        return scores if term is None else scores + term.scores(histories, self.head.table).to(scores)
 
     # --- reasoning ------------------------------------------------------------------------------------------------
 
@@ -402,8 +398,9 @@ class R2ec:
         self.lm.save_pretrained(fresh / ("adapter" if adapted else "lm"), state_dict=weights)
         self.tokenizer.save_pretrained(fresh / ("adapter" if adapted else "lm"))
         save_file({"item_table": self.head.table.float().cpu().contiguous()}, fresh / "rec_head.safetensors")
-        if term := self.collaborative:
-            save_file({"items": term.items, "weights": term.weights}, fresh / "collaborative.safetensors")
+        tensors, numbers = self.collaborative.packed() if self.collaborative else ({}, None)
+        if tensors:
+            save_file(tensors, fresh / "collaborative.safetensors")
         self.catalogue.to_parquet(fresh / "catalogue.parquet", index=False)
         config = {
             "base": self.lm.peft_config["default"].base_model_name_or_path if adapted else None,
@@ -412,7 +409,7 @@ class R2ec:
             "temperature": self.head.temperature,
             "similarity": self.head.similarity,
             "readout": self.head.readout,
-            "collaborative": {name: getattr(term, name) for name in ("decay", "scale", "texts")} if term else None,
+            "collaborative": numbers,
         }
         (fresh / "r2ec.json").write_text(json.dumps(config, indent=2, ensure_ascii=False))
 
@@ -439,8 +436,7 @@ class R2ec:
             table, term = load_file(folder / "rec_head.safetensors")["item_table"], None
             head = RecHead(list(catalogue["item_id"]), table, temperature, similarity, readout)
             if numbers := config.get("collaborative"):
-                tensors = load_file(folder / "collaborative.safetensors")
-                term = Collaborative(tensors["items"], tensors["weights"], **numbers)
+                term = Collaborative.unpacked(load_file(folder / "collaborative.safetensors"), numbers)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise DataError(f"{folder}: the saved R²ec cannot be read ({reason}). Copy or save it again.") from error

@@ -1,59 +1,133 @@
 """Adds the collaborative term to a trained R²ec: learned from training purchases, weighed on validation.
 
 The language model stays as it is, so models that are compared get their term in the same way, each at its own best
-weight. A weight of 0 is among those tried: the term is left out where it does not help.
+weights. A weight of 0 is among those tried: a part is left out where it does not help. Letters in shapes: B samples,
+N items, K kept items, d hidden size.
 """
 
 from dataclasses import replace
 from itertools import product
 
+import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 import torch
+from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 from torch import Tensor
 
 from r2ec_lib.model import R2ec
-from r2ec_lib.model.collaborative import Collaborative, item_weights
-from r2ec_lib.model.scoring import seen_mask, target_ranks
+from r2ec_lib.model.collaborative import KEPT, Collaborative, ItemMap, ItemWeights, item_weights
+from r2ec_lib.model.scoring import item_log_probs, seen_mask, target_ranks
 from r2ec_lib.training.objective import ndcg
 
+WEIGHED = 600
+"""Validation samples to decide the weights with; with 200, chance moves them."""
 PENALTIES = (20.0, 50.0, 200.0)
 """λ of the item weights to try."""
-BOUGHT, ALIKE = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0), (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
-"""Weights to try, of what is bought together and of what reads alike: the spread of these scores within a row, as a
-multiple of that of the model's own scores."""
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+"""Weights of a part to try: the spread of its scores within a row, as a multiple of that of the model's own scores."""
+ROUNDS = 2
+"""How often each part is weighed, given the others."""
+TITLE_WEIGHT, WORD_DECAY = 3.0, 0.5
+"""How often a word of a title counts among those of an item, and the decay of what shares words."""
+MAP_RATE, MAP_BATCH, MAP_EPOCHS, MAP_STEPS = 3e-3, 256, 4, 200
+"""AdamW's rate at the start of the map's training, from where it falls to 0; samples a step, passes over the samples,
+and the fewest steps."""
+MAP_TEMPERATURE, MAP_PENALTY = 0.1, 1e-3
+"""τ of the softmax over all items, and the weight of the map's squared distance from the identity."""
 
 
 def add_collaborative(
-    model: R2ec, train: pd.DataFrame, valid: pd.DataFrame, states: Tensor, mask_seen: bool = True
+    model: R2ec, train: pd.DataFrame, valid: pd.DataFrame, states: Tensor, mask_seen: bool = True, seed: int = 0
 ) -> pd.DataFrame:
     """Sets `model.collaborative` to the term with the best validation NDCG@20; to None where none is better.
 
     Args:
         train, valid: samples tables; no other purchases are read.
         states: (B, d) user states of `valid`, with or without a reasoning, as the model will be asked.
+        seed: of the order in which the map sees the training samples.
 
     Returns:
-        One row per setting tried: penalty, bought, alike, valid_ndcg@20; the first one is the model on its own.
+        One row per setting tried: penalty, bought, worded, follows, valid_ndcg@20; the first is the model on its own.
     """
-    histories = valid["history"].to_list()
+    histories, table = valid["history"].to_list(), model.head.table
     own = model.head.scores(states).float().cpu()  # (B, N)
     targets = torch.tensor(valid["target"].to_numpy(), dtype=torch.long)
     seen = seen_mask(histories, own.shape[1]) if mask_seen else None
-    rows, best = [], -1.0
-    for penalty in PENALTIES:
-        term = Collaborative(*item_weights(train, own.shape[1], penalty))
-        together = term.scores(histories)  # (B, N)
-        similar = model.head.scores(term.history_states(histories, model.head.table)).float().cpu()  # (B, N)
-        scale, texts = (_spread(own) / _spread(part) for part in (together, similar))
-        for bought, alike in product(BOUGHT, ALIKE):
-            scores = own + bought * scale * together + alike * texts * similar
-            value = float(ndcg(target_ranks(scores, targets, seen), 20).mean())
-            rows.append({"penalty": penalty, "bought": bought, "alike": alike, "valid_ndcg@20": value})
+    parts: dict[str, list] = {
+        "bought": [ItemWeights(*item_weights(train, own.shape[1], penalty)) for penalty in PENALTIES],
+        "worded": [ItemWeights(*word_weights(model.catalogue), WORD_DECAY)],
+        "follows": [fit_map(table, train, mask_seen, seed)],
+    }
+    scores = {name: [part.scores(histories) for part in parts[name]] for name in ("bought", "worded")}
+    scores["follows"] = [part.scores(histories, table).float().cpu() for part in parts["follows"]]
+    units = {name: [_spread(own) / _spread(part) for part in rows] for name, rows in scores.items()}
+    chosen = {name: (0, 0.0) for name in parts}  # which of each, and its share
+    tried, best = [], -1.0
+    for name in [*parts] * ROUNDS:
+        others = own.clone()
+        for other, (row, share) in chosen.items():
+            if other != name:
+                others += share * units[other][row] * scores[other][row]
+        for row, share in product(range(len(parts[name])), SHARES):
+            ranks = target_ranks(others + share * units[name][row] * scores[name][row], targets, seen)
+            setting = {**chosen, name: (row, share)}
+            penalty = PENALTIES[setting["bought"][0]]
+            tried.append({"penalty": penalty, **{part: weight for part, (_, weight) in setting.items()}})
+            tried[-1]["valid_ndcg@20"] = value = float(ndcg(ranks, 20).mean())
             if value > best:
-                best = value
-                chosen = replace(term, scale=bought * scale, texts=alike * texts)
-                model.collaborative = chosen if bought or alike else None
-    return pd.DataFrame(rows)
+                best, chosen = value, setting
+    found = [replace(parts[name][row], scale=share * units[name][row]) for name, (row, share) in chosen.items()]
+    model.collaborative = Collaborative(*found) if any(part.scale for part in found) else None
+    return pd.DataFrame(tried)
+
+
+def word_vectors(items: pd.DataFrame, title_weight: float = 1.0) -> sp.csr_matrix:
+    """(N, words) TF-IDF vectors of length 1 of the texts of an items table.
+
+    A word that occurs n times in the texts of an item (all columns but `item_id`; in the title it counts
+    `title_weight` times) weighs ln(1 + n) · (ln(N / items with the word) + 1).
+    """
+    texts = {column: items[column].astype(str) for column in items.columns.drop("item_id")}
+    counter = CountVectorizer(token_pattern=r"\w+").fit(pd.concat(texts.values()))
+    counts = sum(counter.transform(text) * (title_weight if name == "title" else 1) for name, text in texts.items())
+    return TfidfTransformer(smooth_idf=False).fit_transform(counts.log1p())
+
+
+def word_weights(items: pd.DataFrame) -> tuple[Tensor, Tensor]:
+    """`items` and `weights` of `ItemWeights`, (N, K) each: the cosines of `word_vectors` with the nearest others."""
+    vectors, kept = word_vectors(items, TITLE_WEIGHT), min(KEPT, len(items))
+    best = []
+    for rows in np.array_split(np.arange(len(items)), -(-len(items) // 1024)):
+        cosines = torch.from_numpy((vectors[rows] @ vectors.T).toarray().astype(np.float32))
+        cosines[torch.arange(len(rows)), torch.from_numpy(rows)] = 0.0
+        best.append(cosines.topk(kept, dim=1))
+    return torch.cat([part.indices for part in best]), torch.cat([part.values for part in best])
+
+
+def fit_map(table: Tensor, train: pd.DataFrame, mask_seen: bool = True, seed: int = 0) -> ItemMap:
+    """The map under which the item vectors of a history are closest to that of the target, by the softmax over all
+    items (N, d) as in Eq. 7."""
+    width, batches = table.shape[1], -(-len(train) // MAP_BATCH)
+    epochs = max(MAP_EPOCHS, -(-MAP_STEPS // batches))
+    matrix = torch.eye(width, device=table.device, requires_grad=True)
+    fitted = ItemMap(matrix, table.float().mean(dim=0))
+    directions, identity = fitted.directions(table), torch.eye(width, device=table.device)
+    histories, targets = train["history"].to_list(), torch.tensor(train["target"].to_numpy(), dtype=torch.long)
+    read, generator = fitted.read(histories, directions), torch.Generator().manual_seed(seed)  # (B, d)
+    optimizer = torch.optim.AdamW([matrix], lr=MAP_RATE, weight_decay=0.0)
+    falling = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, epochs * batches)
+    for _ in range(epochs):
+        for rows in torch.randperm(len(train), generator=generator).split(MAP_BATCH):
+            seen = seen_mask([histories[row] for row in rows.tolist()], len(table)) if mask_seen else None
+            seen = None if seen is None else seen.to(table.device)
+            scores = read[rows.to(table.device)] @ matrix @ directions.T  # (rows, N)
+            chosen = item_log_probs(scores, targets[rows].to(table.device), MAP_TEMPERATURE, seen)
+            (MAP_PENALTY * (matrix - identity).square().sum() - chosen.mean()).backward()
+            optimizer.step()
+            falling.step()
+            optimizer.zero_grad()
+    return ItemMap(matrix.detach().cpu(), fitted.centre.cpu())
 
 
 def _spread(scores: Tensor) -> float:

@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 from r2ec_lib.evaluation import ranking
 from r2ec_lib.evaluation.answers import Answers, answer, chains_of, chains_table, live_scorer, rank
-from r2ec_lib.model.collaborative import Collaborative
+from r2ec_lib.model.collaborative import ItemWeights
 
 
 def test_answers_hold_the_states_of_what_the_model_wrote(tiny, samples):
@@ -103,8 +103,8 @@ def test_where_nothing_is_masked_items_of_the_history_are_ranked_and_listed(tiny
     ].tolist()
 
 
-def test_a_table_that_is_scored_in_parts_is_the_table_that_is_scored_at_once(tiny, samples, monkeypatch):
-    tiny.collaborative = Collaborative(torch.arange(30).roll(1)[:, None], torch.ones(30, 1), scale=100.0)
+def test_a_table_that_is_scored_in_parts_is_the_table_that_is_scored_at_once(tiny, samples, bought_alone, monkeypatch):
+    tiny.collaborative = bought_alone(ItemWeights(torch.arange(30).roll(1)[:, None], torch.ones(30, 1), scale=100.0))
     answers = answer(tiny, samples, 0)
     ranked = rank(tiny, answers, samples, name="m")
     whole = chains_table(tiny, answers, samples, k=5)

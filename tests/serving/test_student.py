@@ -10,7 +10,7 @@ import torch
 from r2ec_lib.data.schema import DataError
 from r2ec_lib.evaluation.answers import chains_of
 from r2ec_lib.evaluation.baselines.networks import SASRec
-from r2ec_lib.model.collaborative import Collaborative
+from r2ec_lib.model.collaborative import ItemWeights
 from r2ec_lib.serving import student as students
 from r2ec_lib.serving.student import FastR2ec, Student
 from r2ec_lib.workflow.recipes import RANGES
@@ -97,8 +97,8 @@ def test_a_folder_without_a_student_says_what_to_run(tiny, tmp_path):
         (tmp_path / "model" / students.FOLDER).mkdir(exist_ok=True)
 
 
-def test_scores_of_a_student_hold_what_its_teacher_adds_to_them(tiny, student, samples):
-    tiny.collaborative = Collaborative(torch.arange(30)[:, None].roll(1, 0), torch.full((30, 1), 5.0))
+def test_scores_of_a_student_hold_what_its_teacher_adds_to_them(tiny, student, samples, bought_alone):
+    tiny.collaborative = bought_alone(ItemWeights(torch.arange(30)[:, None].roll(1, 0), torch.full((30, 1), 5.0)))
     states = student.states(tiny, samples)
     torch.testing.assert_close(student.scores(tiny, samples), tiny.scores(states, samples["history"].to_list()))
     assert (student.scores(tiny, samples) - tiny.head.scores(states)).abs().max() > 1

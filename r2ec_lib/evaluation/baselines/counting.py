@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 import torch
-from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 from torch import Tensor
 
 from r2ec_lib.data.purchases import actions
 from r2ec_lib.evaluation.ranking import Scorer
-from r2ec_lib.model.collaborative import Collaborative, item_weights
+from r2ec_lib.model.collaborative import ItemWeights, item_weights
+from r2ec_lib.training.collaborative import word_vectors
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ def item_neighbours(train: pd.DataFrame, num_items: int, *, decay: float = 0.8, 
 
 
 def ease(train: pd.DataFrame, num_items: int, *, penalty: float = 50.0, decay: float = 0.9) -> TableScorer:
-    """The collaborative term of R²ec on its own: item–item weights in closed form (`item_weights`)."""
-    term = Collaborative(*item_weights(train, num_items, penalty), decay)
+    """What is bought together: item–item weights in closed form (`item_weights`), a part of R²ec's own term."""
+    term = ItemWeights(*item_weights(train, num_items, penalty), decay)
     return TableScorer(
         lambda samples: term.scores(samples["history"].to_list()), term.items.nbytes + term.weights.nbytes
     )
@@ -72,15 +72,8 @@ def blend(first: TableScorer, second: TableScorer, *, share: float) -> TableScor
 
 
 def text_similarity(items: pd.DataFrame, *, decay: float = 0.8, title_weight: float = 1.0) -> TableScorer:
-    """TF-IDF cosine between each item's texts and those of the history, weighted by decay^age.
-
-    A word that occurs n times in the texts of an item (all columns but `item_id`; in the title it counts
-    `title_weight` times) weighs ln(1 + n) · (ln(N / items with the word) + 1).
-    """
-    texts = {column: items[column].astype(str) for column in items.columns.drop("item_id")}
-    counter = CountVectorizer(token_pattern=r"\w+").fit(pd.concat(texts.values()))
-    counts = sum(counter.transform(text) * (title_weight if name == "title" else 1) for name, text in texts.items())
-    vectors = TfidfTransformer(smooth_idf=False).fit_transform(counts.log1p())  # (N, words), rows of length 1
+    """TF-IDF cosine (`word_vectors`) between each item's texts and those of the history, weighted by decay^age."""
+    vectors = word_vectors(items, title_weight)
     return TableScorer(
         lambda samples: _dense(_recent(samples, len(items), decay) @ vectors @ vectors.T), _bytes(vectors)
     )

@@ -10,7 +10,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, overload
 
@@ -30,67 +30,13 @@ from r2ec_lib.model.answer import ANSWER
 from r2ec_lib.model.backbone import add_recommend_token, load_lora, load_pretrained
 from r2ec_lib.model.collaborative import Collaborative
 from r2ec_lib.model.encoding import BATCH_TOKENS, batched_states, encoded_tokens
+from r2ec_lib.model.head import RecHead
 from r2ec_lib.model.prompts import Prompts, PromptStyle
 from r2ec_lib.model.sampling import Sampled, sample
-from r2ec_lib.model.scoring import BLOCK, item_log_probs, seen_mask, similarity_scores, stable_topk, target_ranks
+from r2ec_lib.model.scoring import BLOCK, seen_mask, stable_topk, target_ranks
 
 Writer = Callable[[Sequence[Sequence[int]], int, float, int], list[list[int]]]
 """Writes a reasoning a prompt, given what `R2ec.sample` is given: chains of token ids, closed or not."""
-
-
-@dataclass
-class RecHead:
-    """The item table and how it is compared with a user state.
-
-    Attributes:
-        item_ids: N catalogue ids, in table order.
-        table: (N, d) float32 item vectors h_v.
-        temperature: τ of Eq. 5 and 7.
-        similarity: "inner" or "cosine".
-        readout: "last", "mean", "max" or "token", see `encoding.READOUTS`.
-    """
-
-    item_ids: list[str]
-    table: Tensor
-    temperature: float = 1.0
-    similarity: str = "inner"
-    readout: str = "last"
-    index: dict[str, int] = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        if len(self.item_ids) != len(self.table):
-            raise ValueError(f"the table has {len(self.table)} rows for {len(self.item_ids)} item ids")
-        self.index = {item: row for row, item in enumerate(self.item_ids)}
-        if len(self.index) != len(self.item_ids):
-            raise ValueError("item ids must be unique; the same id stands twice in the table")
-
-    def scores(self, states: Tensor) -> Tensor:
-        """s(v) of every item: states (B, d) → (B, N), float32 or better."""
-        return similarity_scores(states, self.table.to(states.device), self.similarity)
-
-    def log_probs(
-        self,
-        states: Tensor,
-        items: Tensor,
-        candidates: Tensor,
-        targets: Tensor,
-        seen: Tensor | None,
-        whole_catalogue: bool = False,
-    ) -> Tensor:
-        """log π(v⁺ | x, o) of Eq. 7 (B,): states (B, d) against live items (M, d), which are the catalogue's rows
-        `candidates` (M,), sorted.
-
-        Args:
-            targets: (B,) item indexes, each among the candidates.
-            seen: (B, N) bool, True where an item must not count.
-            whole_catalogue: whether the other rows of the item table count too, as constants.
-        """
-        scores = similarity_scores(states, items, self.similarity)  # (B, M)
-        if whole_catalogue:
-            scores = self.scores(states).index_copy(1, candidates, scores)  # (B, N)
-            return item_log_probs(scores, targets, self.temperature, seen)
-        seen = None if seen is None else seen[:, candidates]
-        return item_log_probs(scores, torch.searchsorted(candidates, targets), self.temperature, seen)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from r2ec_lib.model import R2ec
-from r2ec_lib.model.r2ec import RecHead, ranks_of
+from r2ec_lib.model.head import RecHead
+from r2ec_lib.model.r2ec import ranks_of
 from r2ec_lib.model.scoring import item_log_probs, seen_mask
 from r2ec_lib.training import item_action, objective
 from r2ec_lib.training.item_action import fit_and_save, fit_item_action, progress_line, read_and_spoken

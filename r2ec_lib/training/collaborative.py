@@ -5,6 +5,7 @@ weights. A weight of 0 is among those tried: a part is left out where it does no
 N items, K kept items, d hidden size.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 
@@ -54,32 +55,46 @@ def add_collaborative(
     own = model.head.scores(states).float().cpu()  # (B, N)
     targets = torch.tensor(valid["target"].to_numpy(), dtype=torch.long)
     seen = seen_mask(histories, own.shape[1]) if mask_seen else None
-    parts: dict[str, list] = {
-        "bought": [ItemWeights(*item_weights(train, own.shape[1], penalty)) for penalty in PENALTIES],
-        "worded": [ItemWeights(*word_weights(model.catalogue), WORD_DECAY)],
-        "follows": [fit_map(table, train, mask_seen, seed)],
-    }
-    scores = {name: [part.scores(histories) for part in parts[name]] for name in ("bought", "worded")}
-    scores["follows"] = [part.scores(histories, table).float().cpu() for part in parts["follows"]]
-    units = {name: [_spread(own) / _spread(part) for part in rows] for name, rows in scores.items()}
-    chosen = {name: (0, 0.0) for name in parts}  # which of each, and its share
-    tried, best = [], -1.0
-    for name in [*parts] * ROUNDS:
+    counted = [ItemWeights(*item_weights(train, own.shape[1], penalty)) for penalty in PENALTIES]
+    worded = ItemWeights(*word_weights(model.catalogue), WORD_DECAY)
+    follows = fit_map(table, train, mask_seen, seed)
+    scores = {"bought": [part.scores(histories) for part in counted], "worded": [worded.scores(histories)]}
+    scores["follows"] = [follows.scores(histories, table).float().cpu()]
+    units = {name: [_spread(own) / _spread(part) for part in parts] for name, parts in scores.items()}
+    chosen, tried = _weigh(own, scores, units, lambda sums: float(ndcg(target_ranks(sums, targets, seen), 20).mean()))
+    scale = {name: share * units[name][which] for name, (which, share) in chosen.items()}
+    term = Collaborative(
+        replace(counted[chosen["bought"][0]], scale=scale["bought"]),
+        replace(worded, scale=scale["worded"]),
+        replace(follows, scale=scale["follows"]),
+    )
+    model.collaborative = term if any(scale.values()) else None
+    return pd.DataFrame(tried)
+
+
+def _weigh(
+    own: Tensor,
+    scores: dict[str, list[Tensor]],
+    units: dict[str, list[float]],
+    quality: Callable[[Tensor], float],
+) -> tuple[dict[str, tuple[int, float]], list[dict[str, float]]]:
+    """Which of its scores (B, N) each part takes, and its share: one part after the other, given the rest."""
+    chosen = {name: (0, 0.0) for name in scores}
+    tried: list[dict[str, float]] = []
+    best = -1.0
+    for name in [*scores] * ROUNDS:
         others = own.clone()
-        for other, (row, share) in chosen.items():
+        for other, (which, share) in chosen.items():
             if other != name:
-                others += share * units[other][row] * scores[other][row]
-        for row, share in product(range(len(parts[name])), SHARES):
-            ranks = target_ranks(others + share * units[name][row] * scores[name][row], targets, seen)
-            setting = {**chosen, name: (row, share)}
-            penalty = PENALTIES[setting["bought"][0]]
-            tried.append({"penalty": penalty, **{part: weight for part, (_, weight) in setting.items()}})
-            tried[-1]["valid_ndcg@20"] = value = float(ndcg(ranks, 20).mean())
+                others += share * units[other][which] * scores[other][which]
+        for which, share in product(range(len(scores[name])), SHARES):
+            setting = {**chosen, name: (which, share)}
+            value = quality(others + share * units[name][which] * scores[name][which])
+            shares = {part: each for part, (_, each) in setting.items()}
+            tried.append({"penalty": PENALTIES[setting["bought"][0]], **shares, "valid_ndcg@20": value})
             if value > best:
                 best, chosen = value, setting
-    found = [replace(parts[name][row], scale=share * units[name][row]) for name, (row, share) in chosen.items()]
-    model.collaborative = Collaborative(*found) if any(part.scale for part in found) else None
-    return pd.DataFrame(tried)
+    return chosen, tried
 
 
 def word_vectors(items: pd.DataFrame, title_weight: float = 1.0) -> sp.csr_matrix:

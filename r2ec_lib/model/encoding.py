@@ -5,7 +5,7 @@ here knows of prompts, items or sampling.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -25,6 +25,8 @@ CACHED_NUMBERS = 2**19
 NO_LOGITS = torch.tensor([], dtype=torch.long)
 """For `logits_to_keep`: the LM head gets no position, since states come from the decoder. The call stays one of the
 whole model, whose forward accelerate may have wrapped."""
+Upper = Callable[[Sequence[Sequence[int]]], Tensor | None]
+"""Last hidden states (B, L, d) of right-padded texts, found without a whole forward, or None; see `frozen.py`."""
 SHARED_TOKENS = 8
 """Shortest common beginning that is worth a forward of its own."""
 SIMILAR = 7 / 8
@@ -96,6 +98,7 @@ def forward_states(
     ids: Sequence[Sequence[int]],
     starts: Sequence[int] | None = None,
     readout: str = "last",
+    upper: Upper | None = None,
 ) -> Tensor:
     """Vectors (B, d) of token sequences, in one padded forward that keeps its graph.
 
@@ -107,11 +110,15 @@ def forward_states(
         plain_lm: the model inside, whose decoder holds the states.
         ids: B sequences of token ids, each ending in `<answer>`, or in the special token of the read-out "token".
         starts: where each sequence's own text begins (only pooled read-outs ask); 0 if left out.
+        upper: `LowerStates.upper`, for texts that are read again and again.
     """
     device = plain_lm.device
+    lengths = torch.tensor([len(row) for row in ids])
+    begin = torch.zeros_like(lengths) if starts is None else torch.tensor(starts)
+    if upper is not None and (states := upper(ids)) is not None:
+        return read_out(states, begin.to(device), lengths.to(device) - 1, readout)
     shared = shared_beginning(ids) if len(ids) > 1 and caches_exactly(plain_lm) else 0
     shared = shared if shared >= SHARED_TOKENS else 0
-    lengths = torch.tensor([len(row) for row in ids])
     width = int(lengths.max())
     padded = torch.tensor(
         [[*row[shared:], *[0] * (width - len(row))] for row in ids], device=device
@@ -132,7 +139,7 @@ def forward_states(
             use_cache=cache is not None,
             logits_to_keep=NO_LOGITS,
         )
-    states, begin = hidden[-1], torch.zeros_like(lengths) if starts is None else torch.tensor(starts)
+    states = hidden[-1]
     if shared and readout in ("mean", "max"):  # a pooled span may reach into the beginning
         states, shared = torch.cat([hidden[0].expand(len(ids), -1, -1), states], dim=1), 0
     return read_out(states, begin.to(device) - shared, lengths.to(device) - 1 - shared, readout)
@@ -145,12 +152,13 @@ def batched_states(
     starts: Sequence[int] | None = None,
     readout: str = "last",
     batch_tokens: int = BATCH_TOKENS,
+    upper: Upper | None = None,
 ) -> Tensor:
     """`forward_states` (B, d) in batches of similar length, so that little padding is computed; keeps the graph."""
     order, parts = [], []
     for rows in length_batches([len(row) for row in ids], batch_tokens, fill=0.5):
         begin = None if starts is None else [starts[row] for row in rows]
-        parts.append(forward_states(lm, plain_lm, [ids[row] for row in rows], begin, readout))
+        parts.append(forward_states(lm, plain_lm, [ids[row] for row in rows], begin, readout, upper))
         order += rows
     back = torch.tensor(order, device=parts[0].device).argsort()
     return torch.cat(parts)[back]

@@ -30,6 +30,7 @@ from r2ec_lib.model.answer import ANSWER
 from r2ec_lib.model.backbone import add_recommend_token, load_lora, load_pretrained
 from r2ec_lib.model.collaborative import Collaborative
 from r2ec_lib.model.encoding import BATCH_TOKENS, batched_states, encoded_tokens
+from r2ec_lib.model.frozen import LowerStates
 from r2ec_lib.model.head import RecHead
 from r2ec_lib.model.prompts import Prompts, PromptStyle
 from r2ec_lib.model.sampling import Sampled, sample
@@ -58,6 +59,7 @@ class R2ec:
         catalogue: items table, in table order.
         head: the item table.
         collaborative: what the history's items say by themselves, added to the scores of the head; None for nothing.
+        lower: what the layers below the first adapter say of item texts.
         writer: samples reasonings in place of `lm`, such as `vllm.writer`; None where `lm` does.
     """
 
@@ -72,6 +74,7 @@ class R2ec:
         collaborative: Collaborative | None = None,
     ):
         self.lm = lm
+        self.lower = LowerStates(lm)
         self.prompts = prompts
         self.catalogue = catalogue.reset_index(drop=True)
         self.collaborative = collaborative
@@ -106,17 +109,20 @@ class R2ec:
         return [[*row, *tail] for row in ids]
 
     @torch.no_grad()
-    def encode(self, ids: Sequence[Sequence[int]], starts: Sequence[int] | None = None) -> Tensor:
-        """Vectors (B, d) of token sequences that end in `<answer>`; float32, on the model's device, no gradient."""
+    def encode(self, ids: Sequence[Sequence[int]], starts: Sequence[int] | None = None, again: bool = False) -> Tensor:
+        """Vectors (B, d) of token sequences that end in `<answer>`; float32, on the model's device, no gradient.
+
+        again: whether the texts will be read again, so that what frozen layers say of them is kept.
+        """
         if not ids:
             return torch.empty(0, self.head.table.shape[1], device=self.lm.device)
         self._require_positions(max(map(len, ids)))
         was_training = self.lm.training
         self.lm.eval()
-        size = encoded_tokens(self.lm)
-        states = batched_states(self.lm, self.lm, self.closed(ids), starts, self.head.readout, size).float()
+        size, upper = encoded_tokens(self.lm), self.lower.upper if again else None
+        states = batched_states(self.lm, self.lm, self.closed(ids), starts, self.head.readout, size, upper)
         self.lm.train(was_training)
-        return states
+        return states.float()
 
     @property
     def positions(self) -> float:
@@ -133,7 +139,7 @@ class R2ec:
 
     def encode_items(self, items: pd.DataFrame) -> Tensor:
         """Item vectors h_v (len(items), d) of an items table, from its texts alone."""
-        return self.encode(self.prompts.item_ids(items))
+        return self.encode(self.prompts.item_ids(items), again=True)
 
     def refresh(self) -> None:
         """Encodes the whole catalogue into the item table (Algorithm 1)."""

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from r2ec_lib.data.storage import read_json, read_table, sha256, write_json, write_table
 from r2ec_lib.model import R2ec
-from r2ec_lib.model.encoding import batched_states, captured_states, encoded_tokens, length_batches, read_out
+from r2ec_lib.model.encoding import Upper, batched_states, captured_states, encoded_tokens, length_batches, read_out
 from r2ec_lib.model.r2ec import ranks_of
 from r2ec_lib.model.scoring import seen_mask
 from r2ec_lib.training import objective
@@ -90,7 +90,7 @@ def fit_item_action(
         candidates = torch.tensor(np.union1d(targets[rows], further), device=model.lm.device)  # (M,) sorted
         read, begin = [users[row] for row in rows], [len(prompts[row]) for row in rows]
         states, spoken = read_and_spoken(model, read, begin) if chain_weight else (_states(model, read, begin), 0.0)
-        items = _states(model, [item_ids[item] for item in candidates.tolist()])  # (M, d)
+        items = _states(model, [item_ids[item] for item in candidates.tolist()], upper=model.lower.upper)  # (M, d)
         positives = torch.tensor(targets[rows], device=items.device)  # (B,)
         seen = seen_mask(train["history"].iloc[rows].to_list(), len(item_ids)).to(items.device) if mask_seen else None
         loss = -model.head.log_probs(states, items, candidates, positives, seen, catalogue_negatives).mean()
@@ -140,9 +140,11 @@ def _rounds(samples: int, batch_users: int, generator: np.random.Generator) -> I
             yield order[start : start + batch_users]
 
 
-def _states(model: R2ec, ids: Sequence[Sequence[int]], starts: Sequence[int] | None = None) -> Tensor:
+def _states(
+    model: R2ec, ids: Sequence[Sequence[int]], starts: Sequence[int] | None = None, upper: Upper | None = None
+) -> Tensor:
     """Vectors (B, d) of closed token sequences, with their graph."""
-    return batched_states(model.lm, model.lm, ids, starts, model.head.readout, encoded_tokens(model.lm))
+    return batched_states(model.lm, model.lm, ids, starts, model.head.readout, encoded_tokens(model.lm), upper)
 
 
 def read_and_spoken(model: R2ec, users: Sequence[Sequence[int]], starts: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -55,7 +55,8 @@ class ItemTable:
     def _states(self, lm: torch.nn.Module, items: list[int]) -> Tensor:
         """Vectors (M, d) of `items` by the current weights, with a graph."""
         texts, readout = self.r2ec.closed([self.texts[item] for item in items]), self.r2ec.head.readout
-        return batched_states(lm, self.r2ec.lm, texts, readout=readout, batch_tokens=encoded_tokens(self.r2ec.lm))
+        upper = self.r2ec.lower.upper if lm is self.r2ec.lm else None  # a wrapper has to see the whole forward
+        return batched_states(lm, self.r2ec.lm, texts, None, readout, encoded_tokens(self.r2ec.lm), upper)
 
     def forget(self) -> None:
         """The graph of the live items has been walked."""
@@ -73,7 +74,7 @@ class ItemTable:
         if self.refreshed_at == step:
             return
         rows = [item for item in range(len(self.texts)) if item not in leave_out]
-        found = self.r2ec.encode([self.texts[item] for item in rows])
+        found = self.r2ec.encode([self.texts[item] for item in rows], again=True)
         table = torch.empty(len(self.texts), found.shape[1], device=found.device)
         table[rows] = found
         self.r2ec.head.table, self.refreshed_at = table, step

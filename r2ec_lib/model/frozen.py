@@ -1,0 +1,105 @@
+"""States below the first adapter, computed once: where only the last layers learn, the lower ones say the same of a
+text each time it is read. Texts that are read again and again, those of the items, then cost the upper layers alone.
+Letters in shapes: B texts, L tokens, d hidden size.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.nn import ModuleList
+from transformers import PreTrainedModel
+
+from r2ec_lib.model.encoding import NO_LOGITS, captured_states
+
+KEPT_BYTES = 2**30
+"""Most memory for the states that are kept; texts beyond it are read as a whole."""
+TOLERANCE = 0.05
+"""Most relative difference of states that went on from the kept ones: rounding in bfloat16 stays far below."""
+
+
+class LowerStates:
+    """What the frozen layers of a language model say of texts.
+
+    Args:
+        lm: the model, or a `PeftModel` around one; its first layers without trainable weights are the frozen ones.
+    """
+
+    def __init__(self, lm: PreTrainedModel):
+        self.lm = lm
+        self.layers = frozen_layers(lm)
+        self._states: dict[tuple[int, ...], Tensor] = {}
+        self._room = KEPT_BYTES
+        self._checked = False
+
+    def upper(self, ids: Sequence[Sequence[int]]) -> Tensor | None:
+        """The last hidden states (B, L, d) of right-padded texts, with the graph of the upper layers; None where no
+        layer is frozen, where the model does not go on from states, or where there is no room for more texts."""
+        rows = [tuple(row) for row in ids]
+        if not self.layers or not self._learn(rows):
+            return None
+        return self._from_kept(rows)
+
+    def _from_kept(self, rows: Sequence[tuple[int, ...]]) -> Tensor:
+        """The upper layers' states (B, L, d), from the kept ones."""
+        lengths = torch.tensor([len(row) for row in rows])
+        below = torch.nn.utils.rnn.pad_sequence([self._states[row] for row in rows], batch_first=True)  # (B, L, d)
+        mask = (torch.arange(below.shape[1])[None, :] < lengths[:, None]).long().to(below.device)
+        with part_of(self.lm, slice(self.layers, None)), captured_states(self.lm) as hidden:
+            self.lm(inputs_embeds=below, attention_mask=mask, use_cache=False, logits_to_keep=NO_LOGITS)
+        return hidden[-1]
+
+    @torch.no_grad()
+    def _learn(self, rows: Sequence[tuple[int, ...]]) -> bool:
+        """Keeps the states of `rows`; False where this cannot be done."""
+        new = [row for row in dict.fromkeys(rows) if row not in self._states]
+        if not new:
+            return True
+        width = self.lm.config.get_text_config().hidden_size
+        size = sum(map(len, new)) * width * self.lm.dtype.itemsize
+        if size > self._room:
+            return False
+        self._room -= size
+        ids = torch.zeros(len(new), max(map(len, new)), dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for place, row in enumerate(new):
+            ids[place, : len(row)], mask[place, : len(row)] = torch.tensor(row), 1
+        below: list[Tensor] = []
+        last = self.lm.get_decoder().layers[self.layers - 1]
+        hook = last.register_forward_hook(lambda _, __, out: below.append(out if isinstance(out, Tensor) else out[0]))
+        try:
+            with part_of(self.lm, slice(self.layers if self._checked else None)), captured_states(self.lm) as whole:
+                inputs = {"input_ids": ids.to(self.lm.device), "attention_mask": mask.to(self.lm.device)}
+                self.lm(**inputs, use_cache=False, logits_to_keep=NO_LOGITS)
+        finally:
+            hook.remove()
+        self._states |= {row: below[-1][place, : len(row)].clone() for place, row in enumerate(new)}
+        if not self._checked:  # some models scale what they are given in place of embeddings
+            self._checked, shown = True, mask.bool().to(self.lm.device)
+            found, expected = (states[shown].float() for states in (self._from_kept(new), whole[-1]))
+            if (found - expected).norm() > TOLERANCE * expected.norm():
+                self.layers, self._states = 0, {}
+                return False
+        return True
+
+
+def frozen_layers(lm: PreTrainedModel) -> int:
+    """How many of the decoder's first layers, and the embedding before them, have nothing that learns; 0 where the
+    whole model is frozen, since it was not made to learn in its last layers alone."""
+    if any(weight.requires_grad for weight in lm.get_input_embeddings().parameters()):
+        return 0
+    learns = [any(weight.requires_grad for weight in layer.parameters()) for layer in lm.get_decoder().layers]
+    return learns.index(True) if any(learns) else 0
+
+
+@contextmanager
+def part_of(lm: PreTrainedModel, layers: slice) -> Iterator[None]:
+    """The model with only some of its decoder's layers, inside."""
+    decoder = lm.get_decoder()
+    whole: ModuleList = decoder.layers
+    decoder.layers = whole[layers]
+    try:
+        yield
+    finally:
+        decoder.layers = whole

@@ -1,0 +1,130 @@
+"""States below the first adapter are computed once, and what goes on from them is what a whole forward gives."""
+
+import pytest
+import torch
+from conftest import FAMILIES, family_lm
+
+from r2ec_lib.model import R2ec, frozen
+from r2ec_lib.model.backbone import add_lora
+from r2ec_lib.model.encoding import batched_states
+from r2ec_lib.model.frozen import LowerStates, frozen_layers
+from r2ec_lib.model.prompts import Prompts, PromptStyle
+
+TEXTS = [[5, 6, 7, 8, 9], [5, 6, 9], [11, 12, 13, 14, 15, 16, 17, 18], [20], [5, 6, 9]]
+
+
+def adapted(family: str) -> torch.nn.Module:
+    """A model whose last layer alone has an adapter, which already does something."""
+    lm = add_lora(family_lm(family), rank=2, alpha=8, layers=1)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, weight in lm.named_parameters():
+            if "lora_B" in name:
+                weight.copy_(torch.randn(weight.shape, generator=generator))
+    return lm
+
+
+@pytest.fixture
+def forwards(monkeypatch):
+    """Counts, for each of a model's decoder layers, the tokens that pass through it."""
+
+    def watch(lm) -> list[int]:
+        layers = lm.get_decoder().layers
+        counts = [0] * len(layers)
+
+        def note(at):
+            def hook(_, args, kwargs):
+                states = args[0] if args else kwargs["hidden_states"]
+                counts[at] += states.shape[0] * states.shape[1]
+
+            return hook
+
+        for at, layer in enumerate(layers):
+            layer.register_forward_pre_hook(note(at), with_kwargs=True)
+        return counts
+
+    return watch
+
+
+@pytest.mark.parametrize("readout", ["last", "mean", "max"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_states_and_gradients_are_those_of_a_whole_forward(family, readout):
+    lm = adapted(family)
+    kept = LowerStates(lm)
+    weights = [weight for weight in lm.parameters() if weight.requires_grad]
+    results = []
+    for upper in (None, kept.upper, kept.upper):
+        states = batched_states(lm, lm, TEXTS, [1, 0, 2, 0, 0], readout, upper=upper)
+        results.append([states.detach(), *torch.autograd.grad(states.square().sum(), weights)])
+    for again in results[1:]:
+        for found, expected in zip(again, results[0], strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_lower_layers_read_a_text_once(forwards):
+    lm = adapted("Llama")
+    kept, counts = LowerStates(lm), forwards(lm)
+    assert kept.layers == 1
+    kept.upper(TEXTS)
+    first = list(counts)
+    kept.upper(TEXTS)
+    assert counts[0] == first[0] and counts[1] > first[1]
+    kept.upper([*TEXTS, [30, 31]])
+    assert counts[0] == first[0] + 2  # the new text alone
+
+
+def test_a_model_that_learns_everywhere_or_nowhere_is_read_as_a_whole():
+    plain = family_lm("Llama")
+    assert frozen_layers(plain) == 0 and LowerStates(plain).upper(TEXTS) is None
+    assert frozen_layers(add_lora(family_lm("Llama"), 2, 8)) == 0
+    assert frozen_layers(plain.requires_grad_(False)) == 0
+    embedded = adapted("Llama")
+    embedded.get_input_embeddings().weight.requires_grad_(True)
+    assert frozen_layers(embedded) == 0
+
+
+def test_a_model_that_changes_what_it_is_given_is_read_as_a_whole(monkeypatch):
+    """As those that scale embeddings on their way into the first layer."""
+    lm = adapted("Llama")
+    layer = lm.get_decoder().layers[-1]
+    kept = LowerStates(lm)
+    plain = layer.forward
+    decoder = lm.get_decoder()
+
+    def scaled(hidden_states, *args, **kwargs):
+        begin = len(decoder.layers) == 1
+        return plain(hidden_states * (4.0 if begin else 1.0), *args, **kwargs)
+
+    monkeypatch.setattr(layer, "forward", scaled)
+    assert kept.upper(TEXTS) is None and kept.layers == 0
+    assert kept.upper(TEXTS) is None
+
+
+def test_texts_beyond_the_memory_are_read_as_a_whole(monkeypatch):
+    lm = adapted("Llama")
+    monkeypatch.setattr(frozen, "KEPT_BYTES", 8 * 16 * 4)  # 8 tokens of 16 numbers
+    kept = LowerStates(lm)
+    expected = batched_states(lm, lm, TEXTS)
+    torch.testing.assert_close(batched_states(lm, lm, TEXTS, batch_tokens=4, upper=kept.upper), expected)
+    assert kept.upper([TEXTS[2]]) is None
+
+
+def test_an_r2ec_keeps_its_item_texts_and_follows_a_changed_adapter(tokenizer, items, samples, forwards):
+    lm = add_lora(family_lm("Llama", vocab_size=len(tokenizer)).float(), rank=2, alpha=8, layers=1)
+    model = R2ec(lm, Prompts(tokenizer, PromptStyle()), items)
+    counts = forwards(lm)
+    model.refresh()
+    before, first = model.head.table, list(counts)
+    with torch.no_grad():
+        for name, weight in lm.named_parameters():
+            if "lora_B" in name:
+                weight.add_(0.3)
+    model.refresh()
+    assert counts[0] == first[0] and not torch.allclose(model.head.table, before, atol=1e-3)
+    torch.testing.assert_close(
+        model.head.table, model.encode(model.prompts.item_ids(model.catalogue)), atol=1e-5, rtol=1e-4
+    )
+    read = counts[0]
+    model.user_states(samples)
+    model.user_states(samples)
+    assert counts[0] > read  # prompts are read once and not kept

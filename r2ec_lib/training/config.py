@@ -34,6 +34,7 @@ class RecPOConfig(GRPOConfig):
         mask_seen: items of the history are no candidates.
         judged_weight: weight of a further reward from people's judgements of reasonings, −1 to 1 each; 0 for none.
         token_price: taken off the reward for each sampled token; 0 in the paper.
+        unclosed_price: taken off the reward of a reasoning that does not end by itself; 0 in the paper.
         item_vectors: "texts" encodes items from their texts; "learned" gives each item a vector of its own that is
             trained, the paper's classification head. Items cannot be added to such a model.
         valid_users: validation samples ranked at each evaluation.
@@ -60,6 +61,7 @@ class RecPOConfig(GRPOConfig):
     mask_seen: bool = True
     judged_weight: float = 0.0
     token_price: float = 0.0
+    unclosed_price: float = 0.0
     item_vectors: str = "texts"
     valid_users: int = 256
     rollout_users: int = 4
@@ -105,7 +107,6 @@ class RecPOConfig(GRPOConfig):
         self.reward_weights = [
             1 - self.reward_mix,
             self.reward_mix,
-            *([self.judged_weight] if self.judged_weight else []),
-            *([self.token_price] if self.token_price else []),
+            *(weight for weight in (self.judged_weight, self.token_price, self.unclosed_price) if weight),
         ]
         super().__post_init__()

@@ -39,6 +39,11 @@ def price(reward_price: list[float], **_: Any) -> list[float]:
     return reward_price
 
 
+def unclosed(reward_unclosed: list[float], **_: Any) -> list[float]:
+    """Less one for a reasoning that did not end by itself; `unclosed_price` is its weight."""
+    return reward_unclosed
+
+
 # ---- sampling and closing ------------------------------------------------------------------------------------------
 
 

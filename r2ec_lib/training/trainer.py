@@ -91,6 +91,7 @@ class RecPOTrainer(GRPOTrainer):
         rows = Dataset.from_dict({"prompt": list(range(len(self.samples)))})
         rewards: list[Any] = [rollout.ndcg, rollout.similarity, *([rollout.judged] if judge else [])]
         rewards += [rollout.price] if args.token_price else []
+        rewards += [rollout.unclosed] if args.unclosed_price else []
         roll_out: Any = self.roll_out  # whose prompts are row numbers
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*rollout_func")  # experimental; TRL's version is pinned
@@ -190,9 +191,9 @@ class RecPOTrainer(GRPOTrainer):
         """Ranks the catalogue by the final states of trajectories (B) and rewards them (Eq. 4 and 5).
 
         Returns:
-            Lists of `rank`, `reward_ndcg`, `reward_similarity` and, where they count, `reward_judged` and
-            `reward_price`; `candidates` (M,), the sorted target items of all processes and `negatives`, whose rows in
-            the item table now come from the current weights.
+            Lists of `rank`, `reward_ndcg`, `reward_similarity` and, where they count, `reward_judged`, `reward_price`
+            and `reward_unclosed`; `candidates` (M,), the sorted target items of all processes and `negatives`, whose
+            rows in the item table now come from the current weights.
         """
         numbers, head = torch.tensor(rows, device=self.accelerator.device), self.r2ec.head  # (B,)
         targets, seen = self.targets(numbers), self.seen(numbers)  # (B,), (B, N) or None
@@ -209,6 +210,8 @@ class RecPOTrainer(GRPOTrainer):
         }
         if self.args.token_price:
             fields["reward_price"] = [-float(count) for count in drawn.actions]
+        if self.args.unclosed_price:
+            fields["reward_unclosed"] = [float(written) - 1 for written in drawn.written]
         if self.judge:
             fields["reward_judged"] = self.judge([self.r2ec.decode(chain) for chain in drawn.chains])
         return fields

@@ -17,6 +17,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from r2ec_lib.evaluation.ranking import Scorer
+from r2ec_lib.model.collaborative import Collaborative
 
 
 def working_bytes(call: Callable[[], object]) -> int:
@@ -41,9 +42,11 @@ def working_bytes(call: Callable[[], object]) -> int:
     return max(itertools.accumulate(changes, initial=0)) + python
 
 
-def model_bytes(lm: torch.nn.Module, table: torch.Tensor) -> int:
-    """Bytes that a language model with an item table keeps: parameters, each shared one once, and the table."""
-    return sum(weight.nbytes for weight in lm.parameters()) + table.nbytes
+def model_bytes(lm: torch.nn.Module, table: torch.Tensor, term: Collaborative | None = None) -> int:
+    """Bytes that a language model with an item table keeps: parameters, each shared one once, the table, and the
+    collaborative term where there is one."""
+    added = sum(tensor.nbytes for tensor in term.packed()[0].values()) if term else 0
+    return sum(weight.nbytes for weight in lm.parameters()) + table.nbytes + added
 
 
 def seconds_per_query(score: Scorer, samples: pd.DataFrame, size: int, queries: int) -> float:

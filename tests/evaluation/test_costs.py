@@ -9,6 +9,7 @@ import torch
 
 from r2ec_lib.evaluation import costs
 from r2ec_lib.model import scoring
+from r2ec_lib.model.collaborative import ItemWeights
 
 
 def test_working_memory_is_the_largest_held_at_one_time():
@@ -40,11 +41,14 @@ def test_the_memory_of_topk_does_not_grow_with_the_catalogue(num_items):
     assert listed < bound < dense
 
 
-def test_stored_bytes_of_a_model_count_shared_weights_once(tiny):
+def test_stored_bytes_of_a_model_count_shared_weights_once_and_its_collaborative_term(tiny, bought_alone):
     own = sum({weight.data_ptr(): weight.nbytes for weight in tiny.lm.parameters()}.values())
-    assert (
-        costs.model_bytes(tiny.lm, tiny.head.table) == own + len(tiny.catalogue) * tiny.head.table.shape[1] * 4
-    )  # float32
+    rows, width = tiny.head.table.shape
+    table = rows * width * 4  # float32
+    assert costs.model_bytes(tiny.lm, tiny.head.table) == own + table
+    term = bought_alone(ItemWeights(torch.zeros(rows, 5, dtype=torch.long), torch.ones(rows, 5)))
+    weights = rows * 5 * (8 + 4) + rows * (8 + 4)  # the second part has one weight an item
+    assert costs.model_bytes(tiny.lm, tiny.head.table, term) == own + table + weights + (width + 1) * width * 4
 
 
 def test_the_table_has_a_row_a_method_in_their_order():

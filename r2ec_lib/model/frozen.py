@@ -66,6 +66,8 @@ class LowerStates:
         for place, row in enumerate(new):
             ids[place, : len(row)], mask[place, : len(row)] = torch.tensor(row), 1
         below: list[Tensor] = []
+        was_training = self.lm.training
+        self.lm.eval()  # no dropout in what is kept
         last = self.lm.get_decoder().layers[self.layers - 1]
         hook = last.register_forward_hook(lambda _, __, out: below.append(out if isinstance(out, Tensor) else out[0]))
         try:
@@ -74,6 +76,7 @@ class LowerStates:
                 self.lm(**inputs, use_cache=False, logits_to_keep=NO_LOGITS)
         finally:
             hook.remove()
+            self.lm.train(was_training)
         self._states |= {row: below[-1][place, : len(row)].clone() for place, row in enumerate(new)}
         if not self._checked:  # some models scale what they are given in place of embeddings
             self._checked, shown = True, mask.bool().to(self.lm.device)
@@ -85,12 +88,18 @@ class LowerStates:
 
 
 def frozen_layers(lm: PreTrainedModel) -> int:
-    """How many of the decoder's first layers, and the embedding before them, have nothing that learns; 0 where the
-    whole model is frozen, since it was not made to learn in its last layers alone."""
+    """How many of the decoder's first layers, and the embedding before them, have nothing that learns.
+
+    0 where the whole model is frozen, since it was not made to learn in its last layers alone, and where the layers
+    above attend in another order than the first ones: models look up how a layer attends by its place among those
+    that run.
+    """
     if any(weight.requires_grad for weight in lm.get_input_embeddings().parameters()):
         return 0
     learns = [any(weight.requires_grad for weight in layer.parameters()) for layer in lm.get_decoder().layers]
-    return learns.index(True) if any(learns) else 0
+    frozen = learns.index(True) if any(learns) else 0
+    kinds = getattr(lm.config.get_text_config(), "layer_types", None) or []
+    return frozen if kinds[frozen:] == kinds[: max(0, len(kinds) - frozen)] else 0
 
 
 @contextmanager

@@ -51,6 +51,7 @@ def forwards(monkeypatch):
 def test_states_and_gradients_are_those_of_a_whole_forward(family, readout):
     lm = adapted(family)
     kept = LowerStates(lm)
+    assert kept.layers == (0 if family.startswith("Gemma") else 1)  # whose second layer attends unlike the first
     weights = [weight for weight in lm.parameters() if weight.requires_grad]
     results = []
     for upper in (None, kept.upper, kept.upper):
@@ -98,6 +99,25 @@ def test_a_model_that_changes_what_it_is_given_is_read_as_a_whole(monkeypatch):
     monkeypatch.setattr(layer, "forward", scaled)
     assert kept.upper(TEXTS) is None and kept.layers == 0
     assert kept.upper(TEXTS) is None
+
+
+def test_a_model_whose_layers_attend_in_turns_is_cut_between_two_rounds():
+    lm = adapted("Qwen3")
+    config = lm.config.get_text_config()
+    for kinds, count in ((["full_attention"] * 2, 1), (["sliding_attention", "full_attention"], 0)):
+        config.layer_types = kinds
+        assert frozen_layers(lm) == count
+
+
+def test_what_is_kept_has_no_dropout():
+    lm = adapted("Llama")
+    for layer in lm.get_decoder().layers:
+        layer.self_attn.attention_dropout = 0.5
+    expected = batched_states(lm.eval(), lm, TEXTS)
+    kept = LowerStates(lm.train())
+    kept.upper(TEXTS)
+    assert lm.training
+    torch.testing.assert_close(batched_states(lm.eval(), lm, TEXTS, upper=kept.upper), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_texts_beyond_the_memory_are_read_as_a_whole(monkeypatch):

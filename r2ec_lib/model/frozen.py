@@ -37,9 +37,13 @@ class LowerStates:
         """The last hidden states (B, L, d) of right-padded texts, with the graph of the upper layers; None where no
         layer is frozen, where the model does not go on from states, or where there is no room for more texts."""
         rows = [tuple(row) for row in ids]
-        if not self.layers or not self._learn(rows):
-            return None
-        return self._from_kept(rows)
+        new = [row for row in dict.fromkeys(rows) if row not in self._states]
+        if self.layers and new:
+            was_training = self.lm.training
+            self.lm.eval()  # no dropout in what is kept
+            self._learn(new)
+            self.lm.train(was_training)
+        return self._from_kept(rows) if all(row in self._states for row in rows) else None
 
     def _from_kept(self, rows: Sequence[tuple[int, ...]]) -> Tensor:
         """The upper layers' states (B, L, d), from the kept ones."""
@@ -51,23 +55,18 @@ class LowerStates:
         return hidden[-1]
 
     @torch.no_grad()
-    def _learn(self, rows: Sequence[tuple[int, ...]]) -> bool:
-        """Keeps the states of `rows`; False where this cannot be done."""
-        new = [row for row in dict.fromkeys(rows) if row not in self._states]
-        if not new:
-            return True
+    def _learn(self, new: Sequence[tuple[int, ...]]) -> None:
+        """Keeps the states of texts, where there is room and the model goes on from states."""
         width = self.lm.config.get_text_config().hidden_size
         size = sum(map(len, new)) * width * self.lm.dtype.itemsize
         if size > self._room:
-            return False
+            return
         self._room -= size
         ids = torch.zeros(len(new), max(map(len, new)), dtype=torch.long)
         mask = torch.zeros_like(ids)
         for place, row in enumerate(new):
             ids[place, : len(row)], mask[place, : len(row)] = torch.tensor(row), 1
         below: list[Tensor] = []
-        was_training = self.lm.training
-        self.lm.eval()  # no dropout in what is kept
         last = self.lm.get_decoder().layers[self.layers - 1]
         hook = last.register_forward_hook(lambda _, __, out: below.append(out if isinstance(out, Tensor) else out[0]))
         try:
@@ -76,15 +75,12 @@ class LowerStates:
                 self.lm(**inputs, use_cache=False, logits_to_keep=NO_LOGITS)
         finally:
             hook.remove()
-            self.lm.train(was_training)
         self._states |= {row: below[-1][place, : len(row)].clone() for place, row in enumerate(new)}
         if not self._checked:  # some models scale what they are given in place of embeddings
             self._checked, shown = True, mask.bool().to(self.lm.device)
             found, expected = (states[shown].float() for states in (self._from_kept(new), whole[-1]))
             if (found - expected).norm() > TOLERANCE * expected.norm():
                 self.layers, self._states = 0, {}
-                return False
-        return True
 
 
 def frozen_layers(lm: PreTrainedModel) -> int:

@@ -116,7 +116,7 @@ def test_what_is_kept_has_no_dropout():
     expected = batched_states(lm.eval(), lm, TEXTS)
     kept = LowerStates(lm.train())
     kept.upper(TEXTS)
-    assert lm.training
+    assert lm.training and kept.layers == 1
     torch.testing.assert_close(batched_states(lm.eval(), lm, TEXTS, upper=kept.upper), expected, rtol=1e-4, atol=1e-5)
 
 

@@ -36,6 +36,8 @@ class LowerStates:
     def upper(self, ids: Sequence[Sequence[int]]) -> Tensor | None:
         """The last hidden states (B, L, d) of right-padded texts, with the graph of the upper layers; None where no
         layer is frozen, where the model does not go on from states, or where there is no room for more texts."""
+        if frozen_layers(self.lm) < self.layers:  # they have been set free since
+            self.layers, self._states = 0, {}
         rows = [tuple(row) for row in ids]
         new = [row for row in dict.fromkeys(rows) if row not in self._states]
         if self.layers and new:

@@ -59,7 +59,6 @@ class R2ec:
         catalogue: items table, in table order.
         head: the item table.
         collaborative: what the history's items say by themselves, added to the scores of the head; None for nothing.
-        lower: what the layers below the first adapter say of item texts.
         writer: samples reasonings in place of `lm`, such as `vllm.writer`; None where `lm` does.
     """
 
@@ -74,7 +73,7 @@ class R2ec:
         collaborative: Collaborative | None = None,
     ):
         self.lm = lm
-        self.lower = LowerStates(lm)
+        self._lower = LowerStates(lm)
         self.prompts = prompts
         self.catalogue = catalogue.reset_index(drop=True)
         self.collaborative = collaborative
@@ -91,6 +90,13 @@ class R2ec:
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         return self.prompts.tokenizer
+
+    @property
+    def lower(self) -> LowerStates:
+        """What the layers below the first adapter say of item texts; nothing yet where `lm` is another one now."""
+        if self._lower.lm is not self.lm:
+            self._lower = LowerStates(self.lm)
+        return self._lower
 
     @property
     def titles(self) -> list[str]:

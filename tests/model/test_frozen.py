@@ -109,6 +109,14 @@ def test_a_model_whose_layers_attend_in_turns_is_cut_between_two_rounds():
         assert frozen_layers(lm) == count
 
 
+def test_layers_that_are_set_free_are_read_anew():
+    lm = adapted("Llama")
+    kept = LowerStates(lm)
+    assert kept.upper(TEXTS) is not None
+    lm.get_decoder().layers[0].requires_grad_(True)
+    assert kept.upper(TEXTS) is None
+
+
 def test_what_is_kept_has_no_dropout():
     lm = adapted("Llama")
     for layer in lm.get_decoder().layers:
@@ -144,6 +152,11 @@ def test_an_r2ec_keeps_its_item_texts_and_follows_a_changed_adapter(tokenizer, i
     torch.testing.assert_close(
         model.head.table, model.encode(model.prompts.item_ids(model.catalogue)), atol=1e-5, rtol=1e-4
     )
+    model.lm = family_lm("Llama", vocab_size=len(tokenizer)).float()  # whose states nobody has kept
+    other = model.encode_items(model.catalogue)
+    torch.testing.assert_close(other, model.encode(model.prompts.item_ids(model.catalogue)))
+    assert not torch.allclose(other, model.head.table, atol=1e-3)
+    model.lm = lm
     read = counts[0]
     model.user_states(samples)
     model.user_states(samples)

@@ -169,25 +169,26 @@ def test_judgements_shift_the_advantages_and_the_best_trajectory(make_trainer, t
     assert trainer._metrics["train"]["rewards/judged/mean"] == [0.0]
 
 
-def test_each_sampled_token_has_its_price_and_appended_ones_are_free(make_trainer, monkeypatch):
-    trainer = make_trainer(estimator="rloo", token_price=0.25)
+@pytest.mark.parametrize(
+    ("price", "field", "rewards", "advantages"),
+    [
+        # appended tokens are free
+        ({"token_price": 0.25}, "reward_price", [-3.0, -2.0, -2.0, -3.0], [-0.25, 0.25, 0.25, -0.25]),
+        ({"unclosed_price": 0.5}, "reward_unclosed", [0.0, 0.0, 0.0, -1.0], [0.0, 0.0, 0.5, -0.5]),
+    ],
+)
+def test_tokens_and_reasonings_that_do_not_end_have_their_prices(
+    make_trainer, monkeypatch, price, field, rewards, advantages
+):
+    trainer = make_trainer(estimator="rloo", **price)
     chains, states = [[40, 41, 2], [42, 2], [43, 2], [44, 45, 46, 2]], torch.zeros(4, 16)
     drawn = rollout.Drawn(chains, [3, 2, 2, 3], [True, True, True, False], states)
     monkeypatch.setattr(trainer, "sample_chains", lambda prompts: drawn)
     found, trajectories = generated(trainer)
-    assert [one["reward_price"] for one in trajectories] == [-3.0, -2.0, -2.0, -3.0]
-    assert found["advantages"].tolist() == pytest.approx([-0.25, 0.25, 0.25, -0.25])  # equal states rank alike
-
-
-def test_a_reasoning_that_does_not_end_by_itself_has_its_price(make_trainer, monkeypatch):
-    trainer = make_trainer(estimator="rloo", unclosed_price=0.5)
-    chains, states = [[40, 41, 2], [42, 2], [43, 2], [44, 45, 46, 2]], torch.zeros(4, 16)
-    drawn = rollout.Drawn(chains, [3, 2, 2, 3], [True, True, True, False], states)
-    monkeypatch.setattr(trainer, "sample_chains", lambda prompts: drawn)
-    found, trajectories = generated(trainer)
-    assert [one["reward_unclosed"] for one in trajectories] == [0.0, 0.0, 0.0, -1.0]
-    assert found["advantages"].tolist() == pytest.approx([0.0, 0.0, 0.5, -0.5])  # equal states rank alike
-    assert trainer.rollout_log[3]["reward"] == pytest.approx(trainer.rollout_log[2]["reward"] - 0.5)
+    assert [one[field] for one in trajectories] == rewards
+    assert found["advantages"].tolist() == pytest.approx(advantages)  # equal states rank alike
+    paid = sum(price.values()) * (rewards[3] - rewards[2])
+    assert trainer.rollout_log[3]["reward"] == pytest.approx(trainer.rollout_log[2]["reward"] + paid)
 
 
 def test_without_reasoning_the_answer_follows_the_prompt_and_only_the_recommendation_learns(make_trainer, samples):

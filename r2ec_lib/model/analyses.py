@@ -109,12 +109,13 @@ def likely_next(samples: pd.DataFrame, num_items: int, seed: int = 0) -> tuple[n
     """What may be bought after each history, by what is bought together: `LIKELY` items and their weights (B, K) each.
 
     The purchases of a shopper say nothing about the shopper's own histories, which would be the answer: shoppers are
-    dealt into `FOLDS` groups, and each is read with item weights (`collaborative.item_weights`) from the others.
+    dealt into `FOLDS` groups, and each is read with item weights (`collaborative.item_weights`) from the others. Of a
+    single shopper there are no others, and all weights are 0.
     """
     shoppers, names = pd.factorize(samples["user_id"])
     fold = np.random.default_rng(seed).permutation(len(names))[shoppers] % FOLDS  # (B,)
     items, weights = np.zeros((len(samples), LIKELY), np.int64), np.zeros((len(samples), LIKELY))
-    for one in range(min(FOLDS, len(names))):
+    for one in range(min(FOLDS, len(names)) if len(names) > 1 else 0):
         rows = np.flatnonzero(fold == one)
         term = ItemWeights(*item_weights(samples[fold != one], num_items, PENALTY))
         for part in np.array_split(rows, -(-len(rows) // 1024)):

@@ -102,7 +102,17 @@ def add_lora(lm: PreTrainedModel, rank: int, alpha: int, layers: int = 0) -> Pef
 
 
 def load_lora(lm: PreTrainedModel, folder: str | os.PathLike) -> PeftModel:
-    """The adapters of `add_lora` that were saved in `folder`, on their backbone; they can be trained on."""
-    config = PeftConfig.from_pretrained(str(folder))
-    config._register_custom_module({Linear: AdaptedLinear})
-    return PeftModel.from_pretrained(lm, folder, is_trainable=True, config=config)
+    """The adapters of `add_lora` that were saved in `folder`, on their backbone; they can be trained on.
+
+    Raises:
+        FileNotFoundError: no adapters are there, or not all of them.
+    """
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+        config._register_custom_module({Linear: AdaptedLinear})
+        return PeftModel.from_pretrained(lm, folder, is_trainable=True, config=config)
+    except (OSError, ValueError, TypeError, SafetensorError) as error:
+        raise FileNotFoundError(
+            f"cannot load the adapters {str(folder)!r}: it is no folder with adapter_config.json and a whole "
+            f"adapter_model.safetensors ({str(error).splitlines()[0]}). Copy or save them again."
+        ) from error

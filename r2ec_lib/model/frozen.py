@@ -88,13 +88,14 @@ class LowerStates:
 def frozen_layers(lm: PreTrainedModel) -> int:
     """How many of the decoder's first layers, and the embedding before them, have nothing that learns.
 
-    0 where the whole model is frozen, since it was not made to learn in its last layers alone, and where the layers
-    above attend in another order than the first ones: models look up how a layer attends by its place among those
-    that run.
+    0 where the whole model is frozen, since it was not made to learn in its last layers alone, where its layers have
+    another name (GPT-2, Falcon), and where the layers above attend in another order than the first ones: models look
+    up how a layer attends by its place among those that run.
     """
     if any(weight.requires_grad for weight in lm.get_input_embeddings().parameters()):
         return 0
-    learns = [any(weight.requires_grad for weight in layer.parameters()) for layer in lm.get_decoder().layers]
+    layers = getattr(lm.get_decoder(), "layers", [])
+    learns = [any(weight.requires_grad for weight in layer.parameters()) for layer in layers]
     frozen = learns.index(True) if any(learns) else 0
     kinds = getattr(lm.config.get_text_config(), "layer_types", None) or []
     return frozen if kinds[frozen:] == kinds[: max(0, len(kinds) - frozen)] else 0

@@ -388,6 +388,7 @@ class R2ec:
         try:
             config = json.loads((folder / "r2ec.json").read_text())
             temperature, similarity, readout = (config[name] for name in ("temperature", "similarity", "readout"))
+            base = config["base"]
             style = PromptStyle(**config["prompt_style"])
             catalogue = pd.read_parquet(folder / "catalogue.parquet")
             dtype = dtype or getattr(torch, config.get("dtype", "float32"))
@@ -398,12 +399,13 @@ class R2ec:
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise DataError(f"{folder}: the saved R²ec cannot be read ({reason}). Copy or save it again.") from error
-        lm, tokenizer = load_pretrained(config["base"] or folder / "lm", dtype)
+        lm, tokenizer = load_pretrained(base or folder / "lm", dtype)
         if readout == "token":
             add_recommend_token(lm, tokenizer)
-        if config["base"]:
+        if base:
             lm = load_lora(lm, folder / "adapter")  # type: ignore[assignment]  # it hands on what it wraps
         torch.nn.Module.to(lm, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        head.table = head.table.to(lm.device)  # a training writes into it what the model has encoded
         return cls(lm.eval(), Prompts(tokenizer, style), catalogue, head, term)
 
 

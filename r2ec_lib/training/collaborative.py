@@ -129,14 +129,14 @@ def fit_map(table: Tensor, train: pd.DataFrame, mask_seen: bool = True, seed: in
     fitted = ItemMap(matrix, table.float().mean(dim=0))
     directions, identity = fitted.directions(table), torch.eye(width, device=table.device)
     histories, targets = train["history"].to_list(), torch.tensor(train["target"].to_numpy(), dtype=torch.long)
-    read, generator = fitted.read(histories, directions), torch.Generator().manual_seed(seed)  # (B, d)
+    generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW([matrix], lr=MAP_RATE, weight_decay=0.0)
     falling = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, epochs * batches)
     for _ in range(epochs):
         for rows in torch.randperm(len(train), generator=generator).split(MAP_BATCH):
-            seen = seen_mask([histories[row] for row in rows.tolist()], len(table)) if mask_seen else None
-            seen = None if seen is None else seen.to(table.device)
-            scores = read[rows.to(table.device)] @ matrix @ directions.T  # (rows, N)
+            shown = [histories[row] for row in rows.tolist()]
+            seen = seen_mask(shown, len(table)).to(table.device) if mask_seen else None
+            scores = fitted.read(shown, directions) @ matrix @ directions.T  # (rows, N)
             chosen = item_log_probs(scores, targets[rows].to(table.device), MAP_TEMPERATURE, seen)
             (MAP_PENALTY * (matrix - identity).square().sum() - chosen.mean()).backward()
             optimizer.step()

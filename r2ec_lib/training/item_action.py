@@ -6,7 +6,6 @@ facts as reasonings it is an upper bound: what reasoning could bring.
 """
 
 import hashlib
-import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -67,7 +66,7 @@ def fit_item_action(
         One row per evaluation: `step`, `loss` (mean since the last evaluation) and `valid_ndcg@10`.
 
     Raises:
-        FloatingPointError: the loss is NaN or infinite, with the step and the rate.
+        FloatingPointError: the loss or the item table is NaN or infinite, with the step and the rate.
     """
     generator = np.random.default_rng(seed)
     torch.manual_seed(seed)
@@ -100,16 +99,13 @@ def fit_item_action(
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-        if not math.isfinite(losses[-1]):
-            raise FloatingPointError(
-                f"at step {step} the loss of the recommendation action is {losses[-1]}; a learning rate "
-                f"below {learning_rate:g} may help"
-            )
+        require_numbers(loss, "the loss of the recommendation action", step, learning_rate)
         if step % eval_steps and step < steps:
             if step % max(1, steps // 10) == 0:
                 report(step, float(np.mean(losses)), None)
         else:
             model.refresh()
+            require_numbers(model.head.table, "the item table", step, learning_rate)
             score = objective.ndcg(ranks_of(model, valid, model.user_states(valid, valid_chains)), 10).mean().item()
             log.append({"step": step, "loss": float(np.mean(losses)), "valid_ndcg@10": score})
             report(step, log[-1]["loss"], score)
@@ -124,6 +120,14 @@ def fit_item_action(
         model.refresh()
     model.lm.eval()
     return pd.DataFrame(log)
+
+
+def require_numbers(values: Tensor, what: str, step: int, learning_rate: float) -> None:
+    """Raises FloatingPointError where `values` are none; `what` they are stands in the message."""
+    if not torch.isfinite(values).all():
+        raise FloatingPointError(
+            f"at step {step} {what} is NaN or infinite; a learning rate below {learning_rate:g} may help"
+        )
 
 
 def progress_line(step: int, loss: float, score: float | None) -> str:

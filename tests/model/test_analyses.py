@@ -57,6 +57,11 @@ def test_a_shoppers_own_purchases_say_nothing_about_the_shoppers_next_one():
     assert weights[-1].sum() == 0
 
 
+def test_where_one_shopper_is_all_there_is_nothing_is_likely():
+    items, weights = likely_next(bought([0, 1, 2]), num_items=5)
+    assert items.shape == weights.shape == (1, 10) and not weights.any()
+
+
 def test_an_item_of_the_history_is_never_likely_next():
     items, weights = likely_next(bought(*[[0, 1, 2]] * 10), num_items=5)
     assert not np.isin(items[weights > 0], [0, 1]).any()

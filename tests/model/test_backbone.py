@@ -103,3 +103,13 @@ def test_without_its_adapters_a_model_is_the_backbone_and_saved_ones_come_back(t
     again = load_lora(family_lm("Llama"), tmp_path)
     assert sum(type(part) is AdaptedLinear for part in again.modules()) == 14
     torch.testing.assert_close(again(input_ids=ids).logits, ours(input_ids=ids).logits)
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+@pytest.mark.parametrize("left", [0, 20])
+def test_adapters_that_were_copied_in_part_are_named(name, left, tmp_path):
+    adapted_twins(torch.float32)[0].save_pretrained(tmp_path / "adapter")
+    file = tmp_path / "adapter" / name
+    file.write_bytes(file.read_bytes()[:left]) if left else file.unlink()
+    with pytest.raises(FileNotFoundError, match=r"cannot load the adapters .*adapter': it is no folder"):
+        load_lora(family_lm("Llama").float(), tmp_path / "adapter")

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from conftest import FAMILIES, family_lm
+from transformers import FalconConfig, FalconForCausalLM
 
 from r2ec_lib.model import R2ec, frozen
 from r2ec_lib.model.backbone import add_lora
@@ -82,6 +83,14 @@ def test_a_model_that_learns_everywhere_or_nowhere_is_read_as_a_whole():
     embedded = adapted("Llama")
     embedded.get_input_embeddings().weight.requires_grad_(True)
     assert frozen_layers(embedded) == 0
+
+
+def test_a_model_whose_layers_have_another_name_is_read_as_a_whole(tokenizer, items):
+    """As GPT-2's and Falcon's: "h"."""
+    shape = {"vocab_size": len(tokenizer), "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    lm = add_lora(FalconForCausalLM(FalconConfig(**shape, bos_token_id=1, eos_token_id=1)), rank=2, alpha=4)
+    model = R2ec(lm, Prompts(tokenizer, PromptStyle()), items)
+    assert model.lower.layers == 0 and model.encode_items(items).shape == (30, 16)
 
 
 def test_a_model_that_changes_what_it_is_given_is_read_as_a_whole(monkeypatch):

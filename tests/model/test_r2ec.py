@@ -241,6 +241,13 @@ def test_a_backbone_that_was_used_in_bfloat16_comes_back_in_it_though_its_files_
     assert R2ec.load(tmp_path / "model", torch.float32).lm.dtype == torch.float32
 
 
+def test_the_item_table_is_loaded_to_where_the_language_model_is(tiny, tmp_path):
+    """A training on a GPU writes into the table what the model has encoded there; "meta" stands for any device."""
+    tiny.save(tmp_path / "model")
+    model = R2ec.load(tmp_path / "model", device="meta")
+    assert model.lm.device.type == "meta" and model.head.table.device == model.lm.device
+
+
 def test_a_folder_without_a_model_says_so(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no saved R²ec"):
         R2ec.load(tmp_path)
@@ -310,6 +317,7 @@ def test_a_column_that_the_items_lack_is_named(tiny, items):
         ("r2ec.json", b"{"),
         ("r2ec.json", b"{}"),
         ("r2ec.json", {"dtype": "float99"}),
+        ("r2ec.json", "base"),
         ("catalogue.parquet", 20),
         ("lm/model.safetensors", b"cut"),
         ("lm/tokenizer.json", None),
@@ -322,6 +330,10 @@ def test_a_folder_that_was_copied_in_part_is_named(tiny, tmp_path, name, content
         file.unlink()
     elif isinstance(content, dict):
         file.write_text(json.dumps(json.loads(file.read_text()) | content))
+    elif isinstance(content, str):  # a key that is missing
+        file.write_text(
+            json.dumps({key: value for key, value in json.loads(file.read_text()).items() if key != content})
+        )
     elif isinstance(content, int):
         tiny.catalogue.head(content).to_parquet(file)
     else:

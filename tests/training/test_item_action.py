@@ -218,12 +218,18 @@ def test_live_negatives_are_further_candidates(tiny, samples):
     assert first_loss(tiny, few) < whole
 
 
-def test_a_training_that_diverges_says_so(tiny, samples):
+@pytest.mark.parametrize(
+    ("eval_steps", "message"),
+    [
+        (50, r"at step 2 the loss .* is NaN or infinite; a learning rate below inf"),
+        (1, "at step 1 the item table is NaN"),  # before the next loss would tell
+    ],
+)
+def test_a_training_that_diverges_says_so(tiny, samples, eval_steps, message):
     tiny.lm.float()
-    with pytest.raises(FloatingPointError, match=r"at step 2 the loss .* is nan; a learning rate below inf"):
-        fit_item_action(
-            tiny, samples.head(8), samples.head(8), 4, batch_users=8, learning_rate=math.inf, warmup_steps=0
-        )
+    how = {"batch_users": 8, "learning_rate": math.inf, "warmup_steps": 0, "eval_steps": eval_steps}
+    with pytest.raises(FloatingPointError, match=message):
+        fit_item_action(tiny, samples.head(8), samples.head(8), 4, **how)
 
 
 def test_each_step_has_the_gradient_of_its_own_batch_and_each_row_of_the_log_its_own_losses(

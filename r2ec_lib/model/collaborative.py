@@ -162,7 +162,7 @@ def item_weights(train: pd.DataFrame, num_items: int, penalty: float) -> tuple[T
     among = matrix[:, common]
     gram = torch.from_numpy((among.T @ among).toarray()) + penalty * torch.eye(len(common))
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
-    weights = -inverse / inverse.diagonal()  # (M, M): row speaks for column; −1 on the diagonal
+    weights = inverse.div_(-inverse.diagonal())  # (M, M): row speaks for column; −1 on the diagonal
     best = weights.clamp_min_(0.0).topk(min(KEPT, len(common)), dim=1)
     rows = torch.from_numpy(common)
     items = torch.zeros(num_items, best.indices.shape[1], dtype=torch.long).index_copy(0, rows, rows[best.indices])

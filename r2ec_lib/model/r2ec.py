@@ -410,8 +410,13 @@ class R2ec:
 
 
 @torch.no_grad()
-def ranks_of(model: R2ec, samples: pd.DataFrame, states: Tensor) -> Tensor:
-    """Ranks (B,) of the targets of a samples table by its user states (B, d), items of the history masked."""
-    scores = model.scores(states, samples["history"].to_list())  # (B, N)
+def ranks_of(model: R2ec, samples: pd.DataFrame, states: Tensor, mask_seen: bool = True) -> Tensor:
+    """Ranks (B,) of the targets of a samples table by its user states (B, d).
+
+    mask_seen: whether the items of a history are no candidates.
+    """
+    histories = samples["history"].to_list()
+    scores = model.scores(states, histories)  # (B, N)
     targets = torch.tensor(samples["target"].to_numpy(), dtype=torch.long, device=scores.device)
-    return target_ranks(scores, targets, seen_mask(samples["history"], scores.shape[1]).to(scores.device))
+    seen = seen_mask(histories, scores.shape[1]).to(scores.device) if mask_seen else None
+    return target_ranks(scores, targets, seen)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from r2ec_lib.model import R2ec
 from r2ec_lib.model.collaborative import KEPT, Collaborative, ItemMap, ItemWeights, item_weights
-from r2ec_lib.model.scoring import item_log_probs, seen_mask, target_ranks
+from r2ec_lib.model.scoring import BLOCK, item_log_probs, seen_mask, target_ranks
 from r2ec_lib.training.objective import ndcg
 
 WEIGHED = 600
@@ -112,9 +112,9 @@ def word_vectors(items: pd.DataFrame, title_weight: float = 1.0) -> sp.csr_matri
 def word_weights(items: pd.DataFrame) -> tuple[Tensor, Tensor]:
     """`items` and `weights` of `ItemWeights`, (N, K) each: the cosines of `word_vectors` with the nearest others."""
     vectors, kept = word_vectors(items, TITLE_WEIGHT), min(KEPT, len(items))
-    best = []
-    for rows in np.array_split(np.arange(len(items)), -(-len(items) // 1024)):
-        cosines = torch.from_numpy((vectors[rows] @ vectors.T).toarray().astype(np.float32))
+    best, columns = [], vectors.T.tocsr()  # (words, N)
+    for rows in np.array_split(np.arange(len(items)), -(-(len(items) ** 2) // BLOCK)):
+        cosines = torch.from_numpy((vectors[rows] @ columns).toarray().astype(np.float32))
         cosines[torch.arange(len(rows)), torch.from_numpy(rows)] = 0.0
         best.append(cosines.topk(kept, dim=1))
     return torch.cat([part.indices for part in best]), torch.cat([part.values for part in best])

@@ -106,7 +106,8 @@ def fit_item_action(
         else:
             model.refresh()
             require_numbers(model.head.table, "the item table", step, learning_rate)
-            score = objective.ndcg(ranks_of(model, valid, model.user_states(valid, valid_chains)), 10).mean().item()
+            ranks = ranks_of(model, valid, model.user_states(valid, valid_chains), mask_seen)
+            score = objective.ndcg(ranks, 10).mean().item()
             log.append({"step": step, "loss": float(np.mean(losses)), "valid_ndcg@10": score})
             report(step, log[-1]["loss"], score)
             losses = []

@@ -367,7 +367,7 @@ class RecPOTrainer(GRPOTrainer):
         prompts = self.r2ec.prompts.user_ids(share, self.r2ec.titles)
         answers = self.r2ec.sample(prompts, self.args.max_completion_length)
         self.require_numbers(answers.states)
-        ranks = ranks_of(self.r2ec, share, answers.states).tolist()
+        ranks = ranks_of(self.r2ec, share, answers.states, self.args.mask_seen).tolist()
         lengths = [len(chain) for chain in answers.chains]
         outcomes = torch.tensor(gather_object(list(zip(ranks, lengths, strict=True)))).double()  # (V, 2)
         metrics = {

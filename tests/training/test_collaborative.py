@@ -172,6 +172,21 @@ def test_the_map_learns_which_vectors_follow_which_and_holds_for_items_that_nobo
     assert not torch.equal(fitted.matrix, module.fit_map(table, train, seed=1).matrix)
 
 
+def test_the_map_reads_no_more_histories_at_a_time_than_a_step_takes(monkeypatch):
+    """A million of them would take gigabytes."""
+    sizes, read = [], ItemMap.read
+
+    def noting(part, histories, directions):
+        sizes.append(len(histories))
+        return read(part, histories, directions)
+
+    monkeypatch.setattr(ItemMap, "read", noting)
+    monkeypatch.setattr(module, "MAP_STEPS", 1)
+    train = pd.DataFrame({"history": [np.array([0])] * 600, "target": [1] * 600})
+    module.fit_map(torch.eye(3), train)
+    assert sizes == [256, 256, 88] * module.MAP_EPOCHS
+
+
 def test_the_map_is_not_taught_against_items_that_are_masked():
     """Where what was bought before is no candidate, it is no negative either."""
     generator = torch.Generator().manual_seed(0)

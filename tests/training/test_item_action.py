@@ -9,7 +9,7 @@ import torch
 from r2ec_lib.model import R2ec
 from r2ec_lib.model.head import RecHead
 from r2ec_lib.model.r2ec import ranks_of
-from r2ec_lib.model.scoring import item_log_probs, seen_mask
+from r2ec_lib.model.scoring import item_log_probs, seen_mask, target_ranks
 from r2ec_lib.training import item_action, objective
 from r2ec_lib.training.item_action import fit_and_save, fit_item_action, progress_line, read_and_spoken
 
@@ -289,3 +289,13 @@ def test_reasonings_are_weighed_in_the_gradient_and_read_in_validation(tiny, sam
     ranks = [ranks_of(tiny, few, tiny.user_states(few, read)) for read in (chains, None)]
     told, silent = (objective.ndcg(one, 10).mean().item() for one in ranks)
     assert log["valid_ndcg@10"].item() == pytest.approx(told) and told != silent
+
+
+def test_where_nothing_is_masked_validation_ranks_among_all_items(tiny, samples):
+    tiny.lm.float()
+    few = samples.head(6)
+    log = fit_item_action(tiny, few, few, 1, batch_users=6, learning_rate=0.0, mask_seen=False)
+    ranks = target_ranks(tiny.scores(tiny.user_states(few), few["history"].to_list()), torch.tensor(few["target"]))
+    assert log["valid_ndcg@10"].item() == pytest.approx(objective.ndcg(ranks, 10).mean().item())
+    masked = objective.ndcg(ranks_of(tiny, few, tiny.user_states(few)), 10).mean().item()
+    assert masked != log["valid_ndcg@10"].item()

@@ -352,9 +352,11 @@ def test_validation_ranks_a_seeded_sample_with_a_fresh_table_and_leaves_the_runn
     assert trainer.valid_samples.equals(samples.tail(18).sample(5, random_state=4))
     ranks, read = [1.0, 3.0, 7.0, 10.0, 10.5], []
 
-    def ranked(model, given, states):
-        assert given.equals(trainer.valid_samples) and torch.allclose(
-            model.head.table, model.encode_items(model.catalogue), atol=1e-5
+    def ranked(model, given, states, mask_seen):
+        assert (
+            mask_seen
+            and given.equals(trainer.valid_samples)
+            and torch.allclose(model.head.table, model.encode_items(model.catalogue), atol=1e-5)
         )
         read.append(states)
         return torch.tensor(ranks)
@@ -372,6 +374,25 @@ def test_validation_ranks_a_seeded_sample_with_a_fresh_table_and_leaves_the_runn
     assert metrics["eval_length"] == pytest.approx(sum(map(len, greedy.chains)) / 5)
     assert trainer._metrics["train"]["reward"] == [0.5] and trainer.model.training
     assert trainer.state.log_history[-1]["eval_ndcg@10"] == metrics["eval_ndcg@10"]
+
+
+@pytest.mark.parametrize("mask_seen", [True, False])
+def test_validation_masks_the_history_where_the_recipe_does(tiny, samples, tmp_path, mask_seen):
+    """Items of a history are ranked best here: they stand before the target where they are candidates."""
+    args = RecPOConfig(output_dir=str(tmp_path), use_cpu=True, max_completion_length=0, mask_seen=mask_seen)
+    trainer = RecPOTrainer(tiny, args, samples.head(30), samples.tail(18))
+    seen = [list(history) for history in samples.tail(18)["history"]]
+    nobody = [[item for item in range(30) if item not in history] for history in seen]
+
+    def scores(states, histories):
+        rows = torch.zeros(len(states), 30)
+        for row, others, target in zip(rows, nobody, samples.tail(18)["target"], strict=True):
+            row[others], row[target] = -1.0, -0.5
+        return rows
+
+    tiny.scores = scores
+    expected = [1.0 if mask_seen else 1 / math.log2(2 + len(history)) for history in seen]
+    assert trainer.evaluate()["eval_ndcg@10"] == pytest.approx(sum(expected) / 18)
 
 
 def test_validation_without_samples_is_refused(make_trainer):

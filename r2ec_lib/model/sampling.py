@@ -78,7 +78,6 @@ def sample(
     answer: Answer,
     readout: str = "last",
     batch_tokens: int = BATCH_TOKENS,
-    generator: torch.Generator | None = None,
     read_id: int | None = None,
 ) -> Sampled:
     """Writes one reasoning a row; rows with equal prompts (the G of a group) share one pass over it.
@@ -93,7 +92,6 @@ def sample(
         readout: "last" reads h_T; "mean" and "max" pool the states of the chain, `<answer>` included; "token" reads
             `read_id` after `<answer>` and takes its state. That token is no part of the chain.
         batch_tokens: prompt and chain tokens held in the cache at once.
-        generator: of the random numbers; torch's own where left out.
         read_id: the special token of the read-out "token".
 
     Raises:
@@ -115,7 +113,7 @@ def sample(
     for batch in length_batches([len(prompt_ids[row]) + room for row in order], batch_tokens):
         rows = [order[place] for place in batch]  # equal prompts stand beside each other
         tokens, lengths, closed, states[rows] = _sample_batch(
-            lm, [prompt_ids[row] for row in rows], settings, answer, readout, generator, read_id
+            lm, [prompt_ids[row] for row in rows], settings, answer, readout, read_id
         )
         for row, chain, length, by_policy in zip(
             rows, tokens.tolist(), lengths.tolist(), closed.tolist(), strict=True
@@ -130,7 +128,6 @@ def _sample_batch(
     settings: GenerationConfig,
     answer: Answer,
     readout: str,
-    generator: torch.Generator | None,
     read_id: int | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Chains (B, room) of one batch, their lengths (B,) with `<answer>`, whether the model closed each, states (B, d).
@@ -165,7 +162,7 @@ def _sample_batch(
         done = torch.zeros_like(row, dtype=torch.bool)  # (R,) the state has been read
         pooled = torch.full_like(states, -torch.inf if readout == "max" else 0.0)  # (R, d)
         for step in range(room):
-            token = next_tokens(settings, ids, mask, logits[:, -1], generator)  # (R,)
+            token = next_tokens(settings, ids, mask, logits[:, -1])  # (R,)
             if step >= settings.max_new_tokens:
                 place = place.clamp(min=0)
             chosen = place < 0  # (R,) by the model
@@ -326,19 +323,17 @@ def logits_processors(settings: GenerationConfig, mask: Tensor) -> LogitsProcess
     return chosen
 
 
-def next_tokens(
-    settings: GenerationConfig, ids: Tensor, mask: Tensor, logits: Tensor, generator: torch.Generator | None = None
-) -> Tensor:
+def next_tokens(settings: GenerationConfig, ids: Tensor, mask: Tensor, logits: Tensor) -> Tensor:
     """A token for each row (R,) after `ids` (R, L) with their `mask`, from logits (R, |T|) in any precision."""
     size = max(1, DRAWN_SCORES // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
     parts = []
     for before, real, found in zip(ids.split(size), mask.split(size), logits.split(size), strict=True):
         scores = logits_processors(settings, real)(before, found.float())
-        parts.append(draw(scores, settings.do_sample, generator))
+        parts.append(draw(scores, settings.do_sample))
     return torch.cat(parts)
 
 
-def draw(scores: Tensor, do_sample: bool, generator: torch.Generator | None = None) -> Tensor:
+def draw(scores: Tensor, do_sample: bool) -> Tensor:
     """One token a row (R,) from the softmax of scores (R, |T|), or the best one.
 
     The inverse of the cumulative distribution: one random number a row, where `torch.multinomial` takes one a token.
@@ -353,7 +348,7 @@ def draw(scores: Tensor, do_sample: bool, generator: torch.Generator | None = No
     blocks = weights.unflatten(1, (-1, DRAWN_TOKENS))  # (R, K, D)
     sums = blocks.sum(dim=-1).cumsum(dim=-1, dtype=torch.float64)  # (R, K)
     total = sums[:, -1:]
-    point = torch.rand(total.shape, generator=generator, dtype=torch.float64, device=scores.device) * total
+    point = torch.rand(total.shape, dtype=torch.float64, device=scores.device) * total
     block = _first_above(sums, point)  # (R, 1)
     inside = blocks.gather(1, block[..., None].expand(-1, -1, DRAWN_TOKENS)).squeeze(1)  # (R, D)
     point = point - F.pad(sums, (1, 0)).gather(1, block)  # what is left of it within the block

@@ -94,8 +94,8 @@ def test_small_batches_give_the_chains_of_large_ones():
 
 def test_tokens_come_as_often_as_the_softmax_says():
     scores = torch.tensor([0.3, -torch.inf, 1.2, -0.7, 0.0, -torch.inf])
-    generator = torch.Generator().manual_seed(0)
-    draws = draw(scores.expand(40_000, -1), True, generator)
+    torch.manual_seed(0)
+    draws = draw(scores.expand(40_000, -1), True)
     expected = scores.softmax(0) * 40_000
     counts = torch.bincount(draws, minlength=6)
     assert counts[1] == counts[5] == 0
@@ -110,7 +110,8 @@ def test_a_drawn_token_is_the_first_at_which_the_cumulative_probability_exceeds_
     random = torch.rand(50, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     cumulative = scores.double().softmax(dim=1).cumsum(dim=1)
     expected = (cumulative <= random).sum(dim=1)
-    assert torch.equal(draw(scores, True, torch.Generator().manual_seed(1)), expected)
+    torch.manual_seed(1)
+    assert torch.equal(draw(scores, True), expected)
 
 
 @pytest.mark.parametrize("choices", [{"do_sample": True, "temperature": 0.7, "top_k": 9}, {}])
@@ -122,7 +123,8 @@ def test_rows_drawn_a_few_at_a_time_get_the_tokens_that_they_get_together(choice
     drawn = []
     for held in (2**19, 2 * 40, 1):
         monkeypatch.setattr(sampling, "DRAWN_SCORES", held)
-        drawn.append(next_tokens(chosen, ids, mask, logits, torch.Generator().manual_seed(3)).tolist())
+        torch.manual_seed(3)
+        drawn.append(next_tokens(chosen, ids, mask, logits).tolist())
     assert drawn[0] == drawn[1] == drawn[2]
 
 
@@ -136,7 +138,8 @@ def test_a_random_number_at_the_very_end_draws_no_token_of_probability_0(place, 
 def test_first_tokens_of_a_group_follow_the_warped_distribution():
     lm = family_lm("Qwen3", vocab_size=12)
     prompt, chosen = [5, 6, 7], settings(1, do_sample=True, temperature=1.5, top_k=4)
-    chains = sample(lm, [prompt] * 20_000, chosen, SYMBOL, generator=torch.Generator().manual_seed(0)).chains
+    torch.manual_seed(0)
+    chains = sample(lm, [prompt] * 20_000, chosen, SYMBOL).chains
     counts = torch.bincount(torch.tensor([chain[0] for chain in chains]), minlength=12)
     best = (lm(torch.tensor([prompt])).logits[0, -1].detach() / 1.5).topk(4)
     expected = torch.zeros(12, dtype=torch.double).scatter(0, best.indices, best.values.softmax(0)) * 20_000
@@ -145,12 +148,11 @@ def test_first_tokens_of_a_group_follow_the_warped_distribution():
     assert surprise < 16.3  # χ² with 3 degrees of freedom
 
 
-def test_a_seeded_generator_repeats_its_chains():
-    lm = family_lm("Qwen3")
-    draws = [
-        sample(lm, PROMPTS, settings(do_sample=True), SYMBOL, generator=torch.Generator().manual_seed(seed)).chains
-        for seed in (0, 0, 1)
-    ]
+def test_a_seed_repeats_its_chains():
+    lm, draws = family_lm("Qwen3"), []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        draws.append(sample(lm, PROMPTS, settings(do_sample=True), SYMBOL).chains)
     assert draws[0] == draws[1] != draws[2]
 
 

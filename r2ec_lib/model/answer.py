@@ -65,6 +65,19 @@ class Answer:
             written.append(end is not None)
         return closed, written
 
+    def body(self, chain: Sequence[int]) -> list[int]:
+        """A closed chain without the tokens of the symbol.
+
+        Raises:
+            ValueError: the chain is not closed.
+        """
+        if not self.closed(chain):
+            raise ValueError(f"the chain does not end in {ANSWER}: {self._decoded(chain[-8:])!r}")
+        if self.text is None:
+            return list(chain[:-1])
+        sizes = range(1, len(chain) + 1)
+        return list(chain[: -next(size for size in sizes if ANSWER in self._decoded(chain[-size:]))])
+
     def stop_ids(self, lm: PreTrainedModel) -> list[int]:
         """Token ids that end a reasoning: the symbol where it is one token, and the model's own ends of a turn."""
         ends = lm.generation_config.eos_token_id

@@ -20,7 +20,7 @@ def test_a_tokenizer_without_the_token_writes_the_symbol_as_text(kind):
     tokenizer = text_tokenizer(kind)
     answer = Answer(tokenizer)
     assert answer.text == ANSWER and len(answer.ids) > 1
-    assert answer.closed(answer.ids)
+    assert answer.closed(answer.ids) and not tokenizer.decode(answer.body(answer.ids)).strip()
     assert not any(answer.closed(answer.ids[:length]) for length in range(len(answer.ids)))
 
 
@@ -28,6 +28,7 @@ def test_a_tokenizer_of_our_own_has_it_as_one_token():
     answer = Answer(train_tokenizer(["a mug"], vocab_size=300))
     assert answer.text is None and answer.ids == [2]
     assert answer.closed([7, 2]) and not answer.closed([2, 7]) and not answer.closed([])
+    assert answer.body([7, 8, 2]) == [7, 8]
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
@@ -47,7 +48,7 @@ def test_a_chain_ends_at_the_token_that_completes_the_symbol(kind, ending, monke
         assert not complete and not sampled.written[0] and chain == [*written, *answer.ids]
     else:
         assert sampled.written[0] and chain == written[: complete[0]]
-        assert "red mug" in tokenizer.decode(chain) and tokenizer.decode(chain).count("<") == 1
+        assert "red mug" in tokenizer.decode(answer.body(chain)) and "<" not in tokenizer.decode(answer.body(chain))
     again = forward_states(lm, lm, [[5, 6, 7, *chain]])[0]
     assert torch.allclose(sampled.states[0], again.float(), atol=1e-4)
 
@@ -72,6 +73,12 @@ def test_a_turn_that_ends_without_the_symbol_gets_it_appended(monkeypatch):
     settings = GenerationConfig(max_new_tokens=30, pad_token_id=0, eos_token_id=[end])
     sampled = sample(family_lm("Llama", vocab_size=len(tokenizer)), [[5]], settings, answer)
     assert sampled.chains == [[20, 21, end, *answer.ids]] and sampled.written == [False]
+
+
+def test_an_open_chain_has_no_body():
+    answer = Answer(text_tokenizer("byte-level"))
+    with pytest.raises(ValueError, match="does not end in <answer>"):
+        answer.body([20, 21, 22])
 
 
 @pytest.mark.parametrize("ends, expected", [(None, []), (1, [1]), ([1, 3], [1, 3])])

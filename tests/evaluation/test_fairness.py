@@ -44,10 +44,7 @@ def test_a_catalogue_of_as_many_categories_as_items_needs_no_table_of_both():
     """50,000 items of 15,000 shops would take 6 GB as a table of numbers."""
     categories = np.arange(200_000)
     table = fairness.exposure([[1, 2]], [[1, 3]], np.ones(200_000), categories)
-    q = (
-        0.99 * 0.5 + 0.01 * 0.5,
-        0.01 * 0.5,
-    )  # of the item in both, and of that in the history alone; item 2 has the rest
+    q = 0.99 * 0.5 + 0.01 * 0.5, 0.01 * 0.5  # of the item in both, and of that in the history alone
     assert table["calibration"][0] == pytest.approx(sum(0.5 * math.log(0.5 / share) for share in q))
 
 

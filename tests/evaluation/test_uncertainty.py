@@ -274,7 +274,7 @@ def test_the_interval_of_a_mean_is_that_of_a_regression_with_clustered_errors():
 
 @pytest.mark.parametrize("interval", [uncertainty.mean_interval, uncertainty.share_interval])
 def test_intervals_of_few_users_cover_the_truth_too(interval):
-    """With the normal's quantile in place of Student's t, three users would be believed in one case of five or more."""
+    """With the normal's quantile in place of Student's t, three users would mislead in one case of five or more."""
     rng, covered = np.random.default_rng(1), 0
     for _ in range(300):
         values = np.repeat(rng.uniform(0.2, 0.8, 3), 4)

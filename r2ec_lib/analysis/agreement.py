@@ -96,11 +96,13 @@ def target_mentions(
     samples, a row per chain.
     """
     bin_of = popularity_bins(popularity, bins)
+    sizes = np.bincount(bin_of)
     titles = mentioned[(mentioned["how"] == "title") & (mentioned["item"] >= 0)]
     named = titles.groupby("row")["item"].agg(set)
     rows = []
     for row, history, target in zip(chains.index, samples["history"], samples["target"], strict=True):
-        rivals = set(np.flatnonzero(bin_of == bin_of[target])) - {*history, target}
-        items = named.get(row, set())
-        rows.append((float(target in items), len(items & rivals) / len(rivals) if rivals else math.nan))
+        as_popular, excluded, items = bin_of[target], {*history, target}, named.get(row, set())
+        rivals = sizes[as_popular] - sum(bin_of[item] == as_popular for item in excluded)
+        rivals_named = sum(bin_of[item] == as_popular for item in items - excluded)
+        rows.append((float(target in items), rivals_named / rivals if rivals else math.nan))
     return pd.DataFrame(rows, columns=["names_target", "names_popular"], index=chains.index)

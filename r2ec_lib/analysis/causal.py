@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 
 from r2ec_lib.evaluation.uncertainty import mean_interval, share_interval
-from r2ec_lib.model.scoring import seen_mask, target_ranks
+from r2ec_lib.model.scoring import seen_mask, stable_topk, target_ranks
 from r2ec_lib.training.objective import ndcg
 
 Chains = Sequence[Sequence[int]]  # token ids, each chain closed by `<answer>`
@@ -136,17 +136,17 @@ def rank_chains(
         seen[torch.arange(len(rows)), targets] = False
         ranks = target_ranks(scores, targets, seen)  # (B,)
         scores = scores.masked_fill(seen, -math.inf)
-        top = scores.topk(min(k, scores.shape[1]), dim=1)
-        watched = top.indices[:, 0] if watch is None else torch.tensor(watch[at])
+        values, items = stable_topk(scores, k)  # (B, k)
+        watched = items[:, 0] if watch is None else torch.tensor(watch[at])
         log_p = torch.log_softmax(scores / temperature, dim=1).gather(1, watched[:, None])[:, 0]  # (B,)
-        candidates = np.isfinite(top.values.numpy())  # (B, k)
+        candidates = np.isfinite(values.numpy())  # (B, k)
         part = (
             rows[["sample_id", "user_id"]]
             .reset_index(drop=True)
             .assign(rank=ranks.numpy(), ndcg=ndcg(ranks, k).numpy())
         )
-        part["top_items"] = [ids[some] for ids, some in zip(top.indices.numpy(), candidates, strict=True)]
-        part["top_scores"] = [values[some] for values, some in zip(top.values.numpy(), candidates, strict=True)]
+        part["top_items"] = [ids[some] for ids, some in zip(items.numpy(), candidates, strict=True)]
+        part["top_scores"] = [best[some] for best, some in zip(values.numpy(), candidates, strict=True)]
         parts.append(part.assign(log_p=log_p.numpy()))
     return pd.concat(parts, ignore_index=True)
 

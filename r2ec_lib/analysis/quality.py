@@ -107,5 +107,6 @@ def _correlation(
     mx, my, mxx, myy, mxy = np.vstack([moments.mean(axis=0), bootstrap(moments, users, resamples, seed)]).T
     spread = np.sqrt(np.clip(mxx - mx * mx, 0, None) * np.clip(myy - my * my, 0, None))  # (1 + R,)
     r = np.divide(mxy - mx * my, spread, out=np.full_like(spread, np.nan), where=spread > 1e-12)
-    low, high = np.nanpercentile(r[1:], [2.5, 97.5])
+    drawn = r[1:][np.isfinite(r[1:])]
+    low, high = np.percentile(drawn, [2.5, 97.5]) if len(drawn) else (np.nan, np.nan)  # none with a single user
     return float(r[0]), float(low), float(high)

@@ -36,13 +36,14 @@ def exposure(
         categories: (N,) category of each item.
     """
     counts = np.asarray(popularity, float)
-    kinds = None if categories is None else pd.get_dummies(pd.Series(categories)).to_numpy(float)  # (N, categories)
+    kinds = None if categories is None else pd.factorize(np.asarray(categories))[0]  # (N,)
     rows = []
     for items, history in zip(lists, histories, strict=True):
         listed, bought = np.asarray(items, int), np.asarray(history, int)
         mean, divergence = (counts[listed].mean() if len(listed) else np.nan), np.nan
         if len(listed) and kinds is not None:
-            p, q = kinds[bought].mean(axis=0), kinds[listed].mean(axis=0)
+            both, split = np.unique(kinds[np.concatenate([bought, listed])], return_inverse=True)[1], len(bought)
+            p, q = (np.bincount(part, minlength=both.max() + 1) / len(part) for part in (both[:split], both[split:]))
             divergence = scipy.stats.entropy(p, (1 - MIX) * q + MIX * p)
         rows.append((mean, counts[bought].mean(), divergence))
     return pd.DataFrame(rows, columns=["popularity", "history_popularity", "calibration"])

@@ -87,6 +87,7 @@ def rank_all(
             raise ValueError(f"{model}: scores of shape {tuple(scores.shape)}; expected {(len(batch), num_items)}")
         targets = torch.tensor(batch["target"].to_numpy(), dtype=torch.long)
         seen = seen_mask(batch["history"].to_list(), num_items) & mask_seen  # (B, N)
+        seen[torch.arange(len(batch)), targets] = False
         part = batch[["sample_id", "user_id", "target"]].assign(
             rank=target_ranks(scores, targets, seen).numpy(),
             score=scores.gather(1, targets[:, None]).squeeze(1).numpy(),

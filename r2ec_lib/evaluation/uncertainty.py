@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy.stats import norm
+from scipy.stats import norm, t
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
@@ -46,13 +46,16 @@ def bootstrap(values: np.ndarray, users: ArrayLike, resamples: int = 10_000, see
     replacement.
 
     A resample draws as many users as there are and takes all samples of a drawn user, so samples of one user stay
-    together: mean* = Σ_u w_u Σ_{s of u} value_s / Σ_u w_u n_u, with w multinomial.
+    together: mean* = Σ_u w_u Σ_{s of u} value_s / Σ_u w_u n_u, with w multinomial. All NaN for a single user, who
+    tells nothing of others.
     """
     codes, names = pd.factorize(np.asarray(users))
     values = np.asarray(values, dtype=float)
     if resamples < 1 or len(values) != len(codes) or not len(codes):
         raise ValueError(f"{resamples} resamples of {len(values)} values and {len(codes)} users; expected 1 or more")
     count = len(names)
+    if count == 1:
+        return np.full((resamples, values.shape[1]), np.nan)
     columns = np.column_stack([np.ones(len(values)), values])  # (S, 1 + C)
     sums = np.stack([np.bincount(codes, column, count) for column in columns.T], axis=1)  # (U, 1 + C)
     rng = np.random.default_rng(seed)
@@ -198,8 +201,8 @@ def relative(a: np.ndarray | float, b: np.ndarray | float) -> np.ndarray:
 
 
 def two_sided_p(draws: np.ndarray) -> float:
-    """p of no difference, by the inverted percentile interval of resampled differences."""
-    tail = min((draws <= 0).sum(), (draws >= 0).sum())
+    """p of no difference, by the inverted percentile interval of resampled differences; 1 where they are NaN."""
+    tail = min((~(draws > 0)).sum(), (~(draws < 0)).sum())
     return float(min(1.0, 2 * (tail + 1) / (len(draws) + 1)))
 
 
@@ -256,24 +259,27 @@ def slices(
 def mean_interval(values: ArrayLike, users: ArrayLike) -> tuple[float, float, float]:
     """Mean of the values that are numbers, with a 95 % interval that counts each user as one draw.
 
-    se² = U / (U − 1) · Σ_u (Σ_{i of u} (x_i − mean))² / n², interval mean ± z se; NaN bounds with a single user.
+    se² = U / (U − 1) · Σ_u (Σ_{i of u} (x_i − mean))² / n², interval mean ± t se with Student's t at U − 1 degrees of
+    freedom, without which a few users would seem to settle a matter; NaN bounds with a single user.
     """
-    mean, error, _ = _clustered(values, users)
-    return mean, mean - Z * error, mean + Z * error
+    mean, error, count = _clustered(values, users)
+    half = float(t.ppf(0.975, count - 1)) * error if count > 1 else math.nan
+    return mean, mean - half, mean + half
 
 
 def share_interval(values: ArrayLike, users: ArrayLike) -> tuple[float, float, float]:
     """Mean p of values from 0 to 1 with Wilson's 95 % interval, which stays in that range.
 
-    The number of draws in Wilson's formula is p (1 − p) / se² with the clustered se of `mean_interval`, and the number
-    of users where all values are equal. NaN bounds with a single user; ValueError for a value outside 0…1.
+    The number of draws in Wilson's formula is p (1 − p) / se² · (z / t)², with the clustered se and the t of
+    `mean_interval` (Korn & Graubard 1998), and the number of users where se is 0. NaN bounds with a single user;
+    ValueError for a value outside 0…1.
     """
     mean, error, count = _clustered(values, users)
     if math.isnan(error):
         return mean, math.nan, math.nan
     if not (np.nanmin(np.asarray(values, float)) >= 0 and np.nanmax(np.asarray(values, float)) <= 1):
         raise ValueError("a share lies in 0 to 1, and a value does not; use mean_interval")
-    draws = mean * (1 - mean) / error**2 if error else count
+    draws = mean * (1 - mean) / error**2 * (Z / t.ppf(0.975, count - 1)) ** 2 if error else count
     low, high = proportion_confint(mean * draws, draws, method="wilson")
     return mean, max(0.0, min(float(low), mean)), min(1.0, max(float(high), mean))
 

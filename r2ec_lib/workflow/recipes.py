@@ -29,7 +29,7 @@ RANGES |= dict.fromkeys(
     (
         *("max_history", "eval_steps", "refresh_steps", "rollout_steps", "valid_users", "ranking_k", "kept_items"),
         *("workers", "trials", "baseline_epochs", "latency_queries", "student_batch", "list_length", "audience"),
-        *("resamples", "slice_resamples", "causal_resamples"),
+        *("resamples", "slice_resamples", "causal_resamples", "tuning_samples"),
     ),
     range(1, 2**32),
 )

@@ -166,6 +166,12 @@ def test_seen_items_are_no_candidates_but_the_target_always_is(samples):
     assert unmasked["rank"][0] == 12
 
 
+def test_of_items_with_equal_scores_the_first_are_listed_as_in_the_evaluation():
+    rows = pd.DataFrame({"sample_id": [0], "user_id": ["u"], "target": [9], "history": [[3]]})
+    ranked = causal.rank_chains(lambda *_: torch.zeros(1, 3000), rows, None, k=5)
+    assert ranked["top_items"][0].tolist() == [0, 1, 2, 4, 5]
+
+
 def test_batches_and_temperature_change_only_what_they_should(samples, chains):
     one = causal.rank_chains(reader, samples, chains, k=3, batch_size=5)
     all_ = causal.rank_chains(reader, samples, chains, k=3)

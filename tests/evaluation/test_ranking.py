@@ -58,6 +58,12 @@ def test_history_items_are_no_candidates_unless_asked():
     assert ranking.rank_all(lambda _: scores, samples, 4, model="m", mask_seen=False)["rank"].item() == 4
 
 
+def test_a_target_that_was_bought_before_is_a_candidate_that_can_be_listed():
+    scores = torch.tensor([[1.0, 9.0, 8.0, 2.0]])
+    found = ranking.rank_all(lambda _: scores, table([1], [[1, 2]]), 4, model="m", k=2).iloc[0]
+    assert (found["rank"], found["candidates"], found["top_items"].tolist()) == (1, 3, [1, 3])
+
+
 def test_nan_scores_are_refused():
     scores = torch.zeros(3, 9)
     scores[1, 4] = torch.nan

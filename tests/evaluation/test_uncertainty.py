@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from statsmodels.regression.linear_model import OLS
 
 from r2ec_lib.evaluation import uncertainty
 from r2ec_lib.evaluation.ranking import metric_values
@@ -258,10 +259,36 @@ def test_intervals_treat_a_user_as_one_draw():
     paired = uncertainty.mean_interval([0, 0, 1, 1], ["a", "a", "b", "b"])
     assert single[0] == paired[0] == 0.5
     assert paired[2] - paired[1] > 1.5 * (single[2] - single[1])
-    # se² = 4/3 · 4 · 0.5² / 4²
-    assert single[2] - single[0] == pytest.approx(1.96 * math.sqrt(4 / 3 * 4 * 0.25 / 16), rel=1e-4)
+    # se² = 4/3 · 4 · 0.5² / 4², and t at 3 degrees of freedom
+    assert single[2] - single[0] == pytest.approx(3.182446 * math.sqrt(4 / 3 * 4 * 0.25 / 16), rel=1e-4)
     assert np.isnan(uncertainty.mean_interval([1, 2], ["a", "a"])[1])
     assert np.isnan(uncertainty.mean_interval([math.nan], ["a"])).all()
+
+
+def test_the_interval_of_a_mean_is_that_of_a_regression_with_clustered_errors():
+    rng = np.random.default_rng(0)
+    users, values = rng.integers(0, 6, 40), rng.normal(size=40)
+    fitted = OLS(values, np.ones(40)).fit(cov_type="cluster", cov_kwds={"groups": users}, use_t=True)
+    assert uncertainty.mean_interval(values, users) == pytest.approx((fitted.params[0], *fitted.conf_int()[0]))
+
+
+@pytest.mark.parametrize("interval", [uncertainty.mean_interval, uncertainty.share_interval])
+def test_intervals_of_few_users_cover_the_truth_too(interval):
+    """With the normal's quantile in place of Student's t, three users would mislead in one case of five or more."""
+    rng, covered = np.random.default_rng(1), 0
+    for _ in range(300):
+        values = np.repeat(rng.uniform(0.2, 0.8, 3), 4)
+        _, low, high = interval(values, np.repeat(range(3), 4))
+        covered += low <= 0.5 <= high
+    assert covered / 300 > 0.9
+
+
+def test_a_single_user_gives_no_interval_and_no_evidence():
+    table = rankings({"a": np.array([1, 1]), "b": np.array([9, 9])}, np.array(["u", "u"]))
+    drawn = uncertainty.resample(table, ["hit@5"], 50)
+    assert uncertainty.intervals(drawn)[["low", "high"]].isna().all(axis=None)
+    found = uncertainty.compare(drawn, "a", ["b"], ["hit@5"]).iloc[0]
+    assert found["difference"] == 1 and np.isnan(found["ci95"]).all() and found["p_holm"] == 1
 
 
 def test_the_interval_of_a_share_is_wilsons_and_stays_in_its_range():
@@ -298,9 +325,8 @@ def test_found_and_chance_are_summarised_side_by_side():
 @pytest.mark.parametrize("hits", [1, 5, 9])
 def test_wilsons_interval_is_the_formula_written_out(hits):
     z, n, p = uncertainty.Z, 10, hits / 10
-    draws = (
-        p * (1 - p) / (n / (n - 1) * n * p * (1 - p) / n**2)
-    )  # p (1 − p) / se²: n − 1 for users with one value each
+    draws = p * (1 - p) / (n / (n - 1) * n * p * (1 - p) / n**2)  # n − 1 for users with one value each
+    draws *= (z / 2.262157) ** 2  # t at 9 degrees of freedom
     centre = (p + z**2 / (2 * draws)) / (1 + z**2 / draws)
     half = z / (1 + z**2 / draws) * math.sqrt(p * (1 - p) / draws + z**2 / (4 * draws**2))
     found = uncertainty.share_interval([1] * hits + [0] * (n - hits), range(n))

@@ -7,7 +7,7 @@ N items, K kept items, d hidden size.
 
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import product
+from itertools import chain, islice, product
 
 import numpy as np
 import pandas as pd
@@ -31,9 +31,9 @@ ROUNDS = 2
 """How often each part is weighed, given the others."""
 TITLE_WEIGHT, WORD_DECAY = 3.0, 0.5
 """How often a word of a title counts among those of an item, and the decay of what shares words."""
-MAP_RATE, MAP_BATCH, MAP_EPOCHS, MAP_STEPS = 3e-3, 256, 4, 200
+MAP_RATE, MAP_BATCH, MAP_EPOCHS, MAP_STEPS = 3e-3, 256, 4, (200, 1000)
 """AdamW's rate at the start of the map's training, from where it falls to 0; samples a step, passes over the samples,
-and the fewest steps."""
+and the fewest and the most steps, so that a large log takes minutes, too."""
 MAP_TEMPERATURE, MAP_PENALTY = 0.1, 1e-3
 """τ of the softmax over all items, and the weight of the map's squared distance from the identity."""
 
@@ -124,24 +124,25 @@ def fit_map(table: Tensor, train: pd.DataFrame, mask_seen: bool = True, seed: in
     """The map under which the item vectors of a history are closest to that of the target, by the softmax over all
     items (N, d) as in Eq. 7."""
     width, batches = table.shape[1], -(-len(train) // MAP_BATCH)
-    epochs = max(MAP_EPOCHS, -(-MAP_STEPS // batches))
+    epochs = max(MAP_EPOCHS, -(-MAP_STEPS[0] // batches))
+    steps = min(epochs * batches, MAP_STEPS[1])
     matrix = torch.eye(width, device=table.device, requires_grad=True)
     fitted = ItemMap(matrix, table.float().mean(dim=0))
     directions, identity = fitted.directions(table), torch.eye(width, device=table.device)
     histories, targets = train["history"].to_list(), torch.tensor(train["target"].to_numpy(), dtype=torch.long)
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW([matrix], lr=MAP_RATE, weight_decay=0.0)
-    falling = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, epochs * batches)
-    for _ in range(epochs):
-        for rows in torch.randperm(len(train), generator=generator).split(MAP_BATCH):
-            shown = [histories[row] for row in rows.tolist()]
-            seen = seen_mask(shown, len(table)).to(table.device) if mask_seen else None
-            scores = fitted.read(shown, directions) @ matrix @ directions.T  # (rows, N)
-            chosen = item_log_probs(scores, targets[rows].to(table.device), MAP_TEMPERATURE, seen)
-            (MAP_PENALTY * (matrix - identity).square().sum() - chosen.mean()).backward()
-            optimizer.step()
-            falling.step()
-            optimizer.zero_grad()
+    falling = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
+    orders = (torch.randperm(len(train), generator=generator).split(MAP_BATCH) for _ in range(epochs))
+    for rows in islice(chain.from_iterable(orders), steps):
+        shown = [histories[row] for row in rows.tolist()]
+        seen = seen_mask(shown, len(table)).to(table.device) if mask_seen else None
+        scores = fitted.read(shown, directions) @ matrix @ directions.T  # (rows, N)
+        chosen = item_log_probs(scores, targets[rows].to(table.device), MAP_TEMPERATURE, seen)
+        (MAP_PENALTY * (matrix - identity).square().sum() - chosen.mean()).backward()
+        optimizer.step()
+        falling.step()
+        optimizer.zero_grad()
     return ItemMap(matrix.detach().cpu(), fitted.centre.cpu())
 
 

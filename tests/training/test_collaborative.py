@@ -181,10 +181,14 @@ def test_the_map_reads_no_more_histories_at_a_time_than_a_step_takes(monkeypatch
         return read(part, histories, directions)
 
     monkeypatch.setattr(ItemMap, "read", noting)
-    monkeypatch.setattr(module, "MAP_STEPS", 1)
+    monkeypatch.setattr(module, "MAP_STEPS", (1, 1000))
     train = pd.DataFrame({"history": [np.array([0])] * 600, "target": [1] * 600})
     module.fit_map(torch.eye(3), train)
     assert sizes == [256, 256, 88] * module.MAP_EPOCHS
+    sizes.clear()
+    monkeypatch.setattr(module, "MAP_STEPS", (1, 4))  # the most, of a log that has more
+    module.fit_map(torch.eye(3), train)
+    assert sizes == [256, 256, 88, 256]
 
 
 def test_the_map_is_not_taught_against_items_that_are_masked():

@@ -42,5 +42,5 @@ def split_timeline(samples: pd.DataFrame, ax: Axes, bins: int = 60) -> Axes:
     ax.xaxis_date()
     ax.xaxis.set_major_formatter(mdates.ConciseDateFormatter(ax.xaxis.get_major_locator()))
     return style(
-        ax, "time of the target's purchase (UTC)", f"samples per {(edges[1] - edges[0]):.3g} days", legend=True
+        ax, "time of the purchase (UTC)", f"samples per {(edges[1] - edges[0]):.3g} days", legend=True
     )

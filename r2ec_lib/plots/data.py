@@ -41,6 +41,4 @@ def split_timeline(samples: pd.DataFrame, ax: Axes, bins: int = 60) -> Axes:
     ax.set_ylim(0, 1.05 * bottom.max())
     ax.xaxis_date()
     ax.xaxis.set_major_formatter(mdates.ConciseDateFormatter(ax.xaxis.get_major_locator()))
-    return style(
-        ax, "time of the purchase (UTC)", f"samples per {(edges[1] - edges[0]):.3g} days", legend=True
-    )
+    return style(ax, "time of the purchase (UTC)", f"samples per {(edges[1] - edges[0]):.3g} days", legend=True)

@@ -38,14 +38,10 @@ def against_chance(table: pd.DataFrame, ax: Axes, xlabel: str) -> Axes:
     y = np.arange(len(table))
     for index, (name, shift, fill) in enumerate((("measured", -0.12, COLOURS[0]), ("chance", 0.12, "white"))):
         bars = spread(table[name], table[f"{name}_low"], table[f"{name}_high"])
-        looks: dict[str, Any] = {
-            "color": COLOURS[index],
-            "markerfacecolor": fill,
-            "linewidth": 1.5,
-            "capsize": 2,
-            "clip_on": False,
-        }
-        ax.errorbar(table[name].astype(float), y + shift, xerr=bars, fmt="os"[index], label=name, **looks)
+        looks: dict[str, Any] = {"color": COLOURS[index], "markerfacecolor": fill, "linewidth": 1.5, "capsize": 2}
+        ax.errorbar(
+            table[name].astype(float), y + shift, xerr=bars, fmt="os"[index], label=name, clip_on=False, **looks
+        )
     rows(ax, table["facet"].to_list())
     ax.set_xlim(left=0)
     ax.legend(**BESIDE)

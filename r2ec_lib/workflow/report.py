@@ -109,8 +109,8 @@ def has_failed(notebook: nbformat.NotebookNode) -> bool:
 def prepare(notebook: nbformat.NotebookNode) -> list[dict[str, str]]:
     """Makes `notebook` fit to be shown, in place, and returns its table of contents (id and text of each heading).
 
-    Markdown is rendered; outputs keep their best form, cleaned. Standard error, widgets and scripts are dropped, and so
-    is what did not run after an error. Code that shows nothing is joined to the code after it.
+    Markdown is rendered; outputs keep their best form, cleaned. Standard error, widgets and scripts are dropped, and
+    what follows an error, too, as it did not run. Code that shows nothing is joined to the code after it.
     """
     renderer = _Renderer()
     heading = ""

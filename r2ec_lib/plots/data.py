@@ -38,6 +38,7 @@ def split_timeline(samples: pd.DataFrame, ax: Axes, bins: int = 60) -> Axes:
         counts, _ = np.histogram(part, edges)
         ax.bar(edges[:-1], counts, np.diff(edges), bottom, align="edge", label=split, **bar_look(i))
         bottom += counts
+    ax.set_ylim(0, 1.05 * bottom.max())
     ax.xaxis_date()
     ax.xaxis.set_major_formatter(mdates.ConciseDateFormatter(ax.xaxis.get_major_locator()))
-    return style(ax, "moment of the target (UTC)", f"samples per {(edges[1] - edges[0]):.3g} days", legend=True)
+    return style(ax, "time of the purchase (UTC)", f"samples per {(edges[1] - edges[0]):.3g} days", legend=True)

@@ -24,6 +24,7 @@ def differences(comparisons: pd.DataFrame, ax: Axes, metric: str) -> Axes:
             filled = row["p_holm"] < 0.05
         if (band := row.get("smallest_detectable")) is not None:
             ax.barh(y, 2 * band, left=-band, height=0.7, color="#e6e6e6")
+            ax.use_sticky_edges = False  # leaves a margin beside the widest band
         dot(ax, y, row["difference"], low, high, filled)
     rows(ax, comparisons["label"].to_list(), zero=True)
     return style(ax, f"difference in {metric_name(metric)} (line: 95 % interval)", "")
@@ -39,7 +40,7 @@ def over_seeds(table: pd.DataFrame, ax: Axes, metric: str, names: Mapping[str, s
         ax.plot(runs, [y] * len(runs), linestyle="none", marker="o", color=COLOURS[0], markerfacecolor="white")
         ax.plot(row["difference"], y, marker="|", markersize=14, color="black")
     rows(ax, [names.get(b, b) for b in table["b"]], zero=True)
-    return style(ax, f"difference in {metric_name(metric)} (circles: seeds; grey: 95 % interval)", "")
+    return style(ax, f"difference in {metric_name(metric)} (grey: 95 % interval)", "")
 
 
 def by_size(curve: pd.DataFrame, line: Mapping[str, float], ax: Axes, xlabel: str, ylabel: str) -> Axes:
@@ -66,7 +67,7 @@ def quality_by_cost(
         line = table.set_index("model").loc[list(joined)]
         ax.plot(1000 * line["seconds"], line["value"], color="#bbbbbb", linewidth=1.5, zorder=1)
     for i, row in enumerate(table.to_dict("records")):
-        marks = {**look(i), "linestyle": "none", "markersize": 8}
+        marks = {**look(i), "linestyle": "none", "markersize": 8, "clip_on": False}
         ax.plot(1000 * row["seconds"], row["value"], label=names.get(row["model"], row["model"]), **marks)
     ax.set_xscale("log")
     wide = table["seconds"].max() > 500 * table["seconds"].min()

@@ -6,13 +6,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from r2ec_lib.plots.style import COLOURS, LEGEND, dot, rows, spread, style
+from r2ec_lib.plots.style import BESIDE, COLOURS, dot, rows, spread, style
 
 
 def shares(table: pd.DataFrame, ax: Axes, xlabel: str = "share of the reasonings (0 to 1)") -> Axes:
     """Horizontal bars of `facet` and `share` with `low` and `high`, on the whole range of 0…1, so that neighbouring
     figures compare; rows without a value keep their place, empty."""
-    share, y = table["share"].fillna(0.0), np.arange(len(table))
+    share, y = table["share"].astype(float), np.arange(len(table))
     ax.barh(y, share, color=COLOURS[0], height=0.7)
     bars = spread(share, table["low"], table["high"])
     ax.errorbar(share, y, xerr=bars, fmt="none", color="black", capsize=2, linewidth=1)
@@ -39,14 +39,17 @@ def against_chance(table: pd.DataFrame, ax: Axes, xlabel: str) -> Axes:
     for index, (name, shift, fill) in enumerate((("measured", -0.12, COLOURS[0]), ("chance", 0.12, "white"))):
         bars = spread(table[name], table[f"{name}_low"], table[f"{name}_high"])
         looks: dict[str, Any] = {"color": COLOURS[index], "markerfacecolor": fill, "linewidth": 1.5, "capsize": 2}
-        ax.errorbar(table[name].astype(float), y + shift, xerr=bars, fmt="os"[index], label=name, **looks)
+        ax.errorbar(
+            table[name].astype(float), y + shift, xerr=bars, fmt="os"[index], label=name, clip_on=False, **looks
+        )
     rows(ax, table["facet"].to_list())
     ax.set_xlim(left=0)
-    ax.legend(**LEGEND)
+    ax.legend(**BESIDE)
     _say_if_empty(ax, table["measured"])
     return style(ax, f"{xlabel} (line: 95 % interval)", "")
 
 
 def _say_if_empty(ax: Axes, values: pd.Series) -> None:
     if not values.notna().any():
-        ax.text(0.5, 0.5, "no value: nothing was stated, or nothing differs", transform=ax.transAxes, ha="center")
+        box = {"facecolor": "white", "edgecolor": "none"}
+        ax.text(0.5, 0.5, "no row has a value", transform=ax.transAxes, ha="center", va="center", bbox=box)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 COLOURS = ("#0072B2", "#E69F00", "#D55E00", "#56B4E9", "#009E73", "#CC79A7", "#000000", "#8C8C8C")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -50,11 +51,13 @@ def bar_look(index: int) -> dict[str, Any]:
 
 
 def rows(ax: Axes, labels: Sequence[str], zero: bool = False) -> None:
-    """Make the y axis one row per label, the first on top; with `zero`, a dashed line at x = 0."""
+    """Make the y axis one row per label, the first on top; with `zero`, a dashed line at x = 0, and few
+    enough ticks along x for signed decimals not to meet."""
     ax.set_yticks(range(len(labels)), list(labels))
     ax.set_ylim(len(labels) - 0.5, -0.5)
     if zero:
         ax.axvline(0, color="black", linestyle="--", linewidth=1)
+        ax.xaxis.set_major_locator(MaxNLocator(4))
 
 
 def dot(ax: Axes, y: float, value: float, low: float, high: float, filled: bool) -> None:

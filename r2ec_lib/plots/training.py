@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from r2ec_lib.evaluation.wording import metric_name
-from r2ec_lib.plots.style import COLOURS, look, style
+from r2ec_lib.plots.style import BESIDE, COLOURS, look, style
 
 
 def learning_curve(log: pd.DataFrame, ax: Axes) -> Axes:
@@ -26,7 +26,8 @@ def learning_curve(log: pd.DataFrame, ax: Axes) -> Axes:
     if "valid_ndcg@10" in log:
         valid = log.dropna(subset="valid_ndcg@10")
         ax.plot(valid["step"], valid["valid_ndcg@10"], label="validation NDCG@10", **look(3) | {"markersize": 6})
-    return style(ax, "training step", "reward and NDCG (0 to 1)", legend=True)
+    ax.legend(**BESIDE)
+    return style(ax, "training step", "reward and NDCG (0 to 1)")
 
 
 def over_steps(
@@ -36,7 +37,8 @@ def over_steps(
     ylabel: str,
     xlabel: str = "training step",
 ) -> Axes:
-    """One line for each of `columns` (names, or names to legend texts) over `step`; a column's NaN are skipped.
+    """One line for each of `columns` (names, or names to legend texts) over `step`; a column's NaN are skipped, and
+    zero is always in view.
 
     Where the table has `<column>_low` and `<column>_high`, the band between them is drawn.
     """
@@ -47,6 +49,8 @@ def over_steps(
             band = (rows[f"{column}_low"].astype(float), rows[f"{column}_high"].astype(float))
             ax.fill_between(rows["step"], *band, color=COLOURS[i % len(COLOURS)], alpha=0.15, linewidth=0)
         ax.plot(rows["step"], rows[column], label=label, **look(i) | ({"marker": None} if len(rows) > 40 else {}))
+    ax.update_datalim([(0, 0)], updatex=False)
+    ax.autoscale_view()
     if (table["step"] % 1 == 0).all():
         ax.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
     return style(ax, xlabel, ylabel, legend=len(labels) > 1)

@@ -52,6 +52,7 @@ LOOKS = {"color", "background-color", "font-weight", "font-style", "text-align",
 FIGURE = r"[+−-]?[\d.,]+(e[+-]?\d+)?( ?%)?"
 INTERVAL = rf"(† )?{FIGURE}(\s*\({FIGURE} to {FIGURE}\))?"
 NUMBER = re.compile(rf"({INTERVAL}(\s+{INTERVAL})?)?|[–-]|nan|inf|[\d: +T-]+", re.IGNORECASE)
+PLOT_TITLE = re.compile(r'title\("([^"]+)"')  # as the code of a cell writes it
 LOADS = re.compile(r"url|image|import|expression|http|//|[\\<@]", re.IGNORECASE)  # what could fetch, in a style sheet
 
 
@@ -108,12 +109,14 @@ def has_failed(notebook: nbformat.NotebookNode) -> bool:
 def prepare(notebook: nbformat.NotebookNode) -> list[dict[str, str]]:
     """Makes `notebook` fit to be shown, in place, and returns its table of contents (id and text of each heading).
 
-    Markdown is rendered; outputs keep their best form, cleaned. Standard error, widgets and scripts are dropped. Code
-    that shows nothing is joined to the code after it.
+    Markdown is rendered; outputs keep their best form, cleaned. Standard error, widgets and scripts are dropped, and
+    what follows an error, too, as it did not run. Code that shows nothing is joined to the code after it.
     """
     renderer = _Renderer()
     heading = ""
     notebook.cells = [cell for cell in notebook.cells if ERROR_MARKER_TAG not in cell.metadata.get("tags", [])]
+    failed = next((index for index, cell in enumerate(notebook.cells) if _is_error(cell)), len(notebook.cells))
+    notebook.cells = notebook.cells[: failed + 1]
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.metadata["html"] = MarkdownWithMath(renderer=renderer).render(cell.source)
@@ -121,7 +124,8 @@ def prepare(notebook: nbformat.NotebookNode) -> list[dict[str, str]]:
         elif cell.cell_type == "code":
             tags = cell.metadata.get("tags", [])
             cell.metadata["summary"] = next((SUMMARIES[tag] for tag in tags if tag in SUMMARIES), "Code")
-            cell.metadata["alt"] = f"Plot: {heading}" if heading else "Plot"
+            titles = "; ".join(PLOT_TITLE.findall(cell.source)) or heading
+            cell.metadata["alt"] = f"Plot: {titles}" if titles else "Plot"
             cell.outputs = [shown for output in cell.outputs if (shown := _shown(output))]
             CoalesceStreamsPreprocessor().preprocess_cell(cell, {}, 0)  # as a terminal would leave them
     notebook.cells = _joined(notebook.cells)

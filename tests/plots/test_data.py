@@ -55,5 +55,6 @@ def test_the_timeline_stacks_each_bin_at_its_place(ax):
     assert first == mdates.date2num(SAMPLES["timestamp"][0])
     bars = [(bar.get_x() - first, bar.get_width(), bar.get_y(), bar.get_height()) for bar in ax.patches]
     train, valid, test = bars[:4], bars[4:8], bars[8:]
+    assert ax.get_ylim() == (0, 1.05 * max(bottom + height for *_, bottom, height in bars))  # room above the highest
     assert train == [(0, 1, 0, 1), (1, 1, 0, 1), (2, 1, 0, 1), (3, 1, 0, 0)]
     assert valid == [(0, 1, 1, 0), (1, 1, 1, 0), (2, 1, 1, 0), (3, 1, 0, 1)] and test[3] == (3, 1, 1, 1)

@@ -35,6 +35,7 @@ def test_a_dot_is_filled_where_the_corrected_p_is_small(ax):
     assert [label.get_text() for label in ax.get_yticklabels()] == ["Model X", "y"]
     widths = [bar.get_width() for bar in ax.patches]
     assert widths == pytest.approx([2 * 0.04, 2 * 0.02])
+    assert ax.get_xlim()[0] < -0.04  # the widest band ends inside the axes
 
 
 def test_cost_and_quality_is_a_named_point_per_model(ax):

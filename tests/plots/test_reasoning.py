@@ -42,15 +42,28 @@ def test_found_and_chance_stand_beside_each_other(ax):
 
 def test_a_figure_without_a_value_says_so_in_its_middle(ax):
     plots.dots(TABLE.iloc[1:], ax, "correlation")
-    assert [text.get_text() for text in ax.texts] == ["no value: nothing was stated, or nothing differs"]
+    assert [text.get_text() for text in ax.texts] == ["no row has a value"]
     plots.dots(TABLE, ax, "correlation")
     assert len(ax.texts) == 1
 
 
 def test_shares_are_drawn_on_their_whole_range(ax):
     plots.shares(TABLE, ax)
-    assert ax.get_xlim() == (0, 1.02) and [bar.get_width() for bar in ax.patches] == [0.5, 0]
+    assert ax.get_xlim() == (0, 1.02) and ax.patches[0].get_width() == 0.5
     assert not ax.texts
+
+
+def test_a_share_without_a_value_leaves_its_row_empty(ax):
+    plots.shares(TABLE, ax)
+    assert np.isnan(ax.patches[1].get_width())
+    [errors] = ax.collections
+    assert [len(line) for line in errors.get_segments()] == [2, 0]
+
+
+def test_a_share_of_nothing_is_drawn_whole_on_the_axis(ax):
+    values = {f"{name}{end}": [0.0] for name in ("measured", "chance") for end in ("", "_low", "_high")}
+    plots.against_chance(pd.DataFrame({"facet": ["x"]} | values), ax, "share")
+    assert not any(line.get_clip_on() for line in ax.get_lines() if line.get_marker() in "os")
 
 
 def test_what_was_found_and_what_chance_gives_have_their_own_intervals(ax):

@@ -39,6 +39,12 @@ def test_rows_stand_from_top_to_bottom_with_or_without_a_zero(ax):
     assert ax.lines[0].get_xdata() == [0, 0]
 
 
+def test_signed_ticks_are_few(ax):
+    style.rows(ax, ["a"], zero=True)
+    ax.set_xlim(-0.024, 0.004)
+    assert len(ax.get_xticks()) <= 5
+
+
 def test_a_dot_spans_its_interval(ax):
     style.dot(ax, 2, 0.5, 0.25, 1.0, filled=False)
     assert list(ax.lines[0].get_xdata()) == [0.25, 1.0] and list(ax.lines[0].get_ydata()) == [2, 2]

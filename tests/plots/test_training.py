@@ -39,10 +39,22 @@ def test_the_learning_curve_shows_the_parts_that_have_values_and_the_validation(
     assert labels == ["reward", "its NDCG part", "validation NDCG@10"]  # no similarity was logged
 
 
+def test_the_legend_of_the_learning_curve_covers_no_point(ax):
+    plots.learning_curve(LOG, ax)
+    ax.figure.canvas.draw()
+    assert ax.get_legend().get_window_extent().x0 >= ax.get_window_extent().x1
+
+
+def test_zero_is_in_view_over_steps_even_where_all_values_are_far_from_it(ax):
+    plots.over_steps(pd.DataFrame({"step": [1, 2], "a": [6.43, 6.45]}), ax, ["a"], "nats")
+    assert ax.get_ylim()[0] <= 0 and ax.get_xlim()[0] > 0
+
+
 def test_lines_over_steps_skip_what_was_not_measured_and_band_what_was(ax):
     plots.over_steps(LOG, ax, {"length": "tokens", "valid_ndcg@10": "quality", "reward_similarity": "none"}, "value")
     assert [len(line.get_xdata()) for line in ax.get_lines()] == [4, 2, 0]
     assert len(ax.collections) == 1
+    assert ax.get_ylim()[0] <= 0
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["tokens", "quality", "none"]
 
 

@@ -189,6 +189,22 @@ def test_an_error_is_shown_whatever_the_cell_concerns():
     assert not report.has_failed(new_notebook(cells=cells[1:]))
 
 
+def test_a_failed_page_ends_with_the_error():
+    error = new_output("error", ename="ValueError", evalue="broken", traceback=["broken"])
+    cells = [new_markdown_cell("## Ran"), new_code_cell("1", outputs=[error]), new_markdown_cell("## Never ran")]
+    notebook = new_notebook(cells=cells)
+    assert [entry["text"] for entry in report.prepare(notebook)] == ["Ran"]
+    assert len(notebook.cells) == 2 and report.has_failed(notebook)
+
+
+def test_a_plot_is_told_by_its_titles_and_without_one_by_its_section():
+    shown = [new_output("display_data", {"image/png": "aaaa"})]
+    sources = ('ax.set_title("Left")\nfig.suptitle("Right")', 'ax.set_title(f"{name}")')
+    notebook = new_notebook(cells=[new_markdown_cell("## Here"), *(new_code_cell(s, outputs=shown) for s in sources)])
+    report.prepare(notebook)
+    assert [cell.metadata["alt"] for cell in notebook.cells[1:]] == ["Plot: Left; Right", "Plot: Here"]
+
+
 def test_a_page_leaves_out_what_concerns_other_runs(tmp_path):
     run = RunFolder(tmp_path / "shop")
     tags = {"tags": ["only:source=bazaar"]}

@@ -50,7 +50,7 @@ def execute(
         shared: copy a stage that another run in `runs` has finished with the same ingredients, costs included.
 
     Raises:
-        RecipeError: a notebook refuses its settings; nothing was run.
+        RecipeError: a file that is not there, or a notebook refuses its settings; nothing was run or removed.
         RunError: a notebook failed, and the report shows what there is; or another process works in the same folder.
     """
     run = RunFolder(runs / recipe.name)
@@ -61,9 +61,10 @@ def execute(
             )
         declared = recipes.declared_in(notebooks)
         plan, variables = _plan(recipe, run, declared, notebooks, folders), _variables(recipe, declared)
+        waiting = [stage for stage, reason in _forecast(run, plan, library, shared) if reason]
+        _check_settings(plan if fresh else waiting[1:], variables)  # the first one sees its settings at once
         if fresh and run.path.exists():
             shutil.rmtree(run.path)
-        _check_settings([stage for stage, reason in _forecast(run, plan, library, shared) if reason][1:], variables)
         order = [stage.name for stage in plan]
         write_text(recipes.as_yaml(recipe, declared, order), run.recipe)
         facts, previous = provenance.record(recipe, run, variables), ""
@@ -107,7 +108,7 @@ def check(
 ) -> None:
     """Prints which stages of `recipe` would run, and why, once the notebooks have seen their settings.
 
-    Changes nothing. Raises RecipeError where a notebook refuses its settings.
+    Changes nothing. Raises RecipeError where a notebook refuses its settings, or a file is not there.
     """
     run, declared = RunFolder(runs / recipe.name), recipes.declared_in(notebooks)
     plan = _plan(recipe, run, declared, notebooks, folders)
@@ -157,11 +158,15 @@ def _plan(
     notebooks: Path,
     folders: Mapping[str, Sequence[str]],
 ) -> list[Stage]:
+    """The stages of `recipe`. Raises RecipeError for files that are not there: the last stage may read them."""
     plan = []
     for name in stage_order(recipe, declared, folders):
         defaults = {key: recipes.absolute(key, one.default, ROOT) for key, one in declared[name].items()}
         given = recipes.given(recipe, declared[name], run.path)
         plan.append(Stage(name, notebooks / f"{name}.ipynb", defaults | given, given))
+    files = {key: file for stage in plan for key, file in stage.given.items() if recipes.is_file(key) and file}
+    if missing := [f"{key}: {file} does not exist." for key, file in files.items() if not Path(file).exists()]:
+        raise RecipeError("\n".join([*missing, "Relative paths are taken from the folder in which r2ec is called."]))
     return plan
 
 

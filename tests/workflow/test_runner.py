@@ -97,6 +97,26 @@ def test_a_later_notebook_s_settings_are_refused_before_the_first_runs(world, ca
     assert not (world / "runs" / "toy").exists() and capsys.readouterr().out == ""
 
 
+def test_a_fresh_run_whose_settings_are_refused_removes_nothing(world):
+    cells = ["#: check\nassert factor > 0, 'factor is not positive'"]
+    notebook(world / "notebooks" / "02_second.ipynb", SECOND, *cells)
+    (world / "runs" / "toy" / ".stages").mkdir(parents=True)
+    for text in ("factor: -1.0", "factor: -1.0\nstages: [02_second]"):
+        with pytest.raises(recipes.RecipeError, match="factor is not positive"):
+            run(world, text, fresh=True)
+    assert (world / "runs" / "toy" / ".stages").exists()
+
+
+def test_a_file_that_a_later_stage_would_read_is_missed_before_the_first_runs(world, capsys):
+    notebook(world / "notebooks" / "02_second.ipynb", SECOND + '\nrules_path: str = ""  # rules')
+    with pytest.raises(recipes.RecipeError, match=r"rules_path: .*/rules\.yaml does not exist\.\nRelative paths are"):
+        run(world, "rules_path: rules.yaml")
+    assert not (world / "runs" / "toy").exists() and capsys.readouterr().out == ""
+    (world / "rules.yaml").write_text("")
+    places = {"notebooks": world / "notebooks", "runs": world / "runs", "folders": FOLDERS}
+    runner.check(load(world, "rules_path: rules.yaml"), **places, library=world / "toylib")
+
+
 def test_a_check_says_what_would_run_and_changes_nothing(world, capsys):
     recipe = load(world, "rows: 4")
     places = {"notebooks": world / "notebooks", "runs": world / "runs", "folders": FOLDERS}

@@ -144,7 +144,7 @@ def stage_order(
 
 def existing_run(name: str, runs: Path = RUNS) -> RunFolder:
     """The run in the folder `name`, or of this name in `runs`. Raises RunError where there is none."""
-    for run in (RunFolder(Path(name)), RunFolder(runs / name)):
+    for run in (RunFolder(Path(name).resolve()), RunFolder(runs / name)):  # "." has a name, too
         if run.exists():
             return run
     names = sorted(path.name for path in runs.glob("*") if RunFolder(path).exists())

@@ -149,13 +149,15 @@ def test_a_study_of_other_runs_is_made_only_where_a_recipe_names_it():
     assert runner.stage_order(study, declared) == ["06_study"]
 
 
-def test_a_run_that_does_not_exist_is_named_with_those_that_do(world):
+def test_a_run_that_does_not_exist_is_named_with_those_that_do(world, monkeypatch):
     (world / "runs" / "quickstart" / ".stages").mkdir(parents=True)
     (world / "runs" / "stray").mkdir()
     with pytest.raises(kernels.RunError, match=r'There are: quickstart\. Did you mean "quickstart"\?'):
         runner.existing_run("quickstar", world / "runs")
     for name, runs in (("quickstart", world / "runs"), ("runs/quickstart", world / "elsewhere")):
         assert runner.existing_run(name, runs).path.resolve() == (world / "runs" / "quickstart").resolve()
+    monkeypatch.chdir(world / "runs" / "quickstart")
+    assert runner.existing_run(".").path.name == "quickstart"  # which its pages are headed by
 
 
 @pytest.fixture

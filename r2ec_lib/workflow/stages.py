@@ -201,9 +201,14 @@ def _inputs(values: Mapping[str, Any]) -> dict[str, str]:
     named = [(key, Path(value)) for key, value in given.items() if is_path(key) or key == "backbone"]
     others = [RunFolder(Path(values["run_dir"]).parent / name) for key in given if is_runs(key) for name in given[key]]
     named += [("", path) for run in others for path in (run.rankings, run.metrics("evaluation"))]  # what a study reads
-    files = [(key, file) for key, path in named if path.is_absolute() for file in _files(path)]
     category = values.get("category", "")
-    files = [file for key, file in files if key != "data_dir" or category in file.name]
+    files = [
+        file
+        for key, path in named
+        if path.is_absolute()
+        for file in _files(path)
+        if key != "data_dir" or category in file.name
+    ]
     return {str(file): _sha256(file, file.stat().st_size, file.stat().st_mtime_ns) for file in files}
 
 

@@ -70,33 +70,39 @@ def execute(
         facts, previous = provenance.record(recipe, run, variables), ""
         for stage in plan:
             parts = stages.ingredients(stage.source, stage.values, previous, library)
-            if stages.is_done(run, stage.name, stages.key(parts)):
+            wanted = stages.key(parts)
+            if stages.is_done(run, stage.name, wanted):
                 print(f"{stage.name}: up to date", flush=True)
-                previous = stages.key(parts)
+                previous = wanted
                 continue
             usual = list(folders)
             later = usual[usual.index(stage.name) + 1 :]
             continues = stages.begin(run, stage.name, later, parts, folders)
-            if shared and (other := stages.finished_elsewhere(run, stage.name, stages.key(parts))):
-                cost, previous = stages.copy_from(other, run, stage.name), stages.key(parts)
-                print(f"{stage.name}: copied from {shown(other.path)}", flush=True)
-                facts["stages"][stage.name] = {**cost, "finished": provenance.now(), "copied_from": other.path.name}
-                write_json(facts, run.provenance)
-                continue
-            print(f"{stage.name}: {'goes on where it was interrupted' if continues else 'starts'}", flush=True)
-            executed = run.notebook(stage.name)
-            try:
-                cost = kernels.run_notebook(stage.source, executed, stage.given, sys.stdout, variables)
-            except RunError as error:
-                raise RunError(
-                    f"{error}\nThe whole error is in {shown(executed)}, what is done so far in "
-                    f"{shown(report.render(run))}. The same command goes on from this stage."
-                ) from None
-            previous = stages.finish(run, stage.name, parts, stage.values, folders, cost)
-            print(f"{stage.name}: done in {cost['seconds']:.0f} s", flush=True)
+            cost: dict[str, Any]
+            if shared and (other := stages.finished_elsewhere(run, stage.name, wanted)):
+                cost = {**stages.copy_from(other, run, stage.name), "copied_from": other.path.name}
+                previous, told = wanted, f"copied from {shown(other.path)}"
+            else:
+                print(f"{stage.name}: {'goes on where it was interrupted' if continues else 'starts'}", flush=True)
+                cost = _work(run, stage, variables)
+                previous = stages.finish(run, stage.name, parts, stage.values, folders, cost)
+                told = f"done in {cost['seconds']:.0f} s"
+            print(f"{stage.name}: {told}", flush=True)
             facts["stages"][stage.name] = {**cost, "finished": provenance.now()}
             write_json(facts, run.provenance)
         return report.render(run)
+
+
+def _work(run: RunFolder, stage: Stage, variables: Mapping[str, str]) -> dict[str, float]:
+    """Executes the notebook of a stage; returns what it cost. A RunError says where the error can be read."""
+    executed = run.notebook(stage.name)
+    try:
+        return kernels.run_notebook(stage.source, executed, stage.given, sys.stdout, variables)
+    except RunError as error:
+        raise RunError(
+            f"{error}\nThe whole error is in {shown(executed)}, what is done so far in {shown(report.render(run))}. "
+            "The same command goes on from this stage."
+        ) from None
 
 
 def check(

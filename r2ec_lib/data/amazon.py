@@ -91,8 +91,9 @@ def _read_interactions(path: Path) -> tuple[pd.DataFrame, list[tuple]]:
     where = place(path)
     names = {"user_id": "user_id", "item_id": "parent_asin", "rating": "rating", "timestamp": "timestamp"}
     raw = select_columns(read_file(path), names, where)
+    ids = raw[["user_id", "item_id"]]
     odd = {
-        "without a user or an item": raw[["user_id", "item_id"]].isna().any(axis=1),
+        "without a user or an item": (ids.isna() | ids.apply(lambda column: column.str.isspace())).any(axis=1),
         f"no time in {YEARS[0]}…{YEARS[1]}": ~read_times(raw["timestamp"], "ms").dt.year.between(*schema.YEARS),
         "rating outside 1…5": raw["rating"].notna() & ~schema.to_numbers(raw["rating"]).between(*RATING_RANGE),
     }
@@ -115,7 +116,7 @@ def _read_items(path: Path, bought: set[str], protocol: str) -> tuple[pd.DataFra
             price = str(record.get("price") or "").strip()
             texts[line] = {"item_id": record["parent_asin"]} | _item_text(record) | {"price": price}
     limit = _tolerated(sound + len(faults))
-    if len(faults) > limit:
+    if len(faults) > limit or (faults and not sound):
         raise faults[0]
     if not texts:
         raise DataError(f"{path}: no item of the interactions is described here. Do the two files belong together?")
@@ -126,7 +127,7 @@ def _read_items(path: Path, bought: set[str], protocol: str) -> tuple[pd.DataFra
         drops.append(("items", "no JSON object with a parent_asin", len(faults), sound, str(faults[0])))
     drops.append(("items", "never bought", sound - len(items), len(items)))
     items, repeated = _drop(items, {"listed again": items["item_id"].duplicated()}, "items", path, limit)
-    unwanted = {"without a title": items["title"] == ""}
+    unwanted = {"without a title": schema.shows_nothing(items["title"])}
     if protocol == "official":
         unwanted["without a price"] = prices.isin(["", "None", "—"])
         unwanted[f"title over {MAX_TITLE_WORDS} words"] = items["title"].str.split().map(len) > MAX_TITLE_WORDS

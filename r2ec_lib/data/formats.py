@@ -164,6 +164,8 @@ def _json_fault(error: Exception) -> str:
 
 def _read_jsonl(path: Path) -> pd.DataFrame:
     table = pd.DataFrame([record for _, record in records(path)], dtype=object)
+    if not len(table.columns):
+        raise DataError(f"{path}: cannot be read as JSON lines, for it is empty.")
     return table.set_axis(_named(list(table.columns), str(path)), axis=1)
 
 

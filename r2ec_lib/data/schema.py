@@ -96,6 +96,11 @@ def whole_number(value: Any, name: str, least: int) -> int:
     return int(value)
 
 
+def shows_nothing(texts: pd.Series) -> pd.Series:
+    """Whether a text, which is none of the missing ones, holds no sign that can be seen."""
+    return ~texts.map(lambda text: any(sign.isprintable() and sign != " " for sign in text)).astype(bool)
+
+
 def to_text(values: pd.Series, where: Where) -> pd.Series:
     """Values as text. Raises DataError for half a character (a lone surrogate), which no file can hold."""
     try:
@@ -126,8 +131,7 @@ def validate_items(df: pd.DataFrame, where: Where = "items") -> pd.DataFrame:
     _require(df, ITEM_COLUMNS, where)
     df = df[ITEM_COLUMNS + [name for name in df.columns if name not in ITEM_COLUMNS]]
     df = df.astype("str").where(df.notna(), "").assign(item_id=to_ids(df["item_id"], where))
-    blank = ~df["title"].map(lambda title: any(sign.isprintable() and sign != " " for sign in title)).astype(bool)
-    _none(blank, where, "no title", "every item needs one")
+    _none(shows_nothing(df["title"]), where, "no title", "every item needs one")
     repeated = df["item_id"].duplicated()
     if repeated.any():
         row = df.index[repeated][0]

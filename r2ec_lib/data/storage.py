@@ -8,7 +8,6 @@ import hashlib
 import json
 import math
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -48,21 +47,17 @@ def write_text(text: str, path: str | Path) -> None:
 def whole_folder(folder: str | os.PathLike) -> Iterator[Path]:
     """Gives a new folder to write in, which takes the place of `folder` at the end, unless there was an error.
 
-    The old folder stays whole until it is moved aside.
+    The old folder stays whole until it is moved aside. Others may read the new one as they may any folder made here.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-    try:
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as aside:  # for its owner alone
+        fresh = Path(aside) / "new"
+        fresh.mkdir()
         yield fresh
-    except BaseException:
-        shutil.rmtree(fresh)
-        raise
-    aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-old-"))
-    if folder.exists():
-        os.replace(folder, aside / folder.name)
-    os.replace(fresh, folder)
-    shutil.rmtree(aside)
+        if folder.exists():
+            os.replace(folder, Path(aside) / "old")
+        os.replace(fresh, folder)
 
 
 def read_json(path: str | Path) -> Any:

@@ -4,6 +4,7 @@ The folder is replaced when the new one is complete. Reading and cleaning items 
 encoding them that of `R2ec.add_items`.
 """
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pandas as pd
 from r2ec_lib.data.formats import place, read_file
 from r2ec_lib.data.readers import LOG_COLUMNS, named_items, select_columns
 from r2ec_lib.data.schema import DataError, Where, at, to_ids
+from r2ec_lib.data.storage import whole_folder
 from r2ec_lib.model import R2ec
 from r2ec_lib.serving import student
 
@@ -40,16 +42,16 @@ def update(model_folder: Path, items_path: Path, columns: Mapping[str, str], rem
     mark = next((column for column in raw if column.strip().casefold() == REMOVED), REMOVED)
     gone = pd.Series(True, raw.index) if remove else _truths(raw[mark], where) if mark in raw else ids.isna()
     model = R2ec.load(model_folder)
-    inside = model_folder / student.FOLDER
-    reader = student.Student.load(inside) if inside.is_dir() else None  # new items are read as they are
     present = ids.isin(model.head.item_ids)
     added = raw[~gone].drop(columns=mark, errors="ignore")
     if len(added):
         model.add_items(named_items(added, columns, where), where)
     model.remove_items(ids[gone & present].tolist())
-    model.save(model_folder)
-    if reader:
-        reader.save(inside)
+    inside = model_folder / student.FOLDER
+    with whole_folder(model_folder) as fresh:
+        model.save(fresh)
+        if inside.is_dir():  # it reads new items as they are
+            shutil.copytree(inside, fresh / student.FOLDER)
     print(
         f"{(~gone & ~present).sum():,} items added, {(~gone & present).sum():,} replaced, "
         f"{(gone & present).sum():,} removed, {(gone & ~present).sum():,} to remove were not there; "

@@ -28,7 +28,7 @@ from filelock import FileLock, Timeout
 from r2ec_lib.analysis import guardrails, rules
 from r2ec_lib.analysis.guardrails import Action, Guarded
 from r2ec_lib.analysis.rules import Guardrails
-from r2ec_lib.data.formats import place, read_file
+from r2ec_lib.data.formats import kind_of, parts, place, read_file
 from r2ec_lib.data.purchases import histories_table
 from r2ec_lib.data.readers import LOG_COLUMNS, read_interactions, select_columns
 from r2ec_lib.data.schema import DataError, to_ids, whole_number
@@ -97,6 +97,9 @@ def recommend(
     if use_vllm:
         vllm.require()
     _command_of(out)  # refuses a file of something else before any long work
+    for part in parts(interactions_path):
+        kind_of(part)  # and so what is no log; its rows are read on the model's scale of ratings
+    wanted = _named_users(users_path, columns) if users_path else None
     rails = rules.load(guardrails_path) if guardrails_path else None
     model = R2ec.load(model_folder)
     style, room = model.prompts.style, room_for_prompts(model, max_new_tokens)
@@ -108,12 +111,7 @@ def recommend(
         timestamp_unit=timestamp_unit,
         rating_range=(style.rating_min, style.rating_max),
     )
-    users = log["user_id"].unique()
-    if users_path:
-        where, name = place(users_path), (LOG_COLUMNS | dict(columns))["user_id"]
-        users = to_ids(select_columns(read_file(users_path), {"user_id": name}, where)["user_id"], where).unique()
-        if not len(users):
-            raise DataError(f"{users_path}: the file names no shopper.")
+    users = log["user_id"].unique() if wanted is None else wanted
     users = np.array([user for user in users if shard_of(user, shard[1]) == shard[0]], object)
     command = {
         "model": sha256(model_folder),
@@ -140,6 +138,15 @@ def recommend(
 
     fit, best = partial(fitted, model, room), popular(log, model.catalogue, k, rails)
     write_lists(log, users, ask, model.head.item_ids, best, out, command, fit)
+
+
+def _named_users(path: Path, columns: Mapping[str, str]) -> np.ndarray:
+    """The shoppers whom a file names, each once. Raises DataError."""
+    where, name = place(path), (LOG_COLUMNS | dict(columns))["user_id"]
+    users = to_ids(select_columns(read_file(path), {"user_id": name}, where)["user_id"], where).unique()
+    if not len(users):
+        raise DataError(f"{path}: the file names no shopper.")
+    return users
 
 
 def shard_of(user_id: str, shards: int) -> int:

@@ -57,7 +57,8 @@ def environment(parameters: Mapping[str, Any]) -> dict[str, str]:
     fits the model: two for a tiny backbone, whose results then do not depend on how many cores a machine has, all
     cores for others. What the user has set stays.
     """
-    threads = parameters.get("threads") or int(os.environ.get("OMP_NUM_THREADS", 0))
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # a number per level of nesting; the outermost
+    threads = parameters.get("threads") or (int(first) if first.isdecimal() else 0)
     if not threads:
         small = parameters.get("backbone") == "tiny" and parameters.get("hidden_size", 0) <= SMALL
         cores = psutil.cpu_count(logical=False) or 1

@@ -124,8 +124,8 @@ def load(
 ) -> Recipe:
     """The recipe at `path` with its bases and the `key=value` overrides merged, checked against `notebooks`.
 
-    Relative paths (keys ending in `_dir` or `_path`, and a `backbone` that is a folder) are taken from `folder`, the
-    current folder where it is None. Raises RecipeError with one line for each problem.
+    Relative paths (keys ending in `_dir` or `_path`, and a `backbone` that is a folder or a .gguf file) are taken from
+    `folder`, the current folder where it is None. Raises RecipeError with one line for each problem.
     """
     kinds = {key: (kind, "the command line") for key, kind in PIPELINE_KEYS.items()}
     for stem, keys in notebooks.items():
@@ -161,7 +161,12 @@ def load(
 
 def is_path(key: str) -> bool:
     """Whether `key` names a local file or folder by its ending."""
-    return key.endswith(("_dir", "_path"))
+    return key.endswith("_dir") or is_file(key)
+
+
+def is_file(key: str) -> bool:
+    """Whether `key` names by its ending what a notebook reads and never makes: a file, or a folder of parts."""
+    return key.endswith("_path")
 
 
 def is_runs(key: str) -> bool:
@@ -171,9 +176,11 @@ def is_runs(key: str) -> bool:
 
 def absolute(key: str, value: Any, folder: Path) -> Any:
     """`value` as an absolute path where `key` names a path, taken from `folder`; anything else as it is."""
-    if isinstance(value, str) and value and (is_path(key) or (key == "backbone" and (folder / value).is_dir())):
-        return str((folder / os.path.expanduser(value)).resolve())  # which leaves an unknown ~name as it is
-    return value
+    if not (isinstance(value, str) and value):
+        return value
+    path = folder / os.path.expanduser(value)  # which leaves an unknown ~name as it is
+    local = is_path(key) or (key == "backbone" and (path.is_dir() or path.suffix == ".gguf"))
+    return str(path.resolve()) if local else value
 
 
 def given(recipe: Recipe, keys: Mapping[str, Parameter], run: Path) -> dict[str, Any]:
@@ -299,6 +306,7 @@ def override(text: str, kinds: Mapping[str, str]) -> tuple[str, Any]:
         raise RecipeError(f"-p {text}: the value is no valid YAML.") from error
     if kind.startswith("str") and (kind == "str" or value is not None):
         return key, raw.strip()
-    with suppress(ValidationError):  # left as it is, it is refused with the recipe's other problems
-        value = _adapter(kind).validate_python(value, strict=False)
+    if not isinstance(value, bool):  # a truth value is no number
+        with suppress(ValidationError):  # left as it is, it is refused with the recipe's other problems
+            value = _adapter(kind).validate_python(value, strict=False)
     return key, value

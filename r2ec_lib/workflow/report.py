@@ -9,7 +9,6 @@ import base64
 import io
 import os
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from html import escape, unescape
 from itertools import compress
@@ -32,7 +31,8 @@ from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 from papermill.execute import ERROR_MARKER_TAG
 
 from r2ec_lib import plots
-from r2ec_lib.data.storage import read_json, write_text
+from r2ec_lib.data.schema import DataError
+from r2ec_lib.data.storage import read_json, whole_folder, write_text
 from r2ec_lib.evaluation import wording
 from r2ec_lib.workflow.folder import RunFolder
 
@@ -57,7 +57,14 @@ LOADS = re.compile(r"url|image|import|expression|http|//|[\\<@]", re.IGNORECASE)
 
 
 def render(run: RunFolder) -> Path:
-    """Writes the report of what the run holds and returns its `index.html`; the old report is replaced."""
+    """Writes the report of what the run holds and returns its `index.html`; the old report is replaced by a whole one.
+
+    Raises DataError for a run by hand.
+    """
+    if not run.provenance.is_file():
+        raise DataError(
+            f"{run.path}: made by hand, so it has no executed notebooks. A report shows those of `r2ec run`."
+        )
     paths = sorted(run.notebooks.glob("*.ipynb"))
     recipe = yaml.safe_load(run.recipe.read_text(encoding="utf-8")) or {}
     notebooks = [concerning(nbformat.read(path, as_version=4), recipe) for path in paths]
@@ -73,14 +80,13 @@ def render(run: RunFolder) -> Path:
         for path, title, notebook in zip(paths, titles, notebooks, strict=True)
     ]
     exporter = HTMLExporter(template_name="report", extra_template_basedirs=[str(TEMPLATES)])
-    if run.report.exists():
-        shutil.rmtree(run.report)
-    for number, (notebook, title) in enumerate(zip(notebooks, titles, strict=True), 1):
-        page = _page(run, links, number, title)
-        page["contents"] = prepare(notebook)
-        html, _ = exporter.from_notebook_node(notebook, {"page": page})
-        write_text(html, run.report / page["file"])
-    write_text(overview(run, _page(run, links, 0, f"Run {run.path.name}"), provenance), run.index)
+    with whole_folder(run.report) as fresh:
+        for number, (notebook, title) in enumerate(zip(notebooks, titles, strict=True), 1):
+            page = _page(run, links, number, title)
+            page["contents"] = prepare(notebook)
+            html, _ = exporter.from_notebook_node(notebook, {"page": page})
+            write_text(html, fresh / page["file"])
+        write_text(overview(run, _page(run, links, 0, f"Run {run.path.name}"), provenance), fresh / run.index.name)
     return run.index
 
 

@@ -50,7 +50,7 @@ def execute(
         shared: copy a stage that another run in `runs` has finished with the same ingredients, costs included.
 
     Raises:
-        RecipeError: a notebook refuses its settings; nothing was run.
+        RecipeError: a file that is not there, or a notebook refuses its settings; nothing was run or removed.
         RunError: a notebook failed, and the report shows what there is; or another process works in the same folder.
     """
     run = RunFolder(runs / recipe.name)
@@ -61,41 +61,48 @@ def execute(
             )
         declared = recipes.declared_in(notebooks)
         plan, variables = _plan(recipe, run, declared, notebooks, folders), _variables(recipe, declared)
+        waiting = [stage for stage, reason in _forecast(run, plan, library, shared) if reason]
+        _check_settings(plan if fresh else waiting[1:], variables)  # the first one sees its settings at once
         if fresh and run.path.exists():
             shutil.rmtree(run.path)
-        _check_settings([stage for stage, reason in _forecast(run, plan, library, shared) if reason][1:], variables)
         order = [stage.name for stage in plan]
         write_text(recipes.as_yaml(recipe, declared, order), run.recipe)
         facts, previous = provenance.record(recipe, run, variables), ""
         for stage in plan:
             parts = stages.ingredients(stage.source, stage.values, previous, library)
-            if stages.is_done(run, stage.name, stages.key(parts)):
+            wanted = stages.key(parts)
+            if stages.is_done(run, stage.name, wanted):
                 print(f"{stage.name}: up to date", flush=True)
-                previous = stages.key(parts)
+                previous = wanted
                 continue
             usual = list(folders)
             later = usual[usual.index(stage.name) + 1 :]
             continues = stages.begin(run, stage.name, later, parts, folders)
-            if shared and (other := stages.finished_elsewhere(run, stage.name, stages.key(parts))):
-                cost, previous = stages.copy_from(other, run, stage.name), stages.key(parts)
-                print(f"{stage.name}: copied from {shown(other.path)}", flush=True)
-                facts["stages"][stage.name] = {**cost, "finished": provenance.now(), "copied_from": other.path.name}
-                write_json(facts, run.provenance)
-                continue
-            print(f"{stage.name}: {'goes on where it was interrupted' if continues else 'starts'}", flush=True)
-            executed = run.notebook(stage.name)
-            try:
-                cost = kernels.run_notebook(stage.source, executed, stage.given, sys.stdout, variables)
-            except RunError as error:
-                raise RunError(
-                    f"{error}\nThe whole error is in {shown(executed)}, what is done so far in "
-                    f"{shown(report.render(run))}. The same command goes on from this stage."
-                ) from None
-            previous = stages.finish(run, stage.name, parts, stage.values, folders, cost)
-            print(f"{stage.name}: done in {cost['seconds']:.0f} s", flush=True)
+            cost: dict[str, Any]
+            if shared and (other := stages.finished_elsewhere(run, stage.name, wanted)):
+                cost = {**stages.copy_from(other, run, stage.name), "copied_from": other.path.name}
+                previous, told = wanted, f"copied from {shown(other.path)}"
+            else:
+                print(f"{stage.name}: {'goes on where it was interrupted' if continues else 'starts'}", flush=True)
+                cost = _work(run, stage, variables)
+                previous = stages.finish(run, stage.name, parts, stage.values, folders, cost)
+                told = f"done in {cost['seconds']:.0f} s"
+            print(f"{stage.name}: {told}", flush=True)
             facts["stages"][stage.name] = {**cost, "finished": provenance.now()}
             write_json(facts, run.provenance)
         return report.render(run)
+
+
+def _work(run: RunFolder, stage: Stage, variables: Mapping[str, str]) -> dict[str, float]:
+    """Executes the notebook of a stage; returns what it cost. A RunError says where the error can be read."""
+    executed = run.notebook(stage.name)
+    try:
+        return kernels.run_notebook(stage.source, executed, stage.given, sys.stdout, variables)
+    except RunError as error:
+        raise RunError(
+            f"{error}\nThe whole error is in {shown(executed)}, what is done so far in {shown(report.render(run))}. "
+            "The same command goes on from this stage."
+        ) from None
 
 
 def check(
@@ -107,7 +114,7 @@ def check(
 ) -> None:
     """Prints which stages of `recipe` would run, and why, once the notebooks have seen their settings.
 
-    Changes nothing. Raises RecipeError where a notebook refuses its settings.
+    Changes nothing. Raises RecipeError where a notebook refuses its settings, or a file is not there.
     """
     run, declared = RunFolder(runs / recipe.name), recipes.declared_in(notebooks)
     plan = _plan(recipe, run, declared, notebooks, folders)
@@ -143,7 +150,7 @@ def stage_order(
 
 def existing_run(name: str, runs: Path = RUNS) -> RunFolder:
     """The run in the folder `name`, or of this name in `runs`. Raises RunError where there is none."""
-    for run in (RunFolder(Path(name)), RunFolder(runs / name)):
+    for run in (RunFolder(Path(name).resolve()), RunFolder(runs / name)):  # "." has a name, too
         if run.exists():
             return run
     names = sorted(path.name for path in runs.glob("*") if RunFolder(path).exists())
@@ -157,11 +164,15 @@ def _plan(
     notebooks: Path,
     folders: Mapping[str, Sequence[str]],
 ) -> list[Stage]:
+    """The stages of `recipe`. Raises RecipeError for files that are not there: the last stage may read them."""
     plan = []
     for name in stage_order(recipe, declared, folders):
         defaults = {key: recipes.absolute(key, one.default, ROOT) for key, one in declared[name].items()}
         given = recipes.given(recipe, declared[name], run.path)
         plan.append(Stage(name, notebooks / f"{name}.ipynb", defaults | given, given))
+    files = {key: file for stage in plan for key, file in stage.given.items() if recipes.is_file(key) and file}
+    if missing := [f"{key}: {file} does not exist." for key, file in files.items() if not Path(file).exists()]:
+        raise RecipeError("\n".join([*missing, "Relative paths are taken from the folder in which r2ec is called."]))
     return plan
 
 

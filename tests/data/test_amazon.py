@@ -110,6 +110,11 @@ def test_every_drop_is_counted_with_its_reason(amazon):
     assert drops["step"].tolist() == ["items"] * 3 + ["interactions"] * 2
 
 
+def test_a_title_of_signs_that_nobody_sees_is_none(amazon):
+    kept, _, drops = read_amazon(amazon(items=[item("p0"), item("p1", title="\u200b"), item("p2")]), "Pens")
+    assert kept["item_id"].tolist() == ["p0", "p2"] and drops_of(drops)["without a title"] == 1
+
+
 def test_the_official_variant_also_drops_items_without_price_or_with_long_titles(amazon):
     items = [item("p0"), item("p1", price=None), item("p2", title="word " * 21)]
     kept, _, drops = read_amazon(amazon(items=items), "Pens", protocol="official")
@@ -123,6 +128,8 @@ def test_a_filter_that_leaves_nothing_is_an_error(amazon):
         read_amazon(amazon(items=[item("p0", price=None)]), "Pens", protocol="official")
     with pytest.raises(DataError, match=r"no item of .* is described here"):
         read_amazon(amazon(items=[item("other")]), "Pens")
+    with pytest.raises(DataError, match=r"meta_Pens.jsonl.gz, line 1: expected one JSON object, found \["):
+        read_amazon(amazon(items=[json.dumps([item("p0"), item("p1")])]), "Pens")
 
 
 LINES = [f"u{k},p0,5.0,{T0 + k}" for k in range(5)]
@@ -139,6 +146,7 @@ LINES = [f"u{k},p0,5.0,{T0 + k}" for k in range(5)]
         ("u,p0,5.0,", "no time in 1990…2100"),
         (f",p0,5.0,{T0}", "without a user or an item"),
         (f"u,,5.0,{T0}", "without a user or an item"),
+        (f" ,p0,5.0,{T0}", "without a user or an item"),
     ],
 )
 def test_an_odd_interaction_is_dropped_and_counted_with_an_example(amazon, odd, reason):

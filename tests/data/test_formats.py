@@ -459,6 +459,12 @@ def test_the_line_of_a_row_is_that_of_an_editor(tmp_path):
     assert formats.place(path)(np.int64(3)).endswith("line 7")  # an index of pandas
 
 
+@pytest.mark.parametrize("content", ["", "\n\n", "{}\n{}\n"])
+def test_json_lines_without_a_value_are_told_to_be_empty(tmp_path, content):
+    with pytest.raises(DataError, match=r"items\.jsonl: cannot be read as JSON lines, for it is empty"):
+        formats.read_file(written(tmp_path, content, "items.jsonl"))
+
+
 def test_empty_lines_count_where_a_json_record_stands(tmp_path):
     path = written(tmp_path, '\n{"a": 1}\n\n \n{"a": 2}\n', "items.jsonl")
     assert [formats.place(path)(row).rsplit(" ", 1)[1] for row in (0, 1)] == ["2", "5"]

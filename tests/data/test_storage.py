@@ -125,3 +125,10 @@ def test_yaml_keeps_dates_as_text_and_refuses_a_repeated_key_at_any_depth():
     assert yaml.load("day: 2020-01-02", storage.YamlLoader)["day"] == "2020-01-02"
     with pytest.raises(yaml.YAMLError, match='line 3: the key "words" is repeated'):
         yaml.load("rows:\n- words: 3\n  words: 5", storage.YamlLoader)
+
+
+def test_a_folder_may_be_read_by_whoever_may_read_others(tmp_path):
+    (tmp_path / "usual").mkdir()
+    with storage.whole_folder(tmp_path / "model"):
+        pass
+    assert (tmp_path / "model").stat().st_mode == (tmp_path / "usual").stat().st_mode

@@ -40,6 +40,19 @@ def test_a_student_stays_and_recommends_the_new_items(folder, tiny):
     assert "new" in student.FastR2ec.load(folder).recommend(["i3"], 40, fast=True).item_ids
 
 
+def test_a_student_is_not_lost_where_the_disk_has_no_room_for_it(folder, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    student.Student(16, 20, width=8, layers=1).save(folder / student.FOLDER)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    for copies in ("r2ec_lib.serving.catalogue.shutil.copytree", "r2ec_lib.serving.student.Student.save"):
+        monkeypatch.setattr(copies, full)
+    with pytest.raises(OSError, match="No space"):
+        update(folder, "item_id,title\na,harp\n")
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
 def test_a_whole_file_is_removed_by_its_ids_alone(folder, capsys):
     text = "sku,removed\ni0,\ni29,no\nnever there,\n"
     model = update(folder, text, {"catalogue_id": "sku"}, remove=True)

@@ -163,6 +163,11 @@ def test_what_cannot_be_done_is_known_before_the_model_is_loaded(shop, log, monk
     assert pd.read_parquet(shop / "log.parquet").equals(log)
     with pytest.raises(DataError, match=r"expected a name in .parquet"):
         write(shop, "lists.csv")
+    with pytest.raises(DataError, match=r"gone\.csv: no such file"):
+        write(shop, log="gone.csv")
+    (shop / "users.csv").write_text("id\nu1\n")
+    with pytest.raises(DataError, match=r"users\.csv: no column 'user_id'"):
+        write(shop, users_path=shop / "users.csv")
 
 
 def test_shards_write_each_shopper_once_and_as_without_shards(shop):
@@ -329,7 +334,7 @@ def test_a_history_that_is_too_long_for_the_model_is_cut_to_its_latest_purchases
 
 
 def test_reasonings_that_leave_no_room_for_a_history_are_refused_before_the_log_is_read(shop):
-    (shop / "log.parquet").unlink()
+    (shop / "log.parquet").write_text("no log")
     with pytest.raises(DataError, match=r"max_new_tokens is 2045: of the model's 2048 .* at most ") as refused:
         write(shop, max_new_tokens=2045)
     model, most = R2ec.load(shop / "model"), int(str(refused.value).split("at most ")[1].split(",")[0])

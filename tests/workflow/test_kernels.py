@@ -52,6 +52,8 @@ TINY = {"backbone": "tiny", "hidden_size": 96, "threads": 0}
         (TINY | {"backbone": "some/model"}, {}, 8),
         (TINY | {"threads": 5}, {}, 5),
         (TINY, {"OMP_NUM_THREADS": "3"}, 3),
+        (TINY, {"OMP_NUM_THREADS": "3,1"}, 3),  # inner loops have one
+        (TINY, {"OMP_NUM_THREADS": ""}, 2),
         (TINY | {"threads": 5}, {"OMP_NUM_THREADS": "3"}, 5),
     ],
 )

@@ -68,6 +68,7 @@ def test_what_is_typed_on_the_command_line_is_read_as_its_key_wants(world):
     recipe = load(world, "", "rate=1e-4", "ks=[1, 2]", "source_path=7", "limit=2")
     assert recipe.values == {"rate": 1e-4, "ks": [1, 2], "source_path": str(world / "7"), "limit": 2}
     assert "expected int, found str" in refused(world, "", "rows=many")
+    assert "expected int, found a truth value: True" in refused(world, "", "rows=true")
     assert "expected key=value" in refused(world, "", "rows")
 
 
@@ -147,11 +148,14 @@ def test_the_home_of_nobody_is_a_folder_that_is_not_there(world):
     assert load(world, "source_path: ~nobody-of-this-name/x\n").values["source_path"].endswith("/x")
 
 
-def test_a_backbone_is_a_path_only_where_it_is_a_folder(world):
+def test_a_backbone_is_a_path_only_where_it_is_a_folder_or_a_gguf_file(world, monkeypatch):
     notebook(world / "notebooks" / "03_third.ipynb", 'backbone: str = "tiny"  # model')
     (world / "models").mkdir()
     assert load(world, "backbone: some/model").values["backbone"] == "some/model"
-    assert load(world, "backbone: models").values["backbone"] == str(world / "models")
+    monkeypatch.setenv("HOME", str(world))
+    for local in ("models", "~/models", "model.gguf"):
+        expected = str(world / local.removeprefix("~/"))
+        assert load(world, f"backbone: {local}").values["backbone"] == expected  # whatever folder a kernel works in
 
 
 def test_a_key_that_may_be_null_is_null_or_the_text_that_was_typed(world):

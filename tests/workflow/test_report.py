@@ -8,6 +8,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from r2ec_lib.data import storage
+from r2ec_lib.data.schema import DataError
 from r2ec_lib.workflow import report
 from r2ec_lib.workflow.folder import RunFolder
 
@@ -270,3 +271,16 @@ def test_a_study_speaks_for_itself_and_old_pages_go(tmp_path):
     run.notebook("02_second").unlink()
     assert "02_second.html" not in report.render(run).read_text()
     assert sorted(path.name for path in run.report.iterdir()) == ["01_first.html", "index.html"]
+
+
+def test_a_report_that_cannot_be_made_leaves_the_old_one(tmp_path, monkeypatch):
+    run = RunFolder(tmp_path / "runs" / "toy")
+    storage.write_text("", run.recipe)
+    with pytest.raises(DataError, match="toy: made by hand, so it has no executed notebooks"):
+        report.render(run)
+    storage.write_json(FACTS, run.provenance)
+    before = report.render(run).read_text()
+    monkeypatch.setattr(report, "overview", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        report.render(run)
+    assert run.index.read_text() == before and not list(run.path.glob(".report*"))

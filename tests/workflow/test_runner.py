@@ -97,6 +97,26 @@ def test_a_later_notebook_s_settings_are_refused_before_the_first_runs(world, ca
     assert not (world / "runs" / "toy").exists() and capsys.readouterr().out == ""
 
 
+def test_a_fresh_run_whose_settings_are_refused_removes_nothing(world):
+    cells = ["#: check\nassert factor > 0, 'factor is not positive'"]
+    notebook(world / "notebooks" / "02_second.ipynb", SECOND, *cells)
+    (world / "runs" / "toy" / ".stages").mkdir(parents=True)
+    for text in ("factor: -1.0", "factor: -1.0\nstages: [02_second]"):
+        with pytest.raises(recipes.RecipeError, match="factor is not positive"):
+            run(world, text, fresh=True)
+    assert (world / "runs" / "toy" / ".stages").exists()
+
+
+def test_a_file_that_a_later_stage_would_read_is_missed_before_the_first_runs(world, capsys):
+    notebook(world / "notebooks" / "02_second.ipynb", SECOND + '\nrules_path: str = ""  # rules')
+    with pytest.raises(recipes.RecipeError, match=r"rules_path: .*/rules\.yaml does not exist\.\nRelative paths are"):
+        run(world, "rules_path: rules.yaml")
+    assert not (world / "runs" / "toy").exists() and capsys.readouterr().out == ""
+    (world / "rules.yaml").write_text("")
+    places = {"notebooks": world / "notebooks", "runs": world / "runs", "folders": FOLDERS}
+    runner.check(load(world, "rules_path: rules.yaml"), **places, library=world / "toylib")
+
+
 def test_a_check_says_what_would_run_and_changes_nothing(world, capsys):
     recipe = load(world, "rows: 4")
     places = {"notebooks": world / "notebooks", "runs": world / "runs", "folders": FOLDERS}
@@ -129,13 +149,15 @@ def test_a_study_of_other_runs_is_made_only_where_a_recipe_names_it():
     assert runner.stage_order(study, declared) == ["06_study"]
 
 
-def test_a_run_that_does_not_exist_is_named_with_those_that_do(world):
+def test_a_run_that_does_not_exist_is_named_with_those_that_do(world, monkeypatch):
     (world / "runs" / "quickstart" / ".stages").mkdir(parents=True)
     (world / "runs" / "stray").mkdir()
     with pytest.raises(kernels.RunError, match=r'There are: quickstart\. Did you mean "quickstart"\?'):
         runner.existing_run("quickstar", world / "runs")
     for name, runs in (("quickstart", world / "runs"), ("runs/quickstart", world / "elsewhere")):
         assert runner.existing_run(name, runs).path.resolve() == (world / "runs" / "quickstart").resolve()
+    monkeypatch.chdir(world / "runs" / "quickstart")
+    assert runner.existing_run(".").path.name == "quickstart"  # which its pages are headed by
 
 
 @pytest.fixture

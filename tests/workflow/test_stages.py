@@ -35,6 +35,20 @@ def test_a_key_follows_parameters_and_input_files_but_not_the_run_folder(world):
     )
 
 
+def test_of_a_folder_of_many_categories_the_files_of_another_do_not_count(world):
+    for name in ("Pens.csv.gz", "meta_Pens.jsonl.gz"):
+        storage.write_text(name, world / "amazon" / name)
+    values = {"data_dir": str(world / "amazon"), "category": "Pens"}
+    first = ingredients(world, **values)
+    assert len(first["inputs"]) == 2
+    storage.write_text("fetched later", world / "amazon" / "Books.csv.gz")
+    assert ingredients(world, **values) == first
+    storage.write_text("fetched again", world / "amazon" / "meta_Pens.jsonl.gz")
+    assert "inputs changed" in stages.difference(first, ingredients(world, **values))
+    other = {"source_path": str(world / "amazon" / "Books.csv.gz")}
+    assert len(ingredients(world, **values, **other)["inputs"]) == 3
+
+
 def test_a_stage_that_reads_other_runs_follows_what_they_left(world):
     values = {"study_runs": ["seed0", "seed1"], "run_dir": str(world / "runs" / "study")}
     nothing = ingredients(world, **values)

@@ -29,7 +29,7 @@ from r2ec_lib.data.storage import whole_folder
 from r2ec_lib.model.answer import ANSWER
 from r2ec_lib.model.backbone import add_recommend_token, load_lora, load_pretrained
 from r2ec_lib.model.collaborative import Collaborative
-from r2ec_lib.model.encoding import BATCH_TOKENS, batched_states, encoded_tokens
+from r2ec_lib.model.encoding import batched_states, encoded_tokens
 from r2ec_lib.model.frozen import LowerStates
 from r2ec_lib.model.head import RecHead
 from r2ec_lib.model.prompts import Prompts, PromptStyle
@@ -176,7 +176,7 @@ class R2ec:
         max_new_tokens: int,
         temperature: float = 0.0,
         top_k: int = 0,
-        batch_tokens: int = BATCH_TOKENS,
+        batch_tokens: int | None = None,
     ) -> Sampled:
         """Writes a reasoning a prompt, greedy at temperature 0, and reads its state h_T at `<answer>` on the way.
 

@@ -1,9 +1,10 @@
 """Reasonings sampled in batches, with the state at `<answer>` read on the way.
 
 What `generate` does, less the work that a recommender does not need: equal prompts are read once, however many chains
-grow from them, and others beside those of similar length; a chain that has ended leaves the batch; and h_T, the state
-at `<answer>`, comes from the forward that reads that token, so nobody has to read the prompt again for it. Tokens are
-drawn as `generate` draws them (same processors, same order), though from other random numbers.
+grow from them, and others beside those of similar length; a chain that has ended leaves the batch, or a GPU replays a
+step that it has recorded; and h_T, the state at `<answer>`, comes from the forward that reads that token, so nobody
+has to read the prompt again for it. Tokens are drawn as `generate` draws them (same processors, same order), though
+from other random numbers.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,6 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import (
     Cache,
-    DynamicCache,
     GenerationConfig,
     LogitsProcessorList,
     MinPLogitsWarper,
@@ -26,9 +26,9 @@ from transformers import (
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
-from transformers.cache_utils import DynamicLayer
 
 from r2ec_lib.model.answer import Answer
+from r2ec_lib.model.decoding import FixedStep, RoomyLayer, Step, keeps_in_place, roomy_cache
 from r2ec_lib.model.encoding import BATCH_TOKENS, READOUTS, SIMILAR, caches_exactly, captured_states, length_batches
 
 SUPPORTED = {
@@ -51,6 +51,8 @@ DRAWN_SCORES = 2**19
 """Scores from which tokens are drawn at a time on a CPU: 2 MiB, which stay in its cache."""
 GROUP_TOKENS = 512
 """Prompts are read in groups of similar length, each of this many tokens or more: enough to keep kernels busy."""
+CACHE_BYTES = 2**32
+"""Of keys and values of a batch on a GPU, where a step over many rows takes hardly longer than one over few."""
 DROP_SHARE = 0.25
 """Share of ended chains at which the others move together; moving copies the cache, which costs about one step."""
 
@@ -77,7 +79,7 @@ def sample(
     settings: GenerationConfig,
     answer: Answer,
     readout: str = "last",
-    batch_tokens: int = BATCH_TOKENS,
+    batch_tokens: int | None = None,
     read_id: int | None = None,
 ) -> Sampled:
     """Writes one reasoning a row; rows with equal prompts (the G of a group) share one pass over it.
@@ -91,7 +93,7 @@ def sample(
             top_p, min_p, repetition_penalty and suppress_tokens as in `generate`.
         readout: "last" reads h_T; "mean" and "max" pool the states of the chain, `<answer>` included; "token" reads
             `read_id` after `<answer>` and takes its state. That token is no part of the chain.
-        batch_tokens: prompt and chain tokens held in the cache at once.
+        batch_tokens: prompt and chain tokens held in the cache at once; `cached_tokens` if left out.
         read_id: the special token of the read-out "token".
 
     Raises:
@@ -110,6 +112,7 @@ def sample(
     chains: list[list[int]] = [[]] * len(prompt_ids)
     written = [False] * len(prompt_ids)
     states = torch.empty(len(prompt_ids), lm.config.get_text_config().hidden_size, device=device)
+    batch_tokens = batch_tokens or cached_tokens(lm)
     for batch in length_batches([len(prompt_ids[row]) + room for row in order], batch_tokens):
         rows = [order[place] for place in batch]  # equal prompts stand beside each other
         tokens, lengths, closed, states[rows] = _sample_batch(
@@ -156,13 +159,16 @@ def _sample_batch(
             owner = owner.cumsum(dim=0) - 1  # (B,) the distinct prompt of each row
             cache.reorder_cache(owner)  # type: ignore[arg-type]  # any integer tensor
             logits, ids, mask = logits[owner], ids[owner], mask[owner]
+        scores = logits[:, -1]  # (R, |T|)
+        fixed = keeps_in_place(lm, mask.shape[1] + room)
+        forward = FixedStep(lm, cache, hidden, mask, room) if fixed else Step(lm, cache, hidden)
         row = torch.arange(len(prompts), device=device)  # (R,)
         position = mask.sum(dim=1)  # (R,)
         place = torch.full_like(row, -1)  # (R,)
         done = torch.zeros_like(row, dtype=torch.bool)  # (R,) the state has been read
         pooled = torch.full_like(states, -torch.inf if readout == "max" else 0.0)  # (R, d)
         for step in range(room):
-            token = next_tokens(settings, ids, mask, logits[:, -1])  # (R,)
+            token = next_tokens(settings, ids, mask, scores)  # (R,)
             if step >= settings.max_new_tokens:
                 place = place.clamp(min=0)
             chosen = place < 0  # (R,) by the model
@@ -175,15 +181,8 @@ def _sample_batch(
             speaks = (place == len(ending) - 1) & ~done  # (R,) this token's state is the row's
             ids = torch.cat([ids, token[:, None]], dim=1)
             mask = torch.cat([mask, torch.ones_like(token)[:, None]], dim=1)
-            hidden.clear()
-            logits = lm(
-                input_ids=token[:, None],
-                attention_mask=mask,
-                position_ids=position[:, None],
-                past_key_values=cache,
-                use_cache=True,
-            ).logits  # (R, 1, |T|)
-            state = hidden[0][:, -1].float()  # (R, d) of the token just read
+            scores, state = forward(token, mask, position)  # (R, |T|), (R, d) of the token just read
+            state = state.float()
             if readout == "mean":
                 pooled = pooled + state
                 state = pooled / (step + 1)
@@ -196,12 +195,22 @@ def _sample_batch(
             gone = int(done.sum())
             if gone == len(row):
                 break
-            if gone >= DROP_SHARE * len(row):
+            if gone >= DROP_SHARE * len(row) and not fixed:
                 kept = (~done).nonzero().squeeze(1)
                 cache.reorder_cache(kept)  # type: ignore[arg-type]  # any integer tensor
-                logits, ids, mask, row, position = logits[kept], ids[kept], mask[kept], row[kept], position[kept]
+                scores, ids, mask, row, position = scores[kept], ids[kept], mask[kept], row[kept], position[kept]
                 place, done, pooled = place[kept], done[kept], pooled[kept]
     return tokens, lengths, closed, states
+
+
+def cached_tokens(lm: PreTrainedModel) -> int:
+    """Prompt and chain tokens of one batch: what fits `CACHE_BYTES` on a GPU, `BATCH_TOKENS` elsewhere."""
+    if lm.device.type != "cuda":
+        return BATCH_TOKENS
+    config = lm.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return max(BATCH_TOKENS, CACHE_BYTES // (2 * config.num_hidden_layers * heads * width * lm.dtype.itemsize))
 
 
 def read_prompts(lm: PreTrainedModel, ids: Tensor, mask: Tensor, room: int) -> tuple[Tensor, Cache]:
@@ -244,54 +253,6 @@ def similar_lengths(lengths: Sequence[int]) -> list[int]:
         if length < SIMILAR * longest and (at - starts[-1]) * longest >= GROUP_TOKENS:
             starts.append(at)
     return starts
-
-
-class RoomyLayer(DynamicLayer):
-    """Keys and values with room for `room` more tokens, so that a step writes one column and copies nothing.
-
-    `DynamicLayer` copies the whole cache at each token, which costs more than the attention over it. For use without
-    gradients: columns are written in place. A sliding window is kept whole; its mask leaves out what is too old.
-    """
-
-    def __init__(self, room: int):
-        super().__init__()
-        self.room = room
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        begin, added = self.get_seq_length(), key_states.shape[-2]
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            self.columns = [
-                new.new_empty(*new.shape[:2], added + self.room, new.shape[3]) for new in (key_states, value_states)
-            ]
-        for columns, new in zip(self.columns, (key_states, value_states), strict=True):
-            columns[:, :, begin : begin + added] = new
-        self.keys, self.values = (columns[:, :, : begin + added] for columns in self.columns)
-        return self.keys, self.values
-
-    def joined(self, parts: Sequence[Any]) -> "RoomyLayer":
-        """This layer, still empty, with the rows of the layers `parts`, longest first; what pads the others is 0."""
-        width, sizes = parts[0].get_seq_length(), [len(part.keys) for part in parts]
-        self.lazy_initialization(parts[0].keys, parts[0].values)
-        self.columns = []
-        for rows in ([part.keys for part in parts], [part.values for part in parts]):
-            columns = rows[0].new_zeros(sum(sizes), rows[0].shape[1], width + self.room, rows[0].shape[3])
-            for place, new in zip(columns.split(sizes), rows, strict=True):
-                place[:, :, width - new.shape[2] : width] = new
-            self.columns.append(columns)
-        self.keys, self.values = (columns[:, :, :width] for columns in self.columns)
-        return self
-
-    def reorder_cache(self, beam_idx: Tensor) -> None:
-        length = self.get_seq_length()
-        self.columns = [columns.index_select(0, beam_idx) for columns in self.columns]
-        self.keys, self.values = (columns[:, :, :length] for columns in self.columns)
-
-
-def roomy_cache(lm: PreTrainedModel, room: int) -> Cache:
-    """An empty cache for prompts and `room` more tokens; transformers' own for layers that keep no single tokens."""
-    own = DynamicCache(config=lm.config)
-    return Cache(layers=[RoomyLayer(room) for _ in own.layers]) if caches_exactly(lm) else own
 
 
 def left_padded(prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:

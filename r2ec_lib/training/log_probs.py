@@ -15,7 +15,9 @@ from transformers import DynamicCache, PreTrainedModel
 from r2ec_lib.model.encoding import NO_LOGITS
 
 HELD_LOGITS = 2**19
-"""Logits made float32 at a time: 2 MiB, few enough for a processor's cache, enough to keep it busy."""
+"""Logits made float32 at a time on a CPU: 2 MiB, few enough for its cache, enough to keep it busy."""
+HELD_ON_GPU = 2**27
+"""The same on a GPU, which wants few large blocks: 512 MiB."""
 
 
 def token_log_probs(
@@ -105,7 +107,8 @@ class _ChosenTokens(torch.autograd.Function):
 
 
 def _row_chunks(logits: Tensor) -> list[slice]:
-    size = max(1, HELD_LOGITS // logits.shape[1])
+    held = HELD_LOGITS if logits.device.type == "cpu" else HELD_ON_GPU
+    size = max(1, held // logits.shape[1])
     return [slice(begin, begin + size) for begin in range(0, len(logits), size)]
 
 

@@ -5,7 +5,7 @@ import torch
 from conftest import FAMILIES, family_lm
 from transformers import GenerationConfig
 
-from r2ec_lib.model import sampling
+from r2ec_lib.model import decoding, sampling
 from r2ec_lib.model.answer import Answer
 from r2ec_lib.model.encoding import READOUTS, captured_states, forward_states
 from r2ec_lib.model.sampling import draw, next_tokens, sample
@@ -54,6 +54,24 @@ def test_states_are_those_of_reading_prompt_and_chain_again(family, readout):
         assert chain[-1] == ANSWER and (readout != "token" or 33 not in chain)
         again = forward_states(lm, lm, [[*prompt, *chain, *tail]], [len(prompt)], readout)[0]
         assert torch.allclose(state, again.float(), atol=1e-4)
+
+
+@pytest.mark.parametrize("readout", ["last", "mean"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_steps_over_columns_that_stay_in_place_give_the_same_chains(family, readout, monkeypatch):
+    """What a GPU records once and replays, here without the recording."""
+    lm = family_lm(family, tied=False, vocab_size=40)
+    windowed = family in ("Gemma2", "Gemma3")
+    chosen = settings(stops=(ANSWER, 30, 31), do_sample=True, temperature=1.5)
+    found = []
+    for fixed in (False, True):
+        monkeypatch.setattr(decoding, "RECORDING", ("cpu",) if fixed else ())
+        monkeypatch.setattr(sampling, "DROP_SHARE", 2.0)  # so that both draw the same random numbers
+        torch.manual_seed(2)
+        assert decoding.keeps_in_place(lm, 24) == (fixed and not windowed)
+        found.append(sample(lm, PROMPTS * 3, chosen, SYMBOL, readout))
+    assert found[0].chains == found[1].chains and len({len(chain) for chain in found[0].chains}) > 3
+    assert torch.allclose(found[0].states, found[1].states, atol=1e-4)
 
 
 def test_equal_prompts_are_read_once_and_ended_chains_leave_the_batch():

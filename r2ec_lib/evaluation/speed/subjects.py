@@ -109,15 +109,16 @@ def answers_at_random(lm: PreTrainedModel, answer: Answer, rate: float = 0.0) ->
     if rate and answer.text:
         raise ValueError("chains end at random only where <answer> is one token")
     stops = [*answer.stop_ids(lm), *answer.last_ids]
-    banned = torch.tensor(stops, device=lm.device)
+    banned, ending = torch.tensor(stops, device=lm.device), torch.tensor(answer.ids, device=lm.device)
 
-    def change(_: Any, __: Any, logits: Tensor) -> None:
+    def change(_: Any, __: Any, logits: Tensor) -> None:  # without waiting for a GPU, which may be recording
         if torch.is_grad_enabled():
             return
-        logits[..., banned] = -torch.inf
+        logits.index_fill_(-1, banned, -torch.inf)
         if rate:
             rows = torch.rand(logits.shape[:-1], device=logits.device) < rate
-            logits[..., answer.ids] = torch.where(rows[..., None], 1e4, logits[..., answer.ids])
+            found = logits.index_select(-1, ending)
+            logits.index_copy_(-1, ending, torch.where(rows[..., None], 1e4, found))
 
     handle = lm.get_output_embeddings().register_forward_hook(change)
     try:

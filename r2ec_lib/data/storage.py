@@ -69,11 +69,20 @@ class YamlLoader(yaml.SafeLoader):
     """Safe YAML that refuses a repeated key, whose first value would be lost, and leaves dates as text."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        if not isinstance(node, yaml.MappingNode):
+            raise yaml.YAMLError(f"line {node.start_mark.line + 1}: expected lines `key: value`")
         keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         for number, key in enumerate(keys):
             if key.value in [other.value for other in keys[:number]]:
                 raise yaml.YAMLError(f'line {key.start_mark.line + 1}: the key "{key.value}" is repeated')
         return super().construct_mapping(node, deep)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, TypeError, AttributeError, LookupError) as error:  # a tag that the value does not fit
+            place = f"line {node.start_mark.line + 1}"
+            raise yaml.YAMLError(f"{place}: {node.value!r} is no {node.tag.rpartition(':')[2]}") from error
 
 
 YamlLoader.yaml_implicit_resolvers = {

@@ -27,6 +27,7 @@ def learning_curve(log: pd.DataFrame, ax: Axes) -> Axes:
         valid = log.dropna(subset="valid_ndcg@10")
         ax.plot(valid["step"], valid["valid_ndcg@10"], label="validation NDCG@10", **look(3) | {"markersize": 6})
     ax.legend(**BESIDE)
+    ax.xaxis.set_major_locator(_whole())
     return style(ax, "training step", "reward and NDCG (0 to 1)")
 
 
@@ -52,5 +53,10 @@ def over_steps(
     ax.update_datalim([(0, 0)], updatex=False)
     ax.autoscale_view()
     if (table["step"] % 1 == 0).all():
-        ax.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
+        ax.xaxis.set_major_locator(_whole())
     return style(ax, xlabel, ylabel, legend=len(labels) > 1)
+
+
+def _whole() -> MaxNLocator:
+    """Ticks at whole numbers."""
+    return MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True)

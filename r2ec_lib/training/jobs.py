@@ -257,7 +257,8 @@ def launch(
         lines = _streamed(process.stdout, log, report, show)
     if process.returncode:
         errors = [line for line in lines if re.match(r"(\[rank\d+\]: )?[\w.]+(Error|Exception|Interrupt): ", line)]
-        raise RuntimeError(f"a training process failed: {errors[0] if errors else lines[-1]} (more in {path})")
+        said = [*errors, *lines[-1:], f"it ended with {process.returncode} and said nothing"][0]
+        raise RuntimeError(f"a training process failed: {said} (more in {path})")
 
 
 def _streamed(stream: Iterable[str], log: TextIO, report: Callable[[str], None], show: Callable) -> list[str]:

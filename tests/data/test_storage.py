@@ -127,6 +127,12 @@ def test_yaml_keeps_dates_as_text_and_refuses_a_repeated_key_at_any_depth():
         yaml.load("rows:\n- words: 3\n  words: 5", storage.YamlLoader)
 
 
+@pytest.mark.parametrize("value", ["!!int three", "!!timestamp soon", "!!bool maybe", "!!set [1]", "!!map 1", "!!x 1"])
+def test_a_value_that_does_not_fit_its_tag_is_no_valid_yaml(value):
+    with pytest.raises(yaml.YAMLError):
+        yaml.load(f"words: 3\nrows: {value}", storage.YamlLoader)
+
+
 def test_a_folder_may_be_read_by_whoever_may_read_others(tmp_path):
     (tmp_path / "usual").mkdir()
     with storage.whole_folder(tmp_path / "model"):

@@ -191,6 +191,13 @@ def test_a_failing_worker_fails_the_launch_loudly(run):
         jobs.launch(folder, report=lambda line: None)
 
 
+def test_a_worker_that_dies_without_a_word_is_told_by_its_exit_status(run, monkeypatch):
+    folder = run("silent", num_processes=2)
+    monkeypatch.setattr(jobs.sys, "executable", "false")
+    with pytest.raises(RuntimeError, match="a training process failed: it ended with 1 and said nothing"):
+        jobs.launch(folder, report=lambda line: None)
+
+
 def test_of_what_processes_print_the_training_s_lines_and_rows_are_shown_and_the_log_keeps_all_lines(tmp_path):
     printed = [
         "[rank1]: a note",

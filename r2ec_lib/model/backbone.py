@@ -13,6 +13,7 @@ from peft.tuners import lora
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import Linear
+from torch.nn import functional as F
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -80,9 +81,9 @@ class AdaptedLinear(lora.Linear):
         if self.disable_adapters or self.merged:
             return super().forward(x, *args, **kwargs)
         (name,) = self.active_adapters
-        with torch.autocast(x.device.type, x.dtype, enabled=x.dtype in (torch.bfloat16, torch.float16)):
-            low = self.lora_A[name](self.lora_dropout[name](x)) * self.scaling[name]  # (..., rank)
-            return self.base_layer(x) + self.lora_B[name](low)
+        narrow, wide = (part[name].weight.to(x.dtype) for part in (self.lora_A, self.lora_B))
+        low = F.linear(self.lora_dropout[name](x), narrow) * self.scaling[name]  # (..., rank)
+        return self.base_layer(x) + F.linear(low, wide)
 
 
 def add_lora(lm: PreTrainedModel, rank: int, alpha: int, layers: int = 0) -> PeftModel:

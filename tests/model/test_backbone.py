@@ -78,15 +78,20 @@ def test_adapters_compute_what_those_of_peft_do_and_send_back_the_same_gradient(
         torch.testing.assert_close(ours, plain, rtol=1e-9, atol=1e-9)
 
 
-def test_adapters_beside_bfloat16_compute_in_it_and_keep_float32_weights():
+def test_adapters_beside_bfloat16_compute_in_it_and_keep_float32_weights(monkeypatch):
     ours, plain = adapted_twins(torch.bfloat16)
     exact = copy.deepcopy(ours).float()
-    read = []
-    for part in ours.modules():
-        if type(part) is AdaptedLinear:
-            part.lora_B["default"].register_forward_hook(lambda _, __, output: read.append(output.dtype))
-    states = [lm(input_ids=torch.arange(5, 45)[None]).logits.float() for lm in (ours, plain, exact)]
-    assert set(read) == {torch.bfloat16}
+    multiplied, product = set(), torch.nn.functional.linear
+
+    def linear(x, weight, bias=None):
+        multiplied.add((x.dtype, weight.dtype))
+        return product(x, weight, bias)
+
+    states = [lm(input_ids=torch.arange(5, 45)[None]).logits.float() for lm in (plain, exact)]
+    monkeypatch.setattr(torch.nn.functional, "linear", linear)
+    states.insert(0, ours(input_ids=torch.arange(5, 45)[None]).logits.float())
+    monkeypatch.undo()
+    assert multiplied == {(torch.bfloat16, torch.bfloat16)}
     assert {weight.dtype for weight in ours.parameters() if weight.requires_grad} == {torch.float32}
     errors = [(found - states[2]).norm() / states[2].norm() for found in states[:2]]
     assert errors[0] < 0.02 and errors[0] < 1.5 * errors[1]

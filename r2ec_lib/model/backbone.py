@@ -81,7 +81,9 @@ class AdaptedLinear(lora.Linear):
         if self.disable_adapters or self.merged:
             return super().forward(x, *args, **kwargs)
         (name,) = self.active_adapters
-        narrow, wide = (part[name].weight.to(x.dtype) for part in (self.lora_A, self.lora_B))
+        down: Any = self.lora_A[name]
+        up: Any = self.lora_B[name]
+        narrow, wide = down.weight.to(x.dtype), up.weight.to(x.dtype)
         low = F.linear(self.lora_dropout[name](x), narrow) * self.scaling[name]  # (..., rank)
         return self.base_layer(x) + F.linear(low, wide)
 

@@ -157,10 +157,11 @@ class FixedStep(Step):
 
     def _record(self) -> None:
         """Records the forward; where the model does what cannot be recorded, each step starts its kernels anew."""
-        graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream()
-        random = torch.cuda.default_generators[self.mask.device.index]
+        device = self.mask.device
+        graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
+        random = torch.cuda.default_generators[device.index]
         before = random.clone_state()
-        side.wait_stream(torch.cuda.current_stream())
+        side.wait_stream(torch.cuda.current_stream(device))
         try:
             with torch.cuda.stream(side):
                 with _no_waiting():
@@ -174,7 +175,7 @@ class FixedStep(Step):
         except RuntimeError as error:
             random.graphsafe_set_state(before)  # it would wait for the end of the recording for ever
             warnings.warn(f"sampling goes on without a CUDA graph, and slower: {error}", stacklevel=2)
-        torch.cuda.current_stream().wait_stream(side)
+        torch.cuda.current_stream(device).wait_stream(side)
 
 
 @contextmanager

@@ -18,7 +18,8 @@ class RecPOConfig(GRPOConfig):
         reward_cutoff: k of the NDCG@k reward (Eq. 4).
         estimator: advantages (Eq. 2): "grpo" divides by the group's deviation, as TRL does; "rloo" leaves one out.
         relabel_top: how many of a group's best trajectories carry the recommendation action (paper: 1).
-        refresh_steps: T_refresh, optimiser steps between two encodings of the whole catalogue.
+        refresh_steps: T_refresh, optimiser steps between two encodings of the whole catalogue. A validation encodes it
+            as well, so the table is never older than `eval_steps`.
         length_handling: "sum" (Eq. 8), "sequence", "constant" or "batch", see `LENGTH_LOSS`.
         item_advantage: weight of the recommendation action: "trajectory" takes A_i* (Eq. 8); "unit" takes 1, so that a
             group of equal rewards still trains the items.

@@ -41,6 +41,8 @@ def test_every_stage_leaves_its_metrics_and_its_page(run):
 def test_the_evaluation_records_what_the_report_needs(run):
     results = read_json(run / "evaluation" / "metrics.json")
     assert {"r2ec", "sasrec", "without_reasoning", "popularity"} <= set(results["models"])
+    assert results["counts"]["test_samples"] == 60  # of more, as the recipe says
+    assert read_json(run / "data" / "metrics.json")["counts"]["test"] > 60
     for values in results["models"].values():
         for family in ("hit", "ndcg"):
             scores = [values[f"{family}@{k}"] for k in (5, 10, 20)]

@@ -204,8 +204,8 @@ def _sample_batch(
 
 
 def cached_tokens(lm: PreTrainedModel) -> int:
-    """Prompt and chain tokens of one batch: what fits `CACHE_BYTES` on a GPU, `BATCH_TOKENS` elsewhere."""
-    if lm.device.type != "cuda":
+    """Prompt and chain tokens of one batch: what fits `CACHE_BYTES` on a GPU, `BATCH_TOKENS` on a CPU."""
+    if lm.device.type == "cpu":
         return BATCH_TOKENS
     config = lm.config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads

@@ -121,3 +121,14 @@ def whole_groups(parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         {name: value[order] if value is not None and value.dim() else value for name, value in joined.items()},
         len(parts),
     )
+
+
+def marked_rows(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The trajectories that carry the recommendation action: rows of `inputs` where `best` is True.
+
+    While the token terms are off and nothing else asks for the other rows, these alone have a gradient. Where none is
+    marked the first row stays, so that every process makes the same number of forwards; it earns no gradient either.
+    """
+    rows = inputs["best"].nonzero().squeeze(1)
+    rows = rows if len(rows) else torch.zeros(1, dtype=torch.long, device=rows.device)
+    return {name: value[rows] if value.dim() else value for name, value in inputs.items()}

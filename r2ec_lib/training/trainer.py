@@ -278,7 +278,7 @@ class RecPOTrainer(GRPOTrainer):
         if warming:
             inputs = {**inputs, "advantages": torch.zeros_like(inputs["advantages"])}
             if self.beta == 0 and not self._entropy_bonus_enabled and not self.aux_loss_enabled:
-                inputs = marked_rows(inputs)  # B is their number from here on
+                inputs = rollout.marked_rows(inputs)  # B is their number from here on
         with captured_states(self.r2ec.lm) as hidden:
             token_loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         lengths, width = inputs["completion_mask"].sum(dim=1), inputs["completion_mask"].shape[1]
@@ -389,14 +389,3 @@ class RecPOTrainer(GRPOTrainer):
             raise FloatingPointError(
                 f"after step {self.state.global_step} ({rate}) the model's states and scores are NaN or infinite"
             )
-
-
-def marked_rows(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The trajectories that carry the recommendation action: rows of `inputs` where `best` is True.
-
-    While the token terms are off and nothing else asks for the other rows, these alone have a gradient. Where none is
-    marked the first row stays, so that every process makes the same number of forwards; it earns no gradient either.
-    """
-    rows = inputs["best"].nonzero().squeeze(1)
-    rows = rows if len(rows) else torch.zeros(1, dtype=torch.long, device=rows.device)
-    return {name: value[rows] if value.dim() else value for name, value in inputs.items()}

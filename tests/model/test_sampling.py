@@ -74,6 +74,15 @@ def test_steps_over_columns_that_stay_in_place_give_the_same_chains(family, read
     assert torch.allclose(found[0].states, found[1].states, atol=1e-4)
 
 
+def test_a_batch_off_the_cpu_is_as_large_as_its_keys_and_values_allow(monkeypatch):
+    lm = family_lm("Qwen3", vocab_size=40)
+    assert sampling.cached_tokens(lm) == sampling.BATCH_TOKENS
+    cache = lm(input_ids=torch.tensor([[5, 6, 7]]), use_cache=True).past_key_values
+    token = sum(part.numel() * part.itemsize for layer in cache.layers for part in (layer.keys, layer.values)) // 3
+    monkeypatch.setattr(sampling, "CACHE_BYTES", 50_000 * token)
+    assert sampling.cached_tokens(lm.to("meta")) == 50_000
+
+
 def test_equal_prompts_are_read_once_and_ended_chains_leave_the_batch():
     lm = family_lm("Qwen3", vocab_size=40)
     torch.manual_seed(0)

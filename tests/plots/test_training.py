@@ -45,6 +45,12 @@ def test_the_legend_of_the_learning_curve_covers_no_point(ax):
     assert ax.get_legend().get_window_extent().x0 >= ax.get_window_extent().x1
 
 
+def test_the_learning_curve_of_a_few_steps_has_ticks_at_whole_steps(ax):
+    plots.learning_curve(LOG.head(3), ax)
+    ax.figure.canvas.draw()
+    assert all(tick % 1 == 0 for tick in ax.get_xticks())
+
+
 def test_zero_is_in_view_over_steps_even_where_all_values_are_far_from_it(ax):
     plots.over_steps(pd.DataFrame({"step": [1, 2], "a": [6.43, 6.45]}), ax, ["a"], "nats")
     assert ax.get_ylim()[0] <= 0 and ax.get_xlim()[0] > 0

@@ -8,7 +8,7 @@ both (a thread's stack, a kernel's scratch space) is not included.
 import itertools
 import time
 import tracemalloc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -49,15 +49,17 @@ def model_bytes(lm: torch.nn.Module, table: torch.Tensor, term: Collaborative | 
     return sum(weight.nbytes for weight in lm.parameters()) + table.nbytes + added
 
 
-def seconds_per_query(score: Scorer, samples: pd.DataFrame, size: int, queries: int) -> float:
-    """Median seconds of one query where `size` are asked at a time, over `queries` batches after an untimed one."""
-    seconds = []
+def seconds_per_query(scorers: Sequence[Scorer], samples: pd.DataFrame, size: int, queries: int) -> list[float]:
+    """Median seconds of one query of each scorer where `size` are asked at a time, over `queries` batches after an
+    untimed one. The scorers take turns at each batch, so that a machine that slows down slows all of them."""
+    seconds = np.empty((queries + 1, len(scorers)))
     for i in range(queries + 1):
         batch = samples.iloc[np.arange(i * size, (i + 1) * size) % len(samples)]
-        began = time.perf_counter()
-        score(batch).cpu()  # waits for an accelerator
-        seconds.append((time.perf_counter() - began) / size)
-    return float(np.median(seconds[1:]))
+        for j, score in enumerate(scorers):
+            began = time.perf_counter()
+            score(batch).cpu()  # waits for an accelerator
+            seconds[i, j] = (time.perf_counter() - began) / size
+    return np.median(seconds[1:], axis=0).tolist()
 
 
 def table_of_costs(
@@ -84,20 +86,19 @@ def table_of_costs(
     """
     rows: list[dict] = []
     largest = samples.iloc[np.arange(32) % len(samples)]
-    for name, score in scorers.items():
-        alone, many = (seconds_per_query(score, samples, size, queries) for size in (1, 32))
-        share = 0.0
-        if name in silent:
-            share = max(0.0, 1 - seconds_per_query(silent[name], samples, 1, queries) / alone)
+    many = seconds_per_query(list(scorers.values()), samples, 32, queries)
+    alone = seconds_per_query([*scorers.values(), *silent.values()], samples, 1, queries)
+    mute = dict(zip(silent, alone[len(scorers) :], strict=True))
+    for at, (name, score) in enumerate(scorers.items()):
         rows.append(
             {
                 "model": name,
-                "seconds_batch_1": alone,
-                "seconds_batch_32": many,
+                "seconds_batch_1": alone[at],
+                "seconds_batch_32": many[at],
                 "stored_mb": stored[name] / 1e6,
                 "working_mb": working_bytes(partial(score, largest)) / 1e6,
                 "tokens": tokens.get(name, 0.0),
-                "reasoning_share": share,
+                "reasoning_share": max(0.0, 1 - mute.get(name, alone[at]) / alone[at]),
             }
         )
     return pd.DataFrame(rows)

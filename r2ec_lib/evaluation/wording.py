@@ -96,7 +96,7 @@ def comparison_tables(comparisons: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return tables
 
 
-COPIED = "copied: the paper's margin over its best baseline, on its own data"
+COPIED = "copied: the margin over its best baseline in the paper's abstract (v1), on its own data"
 
 
 def claims_table(claims: pd.DataFrame, margins: Mapping[str, float] | None = None) -> pd.DataFrame:

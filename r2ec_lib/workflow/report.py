@@ -284,7 +284,8 @@ def _notes(data: Mapping[str, Any], training: Mapping[str, Any]) -> list[str]:
     if data.get("source") == "bazaar":
         notes.append(
             "The purchases of this run are generated: the Bazaar is a made-up market in which the reasons behind each "
-            "purchase are known. Its figures say what the method can find, not how well it does on a real market."
+            "purchase are known. Its figures say what the method can find, not how well it does on a real market. The "
+            "language model has read the market's general rules before training, the baselines have not."
         )
     if training.get("backbone") == "tiny":
         notes.append(

@@ -74,7 +74,7 @@ def test_the_table_has_a_row_a_method_in_their_order():
 def test_queries_are_timed_in_batches_after_an_untimed_one():
     sizes = []
     score = lambda batch: sizes.append(len(batch)) or torch.zeros(1)  # noqa: E731
-    assert costs.seconds_per_query(score, pd.DataFrame({"sample_id": range(3)}), 4, queries=2) > 0
+    assert costs.seconds_per_query([score], pd.DataFrame({"sample_id": range(3)}), 4, queries=2)[0] > 0
     assert sizes == [4, 4, 4]
 
 
@@ -82,12 +82,19 @@ def test_the_seconds_are_those_of_one_query_and_every_sample_takes_its_turn(monk
     asked, clock = [], iter([0, 900, 1000, 1004, 2000, 2012, 3000, 3008])  # the first batch takes 900 s
     monkeypatch.setattr(costs.time, "perf_counter", lambda: next(clock))
     score = lambda batch: asked.append(batch["sample_id"].tolist()) or torch.zeros(1)  # noqa: E731
-    assert costs.seconds_per_query(score, pd.DataFrame({"sample_id": range(3)}), 4, queries=3) == 2.0
+    assert costs.seconds_per_query([score], pd.DataFrame({"sample_id": range(3)}), 4, queries=3) == [2.0]
     assert asked == [[0, 1, 2, 0], [1, 2, 0, 1], [2, 0, 1, 2], [0, 1, 2, 0]]
 
 
+def test_scorers_take_turns_at_each_batch():
+    asked = []
+    scorers = [lambda batch, name=name: asked.append(name) or torch.zeros(1) for name in "ab"]
+    assert len(costs.seconds_per_query(scorers, pd.DataFrame({"sample_id": [0]}), 1, queries=1)) == 2
+    assert asked == ["a", "b", "a", "b"]
+
+
 def test_a_method_that_is_no_faster_in_silence_spends_nothing_on_reasoning(monkeypatch):
-    monkeypatch.setattr(costs, "seconds_per_query", lambda score, *_: score(None))
+    monkeypatch.setattr(costs, "seconds_per_query", lambda scorers, *_: [score(None) for score in scorers])
     scorers, silent = ({"a": lambda _, s=s: s, "b": lambda _, s=s: 3 - s} for s in (1.0, 2.0))
     table = costs.table_of_costs(
         scorers, pd.DataFrame({"sample_id": [0]}), {"a": 0, "b": 0}, tokens={}, silent=silent, queries=1

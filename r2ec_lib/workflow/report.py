@@ -284,13 +284,14 @@ def _notes(data: Mapping[str, Any], training: Mapping[str, Any]) -> list[str]:
     if data.get("source") == "bazaar":
         notes.append(
             "The purchases of this run are generated: the Bazaar is a made-up market in which the reasons behind each "
-            "purchase are known. Its figures say what the method can find, not how well it does on a real market. The "
-            "language model has read the market's general rules before training, the baselines have not."
+            "purchase are known. Its figures say what the method can find, not how well it does on a real market."
         )
     if training.get("backbone") == "tiny":
+        rules = " It has read the market's general rules, the baselines have not."
         notes.append(
             f"The language model is a tiny one of {training['parameters'] / 1e6:.1f} million parameters, trained here "
             "from scratch: a teaching-size stand-in for a pretrained model."
+            + (rules if data.get("source") == "bazaar" else "")
         )
     return notes
 

@@ -239,6 +239,8 @@ def test_facts_sum_up_the_stages_and_say_what_was_not_committed():
 def test_a_reader_is_told_what_is_generated_and_how_small_the_model_is():
     market, size = report._notes({"source": "bazaar"}, {"backbone": "tiny", "parameters": 2_340_000})
     assert "generated" in market and "2.3 million parameters" in size
+    assert "general rules" in size
+    assert "general rules" not in report._notes({"source": "logs"}, {"backbone": "tiny", "parameters": 1})[0]
     assert report._notes({"source": "logs"}, {"backbone": "some/model"}) == []
 
 

@@ -1,7 +1,7 @@
 """The truth about a history in the Bazaar, by plain counting and under the exact posterior.
 
 `claim_table` judges claims, `true_facts` are the answers of a perfect analyst, and `corrected` puts them into a
-reasoning. Sentences are read and written in `language.py`.
+reasoning; `with_needs` sets reasonings beside how much there was to say. Sentences are read and written in `language.py`.
 """
 
 from collections import Counter
@@ -117,6 +117,13 @@ def corrected(chains: Sequence[str], facts: Sequence[Mapping[str, str]]) -> list
         claims = [claim._replace(value=truth.get(claim.kind, claim.value)) for claim in text.claims(chain)]
         result.append(" ".join(map(text.sentence, claims)))
     return result
+
+
+def with_needs(reasonings: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
+    """`reasonings` (sample_id, chain) of questions whose need is `known` (sample_id, need), with two further columns:
+    `need`, and `facets`, the number of kinds of claims that a reasoning makes."""
+    facets = [len({claim.kind for claim in text.claims(chain)}) for chain in reasonings["chain"]]
+    return reasonings.assign(facets=facets).merge(known[["sample_id", "need"]], on="sample_id")
 
 
 def _most_frequent(values: Sequence[str]) -> set[str]:

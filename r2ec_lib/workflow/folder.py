@@ -54,8 +54,8 @@ class _Inside:
 class RunFolder:
     """The paths inside the run in `path`; none needs to exist.
 
-    >>> RunFolder(Path("runs/quickstart")).log.as_posix()
-    'runs/quickstart/training/log.parquet'
+    >>> RunFolder(Path("runs/quickstart")).index.as_posix()
+    'runs/quickstart/report/index.html'
     """
 
     path: Path
@@ -66,7 +66,6 @@ class RunFolder:
     notebooks = _Inside("notebooks")  # as executed
     report = _Inside("report")
     index = _Inside("report/index.html")
-    log = _Inside("training/log.parquet")
     rankings = _Inside("evaluation/rankings.parquet")
 
     def metrics(self, folder: str) -> Path:

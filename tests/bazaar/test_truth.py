@@ -150,3 +150,11 @@ def test_each_fact_is_the_most_probable_of_its_own_kind_whatever_the_others_are(
     process, style = world.process, world.process.styles[1]
     assert (facts["kit"], facts["style"], facts["tier"]) == (process.kits[1], style, process.tiers[1])
     assert facts["next"] == process.pieces[6]
+
+
+def test_a_reasoning_has_the_need_of_its_question_and_facets_are_counted_once():
+    chains = ["Prices are luxury. Prices are budget. They have the pen.", "Hm.", "Next comes the pen."]
+    reasonings = pd.DataFrame({"sample_id": [7, 8, 9], "chain": chains})
+    known = pd.DataFrame({"sample_id": [8, 7], "need": [1, 5], "style": ["deco", "deco"]})
+    found = module.with_needs(reasonings, known)
+    assert found.to_dict("list") == {"sample_id": [7, 8], "chain": chains[:2], "facets": [2, 0], "need": [5, 1]}

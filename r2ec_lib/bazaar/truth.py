@@ -1,7 +1,7 @@
 """The truth about a history in the Bazaar, by plain counting and under the exact posterior.
 
 `claim_table` judges claims, `true_facts` are the answers of a perfect analyst, and `corrected` puts them into a
-reasoning; `with_needs` sets reasonings beside how much there was to say. Sentences are read and written in `language.py`.
+reasoning; `with_needs` sets reasonings beside how much there was to say. `language.py` reads and writes sentences.
 """
 
 from collections import Counter

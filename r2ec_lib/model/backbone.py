@@ -21,6 +21,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from r2ec_lib.model import attention
 from r2ec_lib.model.prompts import RECOMMEND
 
 
@@ -49,6 +50,7 @@ def load_pretrained(
     if tokenizer.pad_token is None:  # padding is masked, so any token will do
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
     torch.nn.Module.to(lm, "cuda" if torch.cuda.is_available() else "cpu")
+    attention.use()
     return lm, tokenizer
 
 

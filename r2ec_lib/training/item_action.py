@@ -17,6 +17,8 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from r2ec_lib.data.storage import read_json, read_table, sha256, write_json, write_table
 from r2ec_lib.model import R2ec
@@ -24,7 +26,7 @@ from r2ec_lib.model.encoding import Upper, batched_states, captured_states, enco
 from r2ec_lib.model.r2ec import ranks_of
 from r2ec_lib.model.scoring import seen_mask
 from r2ec_lib.training import objective
-from r2ec_lib.training.log_probs import token_log_probs
+from r2ec_lib.training.log_probs import ChosenTokens
 
 
 def fit_item_action(
@@ -159,34 +161,32 @@ def read_and_spoken(model: R2ec, users: Sequence[Sequence[int]], starts: Sequenc
     Args:
         users: token ids of prompt and reasoning, closed; starts: where each reasoning begins.
     """
-    order, states, losses, counts = [], [], [], []
+    order, states, log_probs = [], [], []
     for rows in length_batches([len(row) for row in users], encoded_tokens(model.lm), fill=0.5):
-        read, log_probs, learned = _read_padded(model, [users[row] for row in rows], [starts[row] for row in rows])
+        read, spoken = _read_padded(model, [users[row] for row in rows], [starts[row] for row in rows])
         order += rows
         states.append(read)
-        losses.append(-(log_probs * learned).sum())
-        counts.append(learned.sum())
-    back = torch.tensor(order, device=states[0].device).argsort()
-    return torch.cat(states)[back], torch.stack(losses).sum() / torch.stack(counts).sum().clamp(min=1)
+        log_probs.append(spoken)
+    back, said = torch.tensor(order, device=states[0].device).argsort(), torch.cat(log_probs)
+    return torch.cat(states)[back], -said.sum() / max(1, len(said))
 
 
-def _read_padded(model: R2ec, users: Sequence[Sequence[int]], starts: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-    """States (B, d), log-probabilities (B, room) of the reasonings' tokens, and 1 where one is learned from."""
+def _read_padded(model: R2ec, users: Sequence[Sequence[int]], starts: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """States (B, d), and log-probabilities of all tokens that are learned from."""
     device, tail = model.lm.device, len(model.closed([[]])[0])
-    width, room = max(starts), max(len(row) - start for row, start in zip(users, starts, strict=True))
-    ids = torch.zeros(len(users), width + room, dtype=torch.long)
-    mask, learned = torch.zeros_like(ids), torch.zeros(len(users), room)
-    ends = torch.tensor([width + len(row) - start - 1 for row, start in zip(users, starts, strict=True)])
-    for place, (row, start) in enumerate(zip(users, starts, strict=True)):
-        ids[place, width - start : width - start + len(row)] = torch.tensor(row)
-        mask[place, width - start : width - start + len(row)] = 1
-        written = len(row) - start - tail
-        learned[place, :written] = written > len(model.prompts.answer.ids)  # not where `<answer>` follows at once
-    ids, mask, learned, ends = (part.to(device) for part in (ids, mask, learned, ends))
+    lengths, begin = (
+        torch.tensor(counts, device=device)[:, None] for counts in ([*map(len, users)], starts)
+    )  # (B, 1)
+    ids = pad_sequence([torch.tensor(row) for row in users], batch_first=True).to(device)  # (B, L)
+    places = torch.arange(ids.shape[1], device=device)[None, :]
+    written = lengths - tail - begin  # (B, 1)
+    learned = (places >= begin) & (places < begin + written)  # (B, L)
+    learned &= written > len(model.prompts.answer.ids)  # not where `<answer>` follows at once
+    inputs = {"attention_mask": (places < lengths).long(), "logits_to_keep": F.pad(learned[:, 1:], (0, 1))}
     with captured_states(model.lm) as hidden:
-        log_probs, _ = token_log_probs(model.lm, model.lm, ids, mask, room, 1.0, False, False, False)  # (B, room)
-    states = read_out(hidden[-1], torch.full_like(ends, width), ends, model.head.readout)
-    return states, log_probs, learned
+        logits = model.lm(input_ids=ids, use_cache=False, **inputs).logits  # (T, |T|), T learned tokens of all rows
+    states = read_out(hidden[-1], begin[:, 0], lengths[:, 0] - 1, model.head.readout)
+    return states, ChosenTokens.apply(logits, ids[learned], 1.0, False)[0]
 
 
 def fit_and_save(

@@ -66,12 +66,12 @@ def token_log_probs(
         return found, output.entropy[:, -chain_width:] if entropies else None
     before = F.pad(real, (ids.shape[1] - chain_width - 1, 1))  # (B, L) the positions that predict a chain token
     logits = model(**inputs, logits_to_keep=before).logits  # (T, |T|), T chain tokens of all rows
-    chosen, spread = _ChosenTokens.apply(logits, ids[:, -chain_width:][real], temperature, entropies)  # (T,) each
+    chosen, spread = ChosenTokens.apply(logits, ids[:, -chain_width:][real], temperature, entropies)  # (T,) each
     found = chosen.new_zeros(real.shape).masked_scatter(real, chosen)
     return found, spread.new_zeros(real.shape).masked_scatter(real, spread) if entropies else None
 
 
-class _ChosenTokens(torch.autograd.Function):
+class ChosenTokens(torch.autograd.Function):
     """Log-probabilities (T,) of tokens (T,) under logits (T, |T|), and the entropies (T,), which have no gradient.
 
     All arithmetic is in float32 or better, but on a few rows at a time: of the size of the logits, nothing is kept but

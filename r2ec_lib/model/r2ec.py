@@ -3,22 +3,18 @@
 `lm_head` writes a reasoning; at `<answer>` the `RecHead` scores every item of the catalogue with one inner product
 between the hidden state and the item table, which the same model encoded from item texts (paper, section 3). The
 language model is never subclassed or patched, so TRL, PEFT, vLLM, accelerate and `save_pretrained` see a normal
-checkpoint. Training is in `trainer.py`; loading a backbone is in `backbone.py`.
+checkpoint. Training is in `trainer.py`, loading a backbone in `backbone.py`, the files of a model in `saved.py`.
 """
 
-import json
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
 import pandas as pd
 import torch
-from peft import PeftModel
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -26,13 +22,13 @@ from r2ec_lib.data.purchases import catalogue_ids, histories_table, is_one, purc
 from r2ec_lib.data.readers import clean_items
 from r2ec_lib.data.schema import DataError, Where, to_ids, validate_interactions, whole_number
 from r2ec_lib.data.storage import whole_folder
+from r2ec_lib.model import saved
 from r2ec_lib.model.answer import ANSWER
-from r2ec_lib.model.backbone import add_recommend_token, load_lora, load_pretrained
 from r2ec_lib.model.collaborative import Collaborative
 from r2ec_lib.model.encoding import batched_states, encoded_tokens
 from r2ec_lib.model.frozen import LowerStates
 from r2ec_lib.model.head import RecHead
-from r2ec_lib.model.prompts import Prompts, PromptStyle
+from r2ec_lib.model.prompts import Prompts
 from r2ec_lib.model.sampling import Sampled, sample
 from r2ec_lib.model.scoring import BLOCK, seen_mask, stable_topk, target_ranks
 
@@ -349,27 +345,7 @@ class R2ec:
         weights: the language model's, by name, where the model at hand holds only a part of each.
         """
         with whole_folder(folder) as fresh:
-            self._write(fresh, weights)
-
-    def _write(self, fresh: Path, weights: dict[str, Tensor] | None) -> None:
-        adapted = isinstance(self.lm, PeftModel)
-        self.lm.save_pretrained(fresh / ("adapter" if adapted else "lm"), state_dict=weights)
-        self.tokenizer.save_pretrained(fresh / ("adapter" if adapted else "lm"))
-        save_file({"item_table": self.head.table.float().cpu().contiguous()}, fresh / "rec_head.safetensors")
-        tensors, numbers = self.collaborative.packed() if self.collaborative else ({}, None)
-        if tensors:
-            save_file(tensors, fresh / "collaborative.safetensors")
-        self.catalogue.to_parquet(fresh / "catalogue.parquet", index=False)
-        config = {
-            "base": self.lm.peft_config["default"].base_model_name_or_path if adapted else None,
-            "dtype": str(self.lm.dtype).removeprefix("torch."),  # a base on disk may be wider than it was used
-            "prompt_style": asdict(self.prompts.style),
-            "temperature": self.head.temperature,
-            "similarity": self.head.similarity,
-            "readout": self.head.readout,
-            "collaborative": numbers,
-        }
-        (fresh / "r2ec.json").write_text(json.dumps(config, indent=2, ensure_ascii=False))
+            saved.write(fresh, self.lm, self.prompts, self.catalogue, self.head, self.collaborative, weights)
 
     @classmethod
     def load(cls, folder: str | os.PathLike, dtype: torch.dtype | None = None, device: str | None = None) -> "R2ec":
@@ -382,31 +358,7 @@ class R2ec:
             FileNotFoundError: `folder` holds no saved R²ec, or not the whole of its language model.
             DataError: another of its files is missing, damaged, or from another version of this library.
         """
-        folder = Path(folder)
-        if not (folder / "r2ec.json").exists():
-            raise FileNotFoundError(f"{folder} holds no saved R²ec (r2ec.json is missing)")
-        try:
-            config = json.loads((folder / "r2ec.json").read_text())
-            temperature, similarity, readout = (config[name] for name in ("temperature", "similarity", "readout"))
-            base = config["base"]
-            style = PromptStyle(**config["prompt_style"])
-            catalogue = pd.read_parquet(folder / "catalogue.parquet")
-            dtype = dtype or getattr(torch, config.get("dtype", "float32"))
-            table, term = load_file(folder / "rec_head.safetensors")["item_table"], None
-            head = RecHead(list(catalogue["item_id"]), table, temperature, similarity, readout)
-            if numbers := config.get("collaborative"):
-                term = Collaborative.unpacked(load_file(folder / "collaborative.safetensors"), numbers)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise DataError(f"{folder}: the saved R²ec cannot be read ({reason}). Copy or save it again.") from error
-        lm, tokenizer = load_pretrained(base or folder / "lm", dtype)
-        if readout == "token":
-            add_recommend_token(lm, tokenizer)
-        if base:
-            lm = load_lora(lm, folder / "adapter")  # type: ignore[assignment]  # it hands on what it wraps
-        torch.nn.Module.to(lm, device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        head.table = head.table.to(lm.device)  # a training writes into it what the model has encoded
-        return cls(lm.eval(), Prompts(tokenizer, style), catalogue, head, term)
+        return cls(*saved.read(Path(folder), dtype, device))
 
 
 @torch.no_grad()

@@ -1,0 +1,88 @@
+"""The folder of a saved R²ec: what stands in it, written and read.
+
+    lm/ or adapter/              the language model, or its adapter beside the name of its backbone; the tokenizer
+    rec_head.safetensors         the item table
+    catalogue.parquet            the items, in the table's order
+    collaborative.safetensors    the collaborative term, where there is one
+    r2ec.json                    all else
+
+Weights are in safetensors alone, and no code is loaded.
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+import torch
+from peft import PeftModel
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from r2ec_lib.data.schema import DataError
+from r2ec_lib.model.backbone import add_recommend_token, load_lora, load_pretrained
+from r2ec_lib.model.collaborative import Collaborative
+from r2ec_lib.model.head import RecHead
+from r2ec_lib.model.prompts import Prompts, PromptStyle
+
+
+def write(
+    folder: Path,
+    lm: PreTrainedModel,
+    prompts: Prompts,
+    catalogue: pd.DataFrame,
+    head: RecHead,
+    collaborative: Collaborative | None = None,
+    weights: dict[str, Tensor] | None = None,
+) -> None:
+    """Writes the parts of an `R2ec` into `folder`; `weights` as in `R2ec.save`."""
+    adapted = isinstance(lm, PeftModel)
+    lm.save_pretrained(folder / ("adapter" if adapted else "lm"), state_dict=weights)
+    prompts.tokenizer.save_pretrained(folder / ("adapter" if adapted else "lm"))
+    save_file({"item_table": head.table.float().cpu().contiguous()}, folder / "rec_head.safetensors")
+    tensors, numbers = collaborative.packed() if collaborative else ({}, None)
+    if tensors:
+        save_file(tensors, folder / "collaborative.safetensors")
+    catalogue.to_parquet(folder / "catalogue.parquet", index=False)
+    config = {
+        "base": lm.peft_config["default"].base_model_name_or_path if adapted else None,
+        "dtype": str(lm.dtype).removeprefix("torch."),  # a base on disk may be wider than it was used
+        "prompt_style": asdict(prompts.style),
+        "temperature": head.temperature,
+        "similarity": head.similarity,
+        "readout": head.readout,
+        "collaborative": numbers,
+    }
+    (folder / "r2ec.json").write_text(json.dumps(config, indent=2, ensure_ascii=False))
+
+
+def read(
+    folder: Path, dtype: torch.dtype | None = None, device: str | None = None
+) -> tuple[PreTrainedModel, Prompts, pd.DataFrame, RecHead, Collaborative | None]:
+    """The parts that `write` wrote, in evaluation mode; arguments and errors as in `R2ec.load`."""
+    if not (folder / "r2ec.json").exists():
+        raise FileNotFoundError(f"{folder} holds no saved R²ec (r2ec.json is missing)")
+    try:
+        config = json.loads((folder / "r2ec.json").read_text())
+        temperature, similarity, readout = (config[name] for name in ("temperature", "similarity", "readout"))
+        base = config["base"]
+        style = PromptStyle(**config["prompt_style"])
+        catalogue = pd.read_parquet(folder / "catalogue.parquet")
+        dtype = dtype or getattr(torch, config.get("dtype", "float32"))
+        table, term = load_file(folder / "rec_head.safetensors")["item_table"], None
+        head = RecHead(list(catalogue["item_id"]), table, temperature, similarity, readout)
+        if numbers := config.get("collaborative"):
+            term = Collaborative.unpacked(load_file(folder / "collaborative.safetensors"), numbers)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise DataError(f"{folder}: the saved R²ec cannot be read ({reason}). Copy or save it again.") from error
+    lm, tokenizer = load_pretrained(base or folder / "lm", dtype)
+    if readout == "token":
+        add_recommend_token(lm, tokenizer)
+    if base:
+        lm = load_lora(lm, folder / "adapter")  # type: ignore[assignment]  # it hands on what it wraps
+    torch.nn.Module.to(lm, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    head.table = head.table.to(lm.device)  # a training writes into it what the model has encoded
+    return lm.eval(), Prompts(tokenizer, style), catalogue, head, term

@@ -1,0 +1,110 @@
+"""A saved R²ec: it comes back as it was, from whole files alone."""
+
+import json
+
+import pytest
+import torch
+from conftest import FAMILIES, family_lm
+
+from r2ec_lib.data.schema import DataError
+from r2ec_lib.model import R2ec
+from r2ec_lib.model.backbone import add_lora, load_pretrained
+from r2ec_lib.model.prompts import Prompts, PromptStyle
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_any_decoder_family_reasons_encodes_and_comes_back_from_disk(
+    family, tied, tokenizer, items, samples, tmp_path
+):
+    lm = family_lm(family, tied).float()
+    model = R2ec(lm, Prompts(tokenizer, PromptStyle()), items)
+    model.refresh()
+    chains = model.sample(model.prompts.user_ids(samples.head(3), model.titles), max_new_tokens=5).chains
+    states = model.user_states(samples.head(3), chains)
+    model.save(tmp_path / "model")
+    again = R2ec.load(tmp_path / "model")
+    assert torch.allclose(again.user_states(samples.head(3), chains), states, atol=1e-5)
+    assert torch.equal(again.head.table, model.head.table)
+    assert again.sample(again.prompts.user_ids(samples.head(3), again.titles), max_new_tokens=5).chains == chains
+    assert not [path for path in tmp_path.rglob("*") if path.suffix in {".bin", ".pt", ".pkl"}]
+
+
+def test_an_adapter_is_saved_beside_its_backbone_and_read_again(tiny, samples, tmp_path):
+    tiny.lm.save_pretrained(tmp_path / "base")
+    tiny.tokenizer.save_pretrained(tmp_path / "base")
+    tiny.lm.name_or_path = str(tmp_path / "base")
+    lm = add_lora(tiny.lm, rank=2, alpha=4)
+    with torch.no_grad():
+        for name, weight in lm.named_parameters():
+            if "lora_B" in name:
+                weight += 0.1
+    model = R2ec(lm.eval(), tiny.prompts, tiny.catalogue)
+    model.refresh()
+    model.save(tmp_path / "model")
+    assert not (tmp_path / "model" / "lm").exists()
+    again = R2ec.load(tmp_path / "model")
+    assert torch.allclose(again.user_states(samples.head(4)), model.user_states(samples.head(4)), atol=1e-5)
+    assert sum(p.requires_grad for p in again.lm.parameters()) == sum("lora" in n for n, _ in lm.named_parameters())
+
+
+def test_a_backbone_that_was_used_in_bfloat16_comes_back_in_it_though_its_files_are_wider(tiny, samples, tmp_path):
+    tiny.lm.save_pretrained(tmp_path / "base")
+    tiny.tokenizer.save_pretrained(tmp_path / "base")
+    lm, _ = load_pretrained(tmp_path / "base", torch.bfloat16)
+    model = R2ec(add_lora(lm, rank=2, alpha=4).eval(), tiny.prompts, tiny.catalogue)
+    model.save(tmp_path / "model")
+    again = R2ec.load(tmp_path / "model")
+    assert again.lm.dtype == torch.bfloat16
+    assert {p.dtype for p in again.lm.parameters() if p.requires_grad} == {torch.float32}
+    assert torch.equal(again.user_states(samples.head(4)), model.user_states(samples.head(4)))
+    assert R2ec.load(tmp_path / "model", torch.float32).lm.dtype == torch.float32
+
+
+def test_the_item_table_is_loaded_to_where_the_language_model_is(tiny, tmp_path):
+    """A training on a GPU writes into the table what the model has encoded there; "meta" stands for any device."""
+    tiny.save(tmp_path / "model")
+    model = R2ec.load(tmp_path / "model", device="meta")
+    assert model.lm.device.type == "meta" and model.head.table.device == model.lm.device
+
+
+def test_a_folder_without_a_model_says_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no saved R²ec"):
+        R2ec.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("rec_head.safetensors", None),
+        ("rec_head.safetensors", b"cut"),
+        ("catalogue.parquet", None),
+        ("catalogue.parquet", b"PAR1"),
+        ("r2ec.json", b"{"),
+        ("r2ec.json", b"{}"),
+        ("r2ec.json", {"dtype": "float99"}),
+        ("r2ec.json", "base"),
+        ("catalogue.parquet", 20),
+        ("lm/model.safetensors", b"cut"),
+        ("lm/tokenizer.json", None),
+    ],
+)
+def test_a_folder_that_was_copied_in_part_is_named(tiny, tmp_path, name, content):
+    tiny.save(tmp_path / "model")
+    file = tmp_path / "model" / name
+    if content is None:
+        file.unlink()
+    elif isinstance(content, dict):
+        file.write_text(json.dumps(json.loads(file.read_text()) | content))
+    elif isinstance(content, str):  # a key that is missing
+        file.write_text(
+            json.dumps({key: value for key, value in json.loads(file.read_text()).items() if key != content})
+        )
+    elif isinstance(content, int):
+        tiny.catalogue.head(content).to_parquet(file)
+    else:
+        file.write_bytes(content)
+    with pytest.raises(
+        (DataError, FileNotFoundError), match=r"model: the saved R²ec cannot be read|model/lm': it is no folder"
+    ):
+        R2ec.load(tmp_path / "model")

@@ -82,6 +82,7 @@ def prepare(notebook: nbformat.NotebookNode) -> list[dict[str, str]]:
             cell.metadata["summary"] = next((SUMMARIES[tag] for tag in tags if tag in SUMMARIES), "Code")
             titles = "; ".join(PLOT_TITLE.findall(cell.source)) or heading
             cell.metadata["alt"] = f"Plot: {titles}" if titles else "Plot"
+            cell.metadata["section"] = heading
             cell.outputs = [shown for output in cell.outputs if (shown := _shown(output))]
             CoalesceStreamsPreprocessor().preprocess_cell(cell, {}, 0)  # as a terminal would leave them
     notebook.cells = _joined(notebook.cells)
@@ -89,12 +90,13 @@ def prepare(notebook: nbformat.NotebookNode) -> list[dict[str, str]]:
 
 
 def front_figures(notebook: nbformat.NotebookNode, page: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Figures of a prepared notebook for the first page: title, png, the text below them, and the page they are of."""
-    figures = []
+    """Figures of a prepared notebook for the first page: the section that they stand in, png and alt, the text below
+    them, and the page that they are from."""
+    figures, page_of = [], {"file": page["file"], "page": page["title"]}
     for cell, below in zip(notebook.cells, [*notebook.cells[1:], new_markdown_cell()], strict=True):
         if FRONT in cell.metadata.get("tags", []):
-            told = {"title": cell.metadata["alt"].removeprefix("Plot: "), "text": below.metadata.get("html", "")}
-            told |= {"file": page["file"], "page": page["title"]}
+            told = {"title": cell.metadata["section"], "alt": cell.metadata["alt"], **page_of}
+            told["text"] = below.metadata.get("html", "")
             pictures = [output.get("data", {}).get("image/png") for output in cell.outputs]
             figures += [{**told, "png": picture} for picture in pictures if picture]
     return figures

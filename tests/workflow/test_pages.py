@@ -116,12 +116,14 @@ def test_a_picture_is_a_picture():
 def test_the_first_page_gets_the_figures_of_tagged_cells_with_the_text_below_them():
     shown = [new_output("stream", name="stdout", text="out"), new_output("display_data", {"image/png": "aaaa"})]
     tags = {"tags": ["overview"]}
-    cells = [new_code_cell("import a"), new_code_cell('ax.set_title("Tall")', metadata=tags, outputs=shown)]
+    cells = [new_markdown_cell("## How tall?"), new_code_cell("import a")]
+    cells += [new_code_cell('ax.set_title("Tall")', metadata=tags, outputs=shown)]
     cells += [new_markdown_cell("*Higher* is $x$."), new_code_cell("untagged", outputs=shown)]
     cells += [new_code_cell("last", metadata=tags, outputs=shown), new_code_cell("none", metadata=tags)]
     notebook = new_notebook(cells=cells)
     pages.prepare(notebook)
     first, last = pages.front_figures(notebook, {"file": "02.html", "title": "Training"})
-    assert (first["title"], first["png"], first["file"], first["page"]) == ("Tall", "aaaa", "02.html", "Training")
+    assert (first["title"], first["alt"], first["png"]) == ("How tall?", "Plot: Tall", "aaaa")
+    assert (first["file"], first["page"]) == ("02.html", "Training")
     assert "<em>Higher</em>" in first["text"] and "<math" in first["text"]
     assert last["text"] == ""

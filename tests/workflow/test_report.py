@@ -90,7 +90,7 @@ def test_the_index_holds_the_results_and_escapes_what_is_foreign(page):
 
 
 def test_the_index_shows_the_figures_of_tagged_cells_and_says_where_they_are_from(page):
-    assert page[1].count('<img alt="Twice" src="data:image/png;base64,') == 1
+    assert page[1].count('<img alt="Plot: Twice" src="data:image/png;base64,') == 1
     assert "<em>How to read it.</em> Higher is <math" in page[1]
     assert 'From the page <a href="01_first.html">Why *think*?</a>' in page[1]
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from r2ec_lib.data.schema import DataError
-from r2ec_lib.model import R2ec
+from r2ec_lib.model import R2ec, saved
 from r2ec_lib.serving import catalogue, student
 
 
@@ -88,7 +88,7 @@ def test_the_old_model_stays_until_the_new_one_is_complete(folder, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(R2ec, "_write", stopped)
+        patch.setattr(saved, "write", stopped)
         update(folder, "item_id,title\na,harp\n")
     assert len(R2ec.load(folder).titles) == 30
     assert len(update(folder, "item_id,title\na,harp\n").titles) == 31

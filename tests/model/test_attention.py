@@ -37,22 +37,29 @@ def test_the_plain_way_back_is_at_least_as_exact_as_the_fused_one(masked):
         assert (other - true).norm() <= 1.05 * (one - true).norm() < 0.01 * true.norm()
 
 
-def test_only_gradients_in_half_precision_take_the_plain_way(monkeypatch):
-    taken = []
-    monkeypatch.setattr(
-        attention,
-        "sdpa_attention_forward",
-        lambda *args: taken.append(torch.backends.cuda.flash_sdp_enabled()) or sdpa_attention_forward(*args),
-    )
+@pytest.fixture
+def taken(monkeypatch):
+    """For each call of transformers' attention, whether the fused kernel was allowed in it."""
+    noted = []
+
+    def noting(*args):
+        noted.append(torch.backends.cuda.flash_sdp_enabled())
+        return sdpa_attention_forward(*args)
+
+    monkeypatch.setattr(attention, "sdpa_attention_forward", noting)
+    return noted
+
+
+def test_only_gradients_in_half_precision_take_the_plain_way(taken):
     for dtype, gradient in ((torch.bfloat16, True), (torch.bfloat16, False), (torch.float32, True)):
         attention.attend(LAYER, *inputs(dtype, gradient), None)
     assert taken == [False, True, True]
 
 
-def test_a_caller_may_still_choose_for_itself():
+def test_a_caller_may_still_choose_for_itself(taken):
     with sdpa_kernel(SDPBackend.MATH):
         attention.attend(LAYER, *inputs(torch.bfloat16, gradient=False), None)
-        assert not torch.backends.cuda.flash_sdp_enabled()
+    assert taken == [False]
 
 
 def test_a_loaded_model_attends_so(tmp_path, tokenizer, monkeypatch):

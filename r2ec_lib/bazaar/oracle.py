@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from r2ec_lib.bazaar.world import MOST_NEEDED, Process, World
+from r2ec_lib.bazaar.config import MOST_NEEDED
+from r2ec_lib.bazaar.process import Process
+from r2ec_lib.bazaar.world import World
 from r2ec_lib.data.schema import DataError
 
 TINY = 1e-30

@@ -1,5 +1,6 @@
 """The language: sentences read back as the claims that they were written from."""
 
+import numpy as np
 import pytest
 
 from r2ec_lib.bazaar import language as text
@@ -57,3 +58,16 @@ def test_every_facet_has_values_and_sentences_of_different_facets_differ():
 )
 def test_titles_and_cards_read_as_english(written, expected):
     assert written == expected
+
+
+def test_kits_share_pieces_in_different_orders():
+    members = {}
+    for kit, listing in text.KITS.items():
+        pieces = listing.split()
+        assert len(set(pieces)) == 6
+        for place, piece in enumerate(pieces):
+            members.setdefault(piece, []).append((kit, place))
+    assert len(text.KITS) == 48 and len(members) == 64
+    assert all(len(uses) >= 2 for uses in members.values())
+    assert np.mean([len({place for _, place in uses}) for uses in members.values()]) > 2.5
+    assert len(set(map(frozenset, map(str.split, text.KITS.values())))) == 48

@@ -1,4 +1,4 @@
-"""One more token of each row: the cache with room for it, and the forward that reads it.
+"""The next token of each row: the cache with room for it, and the forward that reads it.
 
 On a GPU a forward over one token is thousands of kernels that take less time than starting them does. There the cache
 and all else that a step reads stay in one place, so that the kernels are recorded once, as a CUDA graph, and replayed.
@@ -21,6 +21,8 @@ from r2ec_lib.model.encoding import caches_exactly
 
 RECORDING = ("cuda",)
 """Devices on which a step is recorded."""
+LAST = torch.tensor([-1])
+"""For `logits_to_keep`: the last position alone, as a copy; `1` would keep a strided view, a slow operand."""
 CHANGING_ROPES = ("dynamic", "longrope")
 """Position embeddings that look at the positions before they choose their frequencies."""
 
@@ -97,7 +99,7 @@ def roomy_cache(lm: PreTrainedModel, room: int) -> Cache:
 
 
 class Step:
-    """Reads one more token of each row into a cache of R rows.
+    """Reads the next E tokens of each row, mostly one, into a cache of R rows.
 
     Args:
         hidden: what `captured_states` collects of `lm`.
@@ -106,24 +108,25 @@ class Step:
     def __init__(self, lm: PreTrainedModel, cache: Cache, hidden: list[Tensor]):
         self.lm, self.cache, self.hidden = lm, cache, hidden
 
-    def __call__(self, token: Tensor, mask: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (R, |T|) after `token` (R,) at `position` (R,), and its last hidden state (R, d).
+    def __call__(self, tokens: Tensor, mask: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (R, |T|) after `tokens` (R, E), the first at `position` (R,), and their last hidden states (R, E, d).
 
-        mask: (R, L) of all columns that are filled, this token's included.
+        mask: (R, L) of all columns that are filled, these tokens' included.
         """
         self.hidden.clear()
         logits = self.lm(
-            input_ids=token[:, None],
+            input_ids=tokens,
             attention_mask=mask,
-            position_ids=position[:, None],
+            position_ids=position[:, None] + torch.arange(tokens.shape[1], device=tokens.device),
             past_key_values=self.cache,
             use_cache=True,
+            **({"logits_to_keep": LAST} if tokens.shape[1] > 1 else {}),
         ).logits  # (R, 1, |T|)
-        return logits[:, -1], self.hidden[0][:, -1]
+        return logits[:, -1], self.hidden[0]
 
 
 class FixedStep(Step):
-    """A `Step` over columns that are all there from the first token on; recorded and replayed on a GPU.
+    """A `Step` of one token over columns that are all there from the first on; recorded and replayed on a GPU.
 
     What it returns is overwritten by the next step. The cache's layers are `RoomyLayer`s, and keep their rows.
 
@@ -136,7 +139,7 @@ class FixedStep(Step):
         super().__init__(lm, cache, hidden)
         self.column = torch.tensor([mask.shape[1]], device=mask.device)
         self.mask = torch.cat([mask, mask.new_zeros(len(mask), room)], dim=1)  # (R, L)
-        self.token, self.position = (torch.zeros_like(mask[:, 0]) for _ in range(2))  # (R,)
+        self.tokens, self.position = torch.zeros_like(mask[:, :1]), torch.zeros_like(mask[:, 0])  # (R, 1), (R,)
         for layer in cache.layers:
             assert isinstance(layer, RoomyLayer)  # `keeps_in_place` said so
             layer.fix(self.column)
@@ -144,12 +147,12 @@ class FixedStep(Step):
         if mask.is_cuda and not is_in_torch_dispatch_mode():  # such as one that counts operations
             self._record()
 
-    def __call__(self, token: Tensor, mask: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
-        self.token.copy_(token)
+    def __call__(self, tokens: Tensor, mask: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+        self.tokens.copy_(tokens)
         self.position.copy_(position)
         self.mask.index_fill_(1, self.column, 1)
         if self.graph is None:
-            self.outputs = super().__call__(self.token, self.mask, self.position)
+            self.outputs = super().__call__(self.tokens, self.mask, self.position)
         else:
             self.graph.replay()
         self.column += 1
@@ -165,10 +168,10 @@ class FixedStep(Step):
         try:
             with torch.cuda.stream(side):
                 with _no_waiting():
-                    super().__call__(self.token, self.mask, self.position)  # libraries set themselves up at first
+                    super().__call__(self.tokens, self.mask, self.position)  # libraries set themselves up at first
                 graph.capture_begin(capture_error_mode="thread_local")
                 try:
-                    self.outputs = super().__call__(self.token, self.mask, self.position)
+                    self.outputs = super().__call__(self.tokens, self.mask, self.position)
                 finally:
                     graph.capture_end()
             self.graph = graph

@@ -28,7 +28,7 @@ from transformers import (
 )
 
 from r2ec_lib.model.answer import Answer
-from r2ec_lib.model.decoding import FixedStep, RoomyLayer, Step, keeps_in_place, roomy_cache
+from r2ec_lib.model.decoding import LAST, FixedStep, RoomyLayer, Step, keeps_in_place, roomy_cache
 from r2ec_lib.model.encoding import BATCH_TOKENS, READOUTS, SIMILAR, caches_exactly, captured_states, length_batches
 
 SUPPORTED = {
@@ -43,8 +43,6 @@ SUPPORTED = {
 }
 SUPPORTED |= {"pad_token_id", "bos_token_id", "eos_token_id", "disable_compile", "transformers_version"}
 """The settings of a `GenerationConfig` that `sample` follows; any other is refused."""
-LAST = torch.tensor([-1])
-"""For `logits_to_keep`: the last position alone, as a copy; `1` would keep a strided view, a slow operand."""
 DRAWN_TOKENS = 64
 """Tokens of a block in `draw`."""
 DRAWN_SCORES = 2**19
@@ -137,29 +135,21 @@ def _sample_batch(
 
     Equal prompts are neighbours. Below, R counts the rows still in the batch and `row` (R,) names them. Every chain
     ends in the `ending`: the tokens of `<answer>`, and the one that the read-out "token" reads. While `place` (R,) is
-    −1 the model chooses the next token; from 0 on it is the place in the ending that comes next.
+    −1 the model chooses the next token; from 0 on it is the place in the ending that comes next. A step reads E tokens
+    of each row: one, or the whole ending where the token limit makes all that are left begin it.
     """
     device = lm.device
     ending = torch.tensor([*answer.ids, *([] if read_id is None else [read_id])], device=device)
     last = len(answer.ids) - 1  # the place at which a chain is complete
-    room = settings.max_new_tokens + len(ending)
+    limit, room = settings.max_new_tokens, settings.max_new_tokens + len(ending)
     stops = torch.tensor(settings.eos_token_id, device=device)
-    first = [at for at in range(len(prompts)) if not at or list(prompts[at]) != list(prompts[at - 1])]
     tokens = torch.zeros(len(prompts), room, dtype=torch.long, device=device)
     lengths = torch.zeros(len(prompts), dtype=torch.long, device=device)
     closed = torch.zeros(len(prompts), dtype=torch.bool, device=device)
     states = torch.zeros(len(prompts), lm.config.get_text_config().hidden_size, device=device)
 
     with captured_states(lm) as hidden:
-        ids, mask = left_padded([prompts[at] for at in first], settings.pad_token_id, device)  # (U, P)
-        logits, cache = read_prompts(lm, ids, mask, room)  # (U, 1, |T|)
-        if len(first) < len(prompts):
-            owner = torch.zeros(len(prompts), dtype=torch.long, device=device)
-            owner[first] = 1
-            owner = owner.cumsum(dim=0) - 1  # (B,) the distinct prompt of each row
-            cache.reorder_cache(owner)  # type: ignore[arg-type]  # any integer tensor
-            logits, ids, mask = logits[owner], ids[owner], mask[owner]
-        scores = logits[:, -1]  # (R, |T|)
+        scores, ids, mask, cache = _read_groups(lm, prompts, settings.pad_token_id, room)  # (R, |T|), (R, P), (R, P)
         fixed = keeps_in_place(lm, mask.shape[1] + room)
         forward = FixedStep(lm, cache, hidden, mask, room) if fixed else Step(lm, cache, hidden)
         row = torch.arange(len(prompts), device=device)  # (R,)
@@ -167,31 +157,31 @@ def _sample_batch(
         place = torch.full_like(row, -1)  # (R,)
         done = torch.zeros_like(row, dtype=torch.bool)  # (R,) the state has been read
         pooled = torch.full_like(states, -torch.inf if readout == "max" else 0.0)  # (R, d)
-        for step in range(room):
-            token = next_tokens(settings, ids, mask, scores)  # (R,)
-            if step >= settings.max_new_tokens:
-                place = place.clamp(min=0)
+        step = 0
+        while step < room:
+            place = place if step < limit else place.clamp(min=0)
             chosen = place < 0  # (R,) by the model
-            token = torch.where(chosen, token, ending[place.clamp(0, len(ending) - 1)])
-            tokens[row, step] = token
+            if not fixed and step >= limit and (place[~done] == 0).all():
+                read = ending.expand(len(row), -1)  # (R, E)
+            else:
+                token = next_tokens(settings, ids, mask, scores)  # (R,)
+                read = torch.where(chosen, token, ending[place.clamp(0, len(ending) - 1)])[:, None]  # (R, 1)
+            size = read.shape[1]
+            tokens[row, step : step + size] = read
             wrote = chosen & answer.is_complete(tokens[row, : step + 1])  # (R,) `<answer>`, by itself
             place = place.masked_fill(wrote, last)
             closed[row] |= wrote
-            lengths[row] = torch.where((place == last) & ~done, step + 1, lengths[row])
-            speaks = (place == len(ending) - 1) & ~done  # (R,) this token's state is the row's
-            ids = torch.cat([ids, token[:, None]], dim=1)
-            mask = torch.cat([mask, torch.ones_like(token)[:, None]], dim=1)
-            scores, state = forward(token, mask, position)  # (R, |T|), (R, d) of the token just read
-            state = state.float()
-            if readout == "mean":
-                pooled = pooled + state
-                state = pooled / (step + 1)
-            elif readout == "max":
-                state = pooled = torch.maximum(pooled, state)
+            completes = (place >= 0) & (place <= last) & (place + size > last) & ~done
+            lengths[row] = torch.where(completes, step + 1 + last - place, lengths[row])
+            speaks = (place + size == len(ending)) & ~done  # (R,) the state of the last token read is the row's
+            ids = torch.cat([ids, read], dim=1)
+            mask = torch.cat([mask, torch.ones_like(read)], dim=1)
+            scores, found = forward(read, mask, position)  # (R, |T|), (R, E, d)
+            pooled, state = _pool(readout, pooled, found.float(), step)
             states[row] = torch.where(speaks[:, None], state, states[row])
-            turned = torch.isin(token, stops) & (place < 0)  # (R,) the model ended its turn without `<answer>`
-            place = torch.where(place < 0, turned.long() - 1, place + 1)
-            position, done = position + 1, done | speaks
+            turned = torch.isin(read[:, -1], stops) & (place < 0)  # (R,) the model ended its turn without `<answer>`
+            place = torch.where(place < 0, turned.long() - 1, place + size)
+            position, done, step = position + size, done | speaks, step + size
             gone = int(done.sum())
             if gone == len(row):
                 break
@@ -201,6 +191,33 @@ def _sample_batch(
                 scores, ids, mask, row, position = scores[kept], ids[kept], mask[kept], row[kept], position[kept]
                 place, done, pooled = place[kept], done[kept], pooled[kept]
     return tokens, lengths, closed, states
+
+
+def _read_groups(
+    lm: PreTrainedModel, prompts: list[Sequence[int]], pad_id: int, room: int
+) -> tuple[Tensor, Tensor, Tensor, Cache]:
+    """Scores (B, |T|) after each prompt, ids and mask (B, P), and the cache; equal neighbours are read once."""
+    first = [at for at in range(len(prompts)) if not at or list(prompts[at]) != list(prompts[at - 1])]
+    ids, mask = left_padded([prompts[at] for at in first], pad_id, lm.device)  # (U, P)
+    logits, cache = read_prompts(lm, ids, mask, room)  # (U, 1, |T|)
+    if len(first) < len(prompts):
+        owner = torch.zeros(len(prompts), dtype=torch.long, device=lm.device)
+        owner[first] = 1
+        owner = owner.cumsum(dim=0) - 1  # (B,) the distinct prompt of each row
+        cache.reorder_cache(owner)  # type: ignore[arg-type]  # any integer tensor
+        logits, ids, mask = logits[owner], ids[owner], mask[owner]
+    return logits[:, -1], ids, mask, cache
+
+
+def _pool(readout: str, pooled: Tensor, found: Tensor, step: int) -> tuple[Tensor, Tensor]:
+    """What is pooled so far, and the state (R, d) if a row ends here, after `step` states and `found` (R, E, d)."""
+    if readout == "mean":
+        pooled = pooled + found.sum(dim=1)
+        return pooled, pooled / (step + found.shape[1])
+    if readout == "max":
+        pooled = torch.maximum(pooled, found.amax(dim=1))
+        return pooled, pooled
+    return pooled, found[:, -1]
 
 
 def cached_tokens(lm: PreTrainedModel) -> int:

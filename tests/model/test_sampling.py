@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import FAMILIES, family_lm
+from conftest import FAMILIES, family_lm, text_tokenizer
 from transformers import GenerationConfig
 
 from r2ec_lib.model import decoding, sampling
@@ -54,6 +54,37 @@ def test_states_are_those_of_reading_prompt_and_chain_again(family, readout):
         assert chain[-1] == ANSWER and (readout != "token" or 33 not in chain)
         again = forward_states(lm, lm, [[*prompt, *chain, *tail]], [len(prompt)], readout)[0]
         assert torch.allclose(state, again.float(), atol=1e-4)
+
+
+@pytest.mark.parametrize("readout", ["last", "mean", "max"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_symbol_of_several_tokens_is_read_at_once_where_the_limit_closes_all_chains_that_are_left(family, readout):
+    lm, symbol = family_lm(family, tied=False, vocab_size=40), Answer(text_tokenizer("byte-level"))
+    symbol.ids = [33, 34, 35]
+    torch.manual_seed(3)
+    with captured_states(lm) as hidden:
+        found = sample(lm, PROMPTS, settings(5, stops=(30,), do_sample=True, temperature=1.5), symbol, readout)
+        assert [state.shape[1] for state in hidden[1:]] == [1] * 5 + [3]
+    lengths = list(map(len, found.chains))
+    assert set(lengths) == {3 + 5} | {length for length in lengths if length < 8} and not any(found.written)
+    for prompt, chain, state in zip(PROMPTS, found.chains, found.states, strict=True):
+        assert chain[-3:] == symbol.ids
+        again = forward_states(lm, lm, [[*prompt, *chain]], [len(prompt)], readout)[0]
+        assert torch.allclose(state, again.float(), atol=1e-4)
+
+
+@pytest.mark.parametrize("stopped", range(5))
+def test_chains_that_end_their_turn_shortly_before_the_limit_are_closed_beside_those_that_reach_it(stopped):
+    lm, symbol, limit = family_lm("Qwen3", vocab_size=400), Answer(text_tokenizer("byte-level")), 5
+    symbol.ids = [33, 34, 35]
+    choices = {"repetition_penalty": 5.0}  # so that no token comes twice in a chain
+    free = [chain[:limit] for chain in sample(lm, PROMPTS, settings(limit, stops=(), **choices), symbol).chains]
+    stop = free[0][stopped]
+    assert any(stop not in chain for chain in free)
+    found = sample(lm, PROMPTS, settings(limit, stops=(stop,), **choices), symbol)
+    for prompt, whole, chain, state in zip(PROMPTS, free, found.chains, found.states, strict=True):
+        assert chain == [*(whole[: whole.index(stop) + 1] if stop in whole else whole), *symbol.ids]
+        assert torch.allclose(state, forward_states(lm, lm, [[*prompt, *chain]], [len(prompt)])[0].float(), atol=1e-4)
 
 
 @pytest.mark.parametrize("readout", ["last", "mean"])

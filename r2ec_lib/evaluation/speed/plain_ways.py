@@ -21,8 +21,9 @@ from trl import GRPOConfig, GRPOTrainer
 from r2ec_lib.evaluation.speed.subjects import random_samples
 from r2ec_lib.evaluation.speed.timing import Side, Stopwatch
 from r2ec_lib.model import R2ec, encoding
+from r2ec_lib.model.decoding import LAST
 from r2ec_lib.model.encoding import captured_states
-from r2ec_lib.model.sampling import LAST, left_padded, sample
+from r2ec_lib.model.sampling import left_padded, sample
 from r2ec_lib.training.config import RecPOConfig
 from r2ec_lib.training.log_probs import token_log_probs
 from r2ec_lib.training.rollout import Drawn

@@ -80,7 +80,10 @@ class Caser(SequenceNetwork):
 
 
 class SASRec(SequenceNetwork):
-    """Causal self-attention (Kang & McAuley, 1808.09781), with cross-entropy over all items (2309.07602)."""
+    """Causal self-attention (Kang & McAuley, 1808.09781), with cross-entropy over all items (2309.07602).
+
+    What comes in is scaled by √d, as in the authors' code; unscaled, training rested on popularity for a dozen epochs.
+    """
 
     def __init__(
         self,
@@ -101,7 +104,8 @@ class SASRec(SequenceNetwork):
 
     def forward(self, ids: Tensor) -> Tensor:
         length = ids.shape[1]
-        hidden = self.dropout(self.items(ids) + self.positions[:length])  # (B, T, d)
+        scale = self.positions.shape[1] ** 0.5
+        hidden = self.dropout(scale * (self.items(ids) + self.positions[:length]))  # (B, T, d)
         causal = nn.Transformer.generate_square_subsequent_mask(length, device=ids.device)
         return self.blocks(hidden, mask=causal, is_causal=True)
 

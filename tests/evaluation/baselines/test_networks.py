@@ -78,7 +78,7 @@ def test_caser_is_its_windows_one_by_one():
 def test_sasrec_is_attention_written_out():
     made = network(SASRec, layers=2, heads=2)
     w = weights(made)
-    x = w["items.weight"][HISTORY] + w["positions"][: len(HISTORY)]  # (T, d)
+    x = math.sqrt(WIDTH) * (w["items.weight"][HISTORY] + w["positions"][: len(HISTORY)])  # (T, d)
     size = WIDTH // 2
     for layer in range(2):
         own = {name.removeprefix(f"blocks.layers.{layer}."): value for name, value in w.items()}

@@ -2,7 +2,7 @@
 
 On a GPU a forward over one token is thousands of kernels that take less time than starting them does. There the cache
 and all else that a step reads stay in one place, so that the kernels are recorded once, as a CUDA graph, and replayed.
-Letters in shapes: R rows, L columns of the cache, d hidden size, |T| vocabulary.
+Letters in shapes: R rows, E tokens of a step, L columns of the cache, d hidden size, |T| vocabulary.
 """
 
 import warnings

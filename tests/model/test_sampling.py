@@ -65,8 +65,7 @@ def test_a_symbol_of_several_tokens_is_read_at_once_where_the_limit_closes_all_c
     with captured_states(lm) as hidden:
         found = sample(lm, PROMPTS, settings(5, stops=(30,), do_sample=True, temperature=1.5), symbol, readout)
         assert [state.shape[1] for state in hidden[1:]] == [1] * 5 + [3]
-    lengths = list(map(len, found.chains))
-    assert set(lengths) == {3 + 5} | {length for length in lengths if length < 8} and not any(found.written)
+    assert max(map(len, found.chains)) == 5 + 3 and not any(found.written)
     for prompt, chain, state in zip(PROMPTS, found.chains, found.states, strict=True):
         assert chain[-3:] == symbol.ids
         again = forward_states(lm, lm, [[*prompt, *chain]], [len(prompt)], readout)[0]

@@ -12,7 +12,9 @@ import pandas as pd
 
 NAMES = {
     "r2ec": "R²ec",
-    "texts_alone": "R²ec without its collaborative term",
+    "r2ec_texts": "R²ec without its collaborative term",
+    "without_reasoning_texts": "same backbone without reasoning and without the term",
+    "untrained_reasoning_texts": "R²ec before RecPO, without the term",
     "term_alone": "R²ec's collaborative term alone",
     "item_term_only": "R²ec, reasoning never rewarded",
     "without_reasoning": "same backbone, trained without reasoning",

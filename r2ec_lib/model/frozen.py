@@ -29,7 +29,8 @@ class LowerStates:
     def __init__(self, lm: PreTrainedModel):
         self.lm = lm
         self.layers = frozen_layers(lm)
-        self._states: dict[tuple[int, ...], Tensor] = {}
+        self._states = torch.empty(0)  # (T, d) of the tokens of all texts, one after the other
+        self._begin: dict[tuple[int, ...], int] = {}  # where each text begins
         self._room = KEPT_BYTES
         self._checked = False
 
@@ -37,22 +38,29 @@ class LowerStates:
         """The last hidden states (B, L, d) of right-padded texts, with the graph of the upper layers; None where no
         layer is frozen, where the model does not go on from states, or where there is no room for more texts."""
         if frozen_layers(self.lm) < self.layers:  # they have been set free since
-            self.layers, self._states = 0, {}
+            self._forget()
         rows = [tuple(row) for row in ids]
-        new = [row for row in dict.fromkeys(rows) if row not in self._states]
+        new = [row for row in dict.fromkeys(rows) if row not in self._begin]
         if self.layers and new:
             was_training = self.lm.training
             self.lm.eval()  # no dropout in what is kept
             self._learn(new)
             self.lm.train(was_training)
-        return self._from_kept(rows) if all(row in self._states for row in rows) else None
+        return self._from_kept(rows) if all(row in self._begin for row in rows) else None
+
+    def _forget(self) -> None:
+        self.layers, self._states, self._begin = 0, torch.empty(0), {}
 
     def _from_kept(self, rows: Sequence[tuple[int, ...]]) -> Tensor:
         """The upper layers' states (B, L, d), from the kept ones."""
-        lengths = torch.tensor([len(row) for row in rows])
-        below = torch.nn.utils.rnn.pad_sequence([self._states[row] for row in rows], batch_first=True)  # (B, L, d)
-        mask = (torch.arange(below.shape[1])[None, :] < lengths[:, None]).long().to(below.device)
+        begin = torch.tensor([self._begin[row] for row in rows])[:, None]  # (B, 1)
+        lengths = torch.tensor([len(row) for row in rows])[:, None]  # (B, 1)
+        places = torch.arange(int(lengths.max()))[None, :]  # (1, L)
+        real = places < lengths  # (B, L)
+        kept = torch.where(real, begin + places, 0)  # padding is masked, and may hold any state
+        kept, mask = kept.to(self._states.device), real.long().to(self._states.device)
         with part_of(self.lm, slice(self.layers, None)), captured_states(self.lm) as hidden:
+            below = self._states[kept]  # (B, L, d)
             self.lm(inputs_embeds=below, attention_mask=mask, use_cache=False, logits_to_keep=NO_LOGITS)
         return hidden[-1]
 
@@ -77,12 +85,17 @@ class LowerStates:
                 self.lm(**inputs, use_cache=False, logits_to_keep=NO_LOGITS)
         finally:
             hook.remove()
-        self._states |= {row: below[-1][place, : len(row)].clone() for place, row in enumerate(new)}
+        shown = mask.bool().to(self.lm.device)
+        size = len(self._states)
+        for row in new:
+            self._begin[row] = size
+            size += len(row)
+        self._states = torch.cat([self._states.to(below[-1]), below[-1][shown]])
         if not self._checked:  # some models scale what they are given in place of embeddings
-            self._checked, shown = True, mask.bool().to(self.lm.device)
+            self._checked = True
             found, expected = (states[shown].float() for states in (self._from_kept(new), whole[-1]))
             if (found - expected).norm() > TOLERANCE * expected.norm():
-                self.layers, self._states = 0, {}
+                self._forget()
 
 
 def frozen_layers(lm: PreTrainedModel) -> int:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
+from transformers import get_scheduler
 
 from r2ec_lib.data.storage import read_json, read_table, sha256, write_json, write_table
 from r2ec_lib.model import R2ec
@@ -38,6 +39,7 @@ def fit_item_action(
     batch_users: int = 64,
     learning_rate: float = 5e-4,
     warmup_steps: int = 10,
+    lr_scheduler_type: str = "constant_with_warmup",
     refresh_steps: int = 50,
     catalogue_negatives: bool = False,
     live_negatives: int = 0,
@@ -56,6 +58,7 @@ def fit_item_action(
         steps: most optimiser steps; training ends earlier after `patience` evaluations without a better score.
         chains: token ids of a reasoning for each row of `train` and of `valid`, each closed by `<answer>`; None
             trains, or validates, without reasoning.
+        warmup_steps, lr_scheduler_type: how the rate rises, and how it falls until `steps`; names of transformers.
         refresh_steps: steps between two encodings of the stored item table; only `catalogue_negatives` reads it.
         catalogue_negatives: adds the stored item table as constant candidates to the live targets of the batch.
         live_negatives: adds so many items of the catalogue, drawn anew at each step and encoded live.
@@ -74,6 +77,7 @@ def fit_item_action(
     torch.manual_seed(seed)
     parameters = {name: weight for name, weight in model.lm.named_parameters() if weight.requires_grad}
     optimizer = torch.optim.AdamW(parameters.values(), lr=learning_rate, weight_decay=0.0)
+    rate_share: Any = get_scheduler(lr_scheduler_type, optimizer, warmup_steps, steps + 1).lr_lambdas[0]
     train_chains, valid_chains = chains or ([model.prompts.answer.ids] * len(train), None)
     prompts = model.prompts.user_ids(train, model.titles)
     users = model.closed([[*ids, *chain] for ids, chain in zip(prompts, train_chains, strict=True)])
@@ -97,7 +101,7 @@ def fit_item_action(
         loss = -model.head.log_probs(states, items, candidates, positives, seen, catalogue_negatives).mean()
         (loss + chain_weight * spoken).backward()
         torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
-        optimizer.param_groups[0]["lr"] = learning_rate * min(1.0, step / max(1, warmup_steps))
+        optimizer.param_groups[0]["lr"] = learning_rate * rate_share(step)
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())

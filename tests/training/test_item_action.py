@@ -37,6 +37,22 @@ def test_a_few_samples_are_learned(tiny_with_token, samples, catalogue_negatives
     assert log["loss"].iloc[-1] < log["loss"].iloc[0]
 
 
+@pytest.mark.parametrize(
+    "kind, falls", [("constant_with_warmup", lambda step: 1.0), ("linear", lambda step: (11 - step) / (11 - 4))]
+)
+def test_the_rate_rises_and_falls_as_the_schedule_says(tiny, samples, monkeypatch, kind, falls):
+    rates, plain = [], torch.optim.AdamW.step
+
+    def step(optimizer, *args, **kwargs):
+        rates.append(optimizer.param_groups[0]["lr"])
+        return plain(optimizer, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    how = {"batch_users": 6, "learning_rate": 0.02, "warmup_steps": 4, "lr_scheduler_type": kind}
+    fit_item_action(tiny, samples.head(12), samples.head(6), 10, **how)
+    assert rates == pytest.approx([0.02 * (at / 4 if at <= 4 else falls(at)) for at in range(1, 11)])
+
+
 def test_the_best_validation_is_what_remains(tiny, samples):
     tiny.lm.float()
     log = fit_item_action(

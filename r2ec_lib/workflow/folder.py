@@ -85,15 +85,7 @@ class RunFolder:
         return self.recipe.is_file() or self.states.is_dir()
 
 
-def open_run(
-    stage: str,
-    variables: Mapping[str, Any],
-    needs: Iterable[str] = (),
-    notebooks: Path = NOTEBOOKS,
-    root: Path = ROOT,
-    *,
-    tries: bool = False,
-) -> RunFolder:
+def open_run(stage: str, variables: Mapping[str, Any], needs: Iterable[str] = (), *, tries: bool = False) -> RunFolder:
     """The run that a notebook works in, once it is clear that the notebook may and that its parameters are right.
 
     A key has one value throughout a run. What the notebook's parameters say is compared with the run's recipe.yaml;
@@ -101,7 +93,8 @@ def open_run(
 
     Args:
         stage: name of the notebook; its `parameters` cell says which variables count.
-        variables: `globals()` of the notebook, `run_dir` among them; relative paths are taken from `root`.
+        variables: `globals()` of the notebook, `run_dir` among them; relative paths are taken from the
+            project's folder.
         needs: folders of the run, such as "data" and "training", that earlier notebooks must have finished.
         tries: whether a person tries values in the notebook, which then need not be the recipe's nor come into it.
 
@@ -109,11 +102,11 @@ def open_run(
         RecipeError: a parameter of another type or out of its range, an earlier notebook has not finished, or the
             folder is the run of another recipe.
     """
-    declared = recipes.declared(notebooks / f"{stage}.ipynb")
+    declared = recipes.declared(NOTEBOOKS / f"{stage}.ipynb")
     problems = [recipes.unfit(key, variables[key], parameter.type) for key, parameter in declared.items()]
     if any(problems):
         raise RecipeError("\n".join(filter(None, problems)))
-    run = RunFolder(root / variables["run_dir"])
+    run = RunFolder(ROOT / variables["run_dir"])
     for folder in needs:
         if not run.metrics(folder).is_file():
             before = next((name for name, owned in STAGES.items() if folder in owned), folder)
@@ -125,7 +118,7 @@ def open_run(
         return run
     text = run.recipe.read_text(encoding="utf-8") if run.recipe.is_file() else ""
     stored = yaml.safe_load(text) or {}
-    chosen = {key: recipes.absolute(key, variables[key], root) for key in declared if key not in recipes.PLACES}
+    chosen = {key: recipes.absolute(key, variables[key], ROOT) for key in declared if key not in recipes.PLACES}
     for key, value in chosen.items():
         if key in stored and stored[key] != value:
             raise RecipeError(
@@ -138,9 +131,9 @@ def open_run(
     return run
 
 
-def project_path(path: str, root: Path = ROOT) -> Path:
+def project_path(path: str) -> Path:
     """`path` as a parameter of a notebook names it: relative ones are taken from the project's folder."""
-    return root / Path(path).expanduser()
+    return ROOT / Path(path).expanduser()
 
 
 def shown(path: Path) -> str:

@@ -120,12 +120,11 @@ def load(
     notebooks: Mapping[str, Mapping[str, Parameter]],
     overrides: Iterable[str] = (),
     name: str | None = None,
-    folder: Path | None = None,
 ) -> Recipe:
     """The recipe at `path` with its bases and the `key=value` overrides merged, checked against `notebooks`.
 
     Relative paths (keys ending in `_dir` or `_path`, and a `backbone` that is a folder or a .gguf file) are taken from
-    `folder`, the current folder where it is None. Raises RecipeError with one line for each problem.
+    the current folder. Raises RecipeError with one line for each problem.
     """
     kinds = {key: (kind, "the command line") for key, kind in PIPELINE_KEYS.items()}
     for stem, keys in notebooks.items():
@@ -155,8 +154,7 @@ def load(
         problems += [f"{path}: stages: {no_stage(one, notebooks)}" for one in unknown]
     if problems:
         raise RecipeError("\n".join(problems))
-    folder = folder or Path.cwd()
-    return Recipe(name, {key: absolute(key, value, folder) for key, value in values.items()}, stages)
+    return Recipe(name, {key: absolute(key, value, Path.cwd()) for key, value in values.items()}, stages)
 
 
 def is_path(key: str) -> bool:
@@ -167,11 +165,6 @@ def is_path(key: str) -> bool:
 def is_file(key: str) -> bool:
     """Whether `key` names by its ending what a notebook reads and never makes: a file, or a folder of parts."""
     return key.endswith("_path")
-
-
-def is_runs(key: str) -> bool:
-    """Whether `key` names other runs, by their folders' names, by its ending."""
-    return key.endswith("_runs")
 
 
 def absolute(key: str, value: Any, folder: Path) -> Any:

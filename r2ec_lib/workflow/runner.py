@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from r2ec_lib.data.storage import write_json, write_text
 from r2ec_lib.workflow import kernels, provenance, recipes, report, stages
-from r2ec_lib.workflow.folder import LIBRARY, NOTEBOOKS, ON_REQUEST, ROOT, RUNS, STAGES, RunFolder, shown
+from r2ec_lib.workflow.folder import NOTEBOOKS, ON_REQUEST, ROOT, RUNS, STAGES, RunFolder, shown
 from r2ec_lib.workflow.kernels import RunError
 from r2ec_lib.workflow.recipes import Parameter, Recipe, RecipeError, did_you_mean, no_stage
 
@@ -32,21 +32,11 @@ class Stage:
     given: dict[str, Any]  # those that Papermill sets: the recipe's, and the run's folder
 
 
-def execute(
-    recipe: Recipe,
-    fresh: bool = False,
-    notebooks: Path = NOTEBOOKS,
-    runs: Path = RUNS,
-    folders: Mapping[str, Sequence[str]] = STAGES,
-    library: Path = LIBRARY,
-    *,
-    shared: bool = False,
-) -> Path:
+def execute(recipe: Recipe, fresh: bool = False, runs: Path = RUNS, *, shared: bool = False) -> Path:
     """Runs the stages of `recipe` that are not up to date in `runs/<name>`, renders the report, returns its index.
 
     Args:
         fresh: remove the run's folder first.
-        folders: what each stage owns in a run; its order is the usual order of the stages.
         shared: copy a stage that another run in `runs` has finished with the same ingredients, costs included.
 
     Raises:
@@ -59,9 +49,9 @@ def execute(
             raise RunError(
                 f"{shown(run.path)} is no run (it holds neither recipe.yaml nor .stages). Choose another --name."
             )
-        declared = recipes.declared_in(notebooks)
-        plan, variables = _plan(recipe, run, declared, notebooks, folders), _variables(recipe, declared)
-        waiting = [stage for stage, reason in _forecast(run, plan, library, shared) if reason]
+        declared = recipes.declared_in(NOTEBOOKS)
+        plan, variables = _plan(recipe, run, declared), _variables(recipe, declared)
+        waiting = [stage for stage, reason in _forecast(run, plan, shared) if reason]
         _check_settings(plan if fresh else waiting[1:], variables)  # the first one sees its settings at once
         if fresh and run.path.exists():
             shutil.rmtree(run.path)
@@ -69,15 +59,15 @@ def execute(
         write_text(recipes.as_yaml(recipe, declared, order), run.recipe)
         facts, previous = provenance.record(recipe, run, variables), ""
         for stage in plan:
-            parts = stages.ingredients(stage.source, stage.values, previous, library)
+            parts = stages.ingredients(stage.source, stage.values, previous)
             wanted = stages.key(parts)
             if stages.is_done(run, stage.name, wanted):
                 print(f"{stage.name}: up to date", flush=True)
                 previous = wanted
                 continue
-            usual = list(folders)
-            later = usual[usual.index(stage.name) + 1 :]
-            continues = stages.begin(run, stage.name, later, parts, folders)
+            continues = stages.begin(run, stage.name, parts)
+            facts["stages"] = {name: cost for name, cost in facts["stages"].items() if stages.finished(run, name)}
+            write_json(facts, run.provenance)
             cost: dict[str, Any]
             if shared and (other := stages.finished_elsewhere(run, stage.name, wanted)):
                 cost = {**stages.copy_from(other, run, stage.name), "copied_from": other.path.name}
@@ -85,7 +75,7 @@ def execute(
             else:
                 print(f"{stage.name}: {'goes on where it was interrupted' if continues else 'starts'}", flush=True)
                 cost = _work(run, stage, variables)
-                previous = stages.finish(run, stage.name, parts, stage.values, folders, cost)
+                previous = stages.finish(run, stage.name, parts, stage.values, cost)
                 told = f"done in {cost['seconds']:.0f} s"
             print(f"{stage.name}: {told}", flush=True)
             facts["stages"][stage.name] = {**cost, "finished": provenance.now()}
@@ -105,82 +95,61 @@ def _work(run: RunFolder, stage: Stage, variables: Mapping[str, str]) -> dict[st
         ) from None
 
 
-def check(
-    recipe: Recipe,
-    notebooks: Path = NOTEBOOKS,
-    runs: Path = RUNS,
-    folders: Mapping[str, Sequence[str]] = STAGES,
-    library: Path = LIBRARY,
-) -> None:
+def check(recipe: Recipe, runs: Path = RUNS) -> None:
     """Prints which stages of `recipe` would run, and why, once the notebooks have seen their settings.
 
     Changes nothing. Raises RecipeError where a notebook refuses its settings, or a file is not there.
     """
-    run, declared = RunFolder(runs / recipe.name), recipes.declared_in(notebooks)
-    plan = _plan(recipe, run, declared, notebooks, folders)
+    run, declared = RunFolder(runs / recipe.name), recipes.declared_in(NOTEBOOKS)
+    plan = _plan(recipe, run, declared)
     _check_settings(plan, _variables(recipe, declared))
     print(f"The recipe is right. Run folder: {shown(run.path)}")
-    for stage, reason in _forecast(run, plan, library):
+    for stage, reason in _forecast(run, plan):
         print(f"{stage.name}: {reason or 'up to date'}")
 
 
-def is_current(
-    recipe: Recipe,
-    declared: Mapping[str, Mapping[str, Parameter]],
-    notebooks: Path = NOTEBOOKS,
-    runs: Path = RUNS,
-    folders: Mapping[str, Sequence[str]] = STAGES,
-    library: Path = LIBRARY,
-) -> bool:
+def is_current(recipe: Recipe, declared: Mapping[str, Mapping[str, Parameter]], runs: Path = RUNS) -> bool:
     """Whether every stage of `recipe` is up to date in `runs/<name>`; `declared` are the keys of the notebooks."""
     run = RunFolder(runs / recipe.name)
-    return not any(reason for _, reason in _forecast(run, _plan(recipe, run, declared, notebooks, folders), library))
+    return not any(reason for _, reason in _forecast(run, _plan(recipe, run, declared)))
 
 
-def stage_order(
-    recipe: Recipe, declared: Mapping[str, Any], folders: Mapping[str, Sequence[str]] = STAGES
-) -> list[str]:
+def stage_order(recipe: Recipe, declared: Mapping[str, Any]) -> list[str]:
     """The stages of `recipe` in their usual order."""
-    usual = [stage for stage in folders if stage not in ON_REQUEST]
-    order = [stage for stage in folders if stage in (recipe.stages or usual)]
+    usual = [stage for stage in STAGES if stage not in ON_REQUEST]
+    order = [stage for stage in STAGES if stage in (recipe.stages or usual)]
     if missing := [stage for stage in (*order, *(recipe.stages or ())) if stage not in declared or stage not in order]:
-        raise RunError(no_stage(missing[0], [stage for stage in folders if stage in declared]))
+        raise RunError(no_stage(missing[0], [stage for stage in STAGES if stage in declared]))
     return order
 
 
-def existing_run(name: str, runs: Path = RUNS) -> RunFolder:
-    """The run in the folder `name`, or of this name in `runs`. Raises RunError where there is none."""
-    for run in (RunFolder(Path(name).resolve()), RunFolder(runs / name)):  # "." has a name, too
+def existing_run(name: str) -> RunFolder:
+    """The run in the folder `name`, or of this name among the project's. Raises RunError where there is none."""
+    for run in (RunFolder(Path(name).resolve()), RunFolder(RUNS / name)):  # "." has a name, too
         if run.exists():
             return run
-    names = sorted(path.name for path in runs.glob("*") if RunFolder(path).exists())
+    names = sorted(path.name for path in RUNS.glob("*") if RunFolder(path).exists())
     raise RunError(f"{name}: no such run. There are: {', '.join(names) or 'none yet'}.{did_you_mean(name, names)}")
 
 
-def _plan(
-    recipe: Recipe,
-    run: RunFolder,
-    declared: Mapping[str, Mapping[str, Parameter]],
-    notebooks: Path,
-    folders: Mapping[str, Sequence[str]],
-) -> list[Stage]:
+def _plan(recipe: Recipe, run: RunFolder, declared: Mapping[str, Mapping[str, Parameter]]) -> list[Stage]:
     """The stages of `recipe`. Raises RecipeError for files that are not there: the last stage may read them."""
     plan = []
-    for name in stage_order(recipe, declared, folders):
+    for name in stage_order(recipe, declared):
         defaults = {key: recipes.absolute(key, one.default, ROOT) for key, one in declared[name].items()}
         given = recipes.given(recipe, declared[name], run.path)
-        plan.append(Stage(name, notebooks / f"{name}.ipynb", defaults | given, given))
+        plan.append(Stage(name, NOTEBOOKS / f"{name}.ipynb", defaults | given, given))
     files = {key: file for stage in plan for key, file in stage.given.items() if recipes.is_file(key) and file}
     if missing := [f"{key}: {file} does not exist." for key, file in files.items() if not Path(file).exists()]:
         raise RecipeError("\n".join([*missing, "Relative paths are taken from the folder in which r2ec is called."]))
     return plan
 
 
-def _forecast(run: RunFolder, plan: Sequence[Stage], library: Path, shared: bool = False) -> list[tuple[Stage, str]]:
+def _forecast(run: RunFolder, plan: Sequence[Stage], shared: bool = False) -> list[tuple[Stage, str]]:
     """Each stage with what would happen to it, in words; "" where it is up to date or, `shared`, would be copied."""
     reasons, previous = [], ""
     for stage in plan:
-        parts = stages.ingredients(stage.source, stage.values, previous, library)
+        parts = stages.ingredients(stage.source, stage.values, previous)
         previous, last = stages.key(parts), stages.state(run, stage.name)
         if stages.is_done(run, stage.name, previous) or (
             shared and stages.finished_elsewhere(run, stage.name, previous)

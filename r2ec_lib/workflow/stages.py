@@ -18,13 +18,13 @@ from typing import Any
 import nbformat
 
 from r2ec_lib.data.storage import read_json, sha256, write_json
-from r2ec_lib.workflow.folder import LIBRARY, RunFolder
-from r2ec_lib.workflow.recipes import PLACES, is_path, is_runs
+from r2ec_lib.workflow.folder import LIBRARY, STAGES, RunFolder
+from r2ec_lib.workflow.recipes import PLACES, is_path
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "tokenizers", "numpy", "pandas")
 
 
-def ingredients(notebook: Path, values: Mapping[str, Any], previous: str, library: Path = LIBRARY) -> dict[str, Any]:
+def ingredients(notebook: Path, values: Mapping[str, Any], previous: str) -> dict[str, Any]:
     """Everything that decides what `notebook` computes, as plain JSON: equal ingredients, equal results.
 
     values: the notebook's own parameters, paths absolute. previous: key of the stage before, "" for the first.
@@ -35,18 +35,19 @@ def ingredients(notebook: Path, values: Mapping[str, Any], previous: str, librar
     source = [(cell.cell_type, cell.source, cell.metadata.get("tags", [])) for cell in cells]
     code = [cell.source for cell in cells if cell.cell_type == "code"]
     return {
-        "notebook": _digest(source),
+        "notebook": key(source),
         "parameters": {key: value for key, value in values.items() if key not in PLACES},
-        "library": {path.relative_to(library).as_posix(): _module(path)[1] for path in imported(code, library)},
+        "library": {path.relative_to(LIBRARY).as_posix(): _module(path)[1] for path in imported(code)},
         "inputs": _inputs(values),
         "packages": {name: metadata.version(name) for name in PACKAGES},
         "previous": previous,
     }
 
 
-def key(parts: Mapping[str, Any]) -> str:
-    """The ingredients as one short name."""
-    return _digest(parts)
+def key(parts: Any) -> str:
+    """Ingredients, or a part of them, as one short name."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
@@ -57,16 +58,16 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     return "the notebook changed" if old["notebook"] != new["notebook"] else "an earlier stage changed"
 
 
-def imported(code: Sequence[str], library: Path = LIBRARY) -> list[Path]:
-    """The modules of `library` that the cells import, with everything those import, sorted by path."""
-    wanted = [(_parsed_cell(cell), library.name) for cell in code]
+def imported(code: Sequence[str]) -> list[Path]:
+    """The modules of the library that the cells import, with everything those import, sorted by path."""
+    wanted = [(_parsed_cell(cell), LIBRARY.name) for cell in code]
     modules: set[Path] = set()
     while wanted:
         tree, package = wanted.pop()
         names = {name for node in ast.walk(tree) for name in _imports(node, package)}
-        for path in {path for name in names for path in _modules(name, library)} - modules:
+        for path in {path for name in names for path in _modules(name)} - modules:
             modules.add(path)
-            wanted.append((_module(path)[0], ".".join(path.relative_to(library.parent).parent.parts)))
+            wanted.append((_module(path)[0], ".".join(path.relative_to(LIBRARY.parent).parent.parts)))
     return sorted(modules)
 
 
@@ -76,10 +77,16 @@ def state(run: RunFolder, stage: str) -> dict[str, Any] | None:
     return read_json(path) if path.is_file() else None
 
 
+def finished(run: RunFolder, stage: str) -> dict[str, Any] | None:
+    """The same where `stage` has finished, or None."""
+    last = state(run, stage)
+    return last if last and last["finished"] else None
+
+
 def is_done(run: RunFolder, stage: str, wanted: str) -> bool:
     """Whether `stage` finished with the key `wanted` and everything it wrote is still there."""
-    last = state(run, stage)
-    return bool(last and last["finished"] and last["key"] == wanted and _present(run, last["outputs"]))
+    last = finished(run, stage)
+    return bool(last and last["key"] == wanted and _present(run, last["outputs"]))
 
 
 def finished_elsewhere(run: RunFolder, stage: str, wanted: str) -> RunFolder | None:
@@ -104,23 +111,18 @@ def copy_from(other: RunFolder, run: RunFolder, stage: str) -> dict[str, float]:
     return {name: last[name] for name in ("seconds", "peak_memory_gb")}
 
 
-def begin(
-    run: RunFolder,
-    stage: str,
-    later: Sequence[str],
-    parts: Mapping[str, Any],
-    folders: Mapping[str, Sequence[str]],
-) -> bool:
+def begin(run: RunFolder, stage: str, parts: Mapping[str, Any]) -> bool:
     """Makes the run ready for `stage` and notes that it began; returns whether it continues an interrupted one.
 
     With the ingredients of an interrupted attempt the stage's folders stay, so that its notebook can go on from what
-    it saved. Otherwise they are removed, and with them the folders and states of the `later` stages, now out of date.
+    it saved. Otherwise they are removed, and with them the folders and states of the later stages, now out of date.
     """
     last = state(run, stage)
     continues = bool(last and not last["finished"] and last["key"] == key(parts))
     if not continues:
-        for old in (stage, *later):
-            for folder in folders.get(old, ()):
+        usual = list(STAGES)
+        for old in usual[usual.index(stage) :]:
+            for folder in STAGES[old]:
                 if (run.path / folder).exists():
                     shutil.rmtree(run.path / folder)
             run.state(old).unlink(missing_ok=True)
@@ -130,12 +132,7 @@ def begin(
 
 
 def finish(
-    run: RunFolder,
-    stage: str,
-    parts: Mapping[str, Any],
-    values: Mapping[str, Any],
-    folders: Mapping[str, Sequence[str]],
-    cost: Mapping[str, float],
+    run: RunFolder, stage: str, parts: Mapping[str, Any], values: Mapping[str, Any], cost: Mapping[str, float]
 ) -> str:
     """Notes that `stage` is done, what it wrote and what it cost; returns its key.
 
@@ -144,16 +141,11 @@ def finish(
     """
     now = _inputs(values)
     parts = {**parts, "inputs": {path: parts["inputs"].get(path, digest) for path, digest in now.items()}}
-    written = [path for folder in folders.get(stage, ()) for path in _files(run.path / folder)] + [run.notebook(stage)]
+    written = [path for folder in STAGES[stage] for path in _files(run.path / folder)] + [run.notebook(stage)]
     outputs = {path.relative_to(run.path).as_posix(): path.stat().st_size for path in written}
     done = {"key": key(parts), "ingredients": parts, "finished": True, **cost, "outputs": outputs}
     write_json(done, run.state(stage))
     return key(parts)
-
-
-def _digest(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _module(path: Path) -> tuple[ast.Module, str]:
@@ -164,7 +156,7 @@ def _module(path: Path) -> tuple[ast.Module, str]:
 @cache
 def _read_module(path: Path, changed: int) -> tuple[ast.Module, str]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    return tree, _digest(ast.dump(tree))
+    return tree, key(ast.dump(tree))
 
 
 def _parsed_cell(source: str) -> ast.Module:
@@ -182,11 +174,11 @@ def _imports(node: ast.AST, package: str) -> list[str]:
     return []
 
 
-def _modules(name: str, library: Path) -> list[Path]:
+def _modules(name: str) -> list[Path]:
     """Files of the library that importing a dotted name executes: its module and every package on the way to it."""
-    if name.split(".")[0] != library.name:
+    if name.split(".")[0] != LIBRARY.name:
         return []
-    places = [library.joinpath(*name.split(".")[1:end]) for end in range(1, len(name.split(".")) + 1)]
+    places = [LIBRARY.joinpath(*name.split(".")[1:end]) for end in range(1, len(name.split(".")) + 1)]
     files = [place / "__init__.py" for place in places] + [place.with_suffix(".py") for place in places[1:]]
     return [path for path in files if path.is_file()]
 
@@ -199,7 +191,12 @@ def _inputs(values: Mapping[str, Any]) -> dict[str, str]:
     """
     given = {key: value for key, value in values.items() if value and key not in PLACES}
     named = [(key, Path(value)) for key, value in given.items() if is_path(key) or key == "backbone"]
-    others = [RunFolder(Path(values["run_dir"]).parent / name) for key in given if is_runs(key) for name in given[key]]
+    others = [
+        RunFolder(Path(values["run_dir"]).parent / name)
+        for key in given
+        if key.endswith("_runs")
+        for name in given[key]
+    ]
     named += [("", path) for run in others for path in (run.rankings, run.metrics("evaluation"))]  # what a study reads
     category = values.get("category", "")
     files = [

@@ -1,5 +1,7 @@
 import pytest
-from workflow.toy import FIRST, SECOND, notebook
+from workflow.toy import FIRST, FOLDERS, SECOND, notebook
+
+from r2ec_lib.workflow import folder, runner, stages
 
 
 @pytest.fixture
@@ -28,5 +30,12 @@ def world(tmp_path, monkeypatch):
         'if fail:\n    raise RuntimeError("broken on purpose")',
         '(out / "result").write_text(f"{rows * factor} {seen}")',
     )
+    for module in (folder, runner):
+        monkeypatch.setattr(module, "NOTEBOOKS", tmp_path / "notebooks")
+    for module in (runner, stages):
+        monkeypatch.setattr(module, "STAGES", FOLDERS)
+    monkeypatch.setattr(stages, "LIBRARY", library)
+    monkeypatch.setattr(folder, "ROOT", tmp_path)
+    monkeypatch.setattr(runner, "RUNS", tmp_path / "runs")
     monkeypatch.chdir(tmp_path)
     return tmp_path

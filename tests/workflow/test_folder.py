@@ -20,7 +20,7 @@ VALUES |= {"estimator": "grpo", "other_variable": object()}
 
 
 def opened(world: Path, stage: str = "01_first", needs=(), **changes) -> RunFolder:
-    return open_run(stage, VALUES | changes, needs, world / "notebooks", world)
+    return open_run(stage, VALUES | changes, needs)
 
 
 def test_paths_of_a_run_are_inside_it():
@@ -41,7 +41,7 @@ def test_a_run_lies_in_the_project_wherever_the_kernel_starts(world, monkeypatch
     monkeypatch.chdir(world / "notebooks")
     assert opened(world).path == world / "runs" / "toy"
     assert opened(world, run_dir=str(world / "elsewhere")).path == world / "elsewhere"
-    assert folder.project_path("params/x.yaml", world) == world / "params" / "x.yaml"
+    assert folder.project_path("params/x.yaml") == world / "params" / "x.yaml"
 
 
 def test_a_notebook_opened_too_early_names_the_one_before(world):
@@ -63,7 +63,7 @@ def test_a_run_made_by_hand_has_a_recipe(world):
     written = run.recipe.read_text()
     assert opened(world) == run and run.recipe.read_text() == written
     notebook(world / "notebooks" / "03_third.ipynb", 'run_dir: str = "runs/toy"  # run\nmore: int = 1  # more')
-    open_run("03_third", {"run_dir": "runs/toy", "more": 1}, (), world / "notebooks", world)
+    open_run("03_third", {"run_dir": "runs/toy", "more": 1})
     assert run.recipe.read_text().startswith(written) and yaml.safe_load(run.recipe.read_text())["more"] == 1
 
 
@@ -79,11 +79,10 @@ def test_the_run_of_another_recipe_is_not_overwritten(world, key, value):
 
 def test_what_a_person_tries_on_a_finished_run_need_not_be_its_recipe_and_does_not_come_into_it(world):
     written = opened(world).recipe.read_text()
-    path = world / "notebooks"
-    run = open_run("01_first", VALUES | {"rows": 4}, (), path, world, tries=True)
+    run = open_run("01_first", VALUES | {"rows": 4}, tries=True)
     assert run == opened(world) and run.recipe.read_text() == written
     with pytest.raises(recipes.RecipeError, match="rows: expected int"):
-        open_run("01_first", VALUES | {"rows": "x"}, (), path, world, tries=True)
+        open_run("01_first", VALUES | {"rows": "x"}, tries=True)
 
 
 def test_parameters_that_are_wrong_are_told_before_anything_is_written(world):
@@ -94,7 +93,7 @@ def test_parameters_that_are_wrong_are_told_before_anything_is_written(world):
     )
     values = {"run_dir": "runs/toy", "workers": 0, "rate": "1e-4"}
     with pytest.raises(recipes.RecipeError, match=r"workers is 0; expected 1 .*\nrate: 1e-4 is text in YAML"):
-        open_run("03_third", values, (), world / "notebooks", world)
+        open_run("03_third", values)
     assert not (world / "runs").exists()
 
 

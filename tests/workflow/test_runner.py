@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from workflow.toy import FIRST, FOLDERS, SECOND, load, notebook, run
 
-from r2ec_lib.data.storage import write_json
+from r2ec_lib.data.storage import read_json, write_json
 from r2ec_lib.workflow import kernels, recipes, runner, stages
 from r2ec_lib.workflow.folder import NOTEBOOKS, RunFolder
 
@@ -113,30 +113,28 @@ def test_a_file_that_a_later_stage_would_read_is_missed_before_the_first_runs(wo
         run(world, "rules_path: rules.yaml")
     assert not (world / "runs" / "toy").exists() and capsys.readouterr().out == ""
     (world / "rules.yaml").write_text("")
-    places = {"notebooks": world / "notebooks", "runs": world / "runs", "folders": FOLDERS}
-    runner.check(load(world, "rules_path: rules.yaml"), **places, library=world / "toylib")
+    runner.check(load(world, "rules_path: rules.yaml"), world / "runs")
 
 
 def test_a_check_says_what_would_run_and_changes_nothing(world, capsys):
     recipe = load(world, "rows: 4")
-    places = {"notebooks": world / "notebooks", "runs": world / "runs", "folders": FOLDERS}
-    runner.check(recipe, **places, library=world / "toylib")
+    runner.check(recipe, world / "runs")
     assert capsys.readouterr().out == (
         "The recipe is right. Run folder: runs/toy\n01_first: would run\n02_second: would run\n"
     )
     assert not (world / "runs").exists()
     run(world, "rows: 4\nstages: [01_first]")
     capsys.readouterr()
-    runner.check(load(world, "rows: 5"), **places, library=world / "toylib")
+    runner.check(load(world, "rows: 5"), world / "runs")
     assert "01_first: would run (parameters changed: rows)\n02_second: would run\n" in capsys.readouterr().out
 
 
-def test_a_run_in_a_folder_with_braces_in_its_name(world):
+def test_a_run_in_a_folder_with_braces_in_its_name(world, monkeypatch):
     notebooks, runs = world / "{a} {}" / "notebooks", world / "{runs}"
+    monkeypatch.setattr(runner, "NOTEBOOKS", notebooks)
     notebook(notebooks / "01_first.ipynb", FIRST, "print(run_dir)")
     recipe = load(world, "stages: [01_first]")
-    folders = {"01_first": ("data",)}
-    index = runner.execute(recipe, notebooks=notebooks, runs=runs, folders=folders, library=world / "toylib")
+    index = runner.execute(recipe, runs=runs)
     assert str(runs / "toy") in index.with_name("01_first.html").read_text()
 
 
@@ -153,9 +151,9 @@ def test_a_run_that_does_not_exist_is_named_with_those_that_do(world, monkeypatc
     (world / "runs" / "quickstart" / ".stages").mkdir(parents=True)
     (world / "runs" / "stray").mkdir()
     with pytest.raises(kernels.RunError, match=r'There are: quickstart\. Did you mean "quickstart"\?'):
-        runner.existing_run("quickstar", world / "runs")
-    for name, runs in (("quickstart", world / "runs"), ("runs/quickstart", world / "elsewhere")):
-        assert runner.existing_run(name, runs).path.resolve() == (world / "runs" / "quickstart").resolve()
+        runner.existing_run("quickstar")
+    for name in ("quickstart", "runs/quickstart"):
+        assert runner.existing_run(name).path.resolve() == (world / "runs" / "quickstart").resolve()
     monkeypatch.chdir(world / "runs" / "quickstart")
     assert runner.existing_run(".").path.name == "quickstart"  # which its pages are headed by
 
@@ -197,6 +195,7 @@ def test_stages_that_are_not_asked_for_lose_what_they_made_of_an_older_one(world
     run(world, "rows: 9\nstages: [01_first]")
     assert quick[2:] == ["01_first"] and stages.state(place, "02_second") is None
     assert not (place.path / "model").exists()
+    assert list(read_json(place.provenance)["stages"]) == ["01_first"]  # nor do their costs count
 
 
 def test_a_check_tells_of_outputs_that_are_gone_and_of_a_stage_that_was_interrupted(world, quick, capsys):
@@ -206,8 +205,7 @@ def test_a_check_tells_of_outputs_that_are_gone_and_of_a_stage_that_was_interrup
     state = stages.state(place, "01_first")
     write_json(state | {"finished": False}, place.state("01_first"))
     capsys.readouterr()
-    places = {"notebooks": world / "notebooks", "runs": world / "runs", "folders": FOLDERS}
-    runner.check(recipe, **places, library=world / "toylib")
+    runner.check(recipe, world / "runs")
     told = capsys.readouterr().out.splitlines()[1:]
     assert told == ["01_first: would go on", "02_second: would run (its outputs are gone)"]
 
@@ -224,18 +222,14 @@ def test_settings_are_checked_of_the_stages_that_will_run_but_the_first(world, q
     run(world)
     run(world)
     assert checked == ["02_second"]
-    places = {"notebooks": world / "notebooks", "runs": world / "runs", "folders": FOLDERS}
-    runner.check(load(world, ""), **places, library=world / "toylib")
+    runner.check(load(world, ""), world / "runs")
     assert checked[1:] == ["01_first", "02_second"]
 
 
 def test_a_run_is_current_until_its_recipe_says_something_else(world, quick):
     run(world)
     declared = recipes.declared_in(world / "notebooks")
-    places = {"notebooks": world / "notebooks", "runs": world / "runs", "folders": FOLDERS}
-    current = [
-        runner.is_current(load(world, text), declared, **places, library=world / "toylib") for text in ("", "rows: 9")
-    ]
+    current = [runner.is_current(load(world, text), declared, world / "runs") for text in ("", "rows: 9")]
     assert current == [True, False]
 
 

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from workflow.toy import FIRST, FOLDERS, notebook
+from workflow.toy import FIRST, notebook
 
 from r2ec_lib.data import storage
 from r2ec_lib.workflow import stages
@@ -12,15 +12,13 @@ from r2ec_lib.workflow.folder import RunFolder
 
 
 def test_library_modules_count_as_far_as_they_are_imported(world):
-    names = [
-        path.stem for path in stages.imported(["%matplotlib inline\nfrom toylib import second"], world / "toylib")
-    ]
+    names = [path.stem for path in stages.imported(["%matplotlib inline\nfrom toylib import second"])]
     assert names == ["__init__", "first", "second"]
-    assert [p.stem for p in stages.imported(["import toylib.first as f"], world / "toylib")] == ["__init__", "first"]
+    assert [p.stem for p in stages.imported(["import toylib.first as f"])] == ["__init__", "first"]
 
 
 def ingredients(world: Path, **values) -> dict:
-    return stages.ingredients(world / "notebooks" / "01_first.ipynb", values, "", world / "toylib")
+    return stages.ingredients(world / "notebooks" / "01_first.ipynb", values, "")
 
 
 def test_a_key_follows_parameters_and_input_files_but_not_the_run_folder(world):
@@ -96,30 +94,30 @@ def test_a_change_deep_inside_the_library_counts(world, cell):
 def test_inputs_that_a_stage_fetched_itself_do_not_make_it_run_again(world):
     run, values = RunFolder(world / "runs" / "x"), {"data_dir": str(world / "raw")}
     before = ingredients(world, **values)
-    stages.begin(run, "01_first", (), before, FOLDERS)
+    stages.begin(run, "01_first", before)
     (world / "raw").mkdir()
     (world / "raw" / "fetched").write_text("abc")
     storage.write_text("", run.notebook("01_first"))
-    stages.finish(run, "01_first", before, values, FOLDERS, {})
+    stages.finish(run, "01_first", before, values, {})
     assert stages.is_done(run, "01_first", stages.key(ingredients(world, **values)))
 
 
 def done(world: Path, run: RunFolder, stage: str, folder: str, parts: dict) -> None:
     """Leaves `stage` finished, with a file in its folder."""
-    stages.begin(run, stage, (), parts, FOLDERS)
+    stages.begin(run, stage, parts)
     for path in (run.path / folder / "file", run.notebook(stage)):
         storage.write_text("x", path)
-    stages.finish(run, stage, parts, {}, FOLDERS, {})
+    stages.finish(run, stage, parts, {}, {})
 
 
 def test_an_input_that_changed_while_a_stage_ran_makes_it_run_again(world):
     run, values = RunFolder(world / "runs" / "x"), {"source_path": str(world / "log.csv")}
     (world / "log.csv").write_text("a")
     before = ingredients(world, **values)
-    stages.begin(run, "01_first", (), before, FOLDERS)
+    stages.begin(run, "01_first", before)
     (world / "log.csv").write_text("ab")
     storage.write_text("", run.notebook("01_first"))
-    stages.finish(run, "01_first", before, values, FOLDERS, {})
+    stages.finish(run, "01_first", before, values, {})
     assert not stages.is_done(run, "01_first", stages.key(ingredients(world, **values)))
 
 
@@ -127,22 +125,22 @@ def test_a_stage_that_begins_anew_takes_away_what_later_ones_made_of_it(world):
     run, parts = RunFolder(world / "runs" / "x"), ingredients(world, rows=1)
     done(world, run, "01_first", "data", parts)
     done(world, run, "02_second", "model", parts)
-    assert not stages.begin(run, "01_first", ["02_second"], ingredients(world, rows=2), FOLDERS)
+    assert not stages.begin(run, "01_first", ingredients(world, rows=2))
     assert not (run.path / "data" / "file").exists() and not (run.path / "model" / "file").exists()
     assert stages.state(run, "02_second") is None and not run.notebook("02_second").exists()
 
 
 def test_a_stage_is_done_when_it_finished_and_its_outputs_are_whole(world):
     run, parts = RunFolder(world / "runs" / "x"), ingredients(world, rows=1)
-    assert not stages.begin(run, "01_first", (), parts, FOLDERS)
+    assert not stages.begin(run, "01_first", parts)
     assert not stages.is_done(run, "01_first", stages.key(parts))
-    assert stages.begin(run, "01_first", (), parts, FOLDERS)  # goes on
-    assert not stages.begin(run, "01_first", (), ingredients(world, rows=2), FOLDERS)  # not with other settings
+    assert stages.begin(run, "01_first", parts)  # goes on
+    assert not stages.begin(run, "01_first", ingredients(world, rows=2))  # not with other settings
     done(world, run, "01_first", "data", parts)
     assert stages.is_done(run, "01_first", stages.key(parts)) and not stages.is_done(run, "01_first", "other")
     (run.path / "data" / "file").write_text("xx")
     assert not stages.is_done(run, "01_first", stages.key(parts))
-    assert not stages.begin(run, "01_first", (), parts, FOLDERS)  # finished, so it starts from nothing
+    assert not stages.begin(run, "01_first", parts)  # finished, so it starts from nothing
 
 
 def test_a_notebook_s_text_and_tags_count(world):
@@ -156,7 +154,7 @@ def test_a_notebook_s_text_and_tags_count(world):
 
 def test_the_stage_before_counts(world):
     path = world / "notebooks" / "01_first.ipynb"
-    first, other = (stages.ingredients(path, {}, previous, world / "toylib") for previous in ("a", "b"))
+    first, other = (stages.ingredients(path, {}, previous) for previous in ("a", "b"))
     assert stages.difference(first, other) == "an earlier stage changed"
     assert stages.key(first) != stages.key(other)
 
@@ -219,4 +217,4 @@ def test_an_output_of_another_size_is_not_what_the_stage_wrote(world, content):
 
 def test_commands_of_jupyter_are_passed_over_wherever_they_stand(world):
     cell = "with open(path):\n    pass\n    !ls\n%time\nimport toylib.first"
-    assert [path.stem for path in stages.imported([cell], world / "toylib")] == ["__init__", "first"]
+    assert [path.stem for path in stages.imported([cell])] == ["__init__", "first"]

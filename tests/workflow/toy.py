@@ -41,22 +41,16 @@ def load(world: Path, text: str, *overrides: str, name: str | None = None) -> re
 
 
 def run(world: Path, text: str = "", *overrides: str, **more) -> Path:
-    return runner.execute(
-        load(world, text, *overrides),
-        notebooks=world / "notebooks",
-        runs=world / "runs",
-        folders=FOLDERS,
-        library=world / "toylib",
-        **more,
-    )
+    return runner.execute(load(world, text, *overrides), runs=world / "runs", **more)
 
 
 def start(world: Path, *arguments: str, **options):
     """`r2ec` with these arguments in a process of its own, on the toy project, whose stages are `FOLDERS`."""
     script = (
-        "import sys; from pathlib import Path; from r2ec_lib.workflow import cli, runner\n"
-        "cli.NOTEBOOKS, cli.RUNS = Path('notebooks'), Path('runs')\n"
-        f"runner.execute.__defaults__ = (False, cli.NOTEBOOKS, cli.RUNS, {FOLDERS!r}, Path('toylib'))\n"
+        "import sys; from pathlib import Path; from r2ec_lib.workflow import cli, runner, stages\n"
+        "cli.NOTEBOOKS = runner.NOTEBOOKS = Path('notebooks'); stages.LIBRARY = Path('toylib')\n"
+        f"runner.STAGES = stages.STAGES = {FOLDERS!r}\n"
+        "runner.execute.__defaults__ = (False, Path('runs'))\n"
         "sys.exit(cli.main())"
     )
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": world, **options}

@@ -78,6 +78,7 @@ def purchases_table(
         _sequence([] if lists is None else lists, name, "one list per history")
         if lists is not None and len(lists) != len(histories):
             raise DataError(f"{name}: {len(lists)} lists for {len(histories)} histories; expected one per history.")
+    hours, ratings = (None if lists is None else list(lists) for lists in (hours, ratings))
     rows = []
     for number, ids in enumerate(histories):
         name = f"history {number + 1}"
@@ -142,7 +143,7 @@ def _numbers(lists: Sequence[Any] | None, number: int, name: str, default: list[
     """The list that goes with a history as float32, NaN where it holds None."""
     if lists is None:
         return np.array(default, np.float32)
-    values = list(lists)[number]
+    values = lists[number]
     _sequence(values, name, "one number per purchase")
     if len(values) != len(default):
         raise DataError(f"{name}: {len(values)} values for {len(default)} purchases; expected one per purchase.")

@@ -6,18 +6,16 @@ A file is written under a temporary name in its own folder and then renamed. Wha
 
 import hashlib
 import json
-import math
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import date
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import yaml
+from pydantic_core import to_jsonable_python
 
 from r2ec_lib.data.schema import DataError
 
@@ -34,8 +32,8 @@ def read_table(path: str | Path) -> pd.DataFrame:
 
 def write_json(obj: Any, path: str | Path) -> None:
     """Writes `obj` as JSON; NaN and infinities become null, NumPy values numbers, times and paths strings."""
-    text = json.dumps(_plain(obj), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_atomically(Path(path), lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    plain = to_jsonable_python(obj, inf_nan_mode="null", fallback=lambda value: value.tolist())
+    write_text(json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n", path)
 
 
 def write_text(text: str, path: str | Path) -> None:
@@ -118,19 +116,3 @@ def _read(path: Path, read: Callable[[Path], Any]) -> Any:
         return read(path)
     except (ValueError, OSError) as error:  # pyarrow's and json's errors are ValueErrors or OSErrors
         raise DataError(f"{path}: cannot be read ({error}). Delete it and run the stage that writes it.") from error
-
-
-def _plain(obj: Any) -> Any:
-    if isinstance(obj, Mapping):
-        return {str(key): _plain(value) for key, value in obj.items()}
-    if isinstance(obj, (list, tuple, set)):
-        return [_plain(value) for value in obj]
-    if isinstance(obj, np.ndarray):
-        return _plain(obj.tolist())
-    if isinstance(obj, np.generic):
-        return _plain(obj.item())
-    if obj is pd.NaT or obj is pd.NA or (isinstance(obj, float) and not math.isfinite(obj)):
-        return None
-    if isinstance(obj, date):
-        return obj.isoformat()
-    return str(obj) if isinstance(obj, Path) else obj

@@ -43,12 +43,11 @@ def answer(
         chains: reasonings to read instead of writing any.
     """
     began = time.perf_counter()
-    if chains is None and max_new_tokens:
+    if chains is None:
         sampled = model.sample(model.prompts.user_ids(samples, model.titles), max_new_tokens)
         return Answers(sampled.chains, sampled.written, sampled.states, time.perf_counter() - began)
-    read = [model.prompts.answer.ids] * len(samples) if chains is None else [list(chain) for chain in chains]
-    states = model.user_states(samples, read)
-    return Answers(read, [False] * len(samples), states, time.perf_counter() - began)
+    states = model.user_states(samples, chains)
+    return Answers([list(chain) for chain in chains], [False] * len(samples), states, time.perf_counter() - began)
 
 
 def chains_of(model: R2ec, texts: Sequence[str]) -> list[list[int]]:

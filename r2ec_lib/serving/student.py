@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from safetensors import SafetensorError
@@ -92,9 +91,9 @@ class Student(nn.Module):
         there is none.
         """
         ids = pad(rows["history"].to_list(), PADDING)
-        hours = pad(rows["history_hours"].to_list(), 0, np.float32)  # (B, T)
+        hours = pad(rows["history_hours"].to_list(), 0, torch.float32)  # (B, T)
         gaps = (hours - nn.functional.pad(hours[:, 1:], (0, 1))).clamp(min=0)
-        ratings = pad(rows["history_ratings"].to_list(), 0, np.float32).nan_to_num() / self.rating_max
+        ratings = pad(rows["history_ratings"].to_list(), 0, torch.float32).nan_to_num() / self.rating_max
         return ids, torch.stack([hours.log1p() / LOG_HOURS, gaps.log1p() / LOG_HOURS, ratings], dim=2)
 
     @torch.no_grad()

@@ -7,14 +7,12 @@ For notebook 08. Nothing here trains, measures or keeps anything; why an item ra
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
-import torch
 from pandas.io.formats.style import Styler
 
 from r2ec_lib.data.schema import DataError
 from r2ec_lib.evaluation.answers import chains_of
 from r2ec_lib.model import R2ec
-from r2ec_lib.model.r2ec import Recommendation
-from r2ec_lib.model.scoring import seen_mask, target_ranks
+from r2ec_lib.model.r2ec import Recommendation, ranks_of
 
 
 def with_reasoning(model: R2ec, rows: pd.DataFrame, reasoning: str, k: int = 10) -> Recommendation:
@@ -66,9 +64,7 @@ def audience(model: R2ec, rows: pd.DataFrame, item_id: str, max_new_tokens: int)
         user_id, rank (1 is best; among all items outside the history), reasoning.
     """
     sampled = model.sample(model.prompts.user_ids(rows, model.titles), max_new_tokens)
-    scores = model.scores(sampled.states, rows["history"].to_list())  # (B, N)
-    targets = torch.full((len(rows),), model.head.index[item_id], device=scores.device)
-    ranks = target_ranks(scores, targets, seen_mask(rows["history"].to_list(), scores.shape[1]).to(scores.device))
+    ranks = ranks_of(model, rows.assign(target=model.head.index[item_id]), sampled.states)
     texts = [model.decode(chain) for chain in sampled.chains]
     table = pd.DataFrame({"user_id": rows["user_id"].to_numpy(), "rank": ranks.cpu().numpy(), "reasoning": texts})
     return table.sort_values("rank", kind="stable", ignore_index=True)

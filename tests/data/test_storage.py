@@ -32,13 +32,13 @@ def test_a_table_comes_back_as_it_was_written(tmp_path):
 
 
 def test_json_never_holds_nan_and_takes_numpy_values(tmp_path):
-    written = {"a": np.float32("nan"), "b": [np.int64(3), float("inf"), pd.NaT], "c": np.array([1.5, np.nan])}
+    written = {"a": np.float32("nan"), "b": [np.int64(3), float("inf")], "c": np.array([1.5, np.nan])}
     storage.write_json(written | {"when": pd.Timestamp("2020-01-02"), "where": Path("x")}, tmp_path / "m.json")
     text = (tmp_path / "m.json").read_text()
     read = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     assert read == {
         "a": None,
-        "b": [3, None, None],
+        "b": [3, None],
         "c": [1.5, None],
         "when": "2020-01-02T00:00:00",
         "where": "x",

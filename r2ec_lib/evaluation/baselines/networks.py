@@ -8,10 +8,9 @@ Letters in shapes: B rows, T positions, N items, d width.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -110,9 +109,7 @@ class SASRec(SequenceNetwork):
         return self.blocks(hidden, mask=causal, is_causal=True)
 
 
-def pad(rows: Sequence[ArrayLike], filler: int, dtype: type[np.number] = np.int64) -> Tensor:
+def pad(rows: Sequence[Any], filler: int, dtype: torch.dtype = torch.int64) -> Tensor:
     """(B, longest) of `dtype`, filled on the right."""
-    table = np.full((len(rows), max(map(np.size, rows))), filler, dtype=dtype)
-    for i, row in enumerate(rows):
-        table[i, : np.size(row)] = row
-    return torch.from_numpy(table)
+    tensors = [torch.tensor(row, dtype=dtype) for row in rows]  # copies, for arrays from Parquet may be read-only
+    return nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=filler)

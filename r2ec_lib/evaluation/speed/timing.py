@@ -23,16 +23,11 @@ Product = tuple[Side, int]
 """Matrix products that a phase is measured by, and their operations."""
 
 
-def synchronise() -> None:
-    """Waits until an accelerator has done what it was given; a CPU is never behind."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
 def now() -> float:
     """Seconds of a clock, an accelerator's work included: with one CPU thread the processor time of this process, so
     that others on the machine do not count; else wall-clock."""
-    synchronise()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     alone = torch.get_num_threads() == 1 and not torch.cuda.is_available()
     return time.process_time() if alone else time.perf_counter()
 

@@ -16,6 +16,7 @@ from r2ec_lib.bazaar import language as text
 from r2ec_lib.bazaar.language import Claim
 from r2ec_lib.bazaar.truth import accent, first_missing, history_facts
 from r2ec_lib.bazaar.world import World
+from r2ec_lib.model.analyses import rounds
 from r2ec_lib.model.prompts import Document, Prompts
 
 PREMISES = {"next": ("kit",), "accent": ("kit", "style")}
@@ -47,9 +48,8 @@ def warmup_documents(world: World, samples: pd.DataFrame, prompts: Prompts, n: i
     documents += [Document("", fact) for fact in general_facts(world)] * 20  # to be learned by heart
     documents += exercises(world, prompts, rng)
     titles = world.items["title"].to_list()
-    rounds = [rng.permutation(len(samples)) for _ in range(-(-n // len(samples)))]
     columns = [samples[name].to_list() for name in ("history", "history_hours", "history_ratings")]
-    for row in np.concatenate(rounds)[:n]:
+    for row in rounds(rng, len(samples), n):
         history, hours, ratings = (column[row] for column in columns)
         prompt = prompts.user_text([titles[item] for item in history], hours, ratings)
         reasoning = analysis(world, history, hours, rng)

@@ -88,12 +88,17 @@ def generic_documents(
         key = [word for word in found if word in analyst.telling] or found or [""]
         documents.append(Document(prompts.item_text(item), "", key[generator.integers(len(key))]))
     columns = [samples[name].tolist() for name in ("history", "history_hours", "history_ratings")]
-    rounds = [generator.permutation(len(samples)) for _ in range(-(-n // len(samples)))]
-    for row in np.concatenate(rounds)[:n]:
+    for row in rounds(generator, len(samples), n):
         history, hours, ratings = (column[row] for column in columns)
         prompt = prompts.user_text([titles[int(item)] for item in history], hours, ratings)
         documents.append(Document(prompt, analyst.write(history, generator)))
     return documents
+
+
+def rounds(generator: np.random.Generator, rows: int, n: int) -> np.ndarray:
+    """`n` of `rows` row numbers: each round over all of them is in a new random order."""
+    orders = [generator.permutation(rows) for _ in range(-(-n // rows))]
+    return np.concatenate([np.empty(0, np.int64), *orders])[:n]
 
 
 def analyses(

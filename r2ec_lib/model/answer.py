@@ -79,9 +79,12 @@ class Answer:
         return list(chain[: -next(size for size in sizes if ANSWER in self._decoded(chain[-size:]))])
 
     def stop_ids(self, lm: PreTrainedModel) -> list[int]:
-        """Token ids that end a reasoning: the symbol where it is one token, and the model's own ends of a turn."""
+        """Token ids that end a reasoning: the symbol where it is one token, and the ends of a turn that the model or
+        the tokenizer names, as TRL counts them."""
         ends = lm.generation_config.eos_token_id
         ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+        own = self.tokenizer.eos_token_id
+        ends += [] if own is None or own in ends else [own]
         return ends if self.text else [*self.ids, *(token for token in ends if token not in self.ids)]
 
     def _decoded(self, ids: Sequence[int]) -> str:

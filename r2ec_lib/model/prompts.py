@@ -15,10 +15,16 @@ from typing import NamedTuple
 import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
+from r2ec_lib.data.schema import DataError
 from r2ec_lib.model.answer import ANSWER, Answer
 
 RECOMMEND = "<recommend>"
 """Put after `<answer>` where the read-out is "token": its state is compared then. The model never writes it."""
+
+DATE = "26 Jul 2024"
+"""What a chat template that prints today's date prints: the same on every day, so that prompts are, too."""
+CHUNK = 4096
+"""Texts tokenised at a time: a tokenizer keeps far more of a text than its ids until a call is over."""
 
 _INVISIBLE = re.compile(r"[\u0000-\u001f\u007f-\u009f\u00ad\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]+")
 
@@ -140,6 +146,9 @@ class Prompts:
         answer: the `<answer>` symbol of this tokenizer.
         specials: what the tokenizer turns into control tokens; foreign text is cleaned of it.
         cut: how many titles and item texts were longer than their limit in tokens, so far.
+
+    Raises:
+        DataError: the chat template prints a date that nothing can fix, so no two days would have the same prompts.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, style: PromptStyle):
@@ -149,6 +158,12 @@ class Prompts:
         self.recommend_id: int | None = tokenizer.get_vocab().get(RECOMMEND)  # only models with that read-out have it
         self.cut: Counter[str] = Counter()
         self.specials = special_strings(tokenizer)
+        template = str(tokenizer.chat_template or "") if style.instruct else ""
+        if "strftime_now" in template and "date_string" not in template:
+            raise DataError(
+                "the chat template prints today's date, so prompts would differ from day to day. Set instruct to "
+                "false, or remove strftime_now from the tokenizer's chat template."
+            )
 
     def user_text(self, titles: Sequence[str], hours: Sequence[float], ratings: Sequence[float]) -> str:
         """The user prompt of one history, before the chat template.
@@ -212,12 +227,14 @@ class Prompts:
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of finished prompt texts, through the chat template where the style uses it."""
-        if not texts:
-            return []
+        chunks = (self._ids(texts[start : start + CHUNK]) for start in range(0, len(texts), CHUNK))
+        return [ids for chunk in chunks for ids in chunk]
+
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
         if self.style.instruct and self.tokenizer.chat_template:
             chats = [[{"role": "user", "content": text}] for text in texts]
             rendered = self.tokenizer.apply_chat_template(
-                chats, tokenize=False, add_generation_prompt=True, enable_thinking=False
+                chats, tokenize=False, add_generation_prompt=True, enable_thinking=False, date_string=DATE
             )
             return self.tokenizer(rendered, add_special_tokens=False)["input_ids"]
         encoded = self.tokenizer(list(texts))["input_ids"]

@@ -118,7 +118,7 @@ class R2ec:
         """
         if not ids:
             return torch.empty(0, self.head.table.shape[1], device=self.lm.device)
-        self._require_positions(max(map(len, ids)))
+        self.require_positions(max(map(len, ids)))
         was_training = self.lm.training
         self.lm.eval()
         size, upper = encoded_tokens(self.lm), self.lower.upper if again else None
@@ -131,7 +131,7 @@ class R2ec:
         """Longest text, in tokens, that the model was made for; infinite where it has no limit."""
         return getattr(self.lm.config.get_text_config(), "max_position_embeddings", None) or math.inf
 
-    def _require_positions(self, tokens: int) -> None:
+    def require_positions(self, tokens: int) -> None:
         """Raises DataError where a text is longer than the model was made for; it would fail, or read nonsense."""
         if tokens > self.positions:
             raise DataError(
@@ -185,7 +185,7 @@ class R2ec:
         """
         if whole_number(max_new_tokens, "max_new_tokens", 0) == 0:
             return self.read(prompt_ids, [[]] * len(prompt_ids))
-        self._require_positions(max(map(len, prompt_ids), default=0) + max_new_tokens + len(self.prompts.answer.ids))
+        self.require_positions(max(map(len, prompt_ids), default=0) + max_new_tokens + len(self.prompts.answer.ids))
         if self.writer is not None:
             return self.read(prompt_ids, self.writer(prompt_ids, max_new_tokens, temperature, top_k))
         drawn = {"do_sample": True, "temperature": temperature, "top_k": top_k} if temperature > 0 else {}
@@ -317,9 +317,9 @@ class R2ec:
         which names the row by `where`.
         """
         items = clean_items(items, where)
-        vectors = self.encode_items(items)
         kept = ~self.catalogue["item_id"].isin(items["item_id"])
         catalogue = pd.concat([self.catalogue[kept], items], ignore_index=True).fillna("")
+        vectors = self.encode_items(catalogue[int(kept.sum()) :])  # with the catalogue's order of columns
         old = self.head.table[torch.tensor(kept.to_numpy())].to(vectors.device)
         self._replace(catalogue, torch.cat([old, vectors]))
 

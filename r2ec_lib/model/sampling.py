@@ -49,7 +49,7 @@ DRAWN_SCORES = 2**19
 """Scores from which tokens are drawn at a time on a CPU: 2 MiB, which stay in its cache."""
 GROUP_TOKENS = 512
 """Prompts are read in groups of similar length, each of this many tokens or more: enough to keep kernels busy."""
-CACHE_BYTES = 2**32
+CACHE_BYTES = 2**33
 """Of keys and values of a batch on a GPU, where a step over many rows takes hardly longer than one over few."""
 DROP_SHARE = 0.25
 """Share of ended chains at which the others move together; moving copies the cache, which costs about one step."""

@@ -12,6 +12,7 @@ Weights are in safetensors alone, and no code is loaded.
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -39,7 +40,10 @@ def write(
 ) -> None:
     """Writes the parts of an `R2ec` into `folder`; `weights` as in `R2ec.save`."""
     adapted = isinstance(lm, PeftModel)
-    lm.save_pretrained(folder / ("adapter" if adapted else "lm"), state_dict=weights)
+    chosen: dict[str, Any] = (
+        {"selected_adapters": ["default"]} if adapted else {}
+    )  # TRL's copy of the start is another
+    lm.save_pretrained(folder / ("adapter" if adapted else "lm"), state_dict=weights, **chosen)
     prompts.tokenizer.save_pretrained(folder / ("adapter" if adapted else "lm"))
     save_file({"item_table": head.table.float().cpu().contiguous()}, folder / "rec_head.safetensors")
     tensors, numbers = collaborative.packed() if collaborative else ({}, None)

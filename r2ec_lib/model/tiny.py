@@ -25,10 +25,10 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from r2ec_lib.data.storage import whole_folder
+from r2ec_lib.data.storage import sha256, whole_folder
+from r2ec_lib.model import muon
 from r2ec_lib.model.answer import ANSWER
 from r2ec_lib.model.backbone import load_pretrained
-from r2ec_lib.model.muon import stepper
 from r2ec_lib.model.prompts import Document, Prompts, PromptStyle
 
 
@@ -108,7 +108,7 @@ def warm_up(
     """
     generator = np.random.default_rng(seed)
     rows, starts = document_ids(prompts, documents)
-    step_by_gradients = stepper(lm, steps, steps // 10, learning_rate)
+    step_by_gradients = muon.stepper(lm, steps, steps // 10, learning_rate)
     device = lm.device
     lm.train()
     log: list[dict] = []
@@ -187,7 +187,7 @@ def tiny_backbone(
     """
     documents = documents_of(Prompts(train_tokenizer([], vocab_size=0), style))
     sizes = [vocab_size, hidden_size, num_layers, num_heads, steps, batch_tokens, learning_rate, seed]
-    versions = [torch.__version__, transformers.__version__]
+    versions = [torch.__version__, transformers.__version__, *map(sha256, (Path(__file__), Path(muon.__file__)))]
     recipe = json.dumps([documents, asdict(style), sizes, versions])
     target = Path(cache_dir) / hashlib.sha256(recipe.encode()).hexdigest()[:16]
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -11,8 +11,9 @@ from typing import Any
 
 from accelerate.data_loader import BatchSamplerShard
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 
 from r2ec_lib.data.schema import DataError
 from r2ec_lib.data.storage import read_json, write_json
@@ -33,7 +34,7 @@ class Checkpoints(TrainerCallback):
         if not state.is_world_process_zero:
             return
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        save_file({"item_table": self.trainer.r2ec.head.table.cpu()}, folder / TABLE)
+        save_file({"item_table": self.trainer.items.stored().cpu()}, folder / TABLE)
         notes = {"refreshed_at": self.trainer.items.refreshed_at, "rollouts": self.trainer.rollout_log}
         write_json({**notes, "files": _sizes(folder)}, folder / MARK)
         for other in _folders(folder.parent):
@@ -51,11 +52,17 @@ class Checkpoints(TrainerCallback):
             return
         skip_orders(kwargs["train_dataloader"], int(state.epoch))
         notes = read_json(folder / MARK)
-        self.trainer.r2ec.head.table = load_file(folder / TABLE)["item_table"].to(self.trainer.accelerator.device)
+        self.trainer.items.restore(load_file(folder / TABLE)["item_table"])
         self.trainer.items.refreshed_at, self.trainer.rollout_log = notes["refreshed_at"], notes["rollouts"]
         if state.best_global_step and fault(folder.with_name(f"checkpoint-{state.best_global_step}")):
             # what was best is lost, so the next validation is the best so far
             state.best_metric = state.best_global_step = state.best_model_checkpoint = None
+
+
+def best_table(folder: Path, state: TrainerState) -> Tensor | None:
+    """The item table of the checkpoint in `folder` with the best validation, None where there is none."""
+    path = folder / f"checkpoint-{state.best_global_step}" / TABLE
+    return load_file(path)["item_table"] if path.is_file() else None
 
 
 def skip_orders(loader: DataLoader, epochs: int) -> None:

@@ -27,7 +27,7 @@ from transformers import EarlyStoppingCallback, PrinterCallback
 from r2ec_lib.data.schema import DataError
 from r2ec_lib.data.storage import read_json, read_table, sha256, write_json
 from r2ec_lib.model import R2ec, vllm
-from r2ec_lib.training.checkpoints import Checkpoints, newest_whole
+from r2ec_lib.training.checkpoints import Checkpoints, best_table, newest_whole
 from r2ec_lib.training.config import RecPOConfig
 from r2ec_lib.training.judgements import judged_reward
 from r2ec_lib.training.monitoring import TrainingTables
@@ -135,8 +135,8 @@ def write_job(
         "model": model,
         "judged": dict(judged),
     }
-    # the item table is encoded by the weights, so its digest stands for them
-    job |= {path: sha256(run_dir / path) for path in (f"{START}/rec_head.safetensors", "data/samples.parquet")}
+    starts = (f"{START}/rec_head.safetensors", f"{START}/r2ec.json")  # the table is by the weights: it stands for them
+    job |= {path: sha256(run_dir / path) for path in (*starts, "data/samples.parquet")}
     if not (place / "job.json").is_file() or read_json(place / "job.json") != job:
         for old in (place / "checkpoints", run_dir / model):
             shutil.rmtree(old, ignore_errors=True)
@@ -191,12 +191,14 @@ def train(
         report(line)
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        trainer.items.finish()  # by all processes: weights that are spread over them are gathered in each forward
+        trainer.items.finish(
+            best_table(checkpoints, trainer.state)
+        )  # by all processes: weights that are spread over them are gathered in each forward
         trainer.require_numbers(model.head.table)
     except FloatingPointError as error:
         tables.write(trainer.state)
         _restore_best(trainer, error, report)
-        trainer.items.finish()
+        trainer.items.finish(best_table(checkpoints, trainer.state))
     if not trainer.state.global_step:
         raise RuntimeError("training made no step; more training samples, or more epochs, are needed")
     trainer.items.release()

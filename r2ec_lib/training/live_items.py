@@ -79,8 +79,19 @@ class ItemTable:
         table[rows] = found
         self.r2ec.head.table, self.refreshed_at = table, step
 
-    def finish(self) -> None:
-        """Writes the whole table by the weights that training has ended with."""
+    def stored(self) -> Tensor:
+        """The table (N, d) as a checkpoint keeps it."""
+        return self.r2ec.head.table
+
+    def restore(self, table: Tensor) -> None:
+        """Takes the table of a checkpoint."""
+        self.r2ec.head.table = table.to(self.r2ec.lm.device)
+
+    def finish(self, best: Tensor | None) -> None:
+        """Writes the whole table by the weights that training has ended with.
+
+        best: the table of the best checkpoint, for vectors that no encoding can give again.
+        """
         self.r2ec.refresh()
 
     def release(self) -> None:
@@ -91,7 +102,8 @@ class LearnedItems(ItemTable):
     """Item vectors that are weights of their own in place of encoded texts: the paper's classification head.
 
     They begin at random, as wide as the encoded ones spread, and hang on the language model while it trains, so that
-    its optimiser, its clipping and its checkpoints take them along.
+    its optimiser and its clipping take them along. Checkpoints hold them as their table, since those of an adapter
+    have no other weights. Like an adapter's, they are float32 at least: small steps would be lost in bfloat16.
     """
 
     def __init__(self, r2ec: R2ec, seed: int):
@@ -99,7 +111,7 @@ class LearnedItems(ItemTable):
         r2ec.refresh()
         table, generator = r2ec.head.table, torch.Generator().manual_seed(seed)
         vectors = torch.randn(table.shape, generator=generator).to(table) * table.std() + table.mean(dim=0)
-        self.vectors = torch.nn.Parameter(vectors.to(r2ec.lm.dtype))
+        self.vectors = torch.nn.Parameter(vectors.to(torch.promote_types(r2ec.lm.dtype, torch.float32)))
         r2ec.lm.register_parameter("item_vectors", self.vectors)
         self.refresh(0)
 
@@ -110,8 +122,16 @@ class LearnedItems(ItemTable):
         """The table is a copy of the weights; made at every use, since nothing has to be encoded."""
         self.r2ec.head.table = self.vectors.detach().float().clone()
 
-    def finish(self) -> None:
+    def stored(self) -> Tensor:
+        return self.vectors.detach().float()
+
+    @torch.no_grad()
+    def restore(self, table: Tensor) -> None:
+        self.vectors.copy_(table)
         self.refresh(0)
+
+    def finish(self, best: Tensor | None) -> None:
+        self.restore(self.vectors if best is None else best)
 
     def release(self) -> None:
         del self.r2ec.lm.item_vectors

@@ -81,7 +81,8 @@ class TrainingTables(TrainerCallback):
         entry = state.log_history[-1]
         if not state.is_world_process_zero or "train_runtime" in entry:  # transformers' summary at the end
             return
-        entry["peak_memory_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        unit = 2**30 if sys.platform == "darwin" else 2**20  # bytes there, KiB elsewhere
+        entry["peak_memory_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
         if torch.cuda.is_available():
             entry["peak_device_memory_gb"] = torch.cuda.max_memory_allocated() / 2**30
         row = log_rows(state.log_history[-2:])[-1]  # an evaluation follows the training entry of its step
@@ -169,9 +170,11 @@ class LiveTable:
 
     def page(self, row: dict) -> dict[str, str]:
         """How far the training is, and the table, as HTML and as text."""
-        done, elapsed = row["step"] / row["max_steps"], row["elapsed"]
-        left = f", about {elapsed / done - elapsed:.0f} s left" if done < 1 else ""
-        head = f"step {row['step']} of {row['max_steps']}, {elapsed:.0f} s{left}"
+        first = self.rows[min(self.rows)]  # of a resumed training not the first of all
+        done, ahead = row["step"] - first["step"], row["max_steps"] - row["step"]
+        rest = (row["elapsed"] - first["elapsed"]) / done * ahead if done else 0.0
+        left = f", about {rest:.0f} s left" if rest else ""
+        head = f"step {row['step']} of {row['max_steps']}, {row['elapsed']:.0f} s{left}"
         table = summary(pd.DataFrame(list(self.rows.values())))
         return {
             "text/html": f"<p>{head}</p>{table.to_html(index=False, border=0)}",

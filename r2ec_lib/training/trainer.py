@@ -78,6 +78,8 @@ class RecPOTrainer(GRPOTrainer):
         self.r2ec = model
         self.samples = train_samples.reset_index(drop=True)
         self.prompt_ids = model.prompts.user_ids(self.samples, model.titles)
+        longest = max(map(len, self.prompt_ids), default=0)
+        model.require_positions(longest + args.max_completion_length + len(model.prompts.answer.ids))
         self.valid_samples = valid_samples
         if valid_samples is not None and len(valid_samples) > args.valid_users:
             self.valid_samples = valid_samples.sample(args.valid_users, random_state=args.seed)
@@ -170,7 +172,9 @@ class RecPOTrainer(GRPOTrainer):
             actions = [min(len(chain), len(ids)) for chain, ids in zip(read.chains, own, strict=True)]
             return rollout.Drawn(read.chains, actions, read.written, read.states, log_probs)
         training, readout = self.model.training, model.head.readout
-        room = (max(map(len, prompts)) + self.max_completion_length + len(answer.ids)) * len(prompts)  # all at once
+        room = None  # a GPU takes what fits
+        if self.accelerator.device.type == "cpu":  # all at once
+            room = (max(map(len, prompts)) + self.max_completion_length + len(answer.ids)) * len(prompts)
         with (
             unwrap_model_for_generation(
                 self.model_wrapped,
@@ -297,8 +301,10 @@ class RecPOTrainer(GRPOTrainer):
         gains = objective.clipped((log_probs - old).exp(), weights, self.epsilon_low, self.epsilon_high)  # (B,)
         # (1/G) Σ_i 1{i = i*}, averaged over users, is a mean over all rows of which only the marked ones count
         item_loss = -(gains * inputs["best"]).sum() / count
-        surprise = -(log_probs.detach() * inputs["best"]).sum() / inputs["best"].sum().clamp(min=1)
-        self._metrics["train"]["item_surprise"].append(surprise.item())
+        marked = torch.stack([-(log_probs.detach() * inputs["best"]).sum(), inputs["best"].sum().float()])
+        surprise, number = self.accelerator.gather(marked[None]).sum(dim=0).tolist()
+        if number:
+            self._metrics["train"]["item_surprise"].append(surprise / number)
         item_loss = self.args.item_weight * item_loss / self.current_gradient_accumulation_steps
         if last:
             self.items.forget()

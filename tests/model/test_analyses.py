@@ -23,6 +23,7 @@ def test_the_generic_corpus_reads_histories_and_never_targets(prompts, items, sa
 
 
 def test_an_analysis_names_no_more_facts_than_asked_for(items, samples, prompts):
+    assert len(generic_documents(items, samples, prompts, n=0)) == len(items)
     analyses = [one.completion for one in generic_documents(items, samples, prompts, n=60, most_facts=2)[len(items) :]]
     assert {text.count("The ") + text.count("Before ") for text in analyses} == {1, 2}
 

@@ -81,8 +81,8 @@ def test_an_open_chain_has_no_body():
         answer.body([20, 21, 22])
 
 
-@pytest.mark.parametrize("ends, expected", [(None, []), (1, [1]), ([1, 3], [1, 3])])
-def test_sampling_stops_at_the_model_s_own_ends_and_at_a_symbol_that_is_a_token(ends, expected):
+@pytest.mark.parametrize("ends, expected", [(None, [1]), (1, [1]), ([1, 3], [1, 3]), ([3], [3, 1])])
+def test_sampling_stops_at_the_ends_of_model_and_tokenizer_and_at_a_symbol_that_is_a_token(ends, expected):
     lm = family_lm("Llama")
     lm.generation_config.eos_token_id = ends
     assert Answer(text_tokenizer("byte-level")).stop_ids(lm) == expected

@@ -2,6 +2,8 @@
 
 import pytest
 
+from r2ec_lib.data.schema import DataError
+from r2ec_lib.model import prompts as module
 from r2ec_lib.model.prompts import Prompts, PromptStyle, age, clean
 
 CHAT = "{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}<s>assistant:"
@@ -72,6 +74,24 @@ def test_the_chat_template_is_used_for_instructions_alone(chat_tokenizer):
     plain = Prompts(chat_tokenizer, PromptStyle(instruct=False)).tokenize(["hello"])[0]
     assert chat_tokenizer.decode(asked) == "<s>user: hello\n<s>assistant:"
     assert chat_tokenizer.decode(plain) == "hello"
+
+
+def test_a_date_in_a_chat_template_is_the_same_on_every_day_or_refused(chat_tokenizer):
+    fixed = "{% if date_string is not defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+    chat_tokenizer.chat_template = fixed + "{{ date_string }} " + CHAT
+    [ids] = Prompts(chat_tokenizer, PromptStyle()).tokenize(["hello"])
+    assert chat_tokenizer.decode(ids).startswith("26 Jul 2024")
+    chat_tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }} " + CHAT
+    with pytest.raises(DataError, match="prints today's date"):
+        Prompts(chat_tokenizer, PromptStyle())
+    assert Prompts(chat_tokenizer, PromptStyle(instruct=False)).tokenize(["hello"])
+
+
+def test_texts_are_tokenised_in_parts_without_a_difference(tokenizer, monkeypatch):
+    prompts, texts = Prompts(tokenizer, PromptStyle(instruct=False)), [f"red mug {number}" for number in range(7)]
+    whole = prompts.tokenize(texts)
+    monkeypatch.setattr(module, "CHUNK", 3)
+    assert prompts.tokenize(texts) == whole and prompts.tokenize([]) == []
 
 
 def test_long_titles_are_cut_and_ordinary_text_is_left_alone():

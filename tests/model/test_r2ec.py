@@ -159,6 +159,17 @@ def test_added_items_are_read_as_the_first_ones_were(tiny):
         assert tiny.head.item_ids == before
 
 
+def test_an_added_item_has_the_vector_that_a_refresh_would_give_it_whatever_the_order_of_its_columns(tiny, items):
+    wide = items.assign(brand="Acme", colour="red")
+    model = R2ec(tiny.lm, tiny.prompts, wide)
+    model.refresh()
+    again = wide[["colour", "title", "brand", "item_id"]].tail(2)
+    model.add_items(again)
+    added = model.head.table[-2:].clone()
+    model.refresh()
+    assert torch.allclose(added, model.head.table[-2:], atol=1e-5)
+
+
 def test_items_come_and_go_without_training(tiny, items):
     before = tiny.head.table.clone()
     tiny.add_items(pd.DataFrame({"item_id": ["new", "i3"], "title": ["gold harp", "gold flute"]}))

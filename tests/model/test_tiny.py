@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from r2ec_lib.model import tiny
 from r2ec_lib.model.analyses import generic_documents
 from r2ec_lib.model.prompts import ANSWER, Document, Prompts, PromptStyle
 from r2ec_lib.model.tiny import build_tiny, document_ids, tiny_backbone, warm_up
@@ -47,7 +48,7 @@ def test_what_stands_inside_the_answer_is_learned_after_the_answer_token(prompts
     assert prompts.tokenizer.decode(rows[0][starts[0] :]) == f" a mug{ANSWER} red"
 
 
-def test_the_tiny_backbone_is_built_once_and_then_read_from_the_cache(items, samples, tmp_path):
+def test_the_tiny_backbone_is_built_once_and_then_read_from_the_cache(items, samples, tmp_path, monkeypatch):
     calls = []
 
     def documents_of(prompts):
@@ -59,5 +60,8 @@ def test_the_tiny_backbone_is_built_once_and_then_read_from_the_cache(items, sam
     again, _, log_again, cached_again = tiny_backbone(documents_of, style, tmp_path, **SIZES, **SCHEDULE)
     other = tiny_backbone(documents_of, style, tmp_path, **SIZES, **{**SCHEDULE, "seed": 1})
     assert (cached, cached_again, other[3]) == (False, True, False)
+    monkeypatch.setattr(tiny.muon, "__file__", str(tmp_path / "changed.py"))
+    (tmp_path / "changed.py").write_text("")
+    assert not tiny_backbone(documents_of, style, tmp_path, **SIZES, **SCHEDULE)[3]  # made by other code
     assert all(torch.equal(a, b) for a, b in zip(lm.parameters(), again.parameters(), strict=True))
     assert log.equals(log_again) and tokenizer.convert_tokens_to_ids(ANSWER) == 2

@@ -45,6 +45,14 @@ def run(tiny, samples, tmp_path):
     return prepare
 
 
+def adapted(tiny, base):
+    """The language model of `tiny` with adapters, its backbone saved in `base`."""
+    tiny.lm.float().save_pretrained(base)
+    tiny.tokenizer.save_pretrained(base)
+    tiny.lm.name_or_path = str(base)
+    return add_lora(tiny.lm, rank=2, alpha=8)
+
+
 def outcome(folder) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, torch.Tensor]]:
     log = read_table(folder / "training" / "log.parquet")
     timed = [name for name in log if "second" in name or "memory" in name]
@@ -80,7 +88,10 @@ def test_a_training_does_not_encode_a_catalogue_whose_table_came_with_its_start(
     assert sum(ids in cards for ids in noted) <= 4 + 2 * len(cards)  # targets, the validation, the weights that stay
 
 
-def test_learned_item_vectors_are_trained_resumed_and_saved_as_the_item_table_alone(run):
+@pytest.mark.parametrize("adapters", [False, True])
+def test_learned_item_vectors_are_trained_resumed_and_saved_as_the_item_table_alone(run, tiny, tmp_path, adapters):
+    if adapters:
+        tiny.lm = adapted(tiny, tmp_path / "base")
     whole, broken = (run(name, {"item_vectors": "learned", "beta": 0.01}) for name in ("whole", "broken"))
     jobs.train(whole, report=lambda line: None)
 
@@ -132,6 +143,11 @@ def test_a_finished_training_is_made_anew_where_its_job_start_or_data_have_chang
     assert not (folder / "model").exists()
     jobs.train(folder, report=lambda line: None)
     tiny.head.table += 1
+    tiny.save(folder / "training" / "start")
+    jobs.write_job(folder, {**SETTINGS, "epsilon": 0.1}, batch_users=4, num_processes=1, patience=9)
+    assert not (folder / "model").exists()
+    jobs.train(folder, report=lambda line: None)
+    tiny.head.temperature = 0.5
     tiny.save(folder / "training" / "start")
     jobs.write_job(folder, {**SETTINGS, "epsilon": 0.1}, batch_users=4, num_processes=1, patience=9)
     assert not (folder / "model").exists()
@@ -410,12 +426,10 @@ def test_every_read_out_and_similarity_trains(run, tiny, tiny_with_token, readou
 
 
 def test_adapters_train_and_the_backbone_stays(run, tiny, tmp_path):
-    tiny.lm.float().save_pretrained(tmp_path / "base")
-    tiny.tokenizer.save_pretrained(tmp_path / "base")
-    tiny.lm.name_or_path = str(tmp_path / "base")
-    tiny.lm = add_lora(tiny.lm, rank=2, alpha=8)
+    tiny.lm = adapted(tiny, tmp_path / "base")
     folder = run("lora", {"max_steps": 3, "beta": 0.05})
     jobs.train(folder, report=lambda line: None)
     weights, before = outcome(folder)[2], dict(R2ec.load(folder / "training" / "start").lm.named_parameters())
     moved = {name for name, weight in weights.items() if not torch.equal(weight, before[name])}
     assert moved and all("lora_" in name for name in moved)
+    assert not (folder / "model" / "adapter" / "ref").exists()  # the start, which the divergence is measured from

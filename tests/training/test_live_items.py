@@ -6,6 +6,7 @@ from training.helpers import ADVANTAGES, BEST, gradients, live_items, rows_of
 
 from r2ec_lib.model import encoding
 from r2ec_lib.model.encoding import captured_states
+from r2ec_lib.training.live_items import LearnedItems
 
 
 @pytest.fixture
@@ -55,6 +56,11 @@ def test_micro_batches_share_one_encoding_of_the_targets(make_trainer, whole_tex
     assert len(hidden) == 2 + 1 + 2
     for name, weight in trainer.model.named_parameters():
         assert torch.allclose(weight.grad, whole[name], atol=1e-5), name
+
+
+def test_learned_vectors_are_wide_enough_for_small_steps(tiny):
+    tiny.lm.bfloat16()
+    assert LearnedItems(tiny, seed=0).vectors.dtype == torch.float32
 
 
 def test_the_catalogue_is_encoded_anew_after_exactly_so_many_steps(make_trainer):

@@ -89,6 +89,16 @@ def test_a_notebook_gets_one_display_that_is_replaced(displayed, monkeypatch):
     last = displayed[-1][2]
     assert "step 6 of 6, 12 s" in last["text/html"] and "<table" in last["text/html"]
     assert "step 3 of 6, 6 s, about 6 s left" in displayed[2][2]["text/plain"]
+    assert "left" not in displayed[0][2]["text/plain"]  # one step tells nothing yet
+
+
+def test_a_resumed_training_is_timed_from_where_it_resumed(displayed, monkeypatch):
+    monkeypatch.setattr(monitoring, "in_notebook", lambda: True)
+    monkeypatch.setattr(monitoring, "REDRAWN_EVERY", 0.0)
+    view = monitoring.LiveTable()
+    for step, seconds in ((41, 10.0), (42, 20.0)):
+        view.row({"step": step, "max_steps": 80, "elapsed": seconds, "reward": 0.5})
+    assert "step 42 of 80, 20 s, about 380 s left" in displayed[1][2]["text/plain"]
 
 
 def test_a_fast_training_draws_seldom_but_always_its_end(displayed, monkeypatch):

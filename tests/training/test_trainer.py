@@ -8,6 +8,7 @@ from conftest import FAMILIES, family_lm
 from training.helpers import ADVANTAGES, BEST, CHAINS, generated, gradients, rows_of, with_old
 from trl import GRPOTrainer
 
+from r2ec_lib.data.schema import DataError
 from r2ec_lib.model import R2ec
 from r2ec_lib.model.encoding import READOUTS, captured_states, forward_states
 from r2ec_lib.model.prompts import Prompts, PromptStyle
@@ -230,6 +231,13 @@ def test_micro_batches_without_marked_rows_leave_the_gradient_of_a_warm_up_step_
         trainer.compute_loss(trainer.model, {k: v[half] if v.dim() else v for k, v in inputs.items()}).backward()
     for name, weight in trainer.model.named_parameters():
         assert torch.allclose(weight.grad, whole[name], atol=1e-6), name
+    assert len(set(trainer._metrics["train"]["item_surprise"])) == 1  # rows without a mark do not count as 0
+
+
+def test_a_prompt_that_leaves_no_room_for_a_reasoning_is_refused_before_training(make_trainer, tiny):
+    tiny.lm.config.max_position_embeddings = 32
+    with pytest.raises(DataError, match="exceeds the 32 positions"):
+        make_trainer(max_completion_length=30)
 
 
 def test_the_divergence_from_the_start_has_a_weight_of_its_own_while_only_items_learn(make_trainer, tiny, tmp_path):

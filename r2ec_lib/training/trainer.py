@@ -29,6 +29,7 @@ from r2ec_lib.training import objective, rollout
 from r2ec_lib.training.config import RecPOConfig
 from r2ec_lib.training.live_items import ItemTable, LearnedItems
 from r2ec_lib.training.log_probs import token_log_probs
+from r2ec_lib.training.sharded import whole_weights
 
 
 class RecPOTrainer(GRPOTrainer):
@@ -164,11 +165,13 @@ class RecPOTrainer(GRPOTrainer):
         """A closed chain per prompt: by our sampler, or through TRL by vLLM or continuous batching if asked for."""
         model, answer = self.r2ec, self.r2ec.prompts.answer
         if not self.max_completion_length:  # `<answer>` follows the prompt: nothing is sampled, no token is an action
-            silent = model.sample(prompts, 0)
+            with whole_weights(model.lm):
+                silent = model.sample(prompts, 0)
             return rollout.Drawn(silent.chains, [0] * len(prompts), silent.written, silent.states)
         if self.use_vllm or self.use_transformers_continuous_batching:
             own, log_probs = self._generate_single_turn(prompts, None, {}, self.num_generations)
-            read = model.read(prompts, own)
+            with whole_weights(model.lm):
+                read = model.read(prompts, own)
             actions = [min(len(chain), len(ids)) for chain, ids in zip(read.chains, own, strict=True)]
             return rollout.Drawn(read.chains, actions, read.written, read.states, log_probs)
         training, readout = self.model.training, model.head.readout
@@ -182,7 +185,7 @@ class RecPOTrainer(GRPOTrainer):
                 gather_deepspeed3_params=self.args.ds3_gather_for_generation,
                 gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
             ) as lm,
-            self._dist.summon_full_params(self.model_wrapped, recurse=False),
+            whole_weights(model.lm),
         ):
             lm.eval()
             drawn = sample(lm, prompts, self.generation_config, answer, readout, room, read_id=model.read_id)
@@ -371,7 +374,8 @@ class RecPOTrainer(GRPOTrainer):
             raise ValueError("evaluate ranks valid_samples, and the trainer was made without any")
         share = self.valid_samples.iloc[process :: self.accelerator.num_processes]
         prompts = self.r2ec.prompts.user_ids(share, self.r2ec.titles)
-        answers = self.r2ec.sample(prompts, self.args.max_completion_length)
+        with whole_weights(self.r2ec.lm):
+            answers = self.r2ec.sample(prompts, self.args.max_completion_length)
         self.require_numbers(answers.states)
         ranks = ranks_of(self.r2ec, share, answers.states, self.args.mask_seen).tolist()
         lengths = [len(chain) for chain in answers.chains]

@@ -1,6 +1,7 @@
 """The trainer's real loss: Eq. 8 to the last gradient, on a two-layer model in float64."""
 
 import math
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -401,6 +402,30 @@ def test_validation_masks_the_history_where_the_recipe_does(tiny, samples, tmp_p
     tiny.scores = scores
     expected = [1.0 if mask_seen else 1 / math.log2(2 + len(history)) for history in seen]
     assert trainer.evaluate()["eval_ndcg@10"] == pytest.approx(sum(expected) / 18)
+
+
+def test_reasonings_are_sampled_with_whole_weights_in_training_and_in_validation(make_trainer, samples, monkeypatch):
+    """Where FSDP spreads them, processes whose reasonings end at different tokens would wait for each other."""
+    whole, forwards = [], []
+
+    @contextmanager
+    def noted(lm):
+        whole.append(True)
+        yield
+        whole.pop()
+
+    trainer = make_trainer()
+    trainer.valid_samples = samples.head(4)
+    monkeypatch.setattr(trainer_module, "whole_weights", noted)
+    lm = trainer.r2ec.lm
+    handle = lm.register_forward_pre_hook(lambda *_: forwards.append(bool(whole)))
+    trainer.sample_chains(trainer.prompt_ids[:4])
+    assert forwards and all(forwards)
+    trainer.items.refresh(0)
+    forwards.clear()
+    trainer.evaluate()
+    assert forwards and all(forwards)
+    handle.remove()
 
 
 def test_validation_without_samples_is_refused(make_trainer):

@@ -30,7 +30,7 @@ from r2ec_lib.model.frozen import LowerStates
 from r2ec_lib.model.head import RecHead
 from r2ec_lib.model.prompts import Prompts
 from r2ec_lib.model.sampling import Sampled, sample
-from r2ec_lib.model.scoring import BLOCK, seen_mask, stable_topk, target_ranks
+from r2ec_lib.model.scoring import BLOCK, FEW, SCORES_HELD, row_blocks, seen_mask, stable_topk, target_ranks
 
 Writer = Callable[[Sequence[Sequence[int]], int, float, int], list[list[int]]]
 """Writes a reasoning a prompt, given what `R2ec.sample` is given: chains of token ids, closed or not."""
@@ -298,7 +298,8 @@ class R2ec:
         """
         k = whole_number(k, "k", 1)
         ids, titles, lists = self.head.item_ids, self.titles, []
-        for rows in torch.arange(len(states)).split(max(1, BLOCK // len(ids))):
+        size = max(BLOCK // len(ids), min(FEW, SCORES_HELD // len(ids)), 1)
+        for rows in torch.arange(len(states)).split(size):
             shown = [histories[row] for row in rows.tolist()]
             hidden = seen_mask(shown, len(ids)) if barred is None else seen_mask(shown, len(ids)) | barred[rows]
             scores = self.scores(states[rows], shown).masked_fill(hidden.to(states.device), -torch.inf)  # (b, N)
@@ -367,8 +368,10 @@ def ranks_of(model: R2ec, samples: pd.DataFrame, states: Tensor, mask_seen: bool
 
     mask_seen: whether the items of a history are no candidates.
     """
-    histories = samples["history"].to_list()
-    scores = model.scores(states, histories)  # (B, N)
-    targets = torch.tensor(samples["target"].to_numpy(), dtype=torch.long, device=scores.device)
-    seen = seen_mask(histories, scores.shape[1]).to(scores.device) if mask_seen else None
-    return target_ranks(scores, targets, seen)
+    histories, num_items, ranks = samples["history"].to_list(), len(model.catalogue), []
+    targets = torch.tensor(samples["target"].to_numpy(), dtype=torch.long, device=states.device)
+    for rows in row_blocks(len(samples), num_items):
+        scores = model.scores(states[rows], histories[rows])  # (b, N)
+        seen = seen_mask(histories[rows], num_items).to(scores.device) if mask_seen else None
+        ranks.append(target_ranks(scores, targets[rows], seen))
+    return torch.cat(ranks)

@@ -94,9 +94,21 @@ def item_log_probs(
 
 
 SCORES_HELD = 2**26
-"""Scores that `rank_all` asks for at a time, at most: 256 MiB, and about as much again in masks and comparisons."""
+"""Scores that are ranked at a time, at most: 256 MiB, and about as much again in masks and comparisons."""
 BLOCK = 2**20
 """Scores held at a time where no other number is given: they stay in a processor's cache, and kernels stay busy."""
+FEW = 32
+"""Users whose lists are made together even of a large catalogue, since each product reads the whole table."""
+
+
+def row_blocks(rows: int, num_items: int) -> list[slice]:
+    """Rows whose scores for all items are held at a time: about `SCORES_HELD` scores; one block where there is no row.
+
+    >>> row_blocks(100, 2**20)
+    [slice(0, 64, None), slice(64, 128, None)]
+    """
+    size = max(1, SCORES_HELD // num_items)
+    return [slice(start, start + size) for start in range(0, max(1, rows), size)]
 
 
 def seen_mask(histories: Sequence[Sequence[int]], num_items: int) -> Tensor:

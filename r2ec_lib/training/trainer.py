@@ -203,17 +203,21 @@ class RecPOTrainer(GRPOTrainer):
             rows in the item table now come from the current weights.
         """
         numbers, head = torch.tensor(rows, device=self.accelerator.device), self.r2ec.head  # (B,)
-        targets, seen = self.targets(numbers), self.seen(numbers)  # (B,), (B, N) or None
+        targets = self.targets(numbers)  # (B,)
         candidates = torch.cat([self.accelerator.gather(targets), self.negatives()]).unique()  # (M,)
         self.items.update(self.model_wrapped, candidates, self.state.global_step)
-        scores = head.scores(drawn.states)  # (B, N)
-        self.require_numbers(scores)
-        ranks = scoring.target_ranks(scores, targets, seen)  # (B,)
+        parts = []
+        for block in scoring.row_blocks(len(rows), len(head.item_ids)):
+            scores, seen = head.scores(drawn.states[block]), self.seen(numbers[block])  # (b, N), (b, N) or None
+            self.require_numbers(scores)
+            likely = scoring.item_log_probs(scores, targets[block], head.temperature, seen)
+            parts.append((scoring.target_ranks(scores, targets[block], seen), likely))
+        ranks, log_probs = (torch.cat(part) for part in zip(*parts, strict=True))  # (B,) each
         fields = {
             "candidates": candidates,
             "rank": ranks.tolist(),
             "reward_ndcg": objective.ndcg(ranks, self.args.reward_cutoff).float().tolist(),
-            "reward_similarity": scoring.item_log_probs(scores, targets, head.temperature, seen).exp().tolist(),
+            "reward_similarity": log_probs.exp().tolist(),
         }
         if self.args.token_price:
             fields["reward_price"] = [-float(count) for count in drawn.actions]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from r2ec_lib.data.schema import DataError
-from r2ec_lib.model import R2ec
+from r2ec_lib.model import R2ec, r2ec, scoring
 from r2ec_lib.model.encoding import forward_states
 from r2ec_lib.model.head import RecHead
 from r2ec_lib.model.prompts import Prompts, PromptStyle
@@ -185,6 +185,18 @@ def test_items_come_and_go_without_training(tiny, items):
     ):
         with pytest.raises(DataError, match=message):
             tiny.remove_items(wrong)
+
+
+def test_lists_and_ranks_are_the_same_however_few_scores_are_held_at_a_time(tiny, samples, monkeypatch):
+    states, histories = tiny.user_states(samples), samples["history"].to_list()
+    lists, ranks = tiny.best_items(states, histories, 5), ranks_of(tiny, samples, states)
+    for module in (scoring, r2ec):
+        monkeypatch.setattr(module, "SCORES_HELD", 3 * len(tiny.catalogue))
+    monkeypatch.setattr(r2ec, "BLOCK", 1)
+    assert len(scoring.row_blocks(len(samples), len(tiny.catalogue))) == -(-len(samples) // 3)
+    assert torch.equal(ranks_of(tiny, samples, states), ranks)
+    for one, other in zip(tiny.best_items(states, histories, 5), lists, strict=True):
+        assert one[:2] == other[:2] and one[2] == pytest.approx(other[2])
 
 
 def test_the_table_and_the_catalogue_must_agree(tiny, items):

@@ -45,6 +45,7 @@ def fit_item_action(
     live_negatives: int = 0,
     chain_weight: float = 0.0,
     mask_seen: bool = True,
+    gradient_checkpointing: bool = False,
     eval_steps: int = 50,
     patience: int = 3,
     seed: int = 0,
@@ -64,6 +65,7 @@ def fit_item_action(
         live_negatives: adds so many items of the catalogue, drawn anew at each step and encoded live.
         chain_weight: weight of the language-model loss (nats a token) of the reasonings in `chains`, so that a model
             goes on writing while its item space is ordered; rows of `<answer>` alone have none.
+        gradient_checkpointing: recomputes activations on the way back, which takes less memory and more time.
         report: called with (step, mean loss, validation NDCG@10) at each evaluation, and with None for the last at
             every tenth of the steps between.
 
@@ -88,6 +90,8 @@ def fit_item_action(
     losses: list[float] = []
     weights: dict[str, Tensor] = {}
     model.lm.train()
+    if gradient_checkpointing:
+        model.lm.gradient_checkpointing_enable({"use_reentrant": False})
     for step, rows in enumerate(islice(_rounds(len(train), batch_users, generator), steps), start=1):
         if catalogue_negatives and (step - 1) % refresh_steps == 0:
             model.refresh()
@@ -122,6 +126,7 @@ def fit_item_action(
                 weights = {name: weight.detach().clone() for name, weight in parameters.items()}
             elif len(log) - 1 - best >= patience:
                 break
+    model.lm.gradient_checkpointing_disable()
     if best < len(log) - 1:  # otherwise weights and item table are those of the last evaluation
         model.lm.load_state_dict(weights, strict=False)
         model.refresh()

@@ -1,5 +1,6 @@
 """The same backbone without reasoning: it learns, stops on validation, and is left at its best."""
 
+import copy
 import math
 
 import numpy as np
@@ -51,6 +52,22 @@ def test_the_rate_rises_and_falls_as_the_schedule_says(tiny, samples, monkeypatc
     how = {"batch_users": 6, "learning_rate": 0.02, "warmup_steps": 4, "lr_scheduler_type": kind}
     fit_item_action(tiny, samples.head(12), samples.head(6), 10, **how)
     assert rates == pytest.approx([0.02 * (at / 4 if at <= 4 else falls(at)) for at in range(1, 11)])
+
+
+def test_recomputed_activations_train_the_same_weights(tiny, samples, monkeypatch):
+    used, plain = [], type(tiny.lm).gradient_checkpointing_enable
+    note = lambda lm, *how: used.append(how) or plain(lm, *how)  # noqa: E731
+    monkeypatch.setattr(type(tiny.lm), "gradient_checkpointing_enable", note)
+    tiny.lm.float()
+    again = R2ec(copy.deepcopy(tiny.lm), tiny.prompts, tiny.catalogue)
+    chains = [[40 + row, *tiny.prompts.answer.ids] for row in range(12)], None
+    how = {"batch_users": 6, "learning_rate": 0.01, "live_negatives": 5, "chain_weight": 1.0}
+    fit_item_action(tiny, samples.head(12), samples.head(6), 3, chains, **how)
+    assert not used
+    fit_item_action(again, samples.head(12), samples.head(6), 3, chains, **how, gradient_checkpointing=True)
+    assert used and not again.lm.is_activation_checkpointing
+    for one, other in zip(tiny.lm.parameters(), again.lm.parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
 def test_the_best_validation_is_what_remains(tiny, samples):

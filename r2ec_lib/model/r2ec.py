@@ -30,7 +30,7 @@ from r2ec_lib.model.frozen import LowerStates
 from r2ec_lib.model.head import RecHead
 from r2ec_lib.model.prompts import Prompts
 from r2ec_lib.model.sampling import Sampled, sample
-from r2ec_lib.model.scoring import BLOCK, FEW, SCORES_HELD, row_blocks, seen_mask, stable_topk, target_ranks
+from r2ec_lib.model.scoring import BLOCK, FEW, SCORES_HELD, row_blocks, seen_mask, stable_topk, target_ranks, topk
 
 Writer = Callable[[Sequence[Sequence[int]], int, float, int], list[list[int]]]
 """Writes a reasoning a prompt, given what `R2ec.sample` is given: chains of token ids, closed or not."""
@@ -301,13 +301,24 @@ class R2ec:
         size = max(BLOCK // len(ids), min(FEW, SCORES_HELD // len(ids)), 1)
         for rows in torch.arange(len(states)).split(size):
             shown = [histories[row] for row in rows.tolist()]
-            hidden = seen_mask(shown, len(ids)) if barred is None else seen_mask(shown, len(ids)) | barred[rows]
-            scores = self.scores(states[rows], shown).masked_fill(hidden.to(states.device), -torch.inf)  # (b, N)
-            for values, items in zip(*(best.tolist() for best in stable_topk(scores, min(k, len(ids)))), strict=True):
-                left = len(values) - values.count(-math.inf)
-                items = items[:left]
-                lists.append(([ids[item] for item in items], [titles[item] for item in items], values[:left]))
+            best = self._best(states[rows], shown, k, None if barred is None else barred[rows])
+            for history, *listed in zip(shown, *(part.tolist() for part in best), strict=True):
+                seen = set(history)
+                pairs = [pair for pair in zip(*listed, strict=True) if pair[0] > -math.inf and pair[1] not in seen]
+                items = [item for _, item in pairs[:k]]
+                values = [value for value, _ in pairs[:k]]
+                lists.append(([ids[item] for item in items], [titles[item] for item in items], values))
         return lists
+
+    def _best(
+        self, states: Tensor, histories: Sequence[Sequence[int]], k: int, barred: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Scores and indexes of at least the k best items of each row that are not barred, seen ones among them."""
+        k = min(k + max(map(len, histories)), len(self.head.item_ids))
+        if barred is None and self.collaborative is None:
+            return topk(states, self.head.table.to(states.device), k, similarity=self.head.similarity)
+        scores = self.scores(states, histories)  # (b, N)
+        return stable_topk(scores if barred is None else scores.masked_fill(barred.to(scores.device), -torch.inf), k)
 
     # --- catalogue ------------------------------------------------------------------------------------------------
 

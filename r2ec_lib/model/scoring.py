@@ -119,7 +119,9 @@ def seen_mask(histories: Sequence[Sequence[int]], num_items: int) -> Tensor:
     return torch.from_numpy(mask)
 
 
-def topk(users: Tensor, table: Tensor, k: int, chunk: int | None = None) -> tuple[Tensor, Tensor]:
+def topk(
+    users: Tensor, table: Tensor, k: int, chunk: int | None = None, similarity: str = "inner"
+) -> tuple[Tensor, Tensor]:
     """The k best items of each user without ever holding the (B, N) scores.
 
     Args:
@@ -133,7 +135,8 @@ def topk(users: Tensor, table: Tensor, k: int, chunk: int | None = None) -> tupl
     best, items = users.new_empty(len(users), 0), torch.empty(len(users), 0, dtype=torch.long, device=users.device)
     chunk = chunk or max(k, BLOCK // len(users))
     for start in range(0, len(table), chunk):
-        values, columns = stable_topk(users @ table[start : start + chunk].to(users.dtype).T, k)
+        scores = similarity_scores(users, table[start : start + chunk].to(users.dtype), similarity)
+        values, columns = stable_topk(scores, k)
         values, columns = torch.cat([best, values], 1), torch.cat([items, columns + start], 1)
         best, order = values.sort(dim=1, descending=True, stable=True)  # earlier chunks come first among equals
         best, items = best[:, :k], columns.gather(1, order[:, :k])

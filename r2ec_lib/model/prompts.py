@@ -184,6 +184,18 @@ class Prompts:
             lines.append(f"{when}{shown}{stars}")
         return style.user_text(lines)
 
+    def user_texts(self, samples: pd.DataFrame, titles: Sequence[str]) -> list[str]:
+        """`user_text` of each row of a samples table.
+
+        Args:
+            titles: the catalogue's titles, in item-index order.
+        """
+        columns = (samples["history"], samples["history_hours"], samples["history_ratings"])
+        return [
+            self.user_text([titles[item] for item in history], hours, ratings)
+            for history, hours, ratings in zip(*columns, strict=True)
+        ]
+
     def item_text(self, item: Mapping[str, str]) -> str:
         """The item prompt of one row of the items table, before the chat template; `item_id` is not shown."""
         style = self.style
@@ -207,18 +219,8 @@ class Prompts:
         return text[: spans[limit][0]].rstrip()  # a character of several tokens is shown whole or not at all
 
     def user_ids(self, samples: pd.DataFrame, titles: Sequence[str]) -> list[list[int]]:
-        """Prompt ids of each row of a samples table; the reasoning starts where they end.
-
-        Args:
-            titles: the catalogue's titles, in item-index order.
-        """
-        columns = (samples["history"], samples["history_hours"], samples["history_ratings"])
-        return self.tokenize(
-            [
-                self.user_text([titles[item] for item in history], hours, ratings)
-                for history, hours, ratings in zip(*columns, strict=True)
-            ]
-        )
+        """Prompt ids of each row of a samples table; the reasoning starts where they end. Arguments of `user_texts`."""
+        return self.tokenize(self.user_texts(samples, titles))
 
     def item_ids(self, items: pd.DataFrame) -> list[list[int]]:
         """Prompt ids of each row of an items table; each ends in `<answer>`."""

@@ -195,11 +195,7 @@ def plain_trainer(model: R2ec, samples: pd.DataFrame, folder: str, **choices: An
     """TRL's own trainer on a copy of the model's weights, with a constant reward and the same prompts."""
     lm = copy.deepcopy(model.lm)
     lm.generation_config.eos_token_id = model.prompts.answer.stop_ids(lm)
-    columns = (samples["history"], samples["history_hours"], samples["history_ratings"])
-    texts = [
-        model.prompts.user_text([model.titles[item] for item in history], hours, ratings)
-        for history, hours, ratings in zip(*columns, strict=True)
-    ]
+    texts = model.prompts.user_texts(samples, model.titles)
     chat = bool(model.prompts.style.instruct and model.tokenizer.chat_template)
     prompts = [[{"role": "user", "content": text}] if chat else text for text in texts]
     fields = _fields(model, folder) | {"loss_type": "dapo", "beta": 0.0, "temperature": 1.0}

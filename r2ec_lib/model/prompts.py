@@ -219,7 +219,7 @@ class Prompts:
         return text[: spans[limit][0]].rstrip()  # a character of several tokens is shown whole or not at all
 
     def user_ids(self, samples: pd.DataFrame, titles: Sequence[str]) -> list[list[int]]:
-        """Prompt ids of each row of a samples table; the reasoning starts where they end. Arguments of `user_texts`."""
+        """Prompt ids of each row of a samples table, as in `user_texts`; the reasoning starts where they end."""
         return self.tokenize(self.user_texts(samples, titles))
 
     def item_ids(self, items: pd.DataFrame) -> list[list[int]]:

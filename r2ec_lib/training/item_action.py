@@ -91,7 +91,7 @@ def fit_item_action(
     weights: dict[str, Tensor] = {}
     model.lm.train()
     if gradient_checkpointing:
-        model.lm.gradient_checkpointing_enable({"use_reentrant": False})
+        model.lm.activation_checkpointing_enable({"use_reentrant": False})
     for step, rows in enumerate(islice(_rounds(len(train), batch_users, generator), steps), start=1):
         if catalogue_negatives and (step - 1) % refresh_steps == 0:
             model.refresh()
@@ -126,7 +126,8 @@ def fit_item_action(
                 weights = {name: weight.detach().clone() for name, weight in parameters.items()}
             elif len(log) - 1 - best >= patience:
                 break
-    model.lm.gradient_checkpointing_disable()
+    if gradient_checkpointing:
+        model.lm.activation_checkpointing_disable()
     if best < len(log) - 1:  # otherwise weights and item table are those of the last evaluation
         model.lm.load_state_dict(weights, strict=False)
         model.refresh()

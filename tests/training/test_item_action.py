@@ -55,9 +55,9 @@ def test_the_rate_rises_and_falls_as_the_schedule_says(tiny, samples, monkeypatc
 
 
 def test_recomputed_activations_train_the_same_weights(tiny, samples, monkeypatch):
-    used, plain = [], type(tiny.lm).gradient_checkpointing_enable
+    used, plain = [], type(tiny.lm).activation_checkpointing_enable
     note = lambda lm, *how: used.append(how) or plain(lm, *how)  # noqa: E731
-    monkeypatch.setattr(type(tiny.lm), "gradient_checkpointing_enable", note)
+    monkeypatch.setattr(type(tiny.lm), "activation_checkpointing_enable", note)
     tiny.lm.float()
     again = R2ec(copy.deepcopy(tiny.lm), tiny.prompts, tiny.catalogue)
     chains = [[40 + row, *tiny.prompts.answer.ids] for row in range(12)], None

@@ -7,6 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import family_lm, text_tokenizer
 
 from r2ec_lib.data.storage import read_json, read_table, write_json
@@ -132,6 +133,20 @@ def test_students_are_measured_beside_their_teacher_and_one_is_kept(run):
     assert all(row["seconds_batch_1"] > 0 and row["stored_mb"] > 0 for row in results["costs"])
     samples = read_table(run / "data" / "samples.parquet")
     assert results["histories"] > (samples["split"] == "train").sum()  # unlabelled ones count, too
+
+
+def test_a_run_without_students_measures_the_teacher_alone(run, tmp_path):
+    alone = tmp_path / "alone"
+    shutil.copytree(run, alone)
+    shutil.rmtree(alone / "student")
+    recipe = (alone / "recipe.yaml").read_text()
+    (alone / "recipe.yaml").write_text(recipe.replace("student_epochs: 1", "student_epochs: 0"))
+    given = {"run_dir": str(alone), "student_epochs": 0}
+    stage, chosen = "09_student.ipynb", yaml.safe_load(recipe)
+    declared = recipes.declared(runner.NOTEBOOKS / stage)
+    values = {key: value for key, value in chosen.items() if key in declared} | given
+    kernels.run_notebook(runner.NOTEBOOKS / stage, tmp_path / stage, values, io.StringIO())
+    assert set(read_json(alone / "student" / "metrics.json")["models"]) == {"r2ec", "r2ec_0", "r2ec_4"}
 
 
 def test_what_is_tried_changes_lists_and_leaves_the_model_as_it_was(run):

@@ -16,10 +16,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
 from r2ec_lib.analysis.words import WORD, words
+from r2ec_lib.model.analyses import FRAME_WORDS
 
 KEY = ["attribute", "value"]
+
+
+FRAME = ENGLISH_STOP_WORDS | FRAME_WORDS | {"need"}
+"""Words that make sentences and state nothing of an item: function words, and those of the warm-up's analyses."""
 
 
 def card_attributes(items: pd.DataFrame, max_words: int = 3, fewest: int = 3, most: float = 0.1) -> pd.DataFrame:
@@ -27,8 +33,8 @@ def card_attributes(items: pd.DataFrame, max_words: int = 3, fewest: int = 3, mo
 
     A column other than the title whose values have at most `max_words` words in the median, and are not all the same,
     is an attribute of that name, with its whole values. The words of the title and of the other columns are values of
-    the attribute "word", if they have three letters or more and occur on at least `fewest` cards and on at most a
-    share `most` of them.
+    the attribute "word", if they have three letters or more, are none of `FRAME`, and occur on at least `fewest`
+    cards and on at most a share `most` of them.
     """
     cards = items.drop(columns="item_id").map(words)  # lists of words
     lengths = cards.drop(columns="title").map(len)
@@ -38,7 +44,8 @@ def card_attributes(items: pd.DataFrame, max_words: int = 3, fewest: int = 3, mo
         cards[short]
         .map(" ".join)
         .astype("str")
-        .melt(var_name="attribute", ignore_index=False)
+        .melt(var_name="attribute", value_name="said", ignore_index=False)  # a column may be called "value"
+        .rename(columns={"said": "value"})
         .reset_index(names="item")
     )
     text = cards.drop(columns=short).itertuples(index=False)
@@ -46,7 +53,7 @@ def card_attributes(items: pd.DataFrame, max_words: int = 3, fewest: int = 3, mo
         (item, "word", word)
         for item, lists in enumerate(text)
         for word in dict.fromkeys(word for cut in lists for word in cut)
-        if len(word) > 2 and word.isalpha()
+        if len(word) > 2 and word.isalpha() and word not in FRAME
     ]
     single = pd.DataFrame(rows, columns=["item", *KEY])
     holders = single["value"].map(single["value"].value_counts())

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from r2ec_lib.analysis import causal
+from r2ec_lib.analysis.attributes import FRAME
 from r2ec_lib.analysis.causal import Chains
 from r2ec_lib.analysis.mentions import mentions
-from r2ec_lib.analysis.rules import Forbid, Ground, GuardrailError, Guardrails, ItemSet, Limit, NeverRecommend, Rule
+from r2ec_lib.analysis.rules import Forbid, Ground, GuardrailError, Guardrails, ItemSet, Limit, NeverRecommend
 from r2ec_lib.analysis.words import phrase, words
 from r2ec_lib.data.purchases import is_one
 from r2ec_lib.data.schema import whole_number
@@ -34,7 +35,7 @@ def judge(guardrails: Guardrails, chains: pd.DataFrame, samples: pd.DataFrame, i
 
     A fact is an item of the history that the reason mentions (`mentions.mentions`), or a word of three letters or more
     that is on the card of one, in a column other than id and title, and on at most a share `USUAL` of all cards: a
-    brand, a style, a use.
+    brand, a style, a use. The words of `attributes.FRAME` are none.
 
     Args:
         chains: `sample_id`, `chain` (text) and, to judge recommendations too, `top_items` (item indexes).
@@ -81,9 +82,11 @@ def blocked(
 
 
 def idle(guardrails: Guardrails, items: pd.DataFrame) -> list[str]:
-    """Names of the rules that bar no item of a catalogue at all, perhaps for a mistyped word or id."""
+    """Names of the rules that never bar an item of a catalogue, since what they bar, or what their condition asks of
+    a history, is none of its items, perhaps for a mistyped word or id."""
     rules = [rule for rule in guardrails.rules if isinstance(rule, NeverRecommend)]
-    return [rule.name for rule in rules if not _inside(rule.items, items, rule.name).any()]
+    sets = [(rule.name, named) for rule in rules for named in (rule.items, rule.when and rule.when.history) if named]
+    return list(dict.fromkeys(name for name, named in sets if not _inside(named, items, name).any()))
 
 
 def _bars(
@@ -118,18 +121,18 @@ def _grounding(chains: pd.DataFrame, samples: pd.DataFrame, items: pd.DataFrame)
     mentioned = mentions(chains, samples, items)
     counts = mentioned[mentioned["in_history"]].groupby("row")["item"].nunique().reindex(chains.index, fill_value=0)
     columns = items.columns.drop(["item_id", "title"], errors="ignore")
-    cards = [_longer_words(" ".join(map(str, row))) for row in items[columns].itertuples(index=False)]
+    cards = [_telling_words(" ".join(map(str, row))) for row in items[columns].itertuples(index=False)]
     holders = Counter(word for card in cards for word in card)
     histories = samples.set_index("sample_id")["history"].loc[chains["sample_id"]]
     telling = []
     for history, text in zip(histories, chains["chain"], strict=True):
-        shared = _longer_words(text) & set().union(*(cards[item] for item in history))
+        shared = _telling_words(text) & set().union(*(cards[item] for item in history))
         telling.append(sum(holders[word] <= USUAL * len(items) for word in shared))
     return pd.DataFrame({"mentions": counts, "facts": counts + telling}, index=chains.index)
 
 
-def _longer_words(text: str) -> set[str]:
-    return {word for word in words(text) if len(word) > 2}
+def _telling_words(text: str) -> set[str]:
+    return {word for word in words(text) if len(word) > 2} - FRAME
 
 
 def _shortfall(counts: pd.Series, least: pd.Series) -> str:
@@ -187,28 +190,32 @@ def recommend(
     ratings: Sequence[Any] | None = None,
     max_new_tokens: int = 128,
     seed: int = 0,
+    latest: Sequence[int] | None = None,
 ) -> Guarded | list[Guarded]:
     """`R2ec.recommend` within the rules; each answer also tells which of them acted.
 
+    A rule's condition on the history looks at all purchases given, a reason is judged by those that are read.
+
     Args:
-        history, k, hours, ratings, max_new_tokens: as in `R2ec.recommend`, with its errors.
+        history, k, hours, ratings, max_new_tokens, latest: as in `R2ec.recommend`, with its errors.
         seed: of the reasons tried anew, which also depend on the histories that are asked together.
     """
     whole_number(k, "k", 1)  # before a reasoning takes its time
-    samples = model.purchases(history, hours, ratings)
-    samples, shown = samples.assign(sample_id=range(len(samples))), samples["history"].to_list()
+    samples = model.purchases(history, hours, ratings, latest)
+    samples = samples.assign(sample_id=range(len(samples)))
+    shown, owned = samples["history"].to_list(), samples["owned"].to_list()
     first = model.sample(model.prompts.user_ids(samples, model.titles), max_new_tokens)
     kept = keep_reasons(model, samples, first.chains, first.states, guardrails, max_new_tokens, seed)
-    bars: list[Rule] = [rule for rule in guardrails.rules if isinstance(rule, NeverRecommend)]
-    texts, masking = list(map(model.decode, kept.chains)), replace(guardrails, rules=bars)
-    unruled = [[model.head.index[item] for item in ids] for ids, _, _ in model.best_items(kept.states, shown, k)]
+    texts, masking = list(map(model.decode, kept.chains)), guardrails.about_items()
+    free = model.best_items(kept.states, shown, k, owned=owned)
+    unruled = [[model.head.index[item] for item in ids] for ids, _, _ in free]
     listed = pd.DataFrame({"sample_id": samples["sample_id"], "chain": texts, "top_items": unruled})
-    masked = judge(masking, listed, samples, model.catalogue).assign(action="item masked")
-    barred = torch.from_numpy(blocked(masking, shown, texts, model.catalogue))  # (B, N)
+    masked = judge(masking, listed, samples.assign(history=owned), model.catalogue).assign(action="item masked")
+    barred = torch.from_numpy(blocked(masking, owned, texts, model.catalogue))  # (B, N)
     acted: list[list[Action]] = [[] for _ in texts]
     for row, *action in pd.concat([kept.actions, masked])[["row", *Action._fields]].itertuples(index=False):
         acted[row].append(Action(*action))
-    lists = model.best_items(kept.states, shown, k, barred)
+    lists = model.best_items(kept.states, shown, k, barred, owned)
     answers = [Guarded(*best, text, tuple(did)) for best, text, did in zip(lists, texts, acted, strict=True)]
     return answers[0] if is_one(history) else answers
 

@@ -162,6 +162,22 @@ def read_sheet(text: str, cases: Sequence[str], reviewer: str, where: str = "the
     return filled
 
 
+def read_file(path: Path, cases: Sequence[str]) -> pd.DataFrame:
+    """The filled sheet in a file named after its reviewer (ann.csv), as `read_sheet` returns it.
+
+    Raises:
+        DataError: as `read_sheet`, and for a file that is not UTF-8 text.
+    """
+    try:
+        text = path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{path.name}, line {line}: not UTF-8 text (perhaps saved as ANSI). Save the sheet as CSV UTF-8."
+        ) from error
+    return read_sheet(text, cases, path.stem, path.name)
+
+
 def agreement(marks: pd.DataFrame) -> pd.DataFrame:
     """Krippendorff's α (ordinal) of each criterion over the tables of `read_sheet`, below each other: criterion,
     alpha, mean (mark), cases and reviewers that count.

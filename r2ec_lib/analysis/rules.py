@@ -8,6 +8,7 @@ their cards), a reason has to name. `limit`: the most words of a reason. Judging
 
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,7 +25,7 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 from pydantic_core import ErrorDetails
 
-from r2ec_lib.analysis.words import phrase, words
+from r2ec_lib.analysis.words import phrase, plain, words
 from r2ec_lib.data.schema import DataError
 from r2ec_lib.data.storage import YamlLoader
 
@@ -69,7 +70,8 @@ def _either(first: str, second: str) -> Any:
 
 @dataclass(frozen=True, config=_STRICT)
 class Forbid:
-    """No reason holds one of these words or phrases, nor a match of one of these patterns; case is ignored."""
+    """No reason holds one of these words or phrases, nor a match of one of these patterns; case is ignored, and so are
+    invisible characters and what stands between the words of a phrase."""
 
     name: Text
     kind: Literal["forbid"]
@@ -80,8 +82,9 @@ class Forbid:
 
     def evidence(self, text: str) -> str | None:
         """What in `text` is forbidden, by the first word or pattern that matches; None if nothing is."""
-        searches = [*(re.compile(phrase(words), re.IGNORECASE) for words in self.words), *self.patterns]
-        return next((match.group() for search in searches if (match := search.search(text))), None)
+        found = [re.search(phrase(plain(words)), plain(text), re.IGNORECASE) for words in self.words]
+        found += [pattern.search(text) or pattern.search(plain(text)) for pattern in self.patterns]
+        return next((match.group() for match in found if match), None)
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -155,6 +158,10 @@ class Guardrails:
             if name in names[:number]:
                 raise ValueError(f'rule {number + 1} "{name}": rule {names.index(name) + 1} has the same name')
         return self
+
+    def about_items(self) -> "Guardrails":
+        """The rules about what is recommended, without those about reasons."""
+        return replace(self, rules=[rule for rule in self.rules if isinstance(rule, NeverRecommend)])
 
 
 def load(path: str | os.PathLike) -> Guardrails:

@@ -90,7 +90,7 @@ def _ngrams(chain: Sequence[str], n: int) -> list[tuple[str, ...]]:
 
 def by_step(rollouts: pd.DataFrame, columns: Sequence[str], bins: int = 20) -> pd.DataFrame:
     """Means over training: the steps in at most `bins` equal stretches, each with its mean `step` and, for each of
-    `columns`, mean, `_low` and `_high` (95 %, clustered by `sample_id`; within 0…1 where all values are). Raises
+    `columns`, mean, `_low` and `_high` (95 %, clustered by `user_id`; within 0…1 where all values are). Raises
     ValueError without rollouts."""
     if rollouts.empty:
         raise ValueError("no rollouts: nothing to follow over training")
@@ -103,7 +103,7 @@ def by_step(rollouts: pd.DataFrame, columns: Sequence[str], bins: int = 20) -> p
     for _, part in rollouts.groupby(stretch):
         row = {"step": part["step"].mean()}
         for name in columns:
-            row[name], row[f"{name}_low"], row[f"{name}_high"] = interval[name](part[name], part["sample_id"])
+            row[name], row[f"{name}_low"], row[f"{name}_high"] = interval[name](part[name], part["user_id"])
         rows.append(row)
     return pd.DataFrame(rows)
 

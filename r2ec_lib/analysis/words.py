@@ -5,9 +5,12 @@ Nothing here knows what a reasoning is about.
 """
 
 import re
+import unicodedata
 
 WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 _SENTENCE_END = re.compile(r"[.!?;](?=\s|$)|\n")
+_JOINT = re.compile(r"\s+|(?<=\w)[-\u2010-\u2015](?=\w)")
+"""What stands between two words of a phrase: white space, or a hyphen or dash."""
 
 
 def words(text: str) -> list[str]:
@@ -31,10 +34,20 @@ def context(text: str, start: int, end: int) -> str:
 
 
 def phrase(text: str) -> str:
-    """A pattern for the whole words of `text` in their order, whatever white space stands between them.
+    """A pattern for the whole words of `text` in their order, whatever stands between them but letters and digits.
 
-    >>> bool(re.search(phrase("best price"), "the best  price!")), bool(re.search(phrase("cure"), "secure"))
+    >>> bool(re.search(phrase("best price"), "the best-price!")), bool(re.search(phrase("cure"), "secure"))
     (True, False)
     """
-    spaced = r"\s+".join(map(re.escape, text.split()))
-    return rf"(?<!\w){spaced}(?!\w)"
+    joined = r"[\W_]+".join(map(re.escape, _JOINT.split(text.strip())))
+    return rf"(?<![^\W_]){joined}(?![^\W_])"
+
+
+def plain(text: str) -> str:
+    """A text in compatible characters (Unicode's NFKC) and without invisible ones; white space stays.
+
+    >>> plain("ｂｅｓｔ pri\u00adce")
+    'best price'
+    """
+    signs = unicodedata.normalize("NFKC", text)
+    return "".join(sign for sign in signs if sign.isspace() or unicodedata.category(sign) not in ("Cc", "Cf"))

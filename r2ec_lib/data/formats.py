@@ -48,9 +48,10 @@ _LINE_END = re.compile(r"\r\n?|\n")
 def read_file(path: str | Path) -> pd.DataFrame:
     """The rows of a file or of a folder of parts; index: record number from 0.
 
-    Fields of CSV and numbers of JSON come as the text in the file, Parquet in its own types (integers and
-    booleans with gaps as objects); what is empty is missing. A column without a name is called "Unnamed: <position>".
-    Raises DataError for a missing or foreign file, a repeated column name, or a row that cannot be read.
+    Fields of CSV and numbers of JSON come as the text in the file (whole floats of JSON, such as 7.0, as "7"), Parquet
+    in its own types (integers and booleans with gaps as objects); what is empty is missing. A column without a name is
+    called "Unnamed: <position>". Raises DataError for a missing or foreign file, a repeated column name, or a row that
+    cannot be read.
     """
     tables: list[pd.DataFrame] = []
     first, *others = parts(path)
@@ -122,15 +123,15 @@ def kind_of(path: Path) -> str:
 def records(path: Path, faults: list[DataError] | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line from 1, object) of every line of a JSON-lines file; empty lines are passed over, numbers stay text.
 
-    Raises DataError for a line that is no JSON object; with a list of `faults`, the error goes there and the line is
-    passed over.
+    Whole floats, such as 7.0, become the integer's text. Raises DataError for a line that is no JSON object; with a
+    list of `faults`, the error goes there and the line is passed over.
     """
     for number, line in enumerate(_lines(path), start=1):
         if not line.strip():
             continue
         try:
             line.encode()  # fails for bytes that are no UTF-8
-            record = json.loads(line, parse_int=str, parse_float=str, object_pairs_hook=_object)
+            record = json.loads(line, parse_int=str, parse_float=_float, object_pairs_hook=_object)
             if not isinstance(record, dict):
                 raise ValueError(f"expected one JSON object, found {line.strip()[:40]}")
             if "\\ud" in line.lower():
@@ -142,6 +143,12 @@ def records(path: Path, faults: list[DataError] | None = None) -> Iterator[tuple
             faults.append(fault)
         else:
             yield number, record
+
+
+def _float(text: str) -> str:
+    """A float as it stands in the file; a whole one that is exact as an integer, so that ids 7 and 7.0 are one."""
+    value = float(text)
+    return str(int(value)) if value.is_integer() and abs(value) < 2**53 else text
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

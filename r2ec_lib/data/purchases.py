@@ -57,7 +57,6 @@ def purchases_table(
     *,
     item_index: Mapping[str, int],
     rating_range: tuple[float, float] = RATING_RANGE,
-    max_history: int | None = None,
 ) -> pd.DataFrame:
     """One row per history: history (int32), history_hours (float32) and history_ratings (float32, NaN if unknown).
 
@@ -67,7 +66,6 @@ def purchases_table(
         ratings: for each history one number per purchase, None or NaN where there is none; or left out.
         item_index: row of each item id in the catalogue.
         rating_range: smallest and largest rating.
-        max_history: purchases that a history keeps at most, the latest ones.
 
     Raises:
         DataError: naming the history (counted from 1) and the value that is wrong.
@@ -91,8 +89,7 @@ def purchases_table(
         stars = _numbers(ratings, number, f"ratings of {name}", [float("nan")] * len(keys))
         if not (np.isnan(stars) | ((stars >= low) & (stars <= high))).all():
             raise DataError(f"ratings of {name} are {stars.tolist()}; expected {low:g}…{high:g}, or None.")
-        kept = slice(-max_history if max_history else None, None)
-        rows.append((np.array([item_index[key] for key in keys], np.int32)[kept], ages[kept], stars[kept]))
+        rows.append((np.array([item_index[key] for key in keys], np.int32), ages, stars))
     return pd.DataFrame(rows, columns=["history", "history_hours", "history_ratings"])
 
 
@@ -112,7 +109,8 @@ def actions(samples: pd.DataFrame) -> pd.DataFrame:
     """The purchases that a samples table shows, each once, however many histories repeat it.
 
     Returns:
-        user_id, item, timestamp; by user, then time. Both targets and history items count.
+        user_id, item, timestamp; by user and time, those of one moment as the histories show them. Both targets and
+        history items count.
     """
     lengths = samples["history"].map(len).to_numpy()
     hours = np.concatenate(samples["history_hours"].to_list()).astype(float)
@@ -125,12 +123,18 @@ def actions(samples: pd.DataFrame) -> pd.DataFrame:
             "item": np.concatenate([*samples["history"], samples["target"]]).astype(np.int64),
             "timestamp": np.concatenate([past, moments]),
             "hours": np.concatenate([hours, np.zeros(len(samples))]),
+            "place": np.concatenate([*map(np.arange, lengths), np.full(len(samples), np.nan)]),  # in its history
         }
     ).sort_values(["user_id", "item", "timestamp"], kind="stable")
     same = shown.groupby(["user_id", "item"])["timestamp"].diff() <= SAME_ACTION
     shown["action"] = (~same).cumsum()
-    exact = shown.sort_values("hours", kind="stable").drop_duplicates("action")  # the nearest view is the most precise
+    shown = shown.sort_values("hours", kind="stable")
+    exact = shown.drop_duplicates("action").set_index("action")  # the nearest view is the most precise
+    # what was bought at one moment has its nearest view as history in one and the same sample
+    exact["place"] = shown.dropna(subset="place").drop_duplicates("action").set_index("action")["place"]
     exact = exact.sort_values(["user_id", "timestamp"], kind="stable", ignore_index=True)
+    exact["moment"] = (~(exact.groupby("user_id")["timestamp"].diff() <= SAME_ACTION)).cumsum()
+    exact = exact.sort_values(["moment", "place"], kind="stable", ignore_index=True)
     return exact[["user_id", "item", "timestamp"]]
 
 

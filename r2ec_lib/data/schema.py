@@ -112,12 +112,18 @@ def to_text(values: pd.Series, where: Where) -> pd.Series:
 
 
 def to_ids(values: pd.Series, where: Where) -> pd.Series:
-    """Ids as text, whole numbers without a decimal point. Raises DataError for a missing id or a list or mapping."""
+    """Ids as text, whole numbers without a decimal point.
+
+    Raises DataError for a missing id, a list or mapping, or a float too large to be exact.
+    """
     if values.dtype == object:
         nested = values.map(lambda value: isinstance(value, (list, tuple, dict, set, np.ndarray)))
         _none(nested.astype(bool), where, f"a list or a mapping as {values.name}", "a text or a number")
-    if pd.api.types.is_float_dtype(values.dtype) and (values.dropna() % 1 == 0).all():
-        values = values.astype("Int64")
+    if pd.api.types.is_float_dtype(values.dtype):
+        inexact = f"{values.name} is a float of 2**53 or more, where floats skip whole numbers"
+        _none(values.abs() >= 2**53, where, inexact, "ids written as integers or text")
+        if (values.dropna() % 1 == 0).all():
+            values = values.astype("Int64")
     text = to_text(values, where)
     _none(values.isna() | (text.str.strip() == ""), where, f"no {values.name}", "every row needs one")
     return text

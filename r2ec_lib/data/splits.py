@@ -197,12 +197,14 @@ def summary(items: pd.DataFrame, interactions: pd.DataFrame, samples: pd.DataFra
 def training_purchases(interactions: pd.DataFrame, samples: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
     """Interactions up to the last training sample, with `item` (index); what training could count, and no more.
 
-    Interactions with items outside the catalogue are left out.
+    Left out are items outside the catalogue, and targets of validation and test at the last training sample's moment.
     """
-    last = samples.loc[samples["split"] == "train", "timestamp"].max()
-    purchases = interactions[interactions["timestamp"] <= last]
+    train = samples["split"] == "train"
+    purchases = interactions[interactions["timestamp"] <= samples.loc[train, "timestamp"].max()]
     purchases = purchases.assign(item=pd.Index(items["item_id"]).get_indexer(purchases["item_id"]))
-    return purchases[purchases["item"] >= 0]
+    held_out = pd.MultiIndex.from_frame(samples.loc[~train, ["user_id", "timestamp", "target"]])
+    asked = pd.MultiIndex.from_frame(purchases[["user_id", "timestamp", "item"]]).isin(held_out)
+    return purchases[(purchases["item"] >= 0) & ~asked]
 
 
 def _date(text: str, name: str) -> pd.Timestamp:

@@ -17,6 +17,10 @@ from r2ec_lib.model.prompts import Document, Prompts, clean
 
 TITLE_WORDS = 6
 """Words of a title that an analysis names."""
+FRAME_WORDS = frozenset(
+    "the last purchase was before that came needs are about and shopper trusts next may come or".split()
+)
+"""Words of the sentences that an `Analyst` writes, whatever they are about."""
 FOLDS, LIKELY, PENALTY = 5, 10, 50.0
 """Of `likely_next`: groups of shoppers, items kept a history, and λ of the item weights."""
 

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from r2ec_lib.data.purchases import actions
 
 KEPT = 50
-"""K: the most weights of an item that are kept, of the positive ones; the others are small and change no ranking."""
+"""K: the most weights of an item that are kept, of the positive ones. As a baseline EASE may also keep all."""
 MOST = 12_000
 """Items whose weights are solved for, the most bought ones first: a matrix of this width takes about 2 GB."""
 
@@ -113,9 +113,13 @@ class Collaborative:
         counted = self.bought.scores(histories) + self.worded.scores(histories)
         return counted.to(table.device) + self.follows.scores(histories, table)
 
-    def reindexed(self, rows: Sequence[int]) -> "Collaborative":
-        """The term for another catalogue, whose items stood in these rows before; −1 for items that are new."""
-        return replace(self, bought=self.bought.reindexed(rows), worded=self.worded.reindexed(rows))
+    def reindexed(self, rows: Sequence[int], same: Sequence[bool]) -> "Collaborative":
+        """The term for another catalogue, whose items stood in these rows before; −1 for items that are new.
+
+        same: whether the text of an item is what it was; the others share no words with any item.
+        """
+        texts = [row if kept else -1 for row, kept in zip(rows, same, strict=True)]
+        return replace(self, bought=self.bought.reindexed(rows), worded=self.worded.reindexed(texts))
 
     def packed(self) -> tuple[dict[str, Tensor], dict[str, dict[str, float]]]:
         """Tensors and numbers of the parts, by name, for `unpacked`."""
@@ -143,6 +147,14 @@ def by_age(histories: Sequence[Sequence[int]], decay: float) -> list[tuple[Tenso
 
 
 def item_weights(train: pd.DataFrame, num_items: int, penalty: float) -> tuple[Tensor, Tensor]:
+    """`items` and `weights` of `ItemWeights`, (N, K) each: the largest positive weights of `ease_weights`."""
+    rows, weights = ease_weights(train, num_items, penalty)
+    best = weights.clamp_min_(0.0).topk(min(KEPT, len(rows)), dim=1)
+    items = torch.zeros(num_items, best.indices.shape[1], dtype=torch.long).index_copy(0, rows, rows[best.indices])
+    return items, torch.zeros(items.shape).index_copy(0, rows, best.values)
+
+
+def ease_weights(train: pd.DataFrame, num_items: int, penalty: float) -> tuple[Tensor, Tensor]:
     """EASE (Steck 2019, arXiv 1905.03375): the linear model of a shopper's items from the shopper's other items.
 
     B = −P / diag(P) with P = (XᵀX + penalty · I)⁻¹ and X (U, N) who bought what; its diagonal is 0.
@@ -152,7 +164,7 @@ def item_weights(train: pd.DataFrame, num_items: int, penalty: float) -> tuple[T
         penalty: λ, weight of the squared weights.
 
     Returns:
-        `items` and `weights` of `ItemWeights`, (N, K) each.
+        The `MOST` most bought items (M,), in order, and B (M, M) among them: a row speaks for the columns.
     """
     bought = actions(train)
     users, names = pd.factorize(bought["user_id"])
@@ -162,8 +174,4 @@ def item_weights(train: pd.DataFrame, num_items: int, penalty: float) -> tuple[T
     among = matrix[:, common]
     gram = torch.from_numpy((among.T @ among).toarray()) + penalty * torch.eye(len(common))
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
-    weights = inverse.div_(-inverse.diagonal())  # (M, M): row speaks for column; −1 on the diagonal
-    best = weights.clamp_min_(0.0).topk(min(KEPT, len(common)), dim=1)
-    rows = torch.from_numpy(common)
-    items = torch.zeros(num_items, best.indices.shape[1], dtype=torch.long).index_copy(0, rows, rows[best.indices])
-    return items, torch.zeros(items.shape).index_copy(0, rows, best.values)
+    return torch.from_numpy(common), inverse.div_(-inverse.diagonal()).fill_diagonal_(0.0)

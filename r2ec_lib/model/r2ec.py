@@ -229,18 +229,20 @@ class R2ec:
         hours: Sequence[Any] | None = None,
         ratings: Sequence[Any] | None = None,
         max_new_tokens: int = 128,
+        latest: Sequence[int] | None = None,
     ) -> Recommendation | list[Recommendation]:
         """Reasons about a history, or about many in batches of similar length, and ranks the catalogue for each.
 
         Args:
             history: item ids, oldest first: texts or numbers, in a list, an array or a column. Or a list of such
                 histories; or a table of interactions (`data.schema`), in which each user_id has one. The
-                latest `max_history` of the model's prompts are read; of these none is recommended.
+                latest `max_history` of the model's prompts are read, and none of them all is recommended.
             k: length of the list, fewer where the catalogue holds fewer other items.
             hours: how many hours ago each purchase was, a list per history; a day apart if left out. In a table,
                 they are counted back from its latest interaction.
             ratings: one per purchase, None where there is none, a list per history; or left out.
             max_new_tokens: longest reasoning; 0 answers at once, without one.
+            latest: how many purchases are read, a number per history, where these are fewer than `max_history`.
 
         Returns:
             The answer to one history, or a list of answers: in the order of the histories, or of the `unique()`
@@ -250,9 +252,9 @@ class R2ec:
             DataError: an empty history, an id that is not in the catalogue, or numbers that do not fit.
         """
         whole_number(k, "k", 1)  # before a reasoning takes its time
-        rows = self.purchases(history, hours, ratings)
+        rows = self.purchases(history, hours, ratings, latest)
         sampled = self.sample(self.prompts.user_ids(rows, self.titles), max_new_tokens)
-        lists = self.best_items(sampled.states, rows["history"].to_list(), k)
+        lists = self.best_items(sampled.states, rows["history"].to_list(), k, owned=rows["owned"].to_list())
         answers = [
             Recommendation(*best, self.decode(chain)) for best, chain in zip(lists, sampled.chains, strict=True)
         ]
@@ -263,8 +265,10 @@ class R2ec:
         history: Sequence[Any] | pd.DataFrame,
         hours: Sequence[Any] | None = None,
         ratings: Sequence[Any] | None = None,
+        latest: Sequence[int] | None = None,
     ) -> pd.DataFrame:
-        """What `recommend` is given, as the history columns of a samples table, checked and cut as in training."""
+        """What `recommend` is given, as the history columns of a samples table, checked and cut as in training; and
+        `owned`, the items of each history before the cut."""
         style = self.prompts.style
         scale = (style.rating_min, style.rating_max)
         if isinstance(history, pd.DataFrame):
@@ -275,35 +279,39 @@ class R2ec:
             history, hours, ratings = (listed[name] for name in ("item_ids", "hours", "ratings"))
         elif is_one(history):
             history, hours, ratings = [history], *(None if one is None else [one] for one in (hours, ratings))
-        return purchases_table(
-            history,
-            hours,
-            ratings,
-            item_index=self.head.index,
-            rating_range=scale,
-            max_history=style.max_history,
-        )
+        rows = purchases_table(history, hours, ratings, item_index=self.head.index, rating_range=scale)
+        most = [style.max_history] * len(rows) if latest is None else latest
+        sizes = [min(whole_number(size, "latest", 1), style.max_history) for size in most]
+        read = {name: [facts[-size:] for facts, size in zip(rows[name], sizes, strict=True)] for name in rows}
+        return pd.DataFrame(read).assign(owned=rows["history"])
 
     def best_items(
-        self, states: Tensor, histories: Sequence[Sequence[int]], k: int, barred: Tensor | None = None
+        self,
+        states: Tensor,
+        histories: Sequence[Sequence[int]],
+        k: int,
+        barred: Tensor | None = None,
+        owned: Sequence[Sequence[int]] | None = None,
     ) -> list[tuple[list[str], list[str], list[float]]]:
         """Ids, titles and scores of each row's k best items, best first: none of its history, and none that is barred.
 
         Args:
             states: (B, d) user states.
             barred: (B, N) bool.
+            owned: what is not recommended in place of the items of the history, where that is only a part of them.
 
         Raises:
             DataError: k is below 1.
         """
         k = whole_number(k, "k", 1)
         ids, titles, lists = self.head.item_ids, self.titles, []
+        owned = histories if owned is None else owned
         size = max(BLOCK // len(ids), min(FEW, SCORES_HELD // len(ids)), 1)
         for rows in torch.arange(len(states)).split(size):
-            shown = [histories[row] for row in rows.tolist()]
-            best = self._best(states[rows], shown, k, None if barred is None else barred[rows])
-            for history, *listed in zip(shown, *(part.tolist() for part in best), strict=True):
-                seen = set(history)
+            shown, hidden = [histories[row] for row in rows.tolist()], [set(owned[row]) for row in rows.tolist()]
+            least = k + max(map(len, hidden))
+            best = self._best(states[rows], shown, least, None if barred is None else barred[rows])
+            for seen, *listed in zip(hidden, *(part.tolist() for part in best), strict=True):
                 pairs = [pair for pair in zip(*listed, strict=True) if pair[0] > -math.inf and pair[1] not in seen]
                 items = [item for _, item in pairs[:k]]
                 values = [value for value, _ in pairs[:k]]
@@ -313,8 +321,8 @@ class R2ec:
     def _best(
         self, states: Tensor, histories: Sequence[Sequence[int]], k: int, barred: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Scores and indexes of at least the k best items of each row that are not barred, seen ones among them."""
-        k = min(k + max(map(len, histories)), len(self.head.item_ids))
+        """Scores and indexes of the k best items of each row that are not barred, seen ones among them."""
+        k = min(k, len(self.head.item_ids))
         if barred is None and self.collaborative is None:
             return topk(states, self.head.table.to(states.device), k, similarity=self.head.similarity)
         scores = self.scores(states, histories)  # (b, N)
@@ -324,6 +332,9 @@ class R2ec:
 
     def add_items(self, items: pd.DataFrame, where: Where = "items") -> None:
         """Adds items, or replaces those whose id is known, by encoding their texts; no training.
+
+        In the collaborative term, an item with another text is still bought together with what it was, but shares no
+        words with other items, as a new one, until the term is fitted anew.
 
         Texts are cleaned as those of the first catalogue were. Raises DataError for a missing or repeated id or title,
         which names the row by `where`.
@@ -343,10 +354,13 @@ class R2ec:
         self._replace(self.catalogue[kept], self.head.table[torch.tensor(kept.to_numpy())])
 
     def _replace(self, catalogue: pd.DataFrame, table: Tensor) -> None:
-        self.catalogue = catalogue.reset_index(drop=True)
         old = self.head
         if self.collaborative is not None:
-            self.collaborative = self.collaborative.reindexed([old.index.get(i, -1) for i in catalogue["item_id"]])
+            rows = [old.index.get(item, -1) for item in catalogue["item_id"]]
+            texts, old_texts = (t.set_index("item_id").astype(str).fillna("") for t in (catalogue, self.catalogue))
+            same = texts == old_texts.reindex(index=texts.index, columns=texts.columns, fill_value="")
+            self.collaborative = self.collaborative.reindexed(rows, same.all(axis=1))
+        self.catalogue = catalogue.reset_index(drop=True)
         self.head = RecHead(list(catalogue["item_id"]), table, old.temperature, old.similarity, old.readout)
 
     # --- saving ---------------------------------------------------------------------------------------------------

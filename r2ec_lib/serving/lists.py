@@ -58,9 +58,11 @@ COMMAND = b"r2ec"
 """Key in a file's metadata of what its lists were made from."""
 
 Ask = Callable[[pd.DataFrame], Sequence[Recommendation]]
-"""Answers to a table of `data.purchases.histories_table`."""
-Fit = Callable[[pd.DataFrame], pd.DataFrame]
-"""Such a table, of one row at least, as far as it can be asked about."""
+"""Answers to a table of `data.purchases.histories_table`, with how many of the latest purchases to `read`."""
+Fit = Callable[[pd.DataFrame], pd.Series]
+"""How many of the latest purchases of each history in such a table, of one row at least, can be asked about."""
+Fallback = Callable[[Sequence[str]], Recommendation]
+"""The list of a shopper who owns these items and cannot be asked about."""
 
 
 def recommend(
@@ -104,7 +106,7 @@ def recommend(
     model = R2ec.load(model_folder)
     style, room = model.prompts.style, room_for_prompts(model, max_new_tokens)
     for name in guardrails.idle(rails, model.catalogue) if rails else ():
-        print(f'The rule "{name}" bars no item of the catalogue.', flush=True)
+        print(f'The rule "{name}" never acts: it or its condition names no item of the catalogue.', flush=True)
     log = read_interactions(
         interactions_path,
         columns,
@@ -131,13 +133,15 @@ def recommend(
         model.writer = vllm.writer(model, model_folder)
 
     def ask(part: pd.DataFrame) -> Sequence[Recommendation]:
-        given = {"k": k, "hours": part["hours"], "ratings": part["ratings"], "max_new_tokens": max_new_tokens}
+        given = {name: part[name] for name in ("hours", "ratings")}
+        given |= {"k": k, "max_new_tokens": max_new_tokens, "latest": part["read"]}
         if rails:
             return guardrails.recommend(model, part["item_ids"], rails, **given)
         return model.recommend(part["item_ids"], **given)
 
-    fit, best = partial(fitted, model, room), popular(log, model.catalogue, k, rails)
-    write_lists(log, users, ask, model.head.item_ids, best, out, command, fit)
+    most_bought = by_popularity(log, model.catalogue)
+    fallback = partial(popular, most_bought, k, rails and rails.about_items())
+    write_lists(log, users, ask, model.head.item_ids, fallback, out, command, partial(fitted, model, room))
 
 
 def _named_users(path: Path, columns: Mapping[str, str]) -> np.ndarray:
@@ -173,34 +177,41 @@ def room_for_prompts(model: R2ec, max_new_tokens: int) -> float:
     return room
 
 
-def fitted(model: R2ec, room: float, table: pd.DataFrame) -> pd.DataFrame:
-    """A table of `histories_table` whose prompts have at most `room` tokens: histories without their oldest purchases
-    where these are too many, and without a row where not even the latest purchase has room."""
-    parts, longest = [], model.prompts.style.max_history
-    while len(table):
-        rows = model.purchases(*(table[name] for name in ("item_ids", "hours", "ratings")))
+def fitted(model: R2ec, room: float, table: pd.DataFrame) -> pd.Series:
+    """How many of the latest purchases of each history in a table of `histories_table` the model reads: as many as its
+    prompts show and `room` tokens hold; 0 where not even the latest purchase has room."""
+    rows = model.purchases(*(table[name] for name in ("item_ids", "hours", "ratings")))
+    rows = rows.set_axis(table.index).drop(columns="owned")
+    read = rows["history"].map(len)
+    while len(rows):
         long = np.array([len(ids) > room for ids in model.prompts.user_ids(rows, model.titles)])
-        parts.append(table[~long])
-        table = table[long].map(lambda facts: facts[-longest:][1:])  # of those shown, all but the oldest
-        table = table[table["item_ids"].map(len) > 0]
-    return pd.concat(parts)
+        rows = rows[long].map(lambda facts: facts[1:])  # all but the oldest
+        read[rows.index] -= 1
+        rows = rows[read[rows.index] > 0]
+    return read
 
 
-def popular(log: pd.DataFrame, catalogue: pd.DataFrame, k: int, rails: Guardrails | None = None) -> Guarded:
-    """The k items of the catalogue with the most interactions in the log, for shoppers of whom nothing is known.
-
-    A model knows no popularity, so the log at hand is counted, with all of its shoppers. Items with equal counts are
-    in catalogue order. Rules that bar items whatever the history count here too.
-    """
+def by_popularity(log: pd.DataFrame, catalogue: pd.DataFrame) -> pd.DataFrame:
+    """The catalogue, the items with the most interactions in the log first, those with equally many as they stood."""
     counts = log["item_id"].value_counts().reindex(catalogue["item_id"], fill_value=0).to_numpy()  # (N,)
-    order = np.argsort(-counts, kind="stable")
-    actions: list[Action] = []
+    return catalogue.iloc[np.argsort(-counts, kind="stable")].reset_index(drop=True)
+
+
+def popular(most_bought: pd.DataFrame, k: int, rails: Guardrails | None = None, owned: Sequence[str] = ()) -> Guarded:
+    """The k first of the most bought items (`by_popularity`), for a shopper of whom a model can be asked nothing.
+
+    A model knows no popularity, so the log at hand is counted, with all of its shoppers. What the shopper owns is left
+    out, and so is what rules bar of it.
+    """
+    mine = most_bought["item_id"].isin(owned).to_numpy()
+    free, actions = ~mine, []
     if rails:
-        unruled = pd.DataFrame({"sample_id": [0], "chain": [""], "top_items": [order[:k].tolist()]})
-        broken = guardrails.judge(rails, unruled, pd.DataFrame({"sample_id": [0], "history": [[]]}), catalogue)
+        history = [np.flatnonzero(mine).tolist()]
+        unruled = pd.DataFrame({"sample_id": [0], "chain": [""], "top_items": [np.flatnonzero(free)[:k].tolist()]})
+        broken = guardrails.judge(rails, unruled, pd.DataFrame({"sample_id": [0], "history": history}), most_bought)
         actions = [Action(row.rule, "item masked", row.evidence) for row in broken.itertuples()]
-        order = order[~guardrails.blocked(rails, [[]], [""], catalogue)[0][order]]
-    best = catalogue.iloc[order[:k]]
+        free &= ~guardrails.blocked(rails, history, [""], most_bought)[0]
+    best = most_bought[free].head(k)
     return Guarded(best["item_id"].tolist(), best["title"].tolist(), [math.nan] * len(best), "", tuple(actions))
 
 
@@ -209,18 +220,18 @@ def write_lists(
     users: np.ndarray,
     ask: Ask,
     item_ids: Sequence[str],
-    fallback: Recommendation,
+    fallback: Fallback,
     out: Path,
     command: Mapping[str, Any],
-    fit: Fit = lambda table: table,
+    fit: Fit = lambda table: table["item_ids"].map(len),
 ) -> None:
     """Asks for the list of each of `users`, a part at a time, and writes all of them to `out`.
 
     Args:
         users: ids without repetitions, in the order of their lists; each may be absent from the log.
         log: an interactions table; what it has of items that are not in `item_ids` is left out and counted.
-        fallback: what a shopper gets of whom no interaction is left.
-        fit: what of the histories of a part the model has room for.
+        fallback: what a shopper gets of whom no interaction is left, or none that the model has room for.
+        fit: how much of the histories of a part the model reads.
         command: what the lists are made from. Parts of the same command are gone on from, and it is kept in the file.
 
     Raises:
@@ -237,6 +248,7 @@ def write_lists(
     rows = np.flatnonzero((owners >= 0) & in_catalogue)
     rows = rows[np.argsort(owners[rows], kind="stable")]
     log, owners = log.iloc[rows], owners[rows]
+    nobody = fallback([])
     with _opened(folder, command):
         parts = {start: folder / f"{start:012}.parquet" for start in range(0, len(users), PART)}
         missing = [start for start, part in parts.items() if not part.exists()]
@@ -246,11 +258,12 @@ def write_lists(
         for done, start in enumerate(missing, start=1):
             asked = slice(start, start + PART)
             table = histories_table(log.iloc[slice(*np.searchsorted(owners, [start, start + PART]))], at)
-            asking = fit(table) if len(table) else table
+            table["read"] = fit(table) if len(table) else 0
+            asking, others = table[table["read"] > 0], table[table["read"] == 0]
             answers = dict(zip(asking.index, ask(asking), strict=True)) if len(asking) else {}
-            fitting = asking["item_ids"].map(len).reindex(table.index, fill_value=0)
-            cut = fitting[fitting < table["item_ids"].map(len)].to_dict()
-            lists = _rows(users[asked], unknown[asked], cut, answers, fallback)
+            instead = dict.fromkeys(users[asked], nobody) | others["item_ids"].map(fallback).to_dict()
+            cut = table.loc[table["read"] < table["item_ids"].map(len), "read"].to_dict()
+            lists = _rows(users[asked], unknown[asked], cut, answers, instead)
             write_atomically(parts[start], partial(pq.write_table, lists))
             now = time.monotonic()
             if now - reported >= REPORT_EVERY and done < len(missing):
@@ -291,15 +304,17 @@ def _rows(
     unknown: np.ndarray,
     cut: Mapping[str, int],
     answers: Mapping[str, Recommendation],
-    fallback: Recommendation,
+    instead: Mapping[str, Recommendation],
 ) -> pa.Table:
-    """A row per shopper and place; `cut`: how many interactions were asked about, of shoppers who have more."""
+    """A row per shopper and place, from `instead` where there is no answer; `cut`: how many interactions were asked
+    about, of shoppers who have more."""
     columns: dict[str, list] = {name: [] for name in LISTS.names}
     for user, lost in zip(users, unknown.tolist(), strict=True):
-        best = answers.get(user, fallback)
+        best = answers.get(user, instead[user])
         notes = [f"{lost} interactions with unknown items left out"] if lost else []
         if user in cut:
-            notes.append(f"the model has room for {f'the latest {cut[user]} alone' if cut[user] else 'none of them'}")
+            read = f"reads the latest {cut[user]} alone" if cut[user] else "has room for none of them"
+            notes.append(f"the model {read}")
         note = "; ".join(notes)
         if user not in answers:
             note = f"{POPULAR}: {note or 'no interactions'}"

@@ -182,7 +182,8 @@ class FastR2ec:
         if not fast:
             return self.teacher.recommend(history, k, hours, ratings, max_new_tokens)
         rows = self.teacher.purchases(history, hours, ratings)
-        lists = self.teacher.best_items(self.student.states(self.teacher, rows), rows["history"].to_list(), k)
+        states, owned = self.student.states(self.teacher, rows), rows["owned"].to_list()
+        lists = self.teacher.best_items(states, rows["history"].to_list(), k, owned=owned)
         answers = [Recommendation(*best, "") for best in lists]
         return answers[0] if is_one(history) else answers
 

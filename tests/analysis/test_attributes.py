@@ -64,6 +64,17 @@ def test_words_are_values_from_three_letters_three_cards_and_up_to_a_tenth_of_th
     assert set(card_attributes(items)["value"]) == {"rustic", "oak"}
 
 
+def test_words_that_make_a_sentence_are_no_values_though_cards_hold_them():
+    """As those of "Next may come an oak desk.", which would otherwise count as three claims that nothing supports."""
+    items = pd.DataFrame({"item_id": range(40), "title": [f"thing{n}" for n in range(40)]})
+    items.loc[:3, "title"] += " that may come next with oak"
+    items["value"] = "high"  # a column of this name is one like any other
+    items.loc[0, "value"] = "low"
+    table = card_attributes(items)
+    assert set(table.loc[table["attribute"] == "word", "value"]) == {"oak"}
+    assert set(table.loc[table["attribute"] == "value", "value"]) == {"high", "low"}
+
+
 def test_values_of_one_word_count_for_the_length_of_a_column():
     items = pd.DataFrame(
         {"item_id": list("abc"), "title": list("xyz"), "made": ["hand", "loom", "in one very long go"]}

@@ -1,6 +1,7 @@
 """Guardrails: planted faults in rules files, reasons and recommendations, and what enforcing does about them."""
 
 import inspect
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -238,6 +239,18 @@ def test_an_item_of_the_history_is_not_called_masked_by_a_rule(speaking, samples
     assert given.actions == () and len(given.item_ids) == len(items) - len(set(samples["history"].iloc[0]))
 
 
+def test_a_condition_looks_at_purchases_that_are_older_than_the_history_read(tiny):
+    free = tiny.recommend(["i2"], k=30, max_new_tokens=4)
+    first, older = free.item_ids[0], free.item_ids[-1]
+    when = f"when: {{history: {{item_id: [{older}]}}}}"
+    keeps = rules(f"kind: never_recommend, items: {{item_id: [{first}]}}, {when}")
+    tiny.prompts.style = replace(tiny.prompts.style, max_history=1)
+    held = guardrails.recommend(tiny, [older, "i2"], keeps, k=30, max_new_tokens=4)
+    assert held.item_ids == free.item_ids[1:-1] and held.actions == (("r0", "item masked", first),)
+    apart = guardrails.recommend(tiny, ["i2"], keeps, k=30, max_new_tokens=4)
+    assert apart.item_ids == free.item_ids and apart.actions == ()
+
+
 def test_recommend_takes_what_the_model_takes():
     free, ruled = (inspect.signature(f).parameters for f in (R2ec.recommend, guardrails.recommend))
     assert all(ruled[name].default == free[name].default for name in free if name != "self")
@@ -341,6 +354,30 @@ def test_words_on_more_than_a_quarter_of_the_cards_and_words_of_titles_are_no_fa
         chains = pd.DataFrame({"sample_id": [0], "chain": [text]})
         broken = guardrails.judge(rules("kind: ground, facts: 9"), chains, samples, items)
         assert broken["evidence"].tolist() == [f"{facts} of 9 facts"], text
+
+
+def test_function_words_and_those_of_the_form_of_an_analysis_are_no_facts():
+    filler = "Next may come something that you need. The last purchase came before; the shopper trusts its needs."
+    cards = [f"{filler} In rustic oak."] + ["A shelf."] * 7
+    items = pd.DataFrame({"item_id": list("abcdefgh"), "title": [f"t{n}" for n in range(8)], "description": cards})
+    samples = pd.DataFrame({"sample_id": [0], "history": [[0]]})
+    for text, evidence in ((filler, ["0 of 2 facts"]), (f"{filler} Rustic.", ["1 of 2 facts"]), ("rustic oak", [])):
+        chains = pd.DataFrame({"sample_id": [0], "chain": [text]})
+        broken = guardrails.judge(rules("kind: ground, facts: 2"), chains, samples, items)
+        assert broken["evidence"].tolist() == evidence, text
+
+
+def test_rules_whose_items_or_whose_condition_name_nothing_are_idle():
+    candles = "kind: never_recommend, items: {title: [candle]}"
+    keeps = rules(
+        candles,
+        "kind: never_recommend, items: {title: [candel]}, when: {history: {title: [curtian]}}",
+        f"{candles}, when: {{history: {{title: [babby]}}}}",
+        f"{candles}, when: {{history: {{title: [babby, baby]}}}}",
+        f"{candles}, when: {{reason: nursery}}",
+        "kind: limit, words: 3",
+    )
+    assert guardrails.idle(keeps, CATALOGUE) == ["r1", "r2"]
 
 
 def test_what_is_lacking_is_counted_for_mentions_and_facts():

@@ -80,6 +80,17 @@ def test_a_title_borne_by_two_items_is_the_one_in_the_history(items):
     assert found(items, "Norvik Slate tent navy", [5]) == {(5, True, "title")}
 
 
+@pytest.mark.parametrize(("target", "item"), [(1, 1), (5, 5), (2, -1)])
+def test_a_title_borne_by_two_items_outside_the_history_is_the_target_or_no_single_item(items, target, item):
+    table = mentions.mentions(chains_of("Norvik Slate tent navy"), samples_of([0], target=target), items)
+    assert table["item"].tolist() == [item] and not table["in_history"].any()
+
+
+def test_without_a_target_a_title_borne_by_two_items_is_no_single_item(items):
+    samples = samples_of([0]).drop(columns="target")
+    assert mentions.mentions(chains_of("Norvik Slate tent navy"), samples, items)["item"].tolist() == [-1]
+
+
 def test_a_title_of_one_word_needs_its_own_spelling():
     items = pd.DataFrame({"title": ["Help", "Halden Fern mug"]})
     assert found(items, "Help came", [1]) == {(0, False, "title")}
@@ -188,7 +199,7 @@ def test_items_that_occur_twice_count_once_and_mentions_of_no_single_item_each(i
     samples = samples_of([0, 0, 4])
     row = mentions.grounding(chains, mentions.mentions(chains, samples, items, share=0.4), samples).iloc[0]
     assert row["history_share"] == row["history_titles"] == 1 / 2
-    assert row["off_history"] == 3  # twice no single whale, and one of two equal tents
+    assert row["off_history"] == 3  # twice no single whale, and no single one of two equal tents
 
 
 def test_of_repeated_words_the_nearest_make_the_title_and_it_is_one_mention():

@@ -179,6 +179,24 @@ def test_each_fault_of_a_sheet_is_named_with_its_line(text, said):
     assert str(error.value).startswith("ann.csv: ") and all(part in str(error.value) for part in said), error.value
 
 
+def test_a_sheet_is_read_from_the_file_named_after_its_reviewer(tmp_path):
+    text = "\ufeff" + sheet_of(f"case-001,{GOOD}", "case-002,5,4,3,2,yes,café").replace("\n", "\r\n")
+    (tmp_path / "Ann.csv").write_bytes(text.encode())
+    marks = review.read_file(tmp_path / "Ann.csv", CASES)
+    assert set(marks["reviewer"]) == {"Ann"} and marks["remark"].tolist() == ["fine", "café"]
+    (tmp_path / "Ann.csv").write_text(sheet_of(f"case-001,{GOOD}"))
+    with pytest.raises(DataError, match=r"^Ann\.csv: after line 2: no row for case-002"):
+        review.read_file(tmp_path / "Ann.csv", CASES)
+
+
+@pytest.mark.parametrize(("encoding", "line"), [("cp1252", 3), ("utf-16", 1)])
+def test_a_sheet_that_is_not_utf_8_is_named_with_its_line(tmp_path, encoding, line):
+    text = sheet_of(f"case-001,{GOOD}", "case-002,5,4,3,2,yes,café")
+    (tmp_path / "ann.csv").write_bytes(text.encode(encoding))
+    with pytest.raises(DataError, match=rf"^ann\.csv, line {line}: not UTF-8 text .*Save the sheet as CSV UTF-8"):
+        review.read_file(tmp_path / "ann.csv", CASES)
+
+
 def test_lines_are_those_of_the_file_where_cells_hold_line_breaks():
     text = sheet_of('case-001,5,4,3,2,yes,"two\nlines"', "case-002,9,4,3,2,yes,")
     with pytest.raises(DataError, match='line 4: true is "9"'):

@@ -130,6 +130,24 @@ def test_a_forbidden_phrase_is_reported_before_a_pattern_and_as_written():
 
 
 @pytest.mark.parametrize(
+    "text", ["best-price", "Best, price", "ｂｅｓｔ ｐｒｉｃｅ", "be\u200bst price", "best pri\u00adce"]
+)
+def test_a_forbidden_phrase_is_found_in_near_spellings(text):
+    (rule,) = parse(one("kind: forbid, words: [best price]")).rules
+    assert rule.evidence(f"at the {text} of all")
+
+
+def test_a_forbidden_pattern_is_found_in_the_text_as_written_and_in_its_plain_form():
+    (rule,) = parse(one(r"kind: forbid, patterns: ['\d+% off', '™']")).rules
+    assert rule.evidence("２０％ off") == "20% off" and rule.evidence("Acme™") == "™"
+
+
+def test_the_rules_about_items_are_those_that_bar_some():
+    guardrails = parse(f"retries: 7\nrules: [{LIMIT}, {{name: y, kind: never_recommend, items: {{title: [a]}}}}]")
+    assert guardrails.about_items() == dataclasses.replace(guardrails, rules=guardrails.rules[1:])
+
+
+@pytest.mark.parametrize(
     "entry",
     [
         "kind: forbid, words: [a]",

@@ -110,7 +110,7 @@ def test_diversity_of_nothing_is_an_error():
 
 
 def test_by_step_pools_steps_into_equal_stretches():
-    table = pd.DataFrame({"step": [1, 1, 2, 3, 4], "sample_id": [0, 1, 2, 3, 4], "x": [0, 2, 4, 6, math.nan]})
+    table = pd.DataFrame({"step": [1, 1, 2, 3, 4], "user_id": [0, 1, 2, 3, 4], "x": [0, 2, 4, 6, math.nan]})
     pooled = by_step(table, ["x"], bins=2)
     assert pooled["step"].tolist() == [4 / 3, 3.5]
     assert pooled["x"].tolist() == [2, 6]
@@ -123,19 +123,19 @@ def test_by_step_pools_steps_into_equal_stretches():
 
 
 def test_shares_over_training_keep_their_interval_within_0_and_1():
-    table = pd.DataFrame({"step": [1] * 4, "sample_id": range(4), "x": [1, 1, 1, 0], "same": 1.0})
+    table = pd.DataFrame({"step": [1] * 4, "user_id": range(4), "x": [1, 1, 1, 0], "same": 1.0})
     row = by_step(table, ["x", "same"]).iloc[0]
     assert row["x_high"] < 1 and row["x_low"] > 0  # 0.75 ± 1.96 · 0.25 would pass 1
     assert row["same"] == row["same_high"] == 1 and row["same_low"] < 1
 
 
 def test_stretches_are_equal_wherever_the_steps_begin_and_no_more_than_the_steps():
-    table = pd.DataFrame({"step": [11, 12, 13, 14], "sample_id": range(4), "x": [0.0, 1.0, 2.0, 3.0]})
+    table = pd.DataFrame({"step": [11, 12, 13, 14], "user_id": range(4), "x": [0.0, 1.0, 2.0, 3.0]})
     assert by_step(table, ["x"], bins=2)["step"].tolist() == [11.5, 13.5]
     assert by_step(table, ["x"])["step"].tolist() == [11, 12, 13, 14]
     three = table.iloc[:3].assign(step=[1, 2, 3])
     assert by_step(three, ["x"], bins=2)["step"].tolist() == [1.5, 3]
-    many = pd.DataFrame({"step": range(100), "sample_id": range(100), "x": 0.5})
+    many = pd.DataFrame({"step": range(100), "user_id": range(100), "x": 0.5})
     assert len(by_step(many, ["x"])) == 20
 
 

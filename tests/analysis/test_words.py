@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from r2ec_lib.analysis.words import context, phrase, words
+from r2ec_lib.analysis.words import context, phrase, plain, words
 
 
 @pytest.mark.parametrize(
@@ -41,6 +41,13 @@ def test_the_context_of_a_stretch_is_the_rest_of_its_sentences(text, stretch, ex
     ("wanted", "text", "matches"),
     [
         ("best price", "the best\n price", True),
+        ("best price", "the best-price", True),
+        ("best price", "best, price", True),
+        ("best price", "_best_price_", True),
+        ("best price", "bestprice", False),
+        ("risk-free", "risk free", True),
+        ("risk-free", "risk‑free", True),  # the hyphen that breaks no line
+        ("-5 degrees", "5 degrees", False),
         ("cure", "secure", False),
         ("cure", "cured", False),
         ("a+b", "a+b", True),
@@ -50,3 +57,16 @@ def test_the_context_of_a_stretch_is_the_rest_of_its_sentences(text, stretch, ex
 )
 def test_a_phrase_matches_whole_words_literally(wanted, text, matches):
     assert bool(re.search(phrase(wanted), text)) == matches
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("ｂｅｓｔ　ｐｒｉｃｅ", "best price"),
+        ("be\u200bst pri\u00adce", "best price"),
+        ("a\nb\tc", "a\nb\tc"),
+        ("a\x00", "a"),
+    ],
+)
+def test_a_plain_text_has_compatible_characters_none_invisible_and_its_white_space(text, expected):
+    assert plain(text) == expected

@@ -257,6 +257,23 @@ def test_json_numbers_stay_as_they_stand_though_rows_have_gaps(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        ("7", "7"),
+        ("7.0", "7"),
+        ("1.2345678E7", "12345678"),
+        ("9007199254740993.0", "9007199254740993.0"),
+        ("1e20", "1e20"),
+        ("1e999", "1e999"),
+        ("7.50", "7.50"),
+        ('"7.0"', "7.0"),
+    ],
+)
+def test_a_whole_float_of_json_is_read_as_the_integer_and_any_other_as_it_stands(tmp_path, number, text):
+    assert read(tmp_path, f'{{"user_id": {number}}}\n', "log.jsonl")["user_id"].tolist() == [text]
+
+
+@pytest.mark.parametrize(
     ("line", "message"),
     [
         (b'{"a": ', r"items\.jsonl, line 2: not valid JSON"),
@@ -342,9 +359,13 @@ def reference_csv(data):
     return header, rows
 
 
+def whole(text):
+    return str(int(float(text))) if float(text) % 1 == 0 and abs(float(text)) < 2**53 else text
+
+
 def reference_json(data):
     objects = [
-        json.loads(line, parse_int=str, parse_float=str)
+        json.loads(line, parse_int=str, parse_float=whole)
         for line in data.decode("utf-8-sig").splitlines()
         if line.strip()
     ]

@@ -48,12 +48,6 @@ def test_a_purchase_of_this_very_hour_is_taken():
     assert table([["pen", 4]], [[0, 0.0]])["history_hours"][0].tolist() == [0.0, 0.0]
 
 
-def test_only_the_latest_purchases_are_kept():
-    row = table([["pen", 4, 17]], [[9, 8, 7]], [[1, 2, 3]], max_history=2).iloc[0]
-    assert [row[name].tolist() for name in row.index] == [[0, 1], [8.0, 7.0], [2.0, 3.0]]
-    assert len(table([["pen", 4]], max_history=2)["history"][0]) == 2
-
-
 def test_pandas_gaps_are_no_rating():
     assert np.isnan(table([["pen", 4]], None, [[5, pd.NA]])["history_ratings"][0][1])
 
@@ -109,6 +103,18 @@ def test_actions_outlive_hours_rounded_to_float32():
         rows.append(("a", moments[at], at, np.arange(at), hours))
     samples = pd.DataFrame(rows, columns=["user_id", "timestamp", "target", "history", "history_hours"])
     assert actions(samples)["item"].tolist() == [0, 1, 2, 3]
+
+
+def test_purchases_of_one_moment_stay_in_the_order_of_the_log():
+    """An order of 7 and 3; then one of 9, which was asked for, and 1; then 5."""
+    moments = pd.Timestamp("2024-01-01T10:00", tz="UTC") + pd.to_timedelta([0, 0, 7.3, 7.3, 19.9], unit="h")
+    items, rows = np.array([7, 3, 9, 1, 5]), []
+    for at, shown in ((2, slice(0, 2)), (4, slice(0, 4))):
+        hours = ((moments[at] - moments[shown]) / pd.Timedelta(hours=1)).to_numpy().astype(np.float32)
+        rows.append(("a", moments[at], items[at], items[shown], hours))
+    samples = pd.DataFrame(rows, columns=["user_id", "timestamp", "target", "history", "history_hours"])
+    assert actions(samples)["item"].tolist() == items.tolist()
+    assert actions(samples.head(1))["item"].tolist() == [7, 3, 9]
 
 
 def test_dropped_samples_leave_their_purchase_in_the_sequence(samples_of):

@@ -63,6 +63,19 @@ def test_all_file_types_hold_the_same_tables_under_the_users_names(tmp_path, suf
     assert interactions["timestamp"].iloc[0] == pd.Timestamp("2017-07-14 02:40:00", tz="UTC")
 
 
+def test_a_shopper_whose_json_id_is_once_an_integer_and_once_a_float_is_one(tmp_path):
+    rows = [f'{{"user_id": {user}, "item_id": "p", "timestamp": "2020-01-01"}}\n' for user in ("7", "7.0")]
+    (tmp_path / "log.jsonl").write_text("".join(rows))
+    assert readers.read_interactions(tmp_path / "log.jsonl")["user_id"].tolist() == ["7", "7"]
+
+
+def test_a_parquet_id_too_large_for_a_float_names_its_file_and_row(tmp_path):
+    log = {"user_id": [7.0, 1e20], "item_id": "p", "timestamp": pd.Timestamp("2020-01-01", tz="UTC")}
+    pd.DataFrame(log).to_parquet(tmp_path / "log.parquet")
+    with pytest.raises(DataError, match=r"log\.parquet, row 2: user_id is a float of 2\*\*53 or more"):
+        readers.read_interactions(tmp_path / "log.parquet")
+
+
 def test_interactions_with_unknown_items_are_counted_and_all_of_them_an_error(logs):
     _, interactions, drops = readers.read_logs(*logs("a,p,2020-01-01\nb,x,2020-01-02\n"))
     assert len(interactions) == 1

@@ -94,12 +94,19 @@ def test_whole_numbers_as_ids_have_no_decimal_point(ids):
     assert schema.to_ids(pd.Series(ids, name="item_id"), "log").tolist() == ["5", "23"]
 
 
+def test_the_largest_float_that_is_exact_is_an_id():
+    assert schema.to_ids(pd.Series([2.0**53 - 1], name="item_id"), "log").tolist() == ["9007199254740991"]
+
+
 @pytest.mark.parametrize(
     ("ids", "message"),
     [
         ([5.0, None], "log, row 2: no item_id"),
         (["a", " "], "log, row 2: no item_id"),
         (["a", {"$oid": 1}], "log, row 2: a list or a mapping as item_id"),
+        ([5.0, 1e20], r"log, row 2: item_id is a float of 2\*\*53 or more.*expected: ids written as integers or text"),
+        ([1.5, None, -(2.0**53)], r"log, row 3: item_id is a float of 2\*\*53 or more"),
+        (pd.array([None, 1e20], "Float64"), r"log, row 2: item_id is a float of 2\*\*53 or more"),
     ],
 )
 def test_an_id_that_is_none_is_named(ids, message):

@@ -220,6 +220,16 @@ def test_training_purchases_end_with_the_training_split_and_stay_in_the_catalogu
     assert len(purchases) < len(interactions[interactions["item_id"].str[1:].astype(int) < 10])
 
 
+def test_targets_of_validation_and_test_at_the_moment_of_the_last_training_sample_are_no_training_purchases():
+    interactions = log(["a", "b"] * 12, range(24), [0, 0, *[1] * 22])  # 22 samples at one moment, in all three splits
+    samples, _ = splits.make_samples(catalogue(24), interactions, skip_ties=False)
+    targets = samples.groupby("split")["target"].agg(set)
+    purchases = splits.training_purchases(interactions, samples, catalogue(24))
+    assert set(purchases["item"]) == {0, 1} | targets["train"]  # 0 and 1 are first actions, targets of no sample
+    same_items = interactions.assign(user_id="c")
+    assert len(splits.training_purchases(same_items, samples, catalogue(24))) == 24  # another shopper's are left
+
+
 def test_an_interaction_with_an_unknown_item_is_named():
     with pytest.raises(DataError, match="item_id 'i9' is not in the items"):
         splits.make_samples(catalogue(9), log(["u"] * 3, [0, 9, 1], range(3)))

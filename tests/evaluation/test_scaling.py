@@ -8,7 +8,8 @@ from r2ec_lib.evaluation import scaling
 
 
 def rows(sizes, means, se=0.01) -> pd.DataFrame:
-    return pd.DataFrame({"row": list(map(str, sizes)), "size": sizes, "mean": means, "se": se})
+    table = pd.DataFrame({"row": list(map(str, sizes)), "size": sizes, "mean": means, "se": se})
+    return table.assign(seed_se=1e-3 * table["se"], free=3)  # nearly all of it is over shoppers
 
 
 def test_rows_on_a_line_give_its_slope_per_doubling():
@@ -17,7 +18,7 @@ def test_rows_on_a_line_give_its_slope_per_doubling():
     assert found["intercept"] + found["per_doubling"] * np.log2(40) == pytest.approx(0.2)
     # three rows at log₂ size 0, 1 and 3 about their mean 4/3: Σ (x − x̄)² = 14/3
     half = 1.959964 * 0.01 / np.sqrt(14 / 3)
-    assert found["ci95"] == pytest.approx([0.05 - half, 0.05 + half])
+    assert found["ci95"] == pytest.approx([0.05 - half, 0.05 + half], rel=1e-4)
 
 
 def test_rows_off_a_line_are_told_from_noise_by_their_errors():
@@ -47,7 +48,30 @@ def answered(values, users) -> pd.DataFrame:
     return pd.DataFrame({"user_id": users, "ndcg@20": values})
 
 
-def test_a_curve_has_the_spread_over_shoppers_and_from_two_seeds_on_over_seeds():
+def test_what_few_seeds_tell_of_their_spread_widens_the_interval():
+    """With three degrees of freedom and no other spread, t is 3.182; without two seeds of a row nothing is known."""
+    table = rows([10.0, 20.0, 80.0], [0.1, 0.15, 0.25])
+    found = scaling.fit(table.assign(seed_se=table["se"]))
+    half = 3.182446 * 0.01 / np.sqrt(14 / 3)
+    assert found["ci95"] == pytest.approx([0.05 - half, 0.05 + half], rel=1e-6)
+    assert np.isnan(scaling.fit(table.assign(seed_se=0.0, free=0))["ci95"]).all()
+
+
+def test_the_interval_of_a_slope_of_zero_rarely_excludes_it():
+    """Rows with one seed and with two; shoppers' spread is small, so that of seeds has to be estimated."""
+    generator, users, missed = np.random.default_rng(0), [f"u{i}" for i in range(60)], 0
+    runs = {"small": {0: "a"}, "middle": {0: "b", 1: "c"}, "large": {0: "d", 1: "e"}}
+    sizes = dict(zip("abcde", [1.0, 2.0, 2.0, 4.0, 4.0], strict=True))
+    for _ in range(100):
+        answers = {
+            run: answered(0.5 + generator.normal(0, 0.02) + generator.normal(0, 0.02, 60), users) for run in sizes
+        }
+        low, high = scaling.fit(scaling.curve(answers, runs, sizes, resamples=50))["ci95"]
+        missed += not low < 0 < high
+    assert missed <= 9  # of 100
+
+
+def test_a_curve_has_the_spread_over_shoppers_and_the_pooled_one_over_seeds():
     users = [f"u{i}" for i in range(400)]
     half = answered([0.0, 1.0] * 200, users)
     answers = {"a0": half, "b0": half, "b1": answered([0.2, 1.0] * 200, users)}
@@ -55,8 +79,9 @@ def test_a_curve_has_the_spread_over_shoppers_and_from_two_seeds_on_over_seeds()
     table = scaling.curve(answers, runs, {"a0": 1.0, "b0": 8.0, "b1": 8.0}, resamples=4_000)
     assert table["row"].to_list() == ["small", "large"] and table["size"].to_list() == [1.0, 8.0]
     assert table["seeds"].to_list() == [1, 2] and table["mean"].to_list() == pytest.approx([0.5, 0.55])
-    over_shoppers, seeds = 0.45 / 20, 0.1 / np.sqrt(2) / np.sqrt(2)
-    assert table["se"].to_list() == pytest.approx([0.5 / 20, np.hypot(over_shoppers, seeds)], rel=0.05)
+    over_shoppers, seeds = 0.45 / 20, 0.1 / np.sqrt(2) * np.array([1, 1 / np.sqrt(2)])
+    assert table["seed_se"].to_list() == pytest.approx(seeds) and table["free"].to_list() == [1, 1]
+    assert table["se"].to_list() == pytest.approx(np.hypot([0.5 / 20, over_shoppers], seeds), rel=0.05)
 
 
 def test_samples_of_one_shopper_are_one_draw():

@@ -139,6 +139,21 @@ def test_the_term_follows_its_items_when_the_catalogue_changes(tiny, samples):
     assert after[index["new"]] != 0 and term.scores([[index["new"]]], tiny.head.table).all()  # found by its vector
 
 
+def test_an_item_with_another_text_shares_no_words_and_is_bought_with_what_it_was(tiny):
+    before = with_term(tiny).collaborative
+    same = tiny.catalogue[tiny.catalogue["item_id"] == "i4"]
+    other = tiny.catalogue[tiny.catalogue["item_id"] == "i9"].assign(title="renamed lamp")
+    histories = [[row] for row in range(len(tiny.catalogue))]
+    tiny.add_items(pd.concat([same, other]).assign(colour=["", "red"]))  # to the end of the catalogue
+    order = [row for row in range(len(histories)) if row not in (4, 9)] + [4, 9]
+    expected = before.bought.scores(histories)[order][:, order]
+    assert before.worded.scores(histories)[9].any() and before.worded.scores(histories)[:, 9].any()
+    torch.testing.assert_close(tiny.collaborative.bought.scores(histories), expected)
+    expected = before.worded.scores(histories)[order][:, order]
+    expected[-1] = expected[:, -1] = 0
+    torch.testing.assert_close(tiny.collaborative.worded.scores(histories), expected)
+
+
 def test_what_a_shopper_buys_again_counts_once(samples_of):
     once, again = samples_of({"a": [0, 1], "b": [1, 2]}), samples_of({"a": [0, 1, 0, 1], "b": [1, 2]})
     for first, second in zip(item_weights(once, 3, penalty=1.0), item_weights(again, 3, penalty=1.0), strict=True):

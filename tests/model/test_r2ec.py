@@ -146,6 +146,20 @@ def test_a_model_keeps_the_scale_and_the_length_of_its_histories(tiny, tmp_path)
         model.recommend(["i1"], ratings=[11])
 
 
+def test_a_purchase_older_than_the_history_read_is_not_recommended_again(tiny):
+    free = tiny.recommend(["i1", "i2"], k=30, hours=[5, 3], max_new_tokens=4)
+    older = free.item_ids[0]
+    given = {"k": 30, "hours": [[9, 5, 3]], "max_new_tokens": 4}
+    [whole] = tiny.recommend([[older, "i1", "i2"]], **given)
+    [fewer] = tiny.recommend([[older, "i1", "i2"]], **given, latest=[2])
+    tiny.prompts.style = replace(tiny.prompts.style, max_history=2)
+    for cut in ([fewer], tiny.recommend([[older, "i1", "i2"]], **given, latest=[3])):
+        assert cut[0].item_ids == free.item_ids[1:] and cut[0].scores == pytest.approx(free.scores[1:], abs=1e-5)
+    assert whole.scores != pytest.approx(fewer.scores, abs=1e-5)
+    with pytest.raises(DataError, match="latest is 0"):
+        tiny.recommend([["i1"]], latest=[0])
+
+
 def test_added_items_are_read_as_the_first_ones_were(tiny):
     rows = {"item_id": [99], "title": ["<b>gold</b> harp"], "strings": [47], "price": [3.5], "average_rating": [4.1]}
     tiny.add_items(pd.DataFrame(rows))

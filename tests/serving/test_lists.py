@@ -186,8 +186,16 @@ def test_a_large_log_is_spread_evenly_over_shards():
 
 def test_the_popular_items_name_what_the_rules_took_from_their_list_alone(items):
     bars = rules.parse("rules:\n- {name: sevens, kind: never_recommend, items: {item_id: [i7, i29]}}")
-    given = lists.popular(stub_log(3, item_id=["i7", "i7", "i2"]), items, 2, bars)
+    given = lists.popular(lists.by_popularity(stub_log(3, item_id=["i7", "i7", "i2"]), items), 2, bars)
     assert given.item_ids == ["i2", "i0"] and given.actions == (("sevens", "item masked", "i7"),)
+
+
+def test_the_popular_items_are_none_that_the_shopper_owns_and_none_that_a_rule_bars_for_an_owner_of_these(items):
+    text = "rules:\n- {name: n, kind: never_recommend, items: {item_id: [i2]}, when: {history: {item_id: [i7]}}}"
+    bars, most_bought = rules.parse(text), lists.by_popularity(stub_log(3, item_id=["i7", "i7", "i2"]), items)
+    given = lists.popular(most_bought, 2, bars, ["i7", "i0"])
+    assert given.item_ids == ["i1", "i3"] and given.actions == (("n", "item masked", "i2"),)
+    assert lists.popular(most_bought, 2, bars, ["i0"]).item_ids == ["i7", "i2"]
 
 
 def test_shoppers_to_whom_the_rules_leave_nothing_are_counted(shop, capsys):
@@ -240,7 +248,7 @@ def test_a_hundred_thousand_shoppers_are_streamed(tmp_path):
 
     users, out = log["user_id"].unique(), tmp_path / "lists.parquet"
     nobody = Recommendation(item_ids[:1], item_ids[:1], [math.nan], "")
-    lists.write_lists(log, users, ask, item_ids, nobody, out, {"k": k})
+    lists.write_lists(log, users, ask, item_ids, lambda owned: nobody, out, {"k": k})
     assert max(sizes) == lists.PART and sum(sizes) == shoppers
     written = pq.read_table(out, columns=["user_id", "place", "reasoning"])
     assert written["user_id"].to_pylist()[::k] == users.tolist() == written["reasoning"].to_pylist()[1::k]
@@ -251,7 +259,7 @@ def stubbed(tmp_path, log: pd.DataFrame, ask, command=None) -> pd.DataFrame:
     """`write_lists` with a stub of the model; the table that it wrote."""
     nobody = Recommendation(["i0"], ["popular"], [math.nan], "")
     out = tmp_path / "lists.parquet"
-    lists.write_lists(log, log["user_id"].unique(), ask, ["i0", "i1"], nobody, out, command or {"k": 1})
+    lists.write_lists(log, log["user_id"].unique(), ask, ["i0", "i1"], lambda owned: nobody, out, command or {"k": 1})
     return pd.read_parquet(out)
 
 
@@ -304,7 +312,7 @@ def test_it_is_told_every_ten_seconds_how_long_it_will_take_from_what_was_done_s
 
 def test_the_popular_items_are_the_most_bought_ones_in_catalogue_order_and_have_no_score(items, tmp_path):
     log = stub_log(5, item_id=["i7", "i2", "i7", "i4", "elsewhere"])
-    assert lists.popular(log, items, 5).item_ids == ["i7", "i2", "i4", "i0", "i1"]
+    assert lists.popular(lists.by_popularity(log, items), 5).item_ids == ["i7", "i2", "i4", "i0", "i1"]
     stubbed(tmp_path, stub_log(2, item_id="elsewhere"), lambda part: [])
     assert pq.read_table(tmp_path / "lists.parquet")["score"].null_count == 2
 
@@ -325,12 +333,46 @@ def test_a_history_that_is_too_long_for_the_model_is_cut_to_its_latest_purchases
     model.save(shop / "model")
     written = write(shop).set_index("user_id")
     unknown = "1 interactions with unknown items left out"
-    assert set(written.loc["u1", "note"]) == {f"{unknown}; the model has room for the latest 5 alone"}
-    alone = model.recommend(own["item_id"].iloc[-5:], 3, [0.0] * 5, max_new_tokens=4)
-    assert written.loc["u1", "item_id"].tolist() == alone.item_ids
+    assert set(written.loc["u1", "note"]) == {f"{unknown}; the model reads the latest 5 alone"}
+    alone = model.recommend(own["item_id"].iloc[-5:], 30, [0.0] * 5, max_new_tokens=4)
+    new = [item for item in alone.item_ids if item not in set(own["item_id"])]
+    assert written.loc["u1", "item_id"].tolist() == new[:3]
     assert set(written.loc["wordy", "note"]) == {"popular items: the model has room for none of them"}
     assert written.loc["wordy", "item_id"].iloc[0] == "i9"
     assert written.loc["u3"].equals(before.loc["u3"])
+
+
+def test_what_was_bought_before_the_history_read_is_neither_recommended_nor_forgotten_by_rules_and_the_note_tells(
+    tiny, shop, log
+):
+    tiny.prompts.style = replace(tiny.prompts.style, max_history=1)
+    tiny.save(shop / "model")
+    own = log[(log["user_id"] == "u2")]["item_id"].tolist()
+    free = [item for item in write(shop, k=30).query("user_id == 'u2'")["item_id"] if item not in own]
+    when = f"when: {{history: {{item_id: [{own[0]}]}}}}"
+    (shop / "rules.yaml").write_text(
+        f"rules:\n- {{name: old, kind: never_recommend, items: {{item_id: [{free[0]}]}}, {when}}}\n"
+    )
+    written = write(shop, "ruled.parquet", k=30, guardrails_path=shop / "rules.yaml").query("user_id == 'u2'")
+    assert written["item_id"].tolist() == free[1:]
+    assert set(written["note"]) == {"the model reads the latest 1 alone"}
+    assert set(written["rules"]) == {f"old: item masked ({free[0]})"}
+
+
+def test_who_buys_what_the_model_has_no_room_for_gets_the_popular_items_that_are_new_and_allowed(shop):
+    model = R2ec.load(shop / "model")
+    model.add_items(pd.DataFrame({"item_id": ["endless"], "title": ["lamp " * 19 + "x" * 60]}))
+    [prompt] = model.prompts.user_ids(model.purchases([["endless"]], [[0.0]]), model.titles)
+    model.lm.config.max_position_embeddings = len(prompt) + 4
+    model.save(shop / "model")
+    stub_log(3, user_id="wordy", item_id=["i9", "endless", "endless"]).to_parquet(shop / "log.parquet")
+    (shop / "rules.yaml").write_text(
+        "rules:\n- {name: n, kind: never_recommend, items: {item_id: [i1]}, when: {history: {item_id: [i9]}}}\n"
+    )
+    written = write(shop, guardrails_path=shop / "rules.yaml")
+    assert set(written["note"]) == {"popular items: the model has room for none of them"}
+    assert written["item_id"].tolist() == ["i0", "i2", "i3"]
+    assert set(written["rules"]) == {"n: item masked (i1)"}
 
 
 def test_reasonings_that_leave_no_room_for_a_history_are_refused_before_the_log_is_read(shop):
@@ -408,4 +450,4 @@ def test_what_names_nobody_or_nothing_is_told(shop, capsys):
         write(shop, users_path=shop / "users.csv")
     (shop / "rules.yaml").write_text("rules:\n- {name: typo, kind: never_recommend, items: {item_id: [I9]}}\n")
     write(shop, guardrails_path=shop / "rules.yaml", shard=(1, 6))
-    assert 'The rule "typo" bars no item of the catalogue.' in capsys.readouterr().out
+    assert 'The rule "typo" never acts: it or its condition names no item of the catalogue.' in capsys.readouterr().out

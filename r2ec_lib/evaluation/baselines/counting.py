@@ -13,7 +13,7 @@ from torch import Tensor
 
 from r2ec_lib.data.purchases import actions
 from r2ec_lib.evaluation.ranking import Scorer
-from r2ec_lib.model.collaborative import ItemWeights, item_weights
+from r2ec_lib.model.collaborative import ItemWeights, ease_weights, item_weights
 from r2ec_lib.training.collaborative import word_vectors
 
 
@@ -56,8 +56,22 @@ def item_neighbours(train: pd.DataFrame, num_items: int, *, decay: float = 0.8, 
     return TableScorer(lambda samples: _dense(_recent(samples, num_items, decay) @ table), _bytes(table))
 
 
-def ease(train: pd.DataFrame, num_items: int, *, penalty: float = 50.0, decay: float = 0.9) -> TableScorer:
-    """What is bought together: item–item weights in closed form (`item_weights`), a part of R²ec's own term."""
+def ease(
+    train: pd.DataFrame, num_items: int, *, penalty: float = 50.0, decay: float = 0.9, whole: bool = True
+) -> TableScorer:
+    """What is bought together: item–item weights in closed form, summed over the history as in `item_neighbours`.
+
+    whole: all weights, as in EASE (`ease_weights`); otherwise those that R²ec's own term keeps (`item_weights`).
+    """
+    if whole:
+        rows, weights = ease_weights(train, num_items, penalty)  # (M,), (M, M)
+
+        def score(samples: pd.DataFrame) -> Tensor:
+            scores, read = torch.zeros(len(samples), num_items), _recent(samples, num_items, decay)[:, rows.numpy()]
+            scores[:, rows] = torch.from_numpy((read @ weights.numpy()).astype(np.float32))
+            return scores
+
+        return TableScorer(score, weights.nbytes)
     term = ItemWeights(*item_weights(train, num_items, penalty), decay)
     return TableScorer(
         lambda samples: term.scores(samples["history"].to_list()), term.items.nbytes + term.weights.nbytes

@@ -81,7 +81,8 @@ class Caser(SequenceNetwork):
 class SASRec(SequenceNetwork):
     """Causal self-attention (Kang & McAuley, 1808.09781), with cross-entropy over all items (2309.07602).
 
-    What comes in is scaled by √d, as in the authors' code; unscaled, training rested on popularity for a dozen epochs.
+    What comes in is scaled by √d, as the items (but not the positions) are in the authors' code; unscaled, training
+    rested on popularity for a dozen epochs.
     """
 
     def __init__(

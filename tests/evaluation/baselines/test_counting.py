@@ -39,11 +39,22 @@ def test_neighbours_weigh_the_latest_purchase_most(samples_of):
 
 def test_ease_scores_what_goes_with_the_latest_purchases(samples_of):
     train = samples_of({"a": [0, 1], "b": [0, 1], "c": [2, 3], "d": [2, 3]})
-    score = counting.ease(train, 5, penalty=1.0, decay=0.5)
+    score = counting.ease(train, 5, penalty=1.0, decay=0.5, whole=False)
     scores = score(samples_of({"new": [0, 2, 4]}, positions=[2]))[0]
     assert scores[[1, 3]].tolist() == pytest.approx([0.5 * 2 / 3, 2 / 3])  # two shoppers of 2 + penalty
     assert scores[4] == 0
     assert score.stored_bytes == 5 * 5 * (8 + 4)  # for each of 5 items 5 indexes and weights
+
+
+def test_ease_as_a_baseline_is_its_closed_form_with_negative_weights(samples_of):
+    train = samples_of({"a": [0, 1], "b": [0, 2], "c": [0, 1], "d": [1, 2, 3]})
+    bought = np.array([[1, 1, 0, 0, 0], [1, 0, 1, 0, 0], [1, 1, 0, 0, 0], [0, 1, 1, 1, 0]], float)
+    inverse = np.linalg.inv(bought.T @ bought + 0.5 * np.eye(5))
+    weights = -inverse / np.diag(inverse)
+    np.fill_diagonal(weights, 0.0)
+    assert weights.min() < -0.05
+    found = counting.ease(train, 5, penalty=0.5, decay=0.9)(samples_of({"new": [2, 0, 4]}, positions=[2]))[0]
+    np.testing.assert_allclose(found, 0.9 * weights[2] + weights[0], atol=1e-5)
 
 
 def test_a_blend_is_the_sum_of_its_parts(samples_of):

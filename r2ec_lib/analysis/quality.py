@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from r2ec_lib.evaluation.uncertainty import bootstrap
+from r2ec_lib.evaluation.uncertainty import bootstrap, percentiles
 
 PARTS = ("truth", "relevance", "consistency", "form")
 FEWEST = 5  # users that a difference within groups needs
@@ -86,12 +86,13 @@ def worth(
         part = table.dropna(subset=[name])
         values = part[[name, outcome]].astype(float)
         x, y = (values - values.groupby([part[key] for key in group]).transform("mean")).to_numpy().T
-        if part[users][np.abs(x) > 1e-12].nunique() < FEWEST:
+        deciding = part[users][np.abs(x) > 1e-12].nunique()
+        if deciding < FEWEST:
             rows.append((words, np.nan, np.nan, np.nan))
             continue
         drawn = bootstrap(np.column_stack([x * y, x * x]), part[users], resamples, seed)  # (R, 2)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            low, high = np.nanpercentile(np.where(drawn[:, 1] > 1e-12, drawn[:, 0] / drawn[:, 1], np.nan), [2.5, 97.5])
+        drawn = drawn[drawn[:, 1] > 1e-12]
+        low, high = percentiles(drawn[:, 0] / drawn[:, 1], deciding)
         rows.append((words, float((x * y).sum() / (x * x).sum()), float(low), float(high)))
     return pd.DataFrame(rows, columns=["facet", "share", "low", "high"])
 
@@ -108,5 +109,7 @@ def _correlation(
     spread = np.sqrt(np.clip(mxx - mx * mx, 0, None) * np.clip(myy - my * my, 0, None))  # (1 + R,)
     r = np.divide(mxy - mx * my, spread, out=np.full_like(spread, np.nan), where=spread > 1e-12)
     drawn = r[1:][np.isfinite(r[1:])]
-    low, high = np.percentile(drawn, [2.5, 97.5]) if len(drawn) else (np.nan, np.nan)  # none with a single user
+    if not len(drawn):  # a single user
+        return float(r[0]), np.nan, np.nan
+    low, high = percentiles(drawn, pd.Series(users).nunique())
     return float(r[0]), float(low), float(high)

@@ -72,9 +72,12 @@ def popularity_lift(table: pd.DataFrame, users: ArrayLike, resamples: int = 2_00
     names = ("popularity", "history_popularity", "lift", "low", "high")
     if not there.any() or not values[:, 1].any():
         return dict.fromkeys(names, float("nan"))
-    mean, drawn = values.mean(axis=0), bootstrap(values, np.asarray(users)[there], resamples, seed)
+    asked = np.asarray(users)[there]
+    mean, drawn = values.mean(axis=0), bootstrap(values, asked, resamples, seed)
     lifts = drawn[:, 0] / np.maximum(drawn[:, 1], 1e-12) - 1
-    return dict(zip(names, map(float, (*mean, mean[0] / mean[1] - 1, *percentiles(lifts))), strict=True))
+    return dict(
+        zip(names, map(float, (*mean, mean[0] / mean[1] - 1, *percentiles(lifts, len(set(asked))))), strict=True)
+    )
 
 
 def silent_cues(

@@ -136,7 +136,8 @@ def _over_runs(by_run: Sequence[float], resamples: Sequence[np.ndarray], users: 
     """`OVER_RUNS` from a value and (R,) resamples of each run."""
     resampled, count = np.mean(resamples, axis=0), len(by_run)
     mean, user_se = float(np.mean(by_run)), float(resampled.std(ddof=1))
-    seed_sd, interval, p = np.nan, uncertainty.percentiles(resampled), uncertainty.two_sided_p(resampled)
+    seed_sd, p = np.nan, uncertainty.two_sided_p(resampled, users)
+    interval = uncertainty.percentiles(resampled, users).tolist()
     if count > 1:
         seed_sd = float(np.std(by_run, ddof=1))
         parts, dfs = np.array([user_se**2, seed_sd**2 / count]), np.array([users - 1, count - 1])
@@ -189,7 +190,7 @@ def compare_variants(
         for name in runs:
             if name != base:
                 pair = np.array([means[name], means[base]]), np.column_stack([draws[name], draws[base]])
-                row = uncertainty.difference(*pair) | {"collapsed": collapsed}
+                row = uncertainty.difference(*pair, runs[base][0].users) | {"collapsed": collapsed}
                 rows.append({"a": name, "b": base, "metric": metric} | row)
     return uncertainty.with_holm(pd.DataFrame(rows))
 

@@ -83,7 +83,7 @@ def paired_bootstrap(
     """Difference a − b of a metric on the same samples: the figures of `difference`."""
     values = np.column_stack([metric_values(rank_a, metric), metric_values(rank_b, metric)])  # (S, 2)
     draws = bootstrap(values, users, resamples, seed)  # (R, 2)
-    return difference(values.mean(axis=0), draws)
+    return difference(values.mean(axis=0), draws, pd.Series(users).nunique())
 
 
 def resample(
@@ -111,8 +111,8 @@ def users_of(rankings: pd.DataFrame) -> pd.Series:
 
 
 def intervals(resampled: Resampled) -> pd.DataFrame:
-    """Mean and 95 % percentile interval of every model and metric: model, metric, mean, low, high, samples, users."""
-    low, high = np.percentile(resampled.draws, [2.5, 97.5], axis=0)
+    """Mean and 95 % interval of every model and metric: model, metric, mean, low, high, samples, users."""
+    low, high = percentiles(resampled.draws.to_numpy(), resampled.users)
     table = resampled.means.rename("mean").reset_index()
     return table.assign(low=low, high=high, samples=resampled.samples, users=resampled.users)
 
@@ -141,13 +141,13 @@ def compare(resampled: Resampled, a: str, others: Sequence[str], metrics: Sequen
     for metric in metrics:
         for b in others:
             pair = [(a, metric), (b, metric)]
-            row = difference(resampled.means[pair].to_numpy(), resampled.draws[pair].to_numpy())
+            row = difference(resampled.means[pair].to_numpy(), resampled.draws[pair].to_numpy(), resampled.users)
             rows.append({"a": a, "b": b, "metric": metric} | row | {"collapsed": collapsed([resampled], b, metric)})
     return with_holm(pd.DataFrame(rows))
 
 
-def difference(means: np.ndarray, draws: np.ndarray) -> dict:
-    """One comparison from the means (2,) of a and b and their resampled means (R, 2).
+def difference(means: np.ndarray, draws: np.ndarray, users: float) -> dict:
+    """One comparison from the means (2,) of a and b and their resampled means (R, 2) over so many users.
 
     Returns:
         difference (a − b), ci95 ([low, high] of it), relative (a / b − 1, NaN where b is 0), relative_ci95 (NaN where
@@ -157,10 +157,10 @@ def difference(means: np.ndarray, draws: np.ndarray) -> dict:
     drawn = draws[:, 0] - draws[:, 1]  # (R,)
     return {
         "difference": float(means[0] - means[1]),
-        "ci95": percentiles(drawn),
+        "ci95": percentiles(drawn, users).tolist(),
         "relative": float(relative(*means)),
-        "relative_ci95": percentiles(relative(draws[:, 0], draws[:, 1])),
-        "p": two_sided_p(drawn),
+        "relative_ci95": percentiles(relative(draws[:, 0], draws[:, 1]), users).tolist(),
+        "p": two_sided_p(drawn, users),
         "smallest_detectable": float(DETECTABLE * drawn.std()),
     }
 
@@ -176,7 +176,7 @@ def kept_gain(resampled: Resampled, model: str, above: str, base: str, metric: s
         for values in (resampled.means, resampled.draws)
         for gain in [values[above, metric] - values[base, metric]]
     )
-    return {"kept": float(kept), "ci95": percentiles(drawn)}
+    return {"kept": float(kept), "ci95": percentiles(drawn.to_numpy(), resampled.users).tolist()}
 
 
 def with_holm(comparisons: pd.DataFrame) -> pd.DataFrame:
@@ -200,15 +200,28 @@ def relative(a: np.ndarray | float, b: np.ndarray | float) -> np.ndarray:
     return a / np.where(b == 0, np.nan, b) - 1
 
 
-def two_sided_p(draws: np.ndarray) -> float:
-    """p of no difference, by the inverted percentile interval of resampled differences; 1 where they are NaN."""
-    tail = min((~(draws > 0)).sum(), (~(draws < 0)).sum())
-    return float(min(1.0, 2 * (tail + 1) / (len(draws) + 1)))
+def two_sided_p(draws: np.ndarray, users: float) -> float:
+    """p of no difference, by the inverted interval of `percentiles`; 1 where the differences (R,) are NaN.
+
+    >>> draws = np.r_[-np.ones(3), np.ones(96)]
+    >>> round(two_sided_p(draws, 1_000_000), 3), round(two_sided_p(draws, 5), 3)  # the first is 2 (3 + 1) / (99 + 1)
+    (0.08, 0.192)
+    """
+    tail = (min((~(draws > 0)).sum(), (~(draws < 0)).sum()) + 1) / (len(draws) + 1)
+    freedom = max(users - 1, 1)
+    return float(min(1.0, 2 * t.sf(norm.isf(min(tail, 0.5)) * math.sqrt(freedom / (freedom + 1)), freedom)))
 
 
-def percentiles(draws: np.ndarray) -> list[float]:
-    """The 95 % percentile interval [low, high] of resampled values; NaN where any of them is."""
-    return [float(end) for end in np.percentile(draws, [2.5, 97.5])]
+def percentiles(draws: np.ndarray, users: float) -> np.ndarray:
+    """The 95 % percentile interval (2, …) of values (R, …) that were resampled over `users`; NaN where any of them is.
+
+    A few users drawn anew vary less than they differ from other users: by √((U − 1) / U), and without the t of
+    `mean_interval`. So the percentiles lie further out (Hesterberg 2015, the expanded percentile interval), the 2.5th
+    at the 0.1st with five users and at the 2.49th with a thousand.
+    """
+    freedom = max(users - 1, 1)
+    tail = 100 * float(norm.sf(t.ppf(0.975, freedom) * math.sqrt((freedom + 1) / freedom)))
+    return np.percentile(draws, [tail, 100 - tail], axis=0)
 
 
 POPULARITY_THIRDS = ("rare third", "middle third", "popular third")

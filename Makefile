@@ -27,7 +27,7 @@ seeds: $(READY)
 		-p "study_runs=[$(shell echo $(SEEDS:%=$(STEM)-seed%) | tr ' ' ',')]"
 
 ablations: $(READY)
-	.venv/bin/r2ec study params/ablations/study.yaml $(if $(filter command line,$(origin SEEDS)),--seeds $(SEEDS))
+	.venv/bin/r2ec study params/ablations/study.yaml $(if $(filter command environment,$(origin SEEDS)),--seeds $(SEEDS))
 
 test: $(READY)
 	.venv/bin/python -m pytest --numprocesses $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
@@ -48,7 +48,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo 'This project needs Python 3.11 or newer; none was found. Install one, or name it: make PYTHON=/path/to/python3' >&2; \
 		exit 1; }
-	@test -x .venv/bin/python || $(PYTHON) -m venv .venv || { \
+	@test -x .venv/bin/pip || $(PYTHON) -m venv .venv || { \
 		echo 'The virtual environment could not be made; on Debian and Ubuntu: apt install python3-venv' >&2; exit 1; }
 	@echo 'Installing the pinned packages into .venv; the first time this takes some minutes.'
 	@.venv/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[notebooks,dev]'

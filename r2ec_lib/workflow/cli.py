@@ -54,9 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (RunError, DataError) as error:
         return _ended(error, 1)
     except Stopped as stop:
-        return _stopped(stop.number)
+        return _stopped(stop.number, options)
     except BrokenPipeError:
-        return _stopped(signal.SIGPIPE)
+        return _stopped(signal.SIGPIPE, options)
     except OSError as error:  # a disk that is full, a folder that may not be written
         return _ended(error, 1)
 
@@ -211,8 +211,9 @@ def _stopped_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _stopped(number: int) -> int:
-    return _ended(f"{STOPS[signal.Signals(number)]}. The same command goes on from here.", 128 + number)
+def _stopped(number: int, options: argparse.Namespace) -> int:
+    without = ", without --fresh," if getattr(options, "fresh", False) else ""
+    return _ended(f"{STOPS[signal.Signals(number)]}. The same command{without} goes on from here.", 128 + number)
 
 
 def _ended(message: object, code: int) -> int:

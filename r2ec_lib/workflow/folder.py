@@ -28,7 +28,7 @@ STAGES = {
     "03_evaluation": ("evaluation",),
     "04_reasoning": ("reasoning",),
     "05_oversight": ("oversight",),
-    "09_student": ("student",),
+    "09_student": ("student", "model/student"),
     "08_try_it": ("try_it",),
     "06_study": ("study",),
     "07_benchmark": ("benchmark",),
@@ -127,7 +127,7 @@ def open_run(stage: str, variables: Mapping[str, Any], needs: Iterable[str] = ()
             )
     if new := {key: value for key, value in chosen.items() if key not in stored}:
         added = yaml.safe_dump(new, allow_unicode=True, sort_keys=False)
-        write_text(f"{text}\n# {stage}, by hand\n{added}", run.recipe)
+        write_text(f"{text}\n# {stage}, as the notebook had them\n{added}", run.recipe)
     return run
 
 

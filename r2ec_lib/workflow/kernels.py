@@ -12,11 +12,12 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+import joblib
 import nbformat
 import papermill
 import psutil
@@ -24,9 +25,13 @@ from ipykernel.kernelspec import write_kernel_spec
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
-QUIET = {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-QUIET |= {"KINETO_LOG_LEVEL": "99"}  # PyTorch's profiler, which measures memory in 03, tells of its start and stop
-QUIET |= {"HF_HUB_DISABLE_TELEMETRY": "1"}  # TRL would tell its makers of each trainer
+QUIET = {
+    "TQDM_DISABLE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    "KINETO_LOG_LEVEL": "99",  # PyTorch's profiler, which measures memory in 03, tells of its start and stop
+    "HF_HUB_DISABLE_TELEMETRY": "1",  # TRL would tell its makers of each trainer
+}
 SPINS = 1000
 """Turns of a loop for which a thread of libgomp waits at a barrier before it sleeps; libgomp's default is 300,000.
 Where another process holds a core, a thread on the next core spins for milliseconds at each of a step's thousand
@@ -61,10 +66,23 @@ def environment(parameters: Mapping[str, Any]) -> dict[str, str]:
     threads = parameters.get("threads") or (int(first) if first.isdecimal() else 0)
     if not threads:
         small = parameters.get("backbone") == "tiny" and parameters.get("hidden_size", 0) <= SMALL
-        cores = psutil.cpu_count(logical=False) or 1
-        threads = min(cores, SMALL_THREADS) if small else cores
+        threads = min(cores(), SMALL_THREADS) if small else cores()
     waits = "OMP_WAIT_POLICY" in os.environ or "GOMP_SPINCOUNT" in os.environ
     return {**QUIET, "OMP_NUM_THREADS": str(threads), **({} if waits else {"GOMP_SPINCOUNT": str(SPINS)})}
+
+
+def cores() -> int:
+    """Cores that this process may use: those of the machine, or as many as its container or batch job has."""
+    return min(joblib.cpu_count(), psutil.cpu_count(logical=False) or 1)
+
+
+def memory_bytes(processes: Iterable[psutil.Process]) -> int:
+    """Resident memory of the processes together; none of one that has ended."""
+    total = 0
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            total += process.memory_info().rss
+    return total
 
 
 def run_notebook(
@@ -201,11 +219,7 @@ class _PeakMemory:
     def _watch(self) -> None:
         this = psutil.Process()
         while not self._over.wait(0.1):
-            total = 0
-            for child in this.children(recursive=True):
-                with suppress(psutil.NoSuchProcess):  # it ended between the two lines
-                    total += child.memory_info().rss
-            self.bytes = max(self.bytes, total)
+            self.bytes = max(self.bytes, memory_bytes(this.children(recursive=True)))
 
 
 def _explained(error: PapermillExecutionError, source: Path, target: Path) -> str:

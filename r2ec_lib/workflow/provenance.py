@@ -17,7 +17,7 @@ from r2ec_lib.workflow import stages
 from r2ec_lib.workflow.folder import ROOT, RunFolder
 from r2ec_lib.workflow.recipes import Recipe
 
-VERSIONS = (*stages.PACKAGES, "accelerate", "datasets", "pyarrow", "scipy", "papermill", "nbconvert")
+VERSIONS = (*stages.PACKAGES, "datasets", "papermill", "nbconvert")
 
 
 def record(recipe: Recipe, run: RunFolder, variables: Mapping[str, str]) -> dict[str, Any]:

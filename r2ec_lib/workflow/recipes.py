@@ -24,12 +24,18 @@ from r2ec_lib.data.storage import YamlLoader
 
 PIPELINE_KEYS = {"base": "str", "name": "str", "stages": "list[str]", "threads": "int"}
 """Keys that the command line itself reads: CPU threads of a kernel among them, 0 for a number that fits the model."""
-RANGES = dict.fromkeys(("seed", "bazaar_seed", "threads"), range(2**32))  # NumPy takes no other seed
+RANGES = dict.fromkeys(
+    (
+        *("seed", "bazaar_seed", "threads", "lora_r", "item_steps", "plain_steps", "plain_long_steps"),
+        *("test_samples", "causal_samples", "student_epochs", "backbone_histories"),
+    ),
+    range(2**32),  # NumPy takes no other seed
+)
 RANGES |= dict.fromkeys(
     (
         *("max_history", "eval_steps", "refresh_steps", "rollout_steps", "valid_users", "ranking_k", "kept_items"),
         *("workers", "trials", "baseline_epochs", "latency_queries", "student_batch", "list_length", "audience"),
-        *("resamples", "slice_resamples", "causal_resamples", "tuning_samples"),
+        *("resamples", "slice_resamples", "causal_resamples", "tuning_samples", "repetitions", "growth_repetitions"),
     ),
     range(1, 2**32),
 )
@@ -293,11 +299,13 @@ def override(text: str, kinds: Mapping[str, str]) -> tuple[str, Any]:
     if not equals or not key:
         raise RecipeError(f"-p {text}: expected key=value.")
     kind = kinds.get(key, "str")
+    if kind == "str":  # as it stands, whatever it means in YAML
+        return key, raw.strip()
     try:
         value = yaml.load(raw, YamlLoader)
     except yaml.YAMLError as error:
         raise RecipeError(f"-p {text}: the value is no valid YAML.") from error
-    if kind.startswith("str") and (kind == "str" or value is not None):
+    if kind.startswith("str") and value is not None:
         return key, raw.strip()
     if not isinstance(value, bool):  # a truth value is no number
         with suppress(ValidationError):  # left as it is, it is refused with the recipe's other problems

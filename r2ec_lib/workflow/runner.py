@@ -15,7 +15,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from r2ec_lib.data.storage import write_json, write_text
+from r2ec_lib.data.storage import read_json, write_json, write_text
 from r2ec_lib.workflow import kernels, provenance, recipes, report, stages
 from r2ec_lib.workflow.folder import NOTEBOOKS, ON_REQUEST, ROOT, RUNS, STAGES, RunFolder, shown
 from r2ec_lib.workflow.kernels import RunError
@@ -28,7 +28,7 @@ class Stage:
 
     name: str
     source: Path
-    values: dict[str, Any]  # all its parameters
+    values: dict[str, Any]  # all its parameters, and the recipe's threads
     given: dict[str, Any]  # those that Papermill sets: the recipe's, and the run's folder
 
 
@@ -52,12 +52,14 @@ def execute(recipe: Recipe, fresh: bool = False, runs: Path = RUNS, *, shared: b
         declared = recipes.declared_in(NOTEBOOKS)
         plan, variables = _plan(recipe, run, declared), _variables(recipe, declared)
         waiting = [stage for stage, reason in _forecast(run, plan, shared) if reason]
-        _check_settings(plan if fresh else waiting[1:], variables)  # the first one sees its settings at once
+        begun = run.states.is_dir()  # otherwise the first one sees its settings at once, and nothing can be lost
+        _check_settings(plan if fresh else waiting[not begun :], variables)
         if fresh and run.path.exists():
             shutil.rmtree(run.path)
         order = [stage.name for stage in plan]
         write_text(recipes.as_yaml(recipe, declared, order), run.recipe)
-        facts, previous = provenance.record(recipe, run, variables), ""
+        known = read_json(run.provenance) if run.provenance.is_file() and not waiting else None
+        facts, previous = known or provenance.record(recipe, run, variables), ""
         for stage in plan:
             parts = stages.ingredients(stage.source, stage.values, previous)
             wanted = stages.key(parts)
@@ -74,7 +76,7 @@ def execute(recipe: Recipe, fresh: bool = False, runs: Path = RUNS, *, shared: b
                 previous, told = wanted, f"copied from {shown(other.path)}"
             else:
                 print(f"{stage.name}: {'goes on where it was interrupted' if continues else 'starts'}", flush=True)
-                cost = _work(run, stage, variables)
+                cost = {**_work(run, stage, variables, fresh), **{name: facts[name] for name in ("commit", "threads")}}
                 previous = stages.finish(run, stage.name, parts, stage.values, cost)
                 told = f"done in {cost['seconds']:.0f} s"
             print(f"{stage.name}: {told}", flush=True)
@@ -83,15 +85,16 @@ def execute(recipe: Recipe, fresh: bool = False, runs: Path = RUNS, *, shared: b
         return report.render(run)
 
 
-def _work(run: RunFolder, stage: Stage, variables: Mapping[str, str]) -> dict[str, float]:
+def _work(run: RunFolder, stage: Stage, variables: Mapping[str, str], fresh: bool) -> dict[str, float]:
     """Executes the notebook of a stage; returns what it cost. A RunError says where the error can be read."""
     executed = run.notebook(stage.name)
     try:
         return kernels.run_notebook(stage.source, executed, stage.given, sys.stdout, variables)
     except RunError as error:
+        without = ", without --fresh," if fresh else ""
         raise RunError(
             f"{error}\nThe whole error is in {shown(executed)}, what is done so far in {shown(report.render(run))}. "
-            "The same command goes on from this stage."
+            f"The same command{without} goes on from this stage."
         ) from None
 
 
@@ -138,7 +141,8 @@ def _plan(recipe: Recipe, run: RunFolder, declared: Mapping[str, Mapping[str, Pa
     for name in stage_order(recipe, declared):
         defaults = {key: recipes.absolute(key, one.default, ROOT) for key, one in declared[name].items()}
         given = recipes.given(recipe, declared[name], run.path)
-        plan.append(Stage(name, NOTEBOOKS / f"{name}.ipynb", defaults | given, given))
+        values = {**defaults, **given, "threads": recipe.values.get("threads", 0)}  # which digits depend on
+        plan.append(Stage(name, NOTEBOOKS / f"{name}.ipynb", values, given))
     files = {key: file for stage in plan for key, file in stage.given.items() if recipes.is_file(key) and file}
     if missing := [f"{key}: {file} does not exist." for key, file in files.items() if not Path(file).exists()]:
         raise RecipeError("\n".join([*missing, "Relative paths are taken from the folder in which r2ec is called."]))

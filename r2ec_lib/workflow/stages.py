@@ -17,11 +17,13 @@ from typing import Any
 
 import nbformat
 
+from r2ec_lib.data.schema import DataError
 from r2ec_lib.data.storage import read_json, sha256, write_json
 from r2ec_lib.workflow.folder import LIBRARY, STAGES, RunFolder
 from r2ec_lib.workflow.recipes import PLACES, is_path
 
-PACKAGES = ("torch", "transformers", "trl", "peft", "tokenizers", "numpy", "pandas")
+PACKAGES = ("torch", "transformers", "trl", "peft", "tokenizers", "accelerate")
+PACKAGES += ("numpy", "pandas", "pyarrow", "scipy", "scikit-learn", "statsmodels")
 
 
 def ingredients(notebook: Path, values: Mapping[str, Any], previous: str) -> dict[str, Any]:
@@ -101,12 +103,15 @@ def finished_elsewhere(run: RunFolder, stage: str, wanted: str) -> RunFolder | N
 def copy_from(other: RunFolder, run: RunFolder, stage: str) -> dict[str, float]:
     """Copies what `stage` wrote in `other` into `run`, which `begin` has made ready; returns what it had cost.
 
-    The state comes last: without it, a copy that was broken off is no finished stage.
+    The state comes last: without it, a copy that was broken off is no finished stage. Raises DataError where the
+    other run began the stage anew meanwhile.
     """
     last = read_json(other.state(stage))
     for path in last["outputs"]:
         (run.path / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(other.path / path, run.path / path)
+    if not is_done(other, stage, last["key"]):
+        raise DataError(f"{other.path} was changed while {stage} was copied from it. Start again.")
     write_json(last, run.state(stage))
     return {name: last[name] for name in ("seconds", "peak_memory_gb")}
 

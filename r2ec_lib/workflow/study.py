@@ -11,8 +11,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 import yaml
@@ -20,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from r2ec_lib.data.schema import whole_number
 from r2ec_lib.data.storage import YamlLoader, read_json
-from r2ec_lib.workflow import recipes, runner
+from r2ec_lib.workflow import kernels, recipes, runner
 from r2ec_lib.workflow.folder import NOTEBOOKS, RUNS, RunFolder, shown
 from r2ec_lib.workflow.kernels import RunError
 from r2ec_lib.workflow.recipes import Recipe, RecipeError, did_you_mean
@@ -53,7 +54,7 @@ class Row(BaseModel):
     against: str = ""
     group: str = ""
     claim: str = ""
-    expects: dict[str, str] = Field(default_factory=dict)
+    expects: dict[Literal["ndcg@20", "hit@5", "tokens", "learning"], Literal["lower", "higher"]] = {}
     copied: str = ""
     grows: str = ""
     seeds: list[int] | None = None
@@ -126,8 +127,6 @@ def load(path: Path) -> Study:
             raise RecipeError(f"{path}: {row.name}: against names {row.against!r}, and no row is called so.")
         if "seed" in study.set | row.set:
             raise RecipeError(f"{path}: {row.name}: set names seed; name it under seeds.")
-        if wrong := [f"{key}: {value}" for key, value in row.expects.items() if value not in ("lower", "higher")]:
-            raise RecipeError(f"{path}: {row.name}: expects: {wrong[0]}; expected lower or higher.")
         if row.grows and row.grows not in row.set:
             raise RecipeError(f"{path}: {row.name}: grows names {row.grows!r}, which the row does not set.")
     return study
@@ -164,6 +163,8 @@ def execute(
     called = [row.name for row in study.rows]
     if unknown := [row for row in rows if row not in called]:
         raise RecipeError(f"{path}: no row is called {unknown[0]!r}.{did_you_mean(unknown[0], called)}")
+    if any(text.partition("=")[0].strip() == "seed" for text in overrides):
+        raise RecipeError("-p seed: a study names its seeds with --seeds.")
     wanted = study.runs(rows, seeds)
     commands, plan = {}, {}
     declared = recipes.declared_in(NOTEBOOKS)
@@ -181,13 +182,16 @@ def execute(
     for run in [run for run, recipe in plan.items() if runner.is_current(recipe, declared, runs=runs)]:
         table.add(run)
         del commands[run]
-    failed = _run_all(commands, jobs or psutil.cpu_count(logical=False) or 1, runs, table)
-    finished = [run for run in plan if run not in failed]
-    page = _page(study, path, finished, runs)
-    if failed:
-        logs = ", ".join(shown(_log(runs, run)) for run in failed)
-        raise RunError(f"{len(failed)} of {len(plan)} runs failed ({logs}); the page shows the others: {shown(page)}.")
-    return page
+    failed = _run_all(commands, jobs or kernels.cores(), runs, table)
+    if not failed:
+        return _page(study, path, list(plan), runs)
+    logs = ", ".join(shown(_log(runs, run)) for run in failed)
+    told = f"{len(failed)} of {len(plan)} runs failed ({logs})"
+    main = {study.run_name(study.rows[0], seed) for seed in seeds or study.rows[0].seeds or study.seeds}
+    if main <= set(failed):
+        raise RunError(f"{told}, all of the first row, so there is nothing to compare with.")
+    page = _page(study, path, [run for run in plan if run not in failed], runs)
+    raise RunError(f"{told}; the page shows the others: {shown(page)}.")
 
 
 def _settings(study: Study, row: Row, seed: int) -> list[str]:
@@ -202,8 +206,7 @@ def _run_all(commands: Mapping[str, Sequence[str]], jobs: int, runs: Path, table
     working: dict[str, subprocess.Popen] = {}
     try:
         while waiting or working:
-            free = psutil.virtual_memory().available / 2**30
-            if waiting and len(working) < jobs and (not working or free > table.memory_gb):
+            if waiting and len(working) < jobs and (not working or _free_gb(working, table) > table.memory_gb):
                 run = waiting.pop(0)
                 _log(runs, run).parent.mkdir(parents=True, exist_ok=True)
                 with _log(runs, run).open("a", encoding="utf-8") as log:
@@ -222,6 +225,17 @@ def _run_all(commands: Mapping[str, Sequence[str]], jobs: int, runs: Path, table
         for process in working.values():
             process.wait()
     return failed
+
+
+def _free_gb(working: Mapping[str, subprocess.Popen], table: "_Table") -> float:
+    """Free memory less what the working runs may yet take."""
+    reserved = 0.0
+    for run in working.values():
+        with suppress(psutil.NoSuchProcess):  # it ended meanwhile
+            process = psutil.Process(run.pid)
+            taken = kernels.memory_bytes([process, *process.children(recursive=True)])
+            reserved += max(0.0, table.memory_gb - taken / 2**30)
+    return psutil.virtual_memory().available / 2**30 - reserved
 
 
 def _log(runs: Path, run: str) -> Path:

@@ -59,15 +59,22 @@ TINY = {"backbone": "tiny", "hidden_size": 96, "threads": 0}
 )
 def test_threads_fit_the_model_unless_someone_has_chosen(monkeypatch, parameters, user, threads):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(psutil, "cpu_count", lambda logical: 16 if logical else 8)
+    monkeypatch.setattr(kernels, "cores", lambda: 8)
     for name, value in user.items():
         monkeypatch.setenv(name, value)
     assert kernels.environment(parameters).items() >= {"OMP_NUM_THREADS": str(threads), **kernels.QUIET}.items()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems bind no process to cores")
+def test_cores_are_those_that_the_process_may_use():
+    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
+    code += "from r2ec_lib.workflow import kernels; print(kernels.cores())"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "1\n"
+
+
 def test_one_core_has_one_thread(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(psutil, "cpu_count", lambda logical: 1)
+    monkeypatch.setattr(kernels, "cores", lambda: 1)
     assert kernels.environment(TINY)["OMP_NUM_THREADS"] == "1"
 
 

@@ -158,6 +158,12 @@ def test_a_backbone_is_a_path_only_where_it_is_a_folder_or_a_gguf_file(world, mo
         assert load(world, f"backbone: {local}").values["backbone"] == expected  # whatever folder a kernel works in
 
 
+@pytest.mark.parametrize("text", ["%d/%m/%Y", "@home", "*", "[a].csv", "`store` == 'x'", "a: b"])
+def test_a_text_on_the_command_line_is_taken_as_it_stands_whatever_it_means_in_yaml(world, text):
+    notebook(world / "notebooks" / "03_third.ipynb", 'label: str = ""  # what it is called')
+    assert load(world, "", f"label={text}").values["label"] == text
+
+
 def test_a_key_that_may_be_null_is_null_or_the_text_that_was_typed(world):
     notebook(world / "notebooks" / "03_third.ipynb", 'label: str | None = "éééééé"  # what it is called')
     assert load(world, "", "label=null").values["label"] is None

@@ -107,6 +107,18 @@ def test_a_fresh_run_whose_settings_are_refused_removes_nothing(world):
     assert (world / "runs" / "toy" / ".stages").exists()
 
 
+def test_a_refused_setting_of_the_first_waiting_stage_removes_nothing(world):
+    cells = ["#: check\nassert factor > 0, 'factor is not positive'"]
+    notebook(world / "notebooks" / "02_second.ipynb", SECOND, *cells)
+    run(world, "factor: 2.0")
+    kept = world / "runs" / "toy" / "model" / "kept"
+    kept.parent.mkdir()
+    kept.write_text("x")
+    with pytest.raises(recipes.RecipeError, match="factor is not positive"):
+        run(world, "factor: -1.0")
+    assert kept.exists()
+
+
 def test_a_file_that_a_later_stage_would_read_is_missed_before_the_first_runs(world, capsys):
     notebook(world / "notebooks" / "02_second.ipynb", SECOND + '\nrules_path: str = ""  # rules')
     with pytest.raises(recipes.RecipeError, match=r"rules_path: .*/rules\.yaml does not exist\.\nRelative paths are"):
@@ -216,6 +228,20 @@ def test_another_run_s_stage_is_copied_only_where_that_is_asked_for(world, quick
     assert quick == ["01_first"] * 2
 
 
+def test_other_threads_run_the_stages_again_and_a_run_of_nothing_keeps_its_record(world, quick, monkeypatch):
+    place = RunFolder(world / "runs" / "toy")
+    commits = iter("abc")
+    monkeypatch.setattr(runner.provenance, "_output", lambda *call: next(commits) if "rev-parse" in call else "")
+    run(world, "threads: 2")
+    recorded = read_json(place.provenance)
+    run(world, "threads: 2")
+    assert read_json(place.provenance) == recorded and len(quick) == 2
+    run(world, "threads: 1")
+    again = read_json(place.provenance)
+    assert (again["threads"], again["commit"], len(quick)) == (1, "b", 4)
+    assert {(stage["threads"], stage["commit"]) for stage in again["stages"].values()} == {(1, "b")}
+
+
 def test_settings_are_checked_of_the_stages_that_will_run_but_the_first(world, quick, monkeypatch):
     checked = []
     monkeypatch.setattr(kernels, "check_settings", lambda source, *_: checked.append(source.stem))
@@ -241,7 +267,7 @@ def test_a_notebook_that_is_no_stage_is_refused(world, quick):
 
 def test_the_threads_of_a_run_fit_the_model_of_its_recipe(world, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(kernels.psutil, "cpu_count", lambda logical: 8)
+    monkeypatch.setattr(kernels, "cores", lambda: 8)
     notebook(world / "notebooks" / "03_third.ipynb", 'backbone: str = "tiny"  # model\nhidden_size: int = 96  # width')
     for text, threads in (("", "2"), ("backbone: some/model", "8"), ("threads: 5", "5")):
         declared = recipes.declared_in(world / "notebooks")

@@ -7,6 +7,7 @@ import pytest
 from workflow.toy import FIRST, notebook
 
 from r2ec_lib.data import storage
+from r2ec_lib.data.schema import DataError
 from r2ec_lib.workflow import stages
 from r2ec_lib.workflow.folder import RunFolder
 
@@ -182,7 +183,7 @@ def test_an_input_is_read_once_while_it_stays_as_it_is(world, monkeypatch):
     assert read == [world / "log.csv"]
 
 
-def test_a_copy_that_was_broken_off_is_no_finished_stage(world):
+def test_a_copy_that_was_broken_off_is_no_finished_stage(world, monkeypatch):
     whole, broken = RunFolder(world / "runs" / "whole"), RunFolder(world / "runs" / "broken")
     storage.write_json({"rows": 1}, whole.path / "data" / "rows")
     outputs = {"data/rows": (whole.path / "data" / "rows").stat().st_size, "data/gone": 1}
@@ -197,6 +198,11 @@ def test_a_copy_that_was_broken_off_is_no_finished_stage(world):
     assert stages.finished_elsewhere(whole, "01_first", "k") is None  # it is not elsewhere
     assert stages.copy_from(whole, broken, "01_first") == {"seconds": 1.0, "peak_memory_gb": 1.0}
     assert stages.is_done(broken, "01_first", "k")
+    broken.state("01_first").unlink()
+    monkeypatch.setattr(stages, "is_done", lambda *_: False)  # the other run began it anew meanwhile
+    with pytest.raises(DataError, match="was changed while 01_first was copied from it"):
+        stages.copy_from(whole, broken, "01_first")
+    assert not broken.state("01_first").exists()
 
 
 def test_a_package_of_another_version_counts_and_the_order_of_keys_does_not(world, monkeypatch):

@@ -1,5 +1,6 @@
 """Studies: what a file may say, which runs follow from it, and that they go on, share and fail one by one."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -71,8 +72,9 @@ def test_a_study_of_rows_and_seeds_makes_runs_row_by_row(tmp_path):
         (
             "set: {factor: 4.0, rows: 5}",
             "expects: {ndcg@20: worse}",
-            "expects: ndcg@20: worse; expected lower or higher",
+            r"rows\.1\.expects\.ndcg@20: Input should be 'lower' or 'higher'",
         ),
+        ("set: {factor: 4.0, rows: 5}", "expects: {ndcg: lower}", r"rows\.1\.expects\.ndcg.*: Input should be"),
         ("set: {factor: 4.0, rows: 5}", "grows: factor", "grows names 'factor', which the row does not set"),
         ("rows:", "rows: [", "no valid YAML"),
     ],
@@ -177,6 +179,8 @@ def test_wrong_rows_and_keys_are_refused_before_anything_runs(toys):
         execute("broken", overrides=["factr=2.0"])
     with pytest.raises(RecipeError, match="full: the stages lack 10_variant"):
         execute(overrides=["stages=[01_first]"])
+    with pytest.raises(RecipeError, match="-p seed: a study names its seeds with --seeds"):
+        execute(overrides=["seed=3"])
     with pytest.raises(DataError, match="jobs is -1"):
         execute(jobs=-1)
     assert not Path("runs").exists()
@@ -191,7 +195,7 @@ def test_no_run_is_started_beside_another_without_memory_for_it(toys, monkeypatc
     class Slow:
         """A process that is over, but is found so only at the fourth question."""
 
-        returncode, questions = 0, 0
+        pid, returncode, questions = os.getpid(), 0, 0
 
         def poll(self):
             self.questions += 1
@@ -204,9 +208,22 @@ def test_no_run_is_started_beside_another_without_memory_for_it(toys, monkeypatc
         return started[-1]
 
     monkeypatch.setattr(study.subprocess, "Popen", counted)
-    monkeypatch.setattr(study.psutil, "cpu_count", lambda logical: 8)
     execute("full", jobs=2, seeds=[0, 1, 2])
     assert max(beside) == most
+
+
+def test_memory_that_a_running_run_has_yet_to_take_is_not_free(toys, monkeypatch):
+    monkeypatch.setattr(study.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 10 * 2**30})())
+    table, this = type("Table", (), {"memory_gb": 4.0})(), type("Run", (), {"pid": os.getpid()})()
+    monkeypatch.setattr(study.kernels, "memory_bytes", lambda processes: 2**30 * bool(list(processes)))
+    assert study._free_gb({"one": this, "other": this}, table) == pytest.approx(10 - 2 * (4 - 1))
+
+
+def test_a_study_whose_first_row_failed_says_so_and_has_no_page(toys):
+    execute, pages, _ = toys
+    with pytest.raises(RunError, match=r"2 of 2 runs failed \(.*full-seed0.*\), all of the first row"):
+        execute("full", overrides=["fail=true"], seeds=[0, 1])
+    assert not pages
 
 
 def test_a_finished_run_shows_how_much_memory_another_needs(tmp_path, capsys):

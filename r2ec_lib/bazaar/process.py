@@ -14,7 +14,7 @@ class Process:
         kits, pieces, styles, tiers: the names behind the indexes; among the pieces, sundries come last.
         piece, style, tier: (N,) int, the indexes of each item.
         sundry: (N,) bool.
-        brand, color: (N,) str.
+        brand: (N,) str.
         kit_pieces: (Z, 6) int, piece indexes in the kits' order.
         accents: (Z, S) int, style index of the accents of a kit in a style.
         kit_prior: (D, Z) P(z | day of the first order).
@@ -37,7 +37,7 @@ class Process:
         self.style = pd.Index(self.styles).get_indexer(facts["style"])
         self.tier = pd.Index(self.tiers).get_indexer(facts["tier"])
         self.sundry = facts["sundry"].to_numpy()
-        self.brand, self.color = facts["brand"].to_numpy(), facts["color"].to_numpy()
+        self.brand = facts["brand"].to_numpy()
 
         days = np.arange(config.days)[:, None]  # (D, 1)
         growth = np.exp(kits["trend"].to_numpy() * (days / config.days - 0.5))

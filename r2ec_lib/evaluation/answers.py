@@ -4,7 +4,6 @@ The language model runs once per sample; ranks, top items and the chains table a
 measured in `ranking`; what a reasoning says is read in `analysis`.
 """
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,13 +23,11 @@ class Answers:
         chains: S reasonings as token ids, each ending in `<answer>`; `<answer>` alone where nothing is reasoned.
         written: whether the model wrote that `<answer>` itself; False for chains that it was given.
         states: (S, d) user states h_T.
-        seconds: wall-clock time of reasoning and encoding, for the whole table.
     """
 
     chains: list[list[int]]
     written: list[bool]
     states: Tensor
-    seconds: float
 
 
 def answer(
@@ -42,12 +39,10 @@ def answer(
         max_new_tokens: of a reasoning; 0 writes none and reads `<answer>` straight after the prompt.
         chains: reasonings to read instead of writing any.
     """
-    began = time.perf_counter()
     if chains is None:
         sampled = model.sample(model.prompts.user_ids(samples, model.titles), max_new_tokens)
-        return Answers(sampled.chains, sampled.written, sampled.states, time.perf_counter() - began)
-    states = model.user_states(samples, chains)
-    return Answers([list(chain) for chain in chains], [False] * len(samples), states, time.perf_counter() - began)
+        return Answers(sampled.chains, sampled.written, sampled.states)
+    return Answers([list(chain) for chain in chains], [False] * len(samples), model.user_states(samples, chains))
 
 
 def chains_of(model: R2ec, texts: Sequence[str]) -> list[list[int]]:
@@ -57,19 +52,15 @@ def chains_of(model: R2ec, texts: Sequence[str]) -> list[list[int]]:
 
 
 def rank(model: R2ec, answers: Answers, samples: pd.DataFrame, *, name: str, **how: Any) -> pd.DataFrame:
-    """`ranking.rank_all` from the states at hand; `seconds` holds the time of reasoning and encoding too.
-
-    how: further keywords of `rank_all`.
-    """
+    """`ranking.rank_all` from the states at hand; `how` are further keywords of it."""
     row_of = pd.Series(range(len(samples)), samples["sample_id"])
-    ranked = ranking.rank_all(
+    return ranking.rank_all(
         lambda batch: model.scores(answers.states[row_of[batch["sample_id"]].to_list()], batch["history"].to_list()),
         samples,
         len(model.catalogue),
         model=name,
         **how,
     )
-    return ranked.assign(seconds=ranked["seconds"] + answers.seconds / len(samples))
 
 
 def chains_table(

@@ -6,7 +6,6 @@ from a slice of the samples table to a (B, N) tensor of scores. Intervals and te
 Letters in shapes: B samples, N catalogue items, S all samples.
 """
 
-import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -70,8 +69,7 @@ def rank_all(
 
     Returns:
         One row per sample: model, sample_id, user_id, target, rank (1 is best, ties at their average), score (the
-        target's), candidates (their number), seconds (of the batch's scoring, divided by its size) and, where asked
-        for, top_items (k indexes, best first) and top_scores.
+        target's), candidates (their number) and, where asked for, top_items (k indexes, best first) and top_scores.
 
     Raises:
         ValueError: scores of a wrong shape, or a NaN score.
@@ -80,9 +78,7 @@ def rank_all(
     batch_size = max(1, min(batch_size, SCORES_HELD // num_items))
     for start in range(0, len(samples), batch_size):
         batch = samples.iloc[start : start + batch_size]
-        began = time.perf_counter()
         scores = score(batch).detach().float().cpu()  # (B, N)
-        seconds = (time.perf_counter() - began) / len(batch)
         if scores.shape != (len(batch), num_items):
             raise ValueError(f"{model}: scores of shape {tuple(scores.shape)}; expected {(len(batch), num_items)}")
         targets = torch.tensor(batch["target"].to_numpy(), dtype=torch.long)
@@ -92,7 +88,6 @@ def rank_all(
             rank=target_ranks(scores, targets, seen).numpy(),
             score=scores.gather(1, targets[:, None]).squeeze(1).numpy(),
             candidates=num_items - seen.sum(dim=1).numpy(),
-            seconds=seconds,
         )
         if k:
             values, items = stable_topk(scores.masked_fill(seen, -torch.inf), k)  # (B, k)

@@ -43,7 +43,7 @@ def curve(
         One line per row, the smallest first: row, size, seeds, mean (over seeds), se, its standard error, and what of
         it is due to seeds (seed_se); the rest is over shoppers, bootstrapped for the mean over seeds. All rows share
         one variance between seeds, pooled over those with two seeds or more; free is its degrees of freedom, 0 where
-        no row has two: then nothing is known of it.
+        no row has two: then nothing is known of it. half is half of the 95 % interval of the mean, by t as in `fit`.
     """
     lines, squares, free = [], 0.0, 0
     for row, of in runs.items():
@@ -55,9 +55,11 @@ def curve(
         lines.append(line | {"variance": shoppers})
     table = pd.DataFrame(lines).sort_values("size", ignore_index=True)
     between = squares / free / table["seeds"] if free else 0.0
-    return table.drop(columns="variance").assign(
-        se=np.sqrt(table["variance"] + between), seed_se=np.sqrt(between), free=free
-    )
+    variance = table["variance"] + between
+    freedom = np.minimum(free * (variance / between) ** 2, KNOWN) if squares else KNOWN
+    errors = {"se": np.sqrt(variance), "seed_se": np.sqrt(between), "free": free}
+    half = scipy.stats.t.ppf(0.975, freedom) * errors["se"]
+    return table.drop(columns="variance").assign(**errors, half=half)
 
 
 def fit(table: pd.DataFrame) -> dict[str, float | list[float]]:

@@ -95,7 +95,9 @@ def run_intervals(drawn: Mapping[str, Resampled]) -> pd.DataFrame:
 
 
 def with_best_baseline(drawn: Mapping[str, Resampled], baselines: Sequence[str]) -> dict[str, Resampled]:
-    """`uncertainty.with_best` of the baselines in each run, as the model "best_baseline"."""
+    """`uncertainty.with_best` of the baselines in each run, as the model "best_baseline"; none of no baselines."""
+    if not baselines:
+        return dict(drawn)
     return {run: uncertainty.with_best(one, "best_baseline", baselines) for run, one in drawn.items()}
 
 
@@ -106,7 +108,8 @@ def margins(drawn: Mapping[str, Resampled], a: str, others: Sequence[str], metri
     Other shoppers: the values of the runs are averaged on each resample, in which all runs have the same shoppers; u
     is its standard deviation. Other seeds: the standard deviation s from run to run, for a mean over k runs s / √k.
     Together they make a standard error √(u² + s² / k), with Student's t at the degrees of freedom of Welch and
-    Satterthwaite; what seeds do to single shoppers counts in both parts, so the interval is wide rather than narrow.
+    Satterthwaite. What seeds do to single shoppers counts in both parts, which makes the interval wide; two runs alone
+    may agree by luck, which makes it narrow: 90 % then cover the truth where both sources are equally large.
 
     Returns:
         One row per opponent that every run has, and metric: a, b, metric, runs, users; `OVER_RUNS` of the difference,
@@ -129,7 +132,9 @@ def margins(drawn: Mapping[str, Resampled], a: str, others: Sequence[str], metri
             row |= {"relative": ratio["difference"], "relative_ci95": ratio["ci95"]}
             row |= {"runs": len(runs), "users": users, "collapsed": uncertainty.collapsed(runs, b, metric)}
             rows.append({"a": a, "b": b, "metric": metric} | row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(
+        rows, columns=["a", "b", "metric", *OVER_RUNS, "relative", "relative_ci95", "runs", "users", "collapsed"]
+    )
 
 
 def _over_runs(by_run: Sequence[float], resamples: Sequence[np.ndarray], users: int) -> dict:
@@ -148,27 +153,6 @@ def _over_runs(by_run: Sequence[float], resamples: Sequence[np.ndarray], users: 
         p = float(2 * scipy.stats.t.sf(abs(mean) / error, df)) if error else float(mean == 0)
     values = (mean, interval, user_se, seed_sd, list(map(float, by_run)), p)
     return dict(zip(OVER_RUNS, values, strict=True))
-
-
-def variance_parts(intervals: pd.DataFrame, groups: pd.Series) -> pd.DataFrame:
-    """Spread over seeds apart from the spread over shoppers, for each variant, model and metric.
-
-    Args:
-        intervals: of `run_intervals`.
-        groups: variant of each run, as `variants` gives it.
-
-    Returns:
-        variant, model, metric, runs, mean (over runs), seed_sd (standard deviation over runs, NaN for a single run),
-        user_se (standard error over shoppers, root mean square over runs), low, high: the 95 % interval of the mean
-        over seeds on this test set, mean ± t · seed_sd / √runs (Student's t, runs − 1 degrees of freedom), NaN for a
-        single run. All runs share the test set, so seed_sd holds no part of user_se.
-    """
-    table = intervals.assign(variant=intervals["run"].map(groups), variance=intervals["se"] ** 2)
-    parts = table.groupby(["variant", "model", "metric"], sort=False)
-    result = parts.agg(runs=("mean", "size"), mean=("mean", "mean"), seed_sd=("mean", "std"))
-    result["user_se"] = np.sqrt(parts["variance"].mean())
-    half = scipy.stats.t.ppf(0.975, result["runs"] - 1) * result["seed_sd"] / np.sqrt(result["runs"])
-    return result.assign(low=result["mean"] - half, high=result["mean"] + half).reset_index()
 
 
 def compare_variants(
@@ -214,8 +198,7 @@ def read_answers(folders: Iterable[Path]) -> dict[str, pd.DataFrame]:
     """
     answers = {}
     for folder in map(Path, folders):
-        table = _evaluated(folder, "chains.parquet")
-        table = table[table["model"] == "r2ec"].set_index("sample_id").sort_index()
+        table = _evaluated(folder, "chains.parquet").set_index("sample_id").sort_index()
         ranked = {name: metric_values(table["rank"], name) for name in MEASURES if "@" in name}
         answers[folder.name] = table[["user_id", "target", "tokens"]].assign(**ranked)
     return answers
@@ -313,17 +296,17 @@ def _paired(
     return _over_runs(by_run, resampled, drawn.users)
 
 
-def verdict(expected: str, interval: Sequence[float] | float) -> str:
-    """Whether a claim "lower" or "higher" holds, by the 95 % interval of the difference.
+def verdict(expected: str, interval: Sequence[float] | float, seeds: int) -> str:
+    """Whether a claim "lower" or "higher" holds, by the 95 % interval of the difference; of one seed, it says so.
 
-    >>> verdict("lower", [-0.3, -0.1]), verdict("lower", [-0.3, 0.1]), verdict("lower", [0.1, 0.3])
-    ('holds', 'open', 'the opposite')
+    >>> verdict("lower", [-0.3, -0.1], 2), verdict("lower", [-0.3, 0.1], 1), verdict("lower", [0.1, 0.3], 1)
+    ('holds', 'open', 'the opposite, in one training')
     """
     low, high = (np.nan, np.nan) if np.ndim(interval) == 0 else interval  # type: ignore[misc]
     signs = {"lower": high < 0, "higher": low > 0}
-    if signs[expected]:
-        return "holds"
-    return "the opposite" if any(signs.values()) else "open"
+    if not any(signs.values()):
+        return "open"
+    return ("holds" if signs[expected] else "the opposite") + (", in one training" if seeds == 1 else "")
 
 
 def bands(

@@ -47,7 +47,7 @@ def by_size(curve: pd.DataFrame, line: Mapping[str, float], ax: Axes, xlabel: st
     """The rows of `scaling.curve` with their 95 % intervals, and the line of `scaling.fit` through them."""
     ends = np.array([curve["size"].min(), curve["size"].max()])
     ax.plot(ends, line["intercept"] + line["per_doubling"] * np.log2(ends), color="#999999", linestyle="--")
-    ax.errorbar(curve["size"], curve["mean"], 1.96 * curve["se"], linestyle="none", marker="o", color=COLOURS[0])
+    ax.errorbar(curve["size"], curve["mean"], curve["half"], linestyle="none", marker="o", color=COLOURS[0])
     ax.set_xscale("log", base=2)
     ax.set_xticks(curve["size"], [f"{size:,g}" for size in curve["size"]])
     ax.minorticks_off()

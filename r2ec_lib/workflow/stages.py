@@ -22,8 +22,10 @@ from r2ec_lib.data.storage import read_json, sha256, write_json
 from r2ec_lib.workflow.folder import LIBRARY, STAGES, RunFolder
 from r2ec_lib.workflow.recipes import PLACES, is_path
 
-PACKAGES = ("torch", "transformers", "trl", "peft", "tokenizers", "accelerate")
-PACKAGES += ("numpy", "pandas", "pyarrow", "scipy", "scikit-learn", "statsmodels")
+PACKAGES = (
+    *("torch", "transformers", "trl", "peft", "tokenizers", "accelerate"),
+    *("numpy", "pandas", "pyarrow", "scipy", "scikit-learn", "statsmodels"),
+)
 
 
 def ingredients(notebook: Path, values: Mapping[str, Any], previous: str) -> dict[str, Any]:

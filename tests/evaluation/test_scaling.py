@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 
 from r2ec_lib.evaluation import scaling
 
@@ -54,6 +55,8 @@ def test_what_few_seeds_tell_of_their_spread_widens_the_interval():
     found = scaling.fit(table.assign(seed_se=table["se"]))
     half = 3.182446 * 0.01 / np.sqrt(14 / 3)
     assert found["ci95"] == pytest.approx([0.05 - half, 0.05 + half], rel=1e-6)
+    bent = rows([1.0, 2.0, 4.0], [0.1, 0.2, 0.1], se=0.05)  # 8/3 errors from its line: F with 1 and 3 degrees
+    assert scaling.fit(bent.assign(seed_se=bent["se"]))["p_line"] == pytest.approx(0.2010, abs=1e-4)
     assert np.isnan(scaling.fit(table.assign(seed_se=0.0, free=0))["ci95"]).all()
 
 
@@ -82,12 +85,16 @@ def test_a_curve_has_the_spread_over_shoppers_and_the_pooled_one_over_seeds():
     over_shoppers, seeds = 0.45 / 20, 0.1 / np.sqrt(2) * np.array([1, 1 / np.sqrt(2)])
     assert table["seed_se"].to_list() == pytest.approx(seeds) and table["free"].to_list() == [1, 1]
     assert table["se"].to_list() == pytest.approx(np.hypot([0.5 / 20, over_shoppers], seeds), rel=0.05)
+    freedom = (table["se"] / table["seed_se"]) ** 4  # one degree, for as large a part as the seeds have
+    assert table["half"].to_list() == pytest.approx(scipy.stats.t.ppf(0.975, freedom) * table["se"])
+    assert (table["half"] > 5 * table["se"]).all()
 
 
 def test_samples_of_one_shopper_are_one_draw():
     answers = {"a": answered([0.0] * 200 + [1.0] * 200, [f"u{i // 10}" for i in range(400)])}
     table = scaling.curve(answers, {"row": {0: "a"}}, {"a": 1.0}, resamples=4_000)
     assert table["se"].item() == pytest.approx(0.5 / np.sqrt(40), rel=0.05)
+    assert table["half"].item() == pytest.approx(1.96 * table["se"].item(), rel=1e-4)  # nothing is known of seeds
 
 
 def test_sizes_are_read_from_the_recipes_of_finished_runs(tmp_path):

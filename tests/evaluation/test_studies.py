@@ -55,6 +55,12 @@ def test_a_run_without_an_evaluation_or_with_other_questions_is_named(tmp_path):
     write_table(table, finished(tmp_path / "targets", [1, 2, 9]) / "evaluation" / "rankings.parquet")
     with pytest.raises(DataError, match="targets and first were not asked the same questions"):
         studies.read_runs([first, tmp_path / "targets"])
+    write_table(
+        rankings([1, 2, 9]).assign(user_id="w"),
+        finished(tmp_path / "users", [1, 2, 9]) / "evaluation" / "rankings.parquet",
+    )
+    with pytest.raises(DataError, match="users and first were not asked the same questions"):
+        studies.read_runs([first, tmp_path / "users"])
     with pytest.raises(DataError, match="at least one"):
         studies.read_runs([])
 
@@ -72,38 +78,6 @@ def test_keys_that_a_run_does_not_state_or_that_change_no_ranking_make_no_varian
     recipes = pd.DataFrame({"steps": [5, 5], "bazaar_items": [900, None], "resamples": [10, 20]}, index=["a", "b"])
     assert studies.differing(recipes) == ["resamples"]
     assert studies.variants(recipes).tolist() == ["the same settings"] * 2
-
-
-def test_seed_spread_and_shopper_spread_by_hand():
-    table = pd.concat(
-        [
-            rankings([1, 9, 9, 9]).assign(run="a"),
-            rankings([1, 1, 9, 9]).assign(run="b"),
-            rankings([1] * 4).assign(run="c"),
-        ]
-    )
-    intervals = studies.run_intervals(studies.resample_runs(table, ["hit@5"], 4000))
-    groups = pd.Series({"a": "v", "b": "v", "c": "w"})
-    found = studies.variance_parts(intervals, groups).set_index("variant")
-    assert found.loc["v", "mean"] == pytest.approx((1 / 4 + 2 / 4) / 2)
-    assert found.loc["v", "seed_sd"] == pytest.approx(plain.stdev([1 / 4, 2 / 4]))
-    errors = [math.sqrt(p * (1 - p) / 4) for p in (1 / 4, 2 / 4)]  # of a mean of four shoppers
-    assert found.loc["v", "user_se"] == pytest.approx(math.sqrt(sum(e**2 for e in errors) / 2), rel=0.05)
-    half = 12.706 * plain.stdev([1 / 4, 2 / 4]) / math.sqrt(2)  # Student's t with one degree of freedom
-    assert found.loc["v", "high"] == pytest.approx(3 / 8 + half, rel=1e-3)
-    assert found.loc["v", "low"] == pytest.approx(3 / 8 - half, rel=1e-3)
-    by_hand = studies.variance_parts(intervals.assign(se=[3.0, 4.0, 1.0]), groups).set_index("variant")
-    assert by_hand.loc["v", "user_se"] == pytest.approx(math.sqrt((3**2 + 4**2) / 2))  # root mean square
-    assert np.isnan(found.loc["w", "seed_sd"]) and np.isnan(found.loc["w", "low"])
-
-
-def test_equal_seeds_have_no_spread_however_wide_the_shoppers_are():
-    table = pd.concat([rankings([1, 9, 9, 1]).assign(run=run) for run in "ab"])
-    found = studies.variance_parts(
-        studies.run_intervals(studies.resample_runs(table, ["hit@5"], 500)), pd.Series({"a": "v", "b": "v"})
-    )
-    assert found["seed_sd"].item() == 0
-    assert found["user_se"].item() > 0.1
 
 
 def test_variants_are_compared_by_the_mean_of_their_seeds_on_the_same_questions():
@@ -279,6 +253,22 @@ def test_p_values_are_corrected_over_the_rows_of_each_measure_and_one_seed_has_s
     assert np.isnan(hits.loc["a", "seed_sd"]) and hits.loc["a", "ci95"][1] < 0
 
 
+def test_a_row_that_others_are_compared_with_is_compared_itself_once():
+    answers = {"f": answered([1, 1, 9], 9), "r": answered([1, 9, 9], 9), "p": answered([9, 9, 9], 9)}
+    runs = {"full": {0: "f"}, "RLOO": {0: "r"}, "RLOO, priced": {0: "p"}}
+    against = {"full": "full", "RLOO": "full", "RLOO, priced": "RLOO"}
+    found = studies.compare_rows(answers, {}, runs, against, 100)
+    hits = found[found["measure"] == "hit@5"].set_index("row")
+    assert hits["against"].to_dict() == against
+    assert hits.loc["RLOO, priced", "difference"] == pytest.approx(-1 / 3)
+
+
+def test_runs_without_an_opponent_have_no_margins():
+    drawn = studies.resample_runs(rankings([1, 9]).assign(run="a"), ["hit@5"], 10)
+    assert studies.with_best_baseline(drawn, []) == drawn
+    assert list(studies.margins(drawn, "r2ec", ["best_baseline"], ["hit@5"])["b"]) == []
+
+
 def test_rows_of_other_questions_are_not_compared():
     answers = {"f": answered([1, 2], 9), "w": answered([1, 2, 3], 9)}
     runs = {"full": {0: "f"}, "world": {0: "w"}}
@@ -287,8 +277,12 @@ def test_rows_of_other_questions_are_not_compared():
 
 
 def test_a_claim_without_an_interval_is_open():
-    assert studies.verdict("higher", np.nan) == "open"
-    assert studies.verdict("higher", [0.1, 0.2]) == "holds"
+    assert studies.verdict("higher", np.nan, 2) == "open"
+    assert studies.verdict("higher", [0.1, 0.2], 2) == "holds"
+
+
+def test_a_claim_about_one_training_says_so():
+    assert studies.verdict("higher", [0.1, 0.2], 1) == "holds, in one training"
 
 
 def test_a_band_runs_from_the_lowest_seed_to_the_highest():

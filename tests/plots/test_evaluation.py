@@ -90,11 +90,11 @@ def test_seeds_of_this_metric_alone_stand_in_the_order_of_the_table(ax):
 
 
 def test_sizes_stand_with_their_intervals_about_their_line(ax):
-    table = pd.DataFrame({"size": [1.0, 4.0], "mean": [0.1, 0.3], "se": [0.01, 0.02]})
+    table = pd.DataFrame({"size": [1.0, 4.0], "mean": [0.1, 0.3], "half": [0.02, 0.04]})
     plots.by_size(table, {"intercept": 0.1, "per_doubling": 0.1}, ax, "steps", "NDCG@20")
     [line] = [line for line in ax.get_lines() if line.get_linestyle() == "--"]
     assert line.get_xdata().tolist() == [1, 4] and line.get_ydata().tolist() == pytest.approx([0.1, 0.3])
     [bars] = [container[2][0] for container in ax.containers]
     spans = [(low, high) for (_, low), (_, high) in bars.get_segments()]
-    assert spans == [pytest.approx((0.0804, 0.1196)), pytest.approx((0.2608, 0.3392))]
+    assert spans == [pytest.approx((0.08, 0.12)), pytest.approx((0.26, 0.34))]
     assert [text.get_text() for text in ax.get_xticklabels()] == ["1", "4"]

@@ -41,13 +41,19 @@ def seconds_of(call: Side) -> float:
 
 def in_turn(sides: Mapping[Any, Side], repetitions: int, untimed: int = 1) -> pd.DataFrame:
     """Times the sides one after the other, `repetitions` times, after rounds that are not timed: one row per call with
-    side, repetition, seconds. Every second round runs backwards, so that no side always follows the same other one."""
-    rows = []
+    side, repetition, seconds. Each round has an order of its own: no side follows itself, nor one of several others
+    each time."""
+    rows: list[dict] = []
+    rng, names, last = np.random.default_rng(0), list(sides), None
     for repetition in range(-untimed, repetitions):
-        for name in list(sides)[:: 1 if repetition % 2 == 0 else -1]:
+        order = rng.permutation(len(names)).tolist()
+        if names[order[0]] == last:
+            order.append(order.pop(0))
+        for name in [names[place] for place in order]:
             seconds = seconds_of(sides[name])
             if repetition >= 0:
                 rows.append({"side": name, "repetition": repetition, "seconds": seconds})
+            last = name
     return pd.DataFrame(rows)
 
 
@@ -146,7 +152,7 @@ def calls_of(module: torch.nn.Module, call: Side) -> int:
 
 
 def phase_table(watches: Mapping[str, "Stopwatch"]) -> pd.DataFrame:
-    """Median seconds of each phase over the rounds: one row per side and phase (side, phase, seconds)."""
+    """Median seconds of each phase over all rounds: one row per side and phase (side, phase, seconds)."""
     return pd.DataFrame(
         [
             {"side": side, "phase": phase, "seconds": seconds}

@@ -1,6 +1,8 @@
 """The tools of the benchmark measure what they say."""
 
+import itertools
 import time
+from functools import partial
 
 import pandas as pd
 import pytest
@@ -23,11 +25,15 @@ def test_with_one_thread_only_the_time_of_the_processor_counts(monkeypatch, thre
     assert timing.seconds_of(lambda: work(0.1)) >= 0.1
 
 
-def test_sides_take_turns_and_every_second_round_runs_backwards():
+@pytest.mark.parametrize("sides", ["ab", "abp"])
+def test_sides_take_turns_in_changing_orders_and_none_follows_itself(sides):
     calls = []
-    times = timing.in_turn({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 2)
-    assert "".join(calls) == "ba" + "ab" + "ba"  # the first round is not timed
-    assert len(times) == 4 and set(times["repetition"]) == {0, 1}
+    times = timing.in_turn({side: partial(calls.append, side) for side in sides}, 20)
+    rounds = ["".join(calls[start : start + len(sides)]) for start in range(0, len(calls), len(sides))]
+    assert len(rounds) == 21 and all(sorted(one) == sorted(sides) for one in rounds)  # the first one is not timed
+    assert len(times) == 20 * len(sides) and set(times["repetition"]) == set(range(20))
+    pairs = set(itertools.pairwise(calls))
+    assert pairs == {(one, other) for one in sides for other in sides if one != other}
 
 
 def test_a_ratio_compares_within_a_round():

@@ -104,7 +104,7 @@ def analysis(world: World, history: Sequence[int], hours: Sequence[float], rng: 
     facts = history_facts(world, history, hours)
     error, refill = world.config.analyst_errors, world.config.needs and not facts["kit"]  # no project to be seen
     kit = _guessed_kit(world, facts["owns"], error, rng)
-    facts["kit"] = {world.kits["name"][kit]} if not refill else set()
+    facts["kit"] = {world.process.kits[kit]} if not refill else set()
     missing = first_missing(world, kit, facts["owns"])
     facts["next"] = {missing} if missing and not refill else set()
     for kind in ("style", "tier"):
@@ -128,10 +128,10 @@ def _one_of(values: set[str], rng: np.random.Generator) -> str:
 def _guessed_kit(world: World, owned: set[str], error: float, rng: np.random.Generator) -> int:
     """The index of the kit with the most owned pieces; in a tie, of the one in whose order these come earliest, since
     kits are bought in order. With probability `error`, of any kit that has an owned piece."""
-    listings = world.kits["pieces"]
-    overlap = np.array([len(owned & set(listing)) for listing in listings])
-    if rng.random() < error and (overlap > 0).any():
-        candidates = np.flatnonzero(overlap > 0)
-        return int(candidates[rng.integers(len(candidates))])
-    places = np.array([sum(place for place, piece in enumerate(listing) if piece in owned) for listing in listings])
-    return int(np.lexsort((places, -overlap))[0])
+    overlap = [len(owned.intersection(listing)) for listing in world.listings]
+    some = [kit for kit, count in enumerate(overlap) if count]
+    if rng.random() < error and some:
+        return some[rng.integers(len(some))]
+    most = max(overlap)
+    best = [kit for kit, count in enumerate(overlap) if count == most]
+    return min(best, key=lambda kit: sum(at for at, piece in enumerate(world.listings[kit]) if piece in owned))

@@ -65,11 +65,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="r2ec", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="execute the notebooks of a recipe and render the report")
-    run.add_argument("--fresh", action="store_true", help="remove the run's folder first")
+    way = run.add_mutually_exclusive_group()
+    way.add_argument("--fresh", action="store_true", help="remove the run's folder first")
+    way.add_argument("--check", action="store_true", help="only check the recipe and say which stages would run")
     run.add_argument(
         "--shared", action="store_true", help="copy stages that another run finished with the same settings"
     )
-    run.add_argument("--check", action="store_true", help="only check the recipe and say which stages would run")
     show = commands.add_parser("recipe", help="print a recipe with its bases merged, for papermill --parameters_yaml")
     show.add_argument("--stage", help="only what this notebook takes, such as 02 or 02_training")
     for command in (run, show):
@@ -132,7 +133,7 @@ def _run(options: argparse.Namespace) -> None:
     if options.command == "recipe":
         print(resolved(recipe, declared, options.stage), end="")
     elif options.check:
-        check(recipe)
+        check(recipe, shared=options.shared)
     else:
         print(f"Report: {shown(execute(recipe, fresh=options.fresh, shared=options.shared))}")
 

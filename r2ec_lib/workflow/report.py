@@ -29,7 +29,7 @@ TOLD = ("oracle", "corrected_reasoning", "trained_on_true_reasoning")  # they kn
 def render(run: RunFolder) -> Path:
     """Writes the report of what the run holds and returns its `index.html`; the old report is replaced by a whole one.
 
-    Raises DataError for a run by hand.
+    Raises DataError for a run by hand, and for a notebook that was killed while it was written.
     """
     if not run.provenance.is_file():
         raise DataError(
@@ -37,7 +37,7 @@ def render(run: RunFolder) -> Path:
         )
     paths = sorted(run.notebooks.glob("*.ipynb"))
     recipe = yaml.safe_load(run.recipe.read_text(encoding="utf-8")) or {}
-    notebooks = [pages.concerning(nbformat.read(path, as_version=4), recipe) for path in paths]
+    notebooks = [pages.concerning(_executed(path), recipe) for path in paths]
     provenance = read_json(run.provenance)
     titles = [
         pages.first_heading(notebook) or _label(path.stem) for notebook, path in zip(notebooks, paths, strict=True)
@@ -65,6 +65,15 @@ def render(run: RunFolder) -> Path:
         front = overview(run, _page(run, links, 0, f"Run {run.path.name}"), provenance, figures)
         write_text(front, fresh / run.index.name)
     return run.index
+
+
+def _executed(path: Path) -> nbformat.NotebookNode:
+    try:
+        return nbformat.read(path, as_version=4)
+    except nbformat.reader.NotJSONError:
+        raise DataError(
+            f"{path} is no whole notebook; it was being written as the run ended. Run the recipe again."
+        ) from None
 
 
 def overview(

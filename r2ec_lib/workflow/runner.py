@@ -98,7 +98,7 @@ def _work(run: RunFolder, stage: Stage, variables: Mapping[str, str], fresh: boo
         ) from None
 
 
-def check(recipe: Recipe, runs: Path = RUNS) -> None:
+def check(recipe: Recipe, runs: Path = RUNS, *, shared: bool = False) -> None:
     """Prints which stages of `recipe` would run, and why, once the notebooks have seen their settings.
 
     Changes nothing. Raises RecipeError where a notebook refuses its settings, or a file is not there.
@@ -107,8 +107,8 @@ def check(recipe: Recipe, runs: Path = RUNS) -> None:
     plan = _plan(recipe, run, declared)
     _check_settings(plan, _variables(recipe, declared))
     print(f"The recipe is right. Run folder: {shown(run.path)}")
-    for stage, reason in _forecast(run, plan):
-        print(f"{stage.name}: {reason or 'up to date'}")
+    for stage, reason in _forecast(run, plan, shared):
+        print(f"{stage.name}: {reason or ('up to date, or copied' if shared else 'up to date')}")
 
 
 def is_current(recipe: Recipe, declared: Mapping[str, Mapping[str, Parameter]], runs: Path = RUNS) -> bool:

@@ -193,8 +193,8 @@ def _modules(name: str) -> list[Path]:
 def _inputs(values: Mapping[str, Any]) -> dict[str, str]:
     """SHA-256 of each local file that `values` name: in paths, or as the results of other runs.
 
-    Other runs are named by keys that end in `_runs`; their folders lie beside this run's own. Of a `data_dir`, which
-    may hold many categories, the files of this one count.
+    Other runs are named by keys that end in `_runs`; their folders lie beside this run's own. Of a `data_dir` or
+    `texts_dir`, which may hold many categories, the files of this one count.
     """
     given = {key: value for key, value in values.items() if value and key not in PLACES}
     named = [(key, Path(value)) for key, value in given.items() if is_path(key) or key == "backbone"]
@@ -211,7 +211,7 @@ def _inputs(values: Mapping[str, Any]) -> dict[str, str]:
         for key, path in named
         if path.is_absolute()
         for file in _files(path)
-        if key != "data_dir" or category in file.name
+        if key not in ("data_dir", "texts_dir") or category in file.name
     ]
     return {str(file): _sha256(file, file.stat().st_size, file.stat().st_mtime_ns) for file in files}
 

@@ -131,18 +131,23 @@ def test_what_is_typed_reaches_the_run_the_report_and_the_study(world, monkeypat
     monkeypatch.setattr(cli, "NOTEBOOKS", world / "notebooks")
     asked = []
     monkeypatch.setattr(cli, "execute", lambda recipe, **how: asked.append((recipe.name, how)) or world / "page")
-    monkeypatch.setattr(cli, "check", lambda recipe: asked.append((recipe.name, "checked")))
+    monkeypatch.setattr(cli, "check", lambda recipe, shared: asked.append((recipe.name, "checked", shared)))
     monkeypatch.setattr(cli.study, "execute", lambda *given: asked.append(given) or world / "page")
     monkeypatch.setattr(cli, "existing_run", lambda name: RunFolder(world / name))
     monkeypatch.setattr(cli.report, "render", lambda run: asked.append(run.path.name) or world / "page")
     (world / "toy.yaml").write_text("")
-    for line in ("run toy.yaml --name a --fresh", "run toy.yaml --shared", "run toy.yaml --check", "report b"):
+    for line in (
+        "run toy.yaml --name a --fresh",
+        "run toy.yaml --shared",
+        "run toy.yaml --shared --check",
+        "report b",
+    ):
         assert cli.main(line.split()) == 0
     assert cli.main("study s.yaml --row x --row y --seeds 1 2 --jobs 3 --name n -p rows=1".split()) == 0
     assert asked == [
         ("a", {"fresh": True, "shared": False}),
         ("toy", {"fresh": False, "shared": True}),
-        ("toy", "checked"),
+        ("toy", "checked", True),
         "b",
         (Path("s.yaml"), ["x", "y"], [1, 2], 3, ["rows=1"], "n"),
     ]

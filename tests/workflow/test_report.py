@@ -187,3 +187,7 @@ def test_a_report_that_cannot_be_made_leaves_the_old_one(tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         report.render(run)
     assert run.index.read_text() == before and not list(run.path.glob(".report*"))
+    storage.write_text('{"cells": [', run.notebook("02_second"))
+    with pytest.raises(DataError, match=r"02_second\.ipynb is no whole notebook"):
+        report.render(run)
+    assert run.index.read_text() == before

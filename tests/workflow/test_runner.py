@@ -137,6 +137,8 @@ def test_a_check_says_what_would_run_and_changes_nothing(world, capsys):
     assert not (world / "runs").exists()
     run(world, "rows: 4\nstages: [01_first]")
     capsys.readouterr()
+    runner.check(load(world, "name: other\nrows: 4"), world / "runs", shared=True)
+    assert "01_first: up to date, or copied\n02_second: would run\n" in capsys.readouterr().out
     runner.check(load(world, "rows: 5"), world / "runs")
     assert "01_first: would run (parameters changed: rows)\n02_second: would run\n" in capsys.readouterr().out
 

@@ -51,9 +51,8 @@ class ItemWeights:
     def reindexed(self, rows: Sequence[int]) -> "ItemWeights":
         """The weights for another catalogue, whose items stood in these rows before; −1 for items that are new."""
         before = torch.tensor(list(rows), dtype=torch.long)
-        place = torch.full((len(self.items) + 1,), -1)  # where each earlier item stands now; the last one is no item
+        place = torch.full((len(self.items) + 1,), -1)  # where each earlier item stands now; the last is of new ones
         place[before] = torch.arange(len(before))
-        place[-1] = -1
         new = before < 0
         items = torch.where(new[:, None], -1, place[self.items[before]])
         weights = self.weights[before].masked_fill(items < 0, 0.0)

@@ -127,6 +127,12 @@ def test_values_are_found_as_whole_words_and_the_longest_wins():
     assert [text[a:b] for a, b in zip(table["start"], table["end"], strict=True)] == ["Globex Home", "globex"]
 
 
+def test_a_value_of_one_word_is_found_where_others_have_two():
+    attributes = pd.DataFrame({"item": [0, 1], "attribute": "brand", "value": ["globex home", "art"]})
+    table = attribute_mentions(pd.DataFrame({"chain": ["some art by them"]}), attributes)
+    assert table["value"].tolist() == ["art"]
+
+
 def test_a_fabricated_history_has_less_support_than_a_true_one(attributes):
     samples = pd.DataFrame({"history": [[0, 1], [5, 5], [3, 4]]})
     true = chains_of(("deco mug tent", [2]), ("rustic rug", [3]), ("rustic tent mug", [5]))

@@ -61,6 +61,12 @@ def test_words_too_far_apart_are_no_title(items):
     assert found(items, "Halden and so on and on Fern and so on and on mug, sage", [4]) == set()
 
 
+@pytest.mark.parametrize(("between", "mentioned"), [(mentions.MAX_GAP, True), (mentions.MAX_GAP + 1, False)])
+def test_neighbours_have_at_most_so_many_other_words_between_them(items, between, mentioned):
+    text = f"Halden Fern {' '.join(['so'] * between)} mug, sage"
+    assert found(items, text, [4], share=0.9) == ({(0, False, "title")} if mentioned else set())
+
+
 def test_part_of_a_title_counts_from_the_stated_share_of_its_weight_on(items):
     # four words, each held by one of six different titles: three of them carry 3/4
     assert found(items, "the Halden Fern mug", [4], share=0.75) == {(0, False, "title")}
@@ -214,6 +220,11 @@ def test_a_word_on_up_to_a_twentieth_of_the_titles_is_distinctive():
         titles = [f"mug number {n}" if n < holders else f"thing {n} of them" for n in range(40)]
         items = pd.DataFrame({"title": titles})
         assert found(items, "a mug", [0]) == ({(0, True, "word")} if distinctive else set())
+
+
+def test_in_a_small_catalogue_a_word_of_two_titles_is_not_distinctive():
+    items = pd.DataFrame({"title": ["mug number 1", "mug number 2", "a thing"]})
+    assert found(items, "the mug", [0]) == set()
 
 
 def test_an_item_mentioned_by_a_word_is_not_named_by_title(items):

@@ -1,6 +1,7 @@
 """Prompts read as the paper's do, and no foreign text can forge a control token or a line."""
 
 import pytest
+from tokenizers.processors import TemplateProcessing
 
 from r2ec_lib.data.schema import DataError
 from r2ec_lib.model import prompts as module
@@ -117,6 +118,20 @@ def test_the_words_of_the_domain_and_the_scale_are_those_of_the_style(tokenizer)
     assert not any(word in text for word in ("shopper", "purchase", "buy", "out of 5"))
 
 
+@pytest.mark.parametrize(
+    ("hours", "ratings", "announced"),
+    [
+        (True, True, "how long ago, [title], and the rating where known"),
+        (True, False, "how long ago, and [title]"),
+        (False, True, "[title], and the rating where known"),
+        (False, False, "[title]"),
+    ],
+)
+def test_what_a_line_holds_is_announced(tokenizer, hours, ratings, announced):
+    style = PromptStyle(show_hours=hours, show_ratings=ratings)
+    assert f"oldest first: {announced}. " in Prompts(tokenizer, style).user_text(["Whales"], [30.0], [4.0])
+
+
 def test_what_a_style_does_not_show_is_not_announced(tokenizer):
     style = PromptStyle(show_hours=False, show_ratings=False)
     text = Prompts(tokenizer, style).user_text(["Whales"], [30.0], [4.0])
@@ -132,6 +147,26 @@ def test_a_text_without_spaces_is_cut_at_its_limit_of_tokens(tokenizer, text):
     shown = prompts.item_text({"item_id": "1", "title": text}).splitlines()[1].removeprefix("title: ")
     assert text.startswith(shown) and 20 < len(tokenizer(shown)["input_ids"]) <= 50
     assert prompts.cut == {"titles": 1, "item texts": 1}
+
+
+def test_a_text_of_exactly_its_limit_of_tokens_is_left_alone(tokenizer):
+    text = "a-b_c" * 20
+    for limit, cut in ((len(tokenizer(text)["input_ids"]), 0), (len(tokenizer(text)["input_ids"]) - 1, 1)):
+        prompts = Prompts(tokenizer, PromptStyle(instruct=False, max_title_tokens=limit))
+        prompts.user_text([text], [24.0], [4.0])
+        assert prompts.cut["titles"] == cut
+
+
+def test_the_end_that_some_tokenizers_append_is_taken_off(tokenizer):
+    plain = Prompts(tokenizer, PromptStyle(instruct=False)).tokenize(["red mug", "lamp"])
+    core = tokenizer.backend_tokenizer
+    before, end = core.post_processor, tokenizer.eos_token
+    core.post_processor = TemplateProcessing(single=f"$A {end}", special_tokens=[(end, tokenizer.eos_token_id)])
+    try:
+        assert tokenizer("lamp")["input_ids"][-1] == tokenizer.eos_token_id
+        assert Prompts(tokenizer, PromptStyle(instruct=False)).tokenize(["red mug", "lamp"]) == plain
+    finally:
+        core.post_processor = before
 
 
 def test_texts_within_the_limit_are_left_alone(tokenizer, items):

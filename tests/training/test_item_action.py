@@ -116,6 +116,7 @@ def test_a_job_of_its_own_saves_what_training_in_place_gives(tiny, samples, tmp_
     how = {"batch_users": 6, "learning_rate": 1e-2, "eval_steps": 4}
     log = fit_and_save(tmp_path / "start", tmp_path / "end", samples.head(12), samples.tail(12), 8, **how)
     here = R2ec.load(tmp_path / "start")
+    assert 0 < log["seconds"].iloc[0] < 600
     assert log.drop(columns="seconds").equals(fit_item_action(here, samples.head(12), samples.tail(12), 8, **how))
     assert torch.equal(R2ec.load(tmp_path / "end").head.table, here.head.table)
 
@@ -292,6 +293,24 @@ def test_each_step_has_the_gradient_of_its_own_batch_and_each_row_of_the_log_its
 def test_an_evaluation_that_is_only_as_good_as_the_best_does_not_put_off_the_end(tiny, samples):
     log = fit_item_action(tiny, samples.head(6), samples.head(4), 40, batch_users=6, learning_rate=0.0, eval_steps=1)
     assert len(log) == 1 + 3
+
+
+def test_training_ends_after_so_many_evaluations_without_a_better_score(tiny, samples, monkeypatch):
+    ranks = iter([9.0, 5.0, 2.0, 3.0, 3.0, 3.0, 1.0])
+    monkeypatch.setattr(item_action, "ranks_of", lambda *_: torch.tensor([next(ranks)]))
+    log = fit_item_action(tiny, samples.head(6), samples.head(4), 40, batch_users=6, eval_steps=1, patience=3)
+    assert len(log) == 6
+
+
+@pytest.mark.parametrize(("negatives", "encoded"), [(True, [0, 3, 6]), (False, [6])])
+def test_the_stored_table_is_encoded_anew_only_where_it_is_read(tiny, samples, monkeypatch, negatives, encoded):
+    steps, at = [0], []
+    monkeypatch.setattr(R2ec, "refresh", lambda model: at.append(steps[0]))
+    counted = torch.optim.AdamW.step
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda *args: steps.append(steps.pop() + 1) or counted(*args))
+    how = {"batch_users": 6, "refresh_steps": 3, "catalogue_negatives": negatives, "eval_steps": 6}
+    fit_item_action(tiny, samples.head(6), samples.head(4), 6, **how)
+    assert at == encoded
 
 
 def test_the_last_step_is_evaluated_too(tiny, samples):

@@ -91,3 +91,17 @@ def test_other_targets_at_the_same_step_are_encoded(make_trainer):
     assert torch.allclose(other.states.float(), items.r2ec.encode([items.texts[4], items.texts[8]]), atol=1e-5)
     assert items.live(items.r2ec.lm, torch.tensor([4, 8]), 1) is not other
     assert other.states.requires_grad and other.carried.dtype == torch.float64 and not other.carried.any()
+
+
+def test_learned_vectors_begin_as_wide_as_encoded_ones_and_end_as_the_best_checkpoint_had_them(tiny):
+    tiny.refresh()
+    encoded = tiny.head.table.clone()
+    items = LearnedItems(tiny, seed=0)
+    spread = (items.vectors - encoded.mean(dim=0)).std()
+    assert spread.item() == pytest.approx(encoded.std().item(), rel=0.1)
+    assert (items.vectors.mean(dim=0) - encoded.mean(dim=0)).abs().max() < 5 * encoded.std() / len(encoded) ** 0.5
+    last, best = items.vectors.detach().clone(), torch.ones_like(encoded)
+    items.finish(None)
+    assert torch.equal(tiny.head.table, last.float())
+    items.finish(best)
+    assert torch.equal(tiny.head.table, best) and torch.equal(items.vectors.float(), best)

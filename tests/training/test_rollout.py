@@ -359,3 +359,11 @@ def test_whole_groups_leave_each_trajectory_its_own_figures(make_trainer):
     expected = {tuple(str(made[name][row].tolist()) for name in fields) for row in range(6)}
     assert {tuple(str(part[name][row].tolist()) for name in fields) for part in parts for row in range(2)} == expected
     assert all(torch.equal(part["num_items_in_batch"], made["num_items_in_batch"]) for part in parts)
+
+
+@pytest.mark.parametrize(("best", "rows"), [([False, True, False, True], [1, 3]), ([False] * 4, [0])])
+def test_rows_that_carry_the_recommendation_action_stay_or_the_first_where_none_does(best, rows):
+    inputs = {"best": torch.tensor(best), "ids": torch.arange(8).view(4, 2), "number": torch.tensor(7)}
+    kept = rollout.marked_rows(inputs)
+    assert kept["ids"].tolist() == inputs["ids"][rows].tolist() and kept["number"] == 7
+    assert kept["best"].tolist() == [best[row] for row in rows]

@@ -214,6 +214,7 @@ def test_recommend_keeps_the_rules_it_is_given(tiny):
     held = guardrails.recommend(tiny, history, kept, k=3, max_new_tokens=4)
     assert free.item_ids[0] not in held.item_ids and held.item_ids[:2] == free.item_ids[1:]
     assert held.actions == (("r0", "item masked", free.item_ids[0]),)
+    assert guardrails.recommend(tiny, history, kept, k=1, max_new_tokens=4).item_ids == held.item_ids[:1]
 
 
 def test_many_histories_get_the_answers_within_the_rules_that_each_gets_alone(speaking, samples):

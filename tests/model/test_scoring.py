@@ -81,6 +81,8 @@ def test_cosine_scores_do_not_depend_on_lengths():
     states, items = torch.randn(3, 5), torch.randn(4, 5)
     scores = scoring.similarity_scores(states, items, "cosine")
     assert torch.allclose(scores, scoring.similarity_scores(7 * states, 0.1 * items, "cosine"), atol=1e-6)
+    expected = torch.cosine_similarity(states[:, None], items[None], dim=-1)  # of each pair
+    assert torch.allclose(scores, expected.to(scores), atol=1e-6)
     assert torch.allclose(scoring.similarity_scores(states, items), states @ items.T)
     with pytest.raises(ValueError, match="expected one of"):
         scoring.similarity_scores(states, items, "euclid")

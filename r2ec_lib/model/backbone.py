@@ -5,9 +5,11 @@ read and no remote code is run. GGUF files become such a folder in `gguf.py`; th
 """
 
 import os
+import warnings
 from typing import Any
 
 import torch
+import transformers
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.tuners import lora
 from safetensors import SafetensorError
@@ -23,6 +25,14 @@ from transformers import (
 
 from r2ec_lib.model import attention
 from r2ec_lib.model.prompts import RECOMMEND
+
+
+def quiet() -> None:
+    """Keeps progress bars and deprecation notes of the libraries out of notebooks and logs."""
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    warnings.filterwarnings("ignore", message=".*pin_memory.*")
 
 
 def load_pretrained(

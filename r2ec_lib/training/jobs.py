@@ -12,7 +12,6 @@ import re
 import shutil
 import subprocess
 import sys
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -21,12 +20,12 @@ from typing import Any, TextIO
 
 import pandas as pd
 import torch
-import transformers
 from transformers import EarlyStoppingCallback, PrinterCallback
 
 from r2ec_lib.data.schema import DataError
 from r2ec_lib.data.storage import read_json, read_table, sha256, write_json
 from r2ec_lib.model import R2ec, vllm
+from r2ec_lib.model.backbone import quiet
 from r2ec_lib.training.checkpoints import Checkpoints, best_table, newest_whole
 from r2ec_lib.training.config import RecPOConfig
 from r2ec_lib.training.judgements import judged_reward
@@ -275,14 +274,6 @@ def _streamed(stream: Iterable[str], log: TextIO, report: Callable[[str], None],
         if line.startswith(OWN):
             report(line)
     return lines
-
-
-def quiet() -> None:
-    """Keeps progress bars and deprecation notes of the libraries out of notebooks and logs."""
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    warnings.filterwarnings("ignore", message=".*pin_memory.*")
 
 
 def training_metrics(log: pd.DataFrame, rollouts: pd.DataFrame) -> dict:

@@ -7,6 +7,7 @@ runs a notebook nor knows what a key means, except for paths, which are made abs
 
 import ast
 import difflib
+import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +17,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-import nbformat
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
@@ -80,8 +80,8 @@ def declared(notebook: Path) -> dict[str, Parameter]:
 
     Raises RecipeError where the cell is missing or holds anything but annotated assignments of literals, one per line.
     """
-    cells = nbformat.read(notebook, as_version=4).cells
-    tagged = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]  # nbformat takes two seconds to import
+    tagged = ["".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
     if len(tagged) != 1:
         raise RecipeError(f'{notebook.name}: {len(tagged)} cells have the tag "parameters", expected one.')
     lines, parameters = tagged[0].splitlines(), {}

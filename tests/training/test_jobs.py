@@ -8,7 +8,7 @@ from r2ec_lib.data.schema import DataError
 from r2ec_lib.data.storage import read_table, write_table
 from r2ec_lib.evaluation.speed.plain_ways import encodings_noted
 from r2ec_lib.model import R2ec
-from r2ec_lib.model.backbone import add_lora
+from r2ec_lib.model.backbone import add_lora, quiet
 from r2ec_lib.model.prompts import Prompts, PromptStyle
 from r2ec_lib.model.tiny import build_tiny
 from r2ec_lib.training import jobs
@@ -346,7 +346,7 @@ def rewards_of(tiny, samples, tmp_path, **choices) -> list[float]:
     usual |= {"logging_steps": 1, "learning_rate": 3e-3, "refresh_steps": 5, "shuffle_dataset": False}
     usual |= {"per_device_train_batch_size": 4 * len(samples)}
     trainer = RecPOTrainer(tiny, RecPOConfig(output_dir=str(tmp_path), **{**usual, **choices}), samples)
-    jobs.quiet()
+    quiet()
     trainer.train()
     return [row["reward"] for row in trainer.state.log_history if "reward" in row]
 

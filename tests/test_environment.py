@@ -123,6 +123,12 @@ def test_make_without_a_suitable_python_says_so():
     assert done.returncode != 0 and "needs Python 3.11 or newer" in done.stderr
 
 
+@pytest.mark.parametrize(("goal", "recipe"), [("report", "quickstart"), ("seeds", "bazaar")])
+def test_make_has_a_recipe_for_a_first_report_and_one_for_results_over_seeds(goal, recipe):
+    told = subprocess.run(["make", "--dry-run", goal], cwd=ROOT, capture_output=True, text=True).stdout
+    assert f"r2ec run params/{recipe}.yaml" in told
+
+
 def test_make_seeds_runs_the_recipe_once_a_seed_and_then_the_study_of_them():
     command = ["make", "--dry-run", "seeds", "RECIPE=params/smoke.yaml", "SEEDS=3 5"]
     told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout

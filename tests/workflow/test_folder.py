@@ -1,7 +1,7 @@
 """How a notebook opens its run: under `r2ec run`, under Papermill, and by hand."""
 
 import os
-import shutil
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -109,11 +109,11 @@ if notebooks := {notebooks!r}: cli.NOTEBOOKS, cli.RUNS = Path(notebooks), Path(n
 sys.exit(cli.main())"""
 
 
-def papermill(cwd: Path, notebook: Path, recipe: Path, overrides: str = "", notebooks: Path | None = None):
-    """The command of the README, typed in `cwd`; returns the process and the executed notebook's path."""
+def papermill(cwd: Path, notebook: Path, recipe: Path, *further: str, notebooks: Path | None = None):
+    """The command of the README, typed in `cwd` with `further` words after it; returns the process."""
     r2ec = f'"{sys.executable}" -c "$SCRIPT"'
     command = f'"{sys.executable}" -m papermill "{os.path.relpath(notebook, cwd)}" out.ipynb --no-progress-bar '
-    command += f'-y "$({r2ec} recipe "{os.path.relpath(recipe, cwd)}" {overrides} --stage 01)"'
+    command += f'-y "$({r2ec} recipe "{os.path.relpath(recipe, cwd)}" --stage 01)" {shlex.join(further)}'
     script = SCRIPT.format(notebooks=str(notebooks) if notebooks else "")
     variables = {**os.environ, "PYTHONPATH": str(ROOT), "SCRIPT": script}
     return subprocess.run(["bash", "-c", command], cwd=cwd, env=variables, capture_output=True, text=True)
@@ -133,17 +133,11 @@ def test_papermill_by_itself_runs_a_resolved_recipe_from_any_folder(world, start
 
 def test_papermill_by_itself_prepares_the_data_of_the_smallest_recipe(tmp_path):
     stage = ROOT / "notebooks" / "01_data_preparation.ipynb"
-    overrides = f"--name test_{os.getpid()}"
-    done = papermill(tmp_path, stage, ROOT / "params" / "smoke.yaml", overrides, notebooks=None)
-    run = RunFolder(folder.RUNS / f"test_{os.getpid()}")
-    try:
-        assert done.returncode == 0 and "unknown parameter" not in done.stderr, done.stderr
-        assert (
-            storage.read_json(run.metrics("data"))
-            and len(storage.read_table(run.path / "data" / "items.parquet")) <= 900
-        )
-    finally:
-        shutil.rmtree(run.path, ignore_errors=True)
+    run = RunFolder(tmp_path / "run")
+    done = papermill(tmp_path, stage, ROOT / "params" / "smoke.yaml", "-p", "run_dir", str(run.path))
+    assert done.returncode == 0 and "unknown parameter" not in done.stderr, done.stderr
+    assert storage.read_json(run.metrics("data"))
+    assert len(storage.read_table(run.path / "data" / "items.parquet")) <= 900
 
 
 def test_a_folder_is_a_run_by_its_own_files(tmp_path):

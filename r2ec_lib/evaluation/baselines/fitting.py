@@ -149,9 +149,9 @@ def _ndcg10(score: Scorer, samples: pd.DataFrame, num_items: int, model: str, ma
 GRIDS: dict[str, list[dict]] = {
     "recent_popularity": [{"days": days} for days in (30, 90, 7, 180)],
     "item_neighbours": [{"decay": d, "shrink": s} for s in (3.0, 10.0, 30.0) for d in (0.5, 0.8, 1.0)],
-    "ease": [{"penalty": p, "whole": w} for p in (20.0, 50.0, 100.0, 200.0) for w in (False, True)],
+    "ease": [{"penalty": p, "whole": w} for p in (2.0, 5.0, 20.0, 100.0, 500.0) for w in (False, True)],
     "text_similarity": [{"decay": d, "title_weight": w} for d in (0.3, 0.5, 0.8, 1.0) for w in (1, 3)],
-    "ease_and_text": [{"share": s} for s in (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)],
+    "ease_and_text": [{"share": s} for s in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)],
     "network": [{"learning_rate": r, "dropout": d} for r, d in ((3e-3, 0.5), (1e-3, 0.5), (1e-3, 0.2), (3e-3, 0.2))],
 }
 """Settings to try. Counting and reading texts take about a second per setting. The networks take minutes and share one

@@ -1,7 +1,8 @@
 """Corrupted reasonings for a causal test: facts exchanged for false ones, or as many other words for other words.
 
 Texts in, texts out. Exchanging words makes any text stranger, so what the exchange of facts does shows only in the
-difference from the exchange of neutral words (`causal.paired_difference`).
+difference from the exchange of neutral words (`causal.paired_difference`). So both exchange equally many words of a
+text: no more facts, and no more of a long title, than it has neutral words.
 """
 
 from collections import defaultdict
@@ -38,8 +39,9 @@ def corrupt(
 ) -> dict[str, pd.Series]:
     """The texts with a share of their facts exchanged ("facts"), and with as many neutral words exchanged ("neutral").
 
-    A title becomes another title of the catalogue; a value or word one of the same kind from any of the texts. A
-    neutral word, one outside all of `spans`, becomes a neutral word of any text. What has no alternative stays.
+    A title becomes another title of the catalogue, cut to as many words; a value or word one of the same kind from any
+    of the texts. A neutral word, one outside all of `spans`, becomes a neutral word of any text. What has no
+    alternative stays. Of a title with more words than the text has neutral ones left, only the first are exchanged.
 
     Args:
         texts: any index without repeats, to which the `row` of `spans` (the table of `fact_spans`) refers.
@@ -61,11 +63,24 @@ def corrupt(
     exchanged: dict[str, list[str]] = {"facts": [], "neutral": []}
     for row, text in texts.items():
         chosen = [facts[row][i] for i in rng.permutation(len(facts[row]))[: int(np.ceil(share * len(facts[row])))]]
-        size = sum(len(WORD.findall(text[start:end])) for start, end, _ in chosen)
-        exchanged["facts"].append(_exchange(text, [(start, end, pools[kind]) for start, end, kind in chosen], rng))
+        places, size = [], 0
+        for start, end, kind in chosen:
+            ends = [start + match.end() for match in WORD.finditer(text[start:end])][: len(neutral[row]) - size]
+            size += len(ends)
+            if ends:
+                whole = len(ends) == len(WORD.findall(text[start:end]))
+                pool = pools[kind] if kind != "item" and whole else [_first(entry, len(ends)) for entry in pools[kind]]
+                places.append((start, end if whole else ends[-1], pool))
+        exchanged["facts"].append(_exchange(text, places, rng))
         spots = [neutral[row][i] for i in rng.permutation(len(neutral[row]))[:size]]
         exchanged["neutral"].append(_exchange(text, [(start, end, filling) for start, end in spots], rng))
     return {name: pd.Series(table, texts.index, dtype=object) for name, table in exchanged.items()}
+
+
+def _first(text: str, size: int) -> str:
+    """A text up to the end of its word number `size`."""
+    ends = [match.end() for match in WORD.finditer(text)][:size]
+    return text[: ends[-1]] if ends else text
 
 
 def _words_outside(text: str, places: Sequence[tuple[int, int, str]]) -> list[tuple[int, int]]:

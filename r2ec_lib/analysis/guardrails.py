@@ -20,7 +20,7 @@ from r2ec_lib.analysis.attributes import FRAME
 from r2ec_lib.analysis.causal import Chains
 from r2ec_lib.analysis.mentions import mentions
 from r2ec_lib.analysis.rules import Forbid, Ground, GuardrailError, Guardrails, ItemSet, Limit, NeverRecommend
-from r2ec_lib.analysis.words import phrase, words
+from r2ec_lib.analysis.words import phrase, plain, words
 from r2ec_lib.data.purchases import is_one
 from r2ec_lib.data.schema import whole_number
 from r2ec_lib.model import R2ec
@@ -98,7 +98,8 @@ def _bars(
         telling = _inside(rule.when.history, items, rule.name)
         applies &= np.array([telling[list(history)].any() for history in histories], bool)
     if rule.when and rule.when.reason:
-        applies &= np.array([bool(rule.when.reason.search(text)) for text in texts], bool)
+        found = [rule.when.reason.search(text) or rule.when.reason.search(plain(text)) for text in texts]
+        applies &= np.array([match is not None for match in found], bool)
     return applies, _inside(rule.items, items, rule.name)
 
 
@@ -111,8 +112,9 @@ def _inside(item_set: ItemSet, items: pd.DataFrame, rule: str) -> np.ndarray:
         if column == "item_id":
             inside &= items[column].isin(values).to_numpy()
         else:
-            pattern = "|".join(map(phrase, values))
-            inside &= items[column].astype(str).str.contains(pattern, flags=re.IGNORECASE).to_numpy(bool)
+            pattern = "|".join(phrase(plain(value)) for value in values)
+            shown = items[column].astype(str).map(plain)
+            inside &= shown.str.contains(pattern, flags=re.IGNORECASE).to_numpy(bool)
     return inside
 
 

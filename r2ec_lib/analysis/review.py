@@ -162,6 +162,14 @@ def read_sheet(text: str, cases: Sequence[str], reviewer: str, where: str = "the
     return filled
 
 
+def sheet_files(folder: Path) -> list[Path]:
+    """The filled sheets in a folder, by name. Raises DataError where there is no such folder, or no sheet in it."""
+    files = sorted(path for path in folder.glob("*") if path.suffix.lower() == ".csv")
+    if not files:
+        raise DataError(f"{folder}: no review sheets; expected a folder with one CSV file per reviewer.")
+    return files
+
+
 def read_file(path: Path, cases: Sequence[str]) -> pd.DataFrame:
     """The filled sheet in a file named after its reviewer (ann.csv), as `read_sheet` returns it.
 

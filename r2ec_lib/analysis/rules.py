@@ -8,12 +8,14 @@ their cards), a reason has to name. `limit`: the most words of a reason. Judging
 
 import os
 import re
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -34,9 +36,16 @@ class GuardrailError(DataError):
     """A rules file that cannot be used: the file, the rule, the faulty key and what was expected."""
 
 
+def _printable(text: str) -> str:
+    if any(unicodedata.category(sign) == "Cc" and not sign.isspace() for sign in text):
+        raise ValueError("holds a control character, as \\b in double quotes becomes one; expected single quotes")
+    return text
+
+
 def _compiled(pattern: Any) -> re.Pattern[str]:
     if not isinstance(pattern, str):
         raise ValueError("expected a regular expression in quotes")
+    _printable(pattern)
     try:
         compiled = re.compile(pattern, re.IGNORECASE)
     except re.error as error:
@@ -46,13 +55,13 @@ def _compiled(pattern: Any) -> re.Pattern[str]:
     return compiled
 
 
-Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1), AfterValidator(_printable)]
 Pattern = Annotated[re.Pattern[str], BeforeValidator(_compiled)]
 Count = Annotated[int, Field(strict=True, ge=1)]
 Column = Annotated[list[Text], Field(min_length=1)]
 ItemSet = Annotated[dict[str, Column], Field(min_length=1)]
 """Items by their columns: in each column named, one of its values. `item_id` has to be equal to a value; any other
-column has to hold it as whole words, case ignored."""
+column has to hold it as whole words; case and invisible characters are ignored."""
 
 _STRICT = ConfigDict(extra="forbid")
 

@@ -9,6 +9,8 @@ import unicodedata
 
 WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 _SENTENCE_END = re.compile(r"[.!?;](?=\s|$)|\n")
+_UNSEEN = re.compile(r"[\u034f\u180b-\u180d\ufe00-\ufe0f\U000e0100-\U000e01ef]")
+"""Joiners and variation selectors, which Unicode counts among the marks."""
 _JOINT = re.compile(r"\s+|(?<=\w)[-\u2010-\u2015](?=\w)")
 """What stands between two words of a phrase: white space, or a hyphen or dash."""
 
@@ -36,18 +38,27 @@ def context(text: str, start: int, end: int) -> str:
 def phrase(text: str) -> str:
     """A pattern for the whole words of `text` in their order, whatever stands between them but letters and digits.
 
+    A sign at either end may stand beside anything: "%" is found in "20%".
+
     >>> bool(re.search(phrase("best price"), "the best-price!")), bool(re.search(phrase("cure"), "secure"))
     (True, False)
     """
-    joined = r"[\W_]+".join(map(re.escape, _JOINT.split(text.strip())))
-    return rf"(?<![^\W_]){joined}(?![^\W_])"
+    text = text.strip()
+    joined = r"[\W_]+".join(map(re.escape, _JOINT.split(text)))
+    before, after = (
+        look if WORD.fullmatch(end) else "" for look, end in ((r"(?<![^\W_])", text[:1]), (r"(?![^\W_])", text[-1:]))
+    )
+    return f"{before}{joined}{after}"
 
 
 def plain(text: str) -> str:
-    """A text in compatible characters (Unicode's NFKC) and without invisible ones; white space stays.
+    """A text in compatible characters (Unicode's NFKC), with straight apostrophes and without invisible characters;
+    white space stays.
 
-    >>> plain("ｂｅｓｔ pri\u00adce")
-    'best price'
+    >>> plain("ｂｅｓｔ pri\u00adce, don’t wait")
+    "best price, don't wait"
     """
-    signs = unicodedata.normalize("NFKC", text)
+    if text.isascii() and text.isprintable():  # most are, and a catalogue is long
+        return text
+    signs = _UNSEEN.sub("", unicodedata.normalize("NFKC", text)).replace("’", "'").replace("\u02bc", "'")
     return "".join(sign for sign in signs if sign.isspace() or unicodedata.category(sign) not in ("Cc", "Cf"))

@@ -30,10 +30,18 @@ def update(model_folder: Path, items_path: Path, columns: Mapping[str, str], rem
         columns: as in `readers.read_logs`.
         remove: removes all items of the file, of which only the ids are read; otherwise those whose `REMOVED` is true.
 
+    Columns that the catalogue lacks are left out and told; where one is missing, a replaced item keeps its text.
+
     Raises:
-        DataError: a file that cannot be used, a repeated id, or nothing would be left.
+        DataError: a file that cannot be used, a repeated id, nothing would be left, or the model is that of a run,
+            whose tables name items by their place in its catalogue.
         FileNotFoundError: `model_folder` holds no model.
     """
+    if (model_folder.resolve().parent / "data" / "samples.parquet").exists():
+        raise DataError(
+            f"{model_folder} belongs to a run, whose tables and pages would no longer fit another catalogue. Copy the "
+            "folder and change the copy."
+        )
     where, raw, name = place(items_path), read_file(items_path), (LOG_COLUMNS | dict(columns))["catalogue_id"]
     ids = to_ids(select_columns(raw, {"item_id": name}, where)["item_id"], where)
     if ids.duplicated().any():
@@ -45,7 +53,10 @@ def update(model_folder: Path, items_path: Path, columns: Mapping[str, str], rem
     present = ids.isin(model.head.item_ids)
     added = raw[~gone].drop(columns=mark, errors="ignore")
     if len(added):
-        model.add_items(named_items(added, columns, where), where)
+        items = named_items(added, columns, where)
+        if further := [name for name in items if name not in model.catalogue]:
+            print(f"columns that the catalogue lacks, left out: {', '.join(further)}")
+        model.add_items(items, where)
     model.remove_items(ids[gone & present].tolist())
     inside = model_folder / student.FOLDER
     with whole_folder(model_folder) as fresh:

@@ -202,6 +202,8 @@ def explain(
 ) -> Explanation:
     """What a model writes about a history, and what each sentence of it does for one item.
 
+    As in `R2ec.recommend`, only the latest purchases are read, and none of all is a candidate.
+
     Raises:
         DataError: as `R2ec.recommend`, or the item is not in the catalogue.
     """
@@ -209,9 +211,14 @@ def explain(
         raise DataError("an explanation takes one history: a list of item ids, oldest first.")
     [item] = catalogue_ids([item], "item", model.head.index)
     at = model.head.index[item]
-    rows = model.purchases(history, hours, ratings).assign(sample_id=0, user_id="", target=at)
-    [chain] = model.sample(model.prompts.user_ids(rows, model.titles), max_new_tokens).chains
-    score = lambda part, chains: model.scores(model.user_states(part, chains), part["history"].to_list())  # noqa: E731
+    read = model.purchases(history, hours, ratings)
+    rows = pd.DataFrame({"sample_id": 0, "user_id": "", "history": read["owned"], "target": at})
+    [chain] = model.sample(model.prompts.user_ids(read, model.titles), max_new_tokens).chains
+
+    def score(part: pd.DataFrame, chains: causal.Chains | None) -> Tensor:
+        again = read.iloc[[0] * len(part)]
+        return model.scores(model.user_states(again, chains), again["history"].to_list())
+
     full, none = (causal.rank_chains(score, rows, chains) for chains in ([chain], None))
     ends = {token for token in set(chain) if model.decode([token]).endswith((".", "!", "?", ";"))}
     body, temperature = model.prompts.answer.body, model.head.temperature

@@ -4,11 +4,13 @@ For notebook 08. Nothing here trains, measures or keeps anything; why an item ra
 `student.explain`.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
 from pandas.io.formats.style import Styler
 
+from r2ec_lib.analysis.words import phrase
 from r2ec_lib.data.schema import DataError
 from r2ec_lib.evaluation.answers import chains_of
 from r2ec_lib.model import R2ec
@@ -23,19 +25,20 @@ def with_reasoning(model: R2ec, rows: pd.DataFrame, reasoning: str, k: int = 10)
 
 
 def one_word_changed(reasoning: str, other: str, old: str = "", new: str = "") -> str:
-    """A reasoning with one word exchanged: `old` for `new`, or, without them, the last word in which it differs from
-    another reasoning, both read from their ends. Where these do not differ, its first word is left out.
+    """A reasoning with one word or phrase exchanged: `old` for `new`, or, without them, the last word in which it
+    differs from another reasoning, both read from their ends. Where these do not differ, its first word is left out.
 
     Raises:
-        DataError: the reasoning does not hold `old`.
+        DataError: the reasoning does not hold `old` as whole words.
 
     >>> one_word_changed("A red lamp. In wood.", "A blue lamp. In wood.")
     'A blue lamp. In wood.'
     """
     if old:
-        if old not in reasoning:
-            raise DataError(f'the reasoning does not hold "{old}": {reasoning}')
-        return reasoning.replace(old, new, 1)
+        found = re.search(phrase(old), reasoning)
+        if not found:
+            raise DataError(f'the reasoning does not hold the word "{old}": {reasoning}')
+        return reasoning[: found.start()] + new + reasoning[found.end() :]
     words, others = reasoning.split(), other.split()
     for back, (word, replacement) in enumerate(zip(reversed(words), reversed(others), strict=False), 1):
         if word != replacement:

@@ -59,6 +59,23 @@ class Checkpoints(TrainerCallback):
             state.best_metric = state.best_global_step = state.best_model_checkpoint = None
 
 
+def restored_end(trainer: RecPOTrainer, checkpoint: Path) -> bool:
+    """Whether training had ended when it wrote `checkpoint`; then `trainer` has its state and the best weights.
+
+    transformers would make a further step before it saw that. Weights that are spread over processes are not restored
+    here.
+    """
+    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    ended = state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]
+    best = checkpoint.with_name(f"checkpoint-{state.best_global_step}")
+    if not ended or fault(best) or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        return False
+    trainer.state, state.best_model_checkpoint = state, str(best)
+    trainer.rollout_log = read_json(checkpoint / MARK)["rollouts"]
+    trainer._load_best_model()
+    return True
+
+
 def best_table(folder: Path, state: TrainerState) -> Tensor | None:
     """The item table of the checkpoint in `folder` with the best validation, None where there is none."""
     path = folder / f"checkpoint-{state.best_global_step}" / TABLE

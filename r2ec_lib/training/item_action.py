@@ -199,6 +199,15 @@ def _read_padded(model: R2ec, users: Sequence[Sequence[int]], starts: Sequence[i
     return states, ChosenTokens.apply(logits, ids[learned], 1.0, False)[0]
 
 
+def _digest(samples: pd.DataFrame) -> str:
+    """A name for what is read of a samples table, whatever its order of columns."""
+    digest = hashlib.sha256()
+    for name in ("target", "history", "history_hours", "history_ratings"):
+        for values in samples[name] if name != "target" else [samples[name]]:
+            digest.update(np.asarray(values, float).tobytes() + b";")
+    return digest.hexdigest()
+
+
 def fit_and_save(
     start: str | os.PathLike,
     folder: str | os.PathLike,
@@ -219,7 +228,7 @@ def fit_and_save(
     Returns:
         The table of `fit_item_action`, with the seconds that it took in the column `seconds`.
     """
-    samples = [pd.util.hash_pandas_object(table[["sample_id", "target"]]).sum().item() for table in (train, valid)]
+    samples = [_digest(table) for table in (train, valid)]
     # weights and settings alone: PEFT lists the layers of an adapter in another order in every process
     parts = [*sorted(Path(start).rglob("*.safetensors")), Path(start) / "r2ec.json"]
     job = {"start": [sha256(part) for part in parts], "samples": samples, "steps": steps, **how}

@@ -26,7 +26,7 @@ from r2ec_lib.data.schema import DataError
 from r2ec_lib.data.storage import read_json, read_table, sha256, write_json
 from r2ec_lib.model import R2ec, vllm
 from r2ec_lib.model.backbone import quiet
-from r2ec_lib.training.checkpoints import Checkpoints, best_table, newest_whole
+from r2ec_lib.training.checkpoints import Checkpoints, best_table, newest_whole, restored_end
 from r2ec_lib.training.config import RecPOConfig
 from r2ec_lib.training.judgements import judged_reward
 from r2ec_lib.training.monitoring import TrainingTables
@@ -74,6 +74,17 @@ def check_settings(
         config = RecPOConfig(**{**here, **size, **settings})
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
         raise DataError(f"the training settings: {error}") from error
+    if config.item_vectors == "learned" and num_processes > 1:
+        raise DataError(
+            f"item_vectors: learned trains on one process, and num_processes is {num_processes}; the vectors are used "
+            "outside the language model's forward, which data parallelism does not follow"
+        )
+    reuse = config.num_iterations * (config.steps_per_generation or 1) // config.gradient_accumulation_steps
+    if reuse and config.eval_steps % reuse:  # checkpoints are made at these steps
+        raise DataError(
+            f"a training could not be resumed: each rollout serves {reuse} steps, and eval_steps is "
+            f"{config.eval_steps:g}; expected a multiple of {reuse}"
+        )
     users = config.generation_batch_size // group  # of one rollout; those left over are not trained on
     if train_samples < users:
         raise DataError(
@@ -143,7 +154,8 @@ def write_job(
 
 
 def item_only(settings: dict) -> dict:
-    """Settings of the control: the same, but the token terms stay off, so its reasoning is never rewarded."""
+    """Settings of the control: the same, but the token terms stay off, so its reasoning is never rewarded. Nor does a
+    KL term hold it where `kl_weight_warmup` is 0."""
     return {**settings, "item_warmup_steps": sys.maxsize}
 
 
@@ -189,15 +201,16 @@ def train(
     for line in passed_over:
         report(line)
     try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        trainer.items.finish(
-            best_table(checkpoints, trainer.state)
-        )  # by all processes: weights that are spread over them are gathered in each forward
+        if checkpoint and restored_end(trainer, checkpoint):
+            tables.write(trainer.state)
+        else:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        _finish(trainer, checkpoints)
         trainer.require_numbers(model.head.table)
     except FloatingPointError as error:
         tables.write(trainer.state)
         _restore_best(trainer, error, report)
-        trainer.items.finish(best_table(checkpoints, trainer.state))
+        _finish(trainer, checkpoints)
     if not trainer.state.global_step:
         raise RuntimeError("training made no step; more training samples, or more epochs, are needed")
     trainer.items.release()
@@ -205,6 +218,13 @@ def train(
     if trainer.is_world_process_zero():
         model.save(run_dir / job["model"], weights)
         shutil.rmtree(checkpoints)
+
+
+def _finish(trainer: RecPOTrainer, checkpoints: Path) -> None:
+    """The item table by the final weights, in the precision of the saved model: accelerate's autocast is taken off."""
+    if not trainer.is_fsdp_enabled:  # weights that are spread over processes are gathered in each forward of all
+        trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
+    trainer.items.finish(best_table(checkpoints, trainer.state))
 
 
 def _restore_best(trainer: RecPOTrainer, error: FloatingPointError, report: Callable[[str], None]) -> None:

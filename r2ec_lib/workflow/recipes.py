@@ -27,7 +27,7 @@ PIPELINE_KEYS = {"base": "str", "name": "str", "stages": "list[str]", "threads":
 RANGES = dict.fromkeys(
     (
         *("seed", "bazaar_seed", "threads", "lora_r", "item_steps", "plain_steps", "plain_long_steps"),
-        *("test_samples", "causal_samples", "student_epochs", "backbone_histories"),
+        *("test_samples", "student_epochs", "backbone_histories"),
     ),
     range(2**32),  # NumPy takes no other seed
 )
@@ -36,9 +36,11 @@ RANGES |= dict.fromkeys(
         *("max_history", "eval_steps", "refresh_steps", "rollout_steps", "valid_users", "ranking_k", "kept_items"),
         *("workers", "trials", "baseline_epochs", "latency_queries", "student_batch", "list_length", "audience"),
         *("resamples", "slice_resamples", "causal_resamples", "tuning_samples", "repetitions", "growth_repetitions"),
+        *("drop_samples", "dispersion_samples", "cue_samples", "review_cases"),
     ),
     range(1, 2**32),
 )
+RANGES |= dict.fromkeys(("causal_samples", "dispersion_draws"), range(2, 2**32))  # two are needed to compare
 RANGES |= {
     "student_width": range(0, 2**32, 4),
     "baseline_width": range(2, 2**32, 2),

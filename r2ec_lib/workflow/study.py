@@ -154,7 +154,8 @@ def execute(
         name: of the study, in place of the file's.
 
     Raises:
-        RecipeError: a row that does not exist, or one whose keys are wrong; nothing was run.
+        RecipeError: a row that does not exist, one whose keys are wrong, or an override of what a row sets; nothing
+            was run.
         RunError: runs have failed; the page shows the others.
     """
     study = load(path)
@@ -166,6 +167,10 @@ def execute(
     if any(text.partition("=")[0].strip() == "seed" for text in overrides):
         raise RecipeError("-p seed: a study names its seeds with --seeds.")
     wanted = study.runs(rows, seeds)
+    varied = {key: row.name for row, _ in wanted for key in row.set}
+    for key in (text.partition("=")[0].strip() for text in overrides):
+        if key in varied:
+            raise RecipeError(f"-p {key}: the row {varied[key]!r} sets it, and would be another under its name.")
     commands, plan = {}, {}
     declared = recipes.declared_in(NOTEBOOKS)
     for row, seed in wanted:

@@ -26,26 +26,42 @@ def test_a_title_counts_once_and_not_again_by_its_words():
 
 
 def test_facts_become_other_facts_of_their_kind_and_all_else_stays():
-    texts = pd.Series(["they own Halden Fern mug in deco", "they like rustic"], index=[3, 9])
+    texts = pd.Series(["they may own Halden Fern mug in deco", "they like rustic"], index=[3, 9])
     spans = spans_of(texts.tolist(), [[0], [1]]).replace({"row": {0: 3, 1: 9}})
     for seed in range(10):
         changed = corruption.corrupt(texts, spans, ITEMS["title"], share=1, seed=seed)["facts"]
-        assert changed[3] in {f"they own {title} in rustic" for title in ITEMS["title"][1:]}
+        assert changed[3] in {f"they may own {title} in rustic" for title in ITEMS["title"][1:]}
         assert changed[9] == "they like deco"
 
 
-def test_as_many_neutral_words_are_exchanged_and_no_fact_is():
-    texts = pd.Series(["they own Halden Fern mug in deco", "people like rustic things very much"])
-    spans = spans_of(texts.tolist(), [[0], [1]])
-    changed = corruption.corrupt(texts, spans, ITEMS["title"], share=1, seed=1)["neutral"]
-    assert "Halden Fern mug" in changed[0] and changed[0].endswith("deco") and "rustic" in changed[1]
-    pairs = [zip(old.split(), new.split(), strict=True) for old, new in zip(texts, changed, strict=True)]
-    differ = [sum(a != b for a, b in pair) for pair in pairs]
-    assert differ == [3, 1]  # four words of facts, but only three are neutral; one of one
+@pytest.mark.parametrize("seed", range(6))
+def test_as_many_neutral_words_are_exchanged_as_words_of_facts_and_no_more_than_there_are(seed):
+    texts = pd.Series(
+        ["they own Halden Fern mug in deco", "people like rustic things very much", "own Halden Fern mug"]
+    )
+    spans = spans_of(texts.tolist(), [[0], [1], [0]])
+    changed = corruption.corrupt(texts, spans, ITEMS["title"], share=1, seed=seed)
+    kept = changed["neutral"]
+    assert "Halden Fern mug" in kept[0] and kept[0].endswith("deco") and "rustic" in kept[1]
+    differ = {}
+    for name, copies in changed.items():
+        pairs = [zip(old.split(), new.split(), strict=True) for old, new in zip(texts, copies, strict=True)]
+        differ[name] = [sum(a != b for a, b in pair) for pair in pairs]
+    # of four words of facts three, as only three are neutral; one of one; of a title its first word
+    assert differ == {"facts": [3, 1, 1], "neutral": [3, 1, 1]}
+    assert changed["facts"][2] in ("own Norvik Fern mug", "own Pellini Fern mug")
+
+
+def test_a_title_becomes_as_many_words_of_another_one():
+    texts = pd.Series(["they may own the mug", "so they have a long and winding title here"])
+    spans = pd.DataFrame({"row": [0], "start": [17], "end": [20], "kind": ["item"]})
+    titles = ["mug", "a lamp, of brass", "tent"]
+    changed = {corruption.corrupt(texts, spans, titles, share=1, seed=seed)["facts"][0] for seed in range(12)}
+    assert changed == {"they may own the a", "they may own the tent"}
 
 
 def test_part_of_the_facts_is_rounded_up_and_none_at_all_changes_nothing():
-    texts = pd.Series(["deco, rustic, coastal", "no fact", ""])
+    texts = pd.Series(["so it is, deco, rustic, coastal", "no fact", ""])
     changed = corruption.corrupt(texts, spans_of(texts.tolist(), [[0]] * 3), ITEMS["title"], share=0.5)["facts"]
     assert sum(a != b for a, b in zip(texts[0].split(", "), changed[0].split(", "), strict=True)) == 2
     assert changed[1:].tolist() == texts[1:].tolist()
@@ -68,7 +84,7 @@ def test_places_that_touch_are_two_and_of_overlapping_ones_the_longest_value_cou
 
 
 def test_half_of_the_facts_are_exchanged_unless_asked_otherwise_and_the_seed_decides_which():
-    texts = pd.Series(["deco, rustic, coastal, deco, rustic, coastal"] * 2)
+    texts = pd.Series(["so it may be, deco, rustic, coastal, deco, rustic, coastal"] * 2)
     spans = spans_of(texts.tolist(), [[0]] * 2)
     first, same, other = (corruption.corrupt(texts, spans, ITEMS["title"], seed=seed)["facts"] for seed in (1, 1, 2))
     assert [sum(a != b for a, b in zip(texts[0].split(", "), text.split(", "), strict=True)) for text in first] == [
@@ -79,6 +95,6 @@ def test_half_of_the_facts_are_exchanged_unless_asked_otherwise_and_the_seed_dec
 
 
 def test_what_differs_in_case_alone_is_no_other_fact_and_without_another_the_text_stays():
-    texts = pd.Series(["Deco", "deco"])
+    texts = pd.Series(["it is Deco", "it is deco"])
     changed = corruption.corrupt(texts, spans_of(texts.tolist(), [[0]] * 2), ITEMS["title"], share=1)
     assert changed["facts"].tolist() == texts.tolist()

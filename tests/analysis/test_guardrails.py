@@ -100,6 +100,22 @@ def test_an_item_that_must_not_be_recommended_is_found_by_whole_words_or_its_ver
     assert judged("kind: never_recommend, items: {title: [candle], brand: [Norvik]}", "x", top=[1, 2]) == []
 
 
+@pytest.mark.parametrize("title", ["Ｆｅｕｅｒｚｅｕｇ", "Feuer\u00adzeug blau", "das FEUERZEUG"])
+def test_a_barred_word_is_found_in_near_spellings_of_a_title(title):
+    items = pd.DataFrame({"item_id": ["a", "b"], "title": [title, "Kinder’s cre\u0300me"]})
+    both = rules(
+        "kind: never_recommend, items: {title: [Feuerzeug]}",
+        'kind: never_recommend, items: {title: ["kinder\'s crème"]}',
+    )
+    assert guardrails.blocked(both, [[0]], [""], items).tolist() == [[True, True]]
+
+
+def test_a_condition_on_the_reason_is_found_in_near_spellings():
+    gift = rules("kind: never_recommend, items: {title: [candle]}, when: {reason: gift}")
+    texts = ["a gift", "a gi\u00adft", "a ｇｉｆｔ", "a lift"]
+    assert guardrails.blocked(gift, [[0]] * 4, texts, CATALOGUE)[:, 2].tolist() == [True, True, True, False]
+
+
 def test_a_condition_on_history_or_reason_decides_whether_an_item_is_barred():
     about = "kind: never_recommend, items: {title: [candle]}, when: "
     assert judged(about + "{history: {title: [baby]}}", "x", history=[4], top=[2]) == ["b2"]

@@ -179,6 +179,16 @@ def test_each_fault_of_a_sheet_is_named_with_its_line(text, said):
     assert str(error.value).startswith("ann.csv: ") and all(part in str(error.value) for part in said), error.value
 
 
+def test_the_sheets_of_a_folder_are_found_in_any_case_and_an_empty_or_missing_folder_is_named(tmp_path):
+    for name in ("b.CSV", "a.csv", "notes.txt"):
+        (tmp_path / name).write_text("")
+    assert [path.name for path in review.sheet_files(tmp_path)] == ["a.csv", "b.CSV"]
+    (tmp_path / "empty").mkdir()
+    for folder in ("empty", "missing"):
+        with pytest.raises(DataError, match=f"{folder}: no review sheets"):
+            review.sheet_files(tmp_path / folder)
+
+
 def test_a_sheet_is_read_from_the_file_named_after_its_reviewer(tmp_path):
     text = "\ufeff" + sheet_of(f"case-001,{GOOD}", "case-002,5,4,3,2,yes,café").replace("\n", "\r\n")
     (tmp_path / "Ann.csv").write_bytes(text.encode())

@@ -60,6 +60,8 @@ def test_what_happens_to_a_broken_reason_has_defaults_and_can_be_set():
         (one("kind: forbid, words: [' ']"), ["words: ", "at least 1 character", "found ' '"]),
         (one("kind: forbid, patterns: ['(a']"), ["patterns: broken regular expression", "found '(a'"]),
         (one("kind: forbid, patterns: [3]"), ["patterns: expected a regular expression in quotes", "found 3"]),
+        (one('kind: forbid, patterns: ["\\bgift\\b"]'), ["patterns: holds a control character", "single quotes"]),
+        (one('kind: forbid, words: ["\\bgift"]'), ["words: holds a control character", "single quotes"]),
         (one("kind: forbid, patterns: ['a*']"), ["patterns: matches the empty text", "found 'a*'"]),
         (one("kind: ground"), ["expected mentions, facts or both"]),
         (one("kind: ground, facts: 0"), ["facts: ", "greater than or equal to 1"]),
@@ -130,7 +132,8 @@ def test_a_forbidden_phrase_is_reported_before_a_pattern_and_as_written():
 
 
 @pytest.mark.parametrize(
-    "text", ["best-price", "Best, price", "ｂｅｓｔ ｐｒｉｃｅ", "be\u200bst price", "best pri\u00adce"]
+    "text",
+    ["best-price", "Best, price", "ｂｅｓｔ ｐｒｉｃｅ", "be\u200bst price", "best pri\u00adce", "best\ufe0f price"],
 )
 def test_a_forbidden_phrase_is_found_in_near_spellings(text):
     (rule,) = parse(one("kind: forbid, words: [best price]")).rules

@@ -53,6 +53,10 @@ def test_the_context_of_a_stretch_is_the_rest_of_its_sentences(text, stretch, ex
         ("a+b", "a+b", True),
         ("a+b", "aab", False),
         ("100%", "100% sure", True),
+        ("%", "20% off", True),
+        ("€", "only €20 today", True),
+        ("!", "great choice!", True),
+        ("c++", "cc++", False),
     ],
 )
 def test_a_phrase_matches_whole_words_literally(wanted, text, matches):
@@ -64,6 +68,7 @@ def test_a_phrase_matches_whole_words_literally(wanted, text, matches):
     [
         ("ｂｅｓｔ　ｐｒｉｃｅ", "best price"),
         ("be\u200bst pri\u00adce", "best price"),
+        ("don’t bu\u034fy\ufe0f", "don't buy"),
         ("a\nb\tc", "a\nb\tc"),
         ("a\x00", "a"),
     ],

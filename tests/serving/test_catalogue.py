@@ -95,6 +95,21 @@ def test_the_old_model_stays_until_the_new_one_is_complete(folder, monkeypatch):
     assert [path.name for path in folder.parent.iterdir() if path.is_dir()] == ["model"]
 
 
+def test_the_model_of_a_run_is_not_changed_under_its_tables(folder):
+    (folder.parent / "data").mkdir()
+    (folder.parent / "data" / "samples.parquet").write_bytes(b"")
+    with pytest.raises(DataError, match=r"belongs to a run.*Copy the folder"):
+        update(folder, "item_id,title\na,harp\n")
+
+
+def test_columns_that_the_catalogue_lacks_are_left_out_and_told(folder, capsys):
+    with_stock = update(folder, "item_id,title,brand,stock\ni3,gold flute,Acme,17\n").head.table[-1]
+    assert "columns that the catalogue lacks, left out: stock\n" in capsys.readouterr().out
+    model = update(folder, "item_id,title\ni3,gold flute\n")  # keeps its brand
+    assert "stock" not in model.catalogue and model.catalogue["brand"].iloc[-1] == "Acme"
+    assert torch.allclose(model.head.table[-1], with_stock, atol=1e-6) and "left out" not in capsys.readouterr().out
+
+
 def test_the_mark_of_removal_is_found_in_any_case(folder, capsys):
     text = "item_id,title, Removed\ni5,, YES\ni6,,1.0\n"
     assert not {"i5", "i6"} & set(update(folder, text).head.item_ids)

@@ -1,5 +1,6 @@
 """A student answers in its teacher's item space, at once; reasons stay the teacher's."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -237,6 +238,14 @@ def test_a_broken_student_is_named(student, tmp_path, file, content):
     (tmp_path / "student" / file).unlink() if content is None else (tmp_path / "student" / file).write_bytes(content)
     with pytest.raises(DataError, match="student: the student cannot be read"):
         Student.load(tmp_path / "student")
+
+
+def test_an_explanation_ranks_among_what_is_recommended_however_long_the_history_is(pair):
+    pair.teacher.prompts.style = replace(pair.teacher.prompts.style, max_history=1)
+    first = pair.teacher.recommend(["i4"], k=1, max_new_tokens=4).item_ids[0]  # owned, in what follows, and not read
+    best = pair.teacher.recommend([first, "i4"], k=1, max_new_tokens=4).item_ids[0]
+    assert best != first and pair.explain([first, "i4"], best, max_new_tokens=4).rank == 1
+    assert pair.explain(["i4"], best, max_new_tokens=4).rank == 2
 
 
 def test_an_explanation_takes_an_id_as_a_number_and_one_history_alone(pair, items):

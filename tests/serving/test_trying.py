@@ -35,8 +35,13 @@ def test_a_reasoning_like_all_others_loses_its_first_word():
 
 
 def test_a_word_that_the_reasoning_lacks_is_refused_with_the_reasoning():
-    with pytest.raises(DataError, match="a lamp"):
-        trying.one_word_changed("a lamp", "my rug", "chair", "x")
+    for missing in ("chair", "lam"):  # a part of a word is none
+        with pytest.raises(DataError, match="a lamp"):
+            trying.one_word_changed("a lamp", "my rug", missing, "x")
+
+
+def test_a_named_word_is_exchanged_where_it_stands_by_itself():
+    assert trying.one_word_changed("This is thin. It is new.", "", "is", "was") == "This was thin. It is new."
 
 
 @pytest.mark.parametrize("back", [0, -1, 4])

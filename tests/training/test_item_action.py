@@ -131,7 +131,8 @@ def test_a_job_that_is_done_is_not_done_again_and_another_one_is(tiny, samples, 
     for other in ({**how, "learning_rate": 2e-2}, {**how, "chains": ([[*tiny.prompts.answer.ids]] * 12, None)}):
         assert not fit_and_save(*places, *tables, 4, **other)["seconds"].equals(log["seconds"])
     valid, targets = (tables[0], samples.tail(11)), (tables[0].assign(target=29), tables[1])
-    for others in ((samples.iloc[1:13], tables[1]), valid, targets):
+    back = tables[0].assign(history=[history[::-1] for history in tables[0]["history"]]), tables[1]
+    for others in ((samples.iloc[1:13], tables[1]), valid, targets, back):
         before = fit_and_save(*places, *tables, 4, **how)
         assert not fit_and_save(*places, *others, 4, **how)["seconds"].equals(before["seconds"])
     before = fit_and_save(*places, *tables, 4, **how)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from r2ec_lib.data.schema import DataError
-from r2ec_lib.data.storage import read_table, write_table
+from r2ec_lib.data.storage import read_json, read_table, write_json, write_table
 from r2ec_lib.evaluation.speed.plain_ways import encodings_noted
 from r2ec_lib.model import R2ec
 from r2ec_lib.model.backbone import add_lora, quiet
@@ -78,6 +78,36 @@ def test_a_killed_training_resumes_to_the_same_metrics_and_weights(run):
     weights = outcome(whole)[2]
     assert all(torch.equal(weights[name], other) for name, other in outcome(broken)[2].items())
     assert not (broken / "training" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("patience", [9, 1])
+def test_a_training_killed_after_its_last_checkpoint_makes_no_further_step(run, monkeypatch, patience):
+    """Whether its steps are over, or its patience is."""
+    whole, broken = (run(name, {"max_steps": 7, "learning_rate": 0.05}) for name in ("whole", "broken"))
+    for folder in (whole, broken):
+        job = read_json(folder / "training" / "job.json")
+        write_json({**job, "patience": patience}, folder / "training" / "job.json")
+    jobs.train(whole, report=lambda line: None)
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(R2ec, "save", stopped)
+        jobs.train(broken, report=lambda line: None)
+    jobs.train(broken, report=lambda line: None)
+    for one, other in zip(outcome(whole)[:2], outcome(broken)[:2], strict=True):
+        pd.testing.assert_frame_equal(one, other)
+    weights = outcome(whole)[2]
+    assert all(torch.equal(weights[name], other) for name, other in outcome(broken)[2].items())
+    assert len(outcome(whole)[0]) == {9: 7, 1: 4}[patience]  # the second validation is no better
+
+
+def test_the_item_table_of_mixed_precision_is_that_of_the_saved_model(run):
+    folder = run("mixed", {"bf16": True, "max_steps": 2})
+    jobs.train(folder, report=lambda line: None)
+    model = R2ec.load(folder / "model")
+    assert torch.allclose(model.encode_items(model.catalogue), model.head.table, atol=1e-5)
 
 
 def test_a_training_does_not_encode_a_catalogue_whose_table_came_with_its_start(run, tiny):
@@ -255,6 +285,12 @@ REFUSED = {
     "an unknown optimiser": ({"optim": "adamw_tocrh"}, {}, r"adamw_tocrh is not a valid OptimizerNames"),
     "an unknown schedule": ({"lr_scheduler_type": "linaer"}, {}, r"linaer is not a valid SchedulerType"),
     "an unknown field": ({"learning_rat": 1}, {}, r"unexpected keyword argument 'learning_rat'"),
+    "learned vectors in two processes": (
+        {"item_vectors": "learned"},
+        {"num_processes": 2},
+        r"trains on one process, and num_processes is 2",
+    ),
+    "checkpoints within a rollout": ({"num_iterations": 3}, {}, r"each rollout serves 3 steps, and eval_steps is 2"),
     "no judgements to weigh": ({"judged_weight": 0.5}, {}, r"no reasoning was accepted or rejected"),
 }
 

@@ -181,6 +181,8 @@ def test_wrong_rows_and_keys_are_refused_before_anything_runs(toys):
         execute(overrides=["stages=[01_first]"])
     with pytest.raises(RecipeError, match="-p seed: a study names its seeds with --seeds"):
         execute(overrides=["seed=3"])
+    with pytest.raises(RecipeError, match=r"-p factor: the row 'Twice \(β 2\)' sets it"):
+        execute(overrides=["factor=2.0"])
     with pytest.raises(DataError, match="jobs is -1"):
         execute(jobs=-1)
     assert not Path("runs").exists()

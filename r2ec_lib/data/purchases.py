@@ -109,33 +109,43 @@ def actions(samples: pd.DataFrame) -> pd.DataFrame:
     """The purchases that a samples table shows, each once, however many histories repeat it.
 
     Returns:
-        user_id, item, timestamp; by user and time, those of one moment as the histories show them. Both targets and
-        history items count.
+        user_id, item, timestamp; by user and time. Both targets and history items count. Times so close that float32
+        may have exchanged them, those of one moment included, stand in the order in which the samples show them. An
+        item bought again within SAME_ACTION is one purchase and stands where the nearest history has it last.
     """
+    samples = samples.sort_values("timestamp", kind="stable")
     lengths = samples["history"].map(len).to_numpy()
     hours = np.concatenate(samples["history_hours"].to_list()).astype(float)
     moments = samples["timestamp"].to_numpy("datetime64[ms]")
     past = np.repeat(moments, lengths) - (hours * 3_600_000).round().astype("timedelta64[ms]")
+    step = np.spacing(hours.astype(np.float32)).astype(float)  # from one float32 to the next
+    error = np.ceil(step / 2 * 3_600_000 + 0.5).astype("timedelta64[ms]")  # of the hours, and of rounding `past`
+    number = np.repeat(np.arange(len(samples)), lengths)
     users = samples["user_id"].to_numpy(object)
     shown = pd.DataFrame(
         {
-            "user_id": np.concatenate([np.repeat(users, lengths), users]),
+            "user_id": np.concatenate([users[number], users]),
             "item": np.concatenate([*samples["history"], samples["target"]]).astype(np.int64),
             "timestamp": np.concatenate([past, moments]),
+            "earliest": np.concatenate([past - error, moments]),
+            "latest": np.concatenate([past + error, moments]),
             "hours": np.concatenate([hours, np.zeros(len(samples))]),
-            "place": np.concatenate([*map(np.arange, lengths), np.full(len(samples), np.nan)]),  # in its history
+            "asked": np.repeat([False, True], [len(hours), len(samples)]),
+            # sample after sample, each one's target behind its history
+            "place": np.concatenate([np.arange(len(hours)) + number, (lengths + 1).cumsum() - 1]),
         }
     ).sort_values(["user_id", "item", "timestamp"], kind="stable")
     same = shown.groupby(["user_id", "item"])["timestamp"].diff() <= SAME_ACTION
     shown["action"] = (~same).cumsum()
     shown = shown.sort_values("hours", kind="stable")
-    exact = shown.drop_duplicates("action").set_index("action")  # the nearest view is the most precise
-    # what was bought at one moment has its nearest view as history in one and the same sample
-    exact["place"] = shown.dropna(subset="place").drop_duplicates("action").set_index("action")["place"]
-    exact = exact.sort_values(["user_id", "timestamp"], kind="stable", ignore_index=True)
-    exact["moment"] = (~(exact.groupby("user_id")["timestamp"].diff() <= SAME_ACTION)).cumsum()
-    exact = exact.sort_values(["moment", "place"], kind="stable", ignore_index=True)
-    return exact[["user_id", "item", "timestamp"]]
+    exact = shown.drop_duplicates("action").set_index("action")["timestamp"]  # the nearest view is the most precise
+    # the nearest view as history tells the order: an earlier purchase has it in an earlier sample or before the other
+    found = shown.sort_values("asked", kind="stable").drop_duplicates("action")
+    found = found.sort_values(["user_id", "earliest"], kind="stable")
+    before = found.groupby("user_id")["latest"].cummax().groupby(found["user_id"]).shift()
+    found["moment"] = (~(found["earliest"] <= before)).cumsum()
+    found = found.sort_values(["moment", "place"], kind="stable", ignore_index=True)
+    return found.assign(timestamp=found["action"].map(exact))[["user_id", "item", "timestamp"]]
 
 
 def _sequence(values: Any, name: str, expected: str) -> None:

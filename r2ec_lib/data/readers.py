@@ -94,7 +94,7 @@ def named_items(raw: pd.DataFrame, columns: Mapping[str, str] | None, where: Whe
 def clean_items(df: pd.DataFrame, where: Where = "items") -> pd.DataFrame:
     """An items table as every stage and model reads it, from one with ids, titles and any further columns.
 
-    All fields become text without markup ("" where missing). Columns that sum up the future (schema.FUTURE_COLUMNS)
+    All fields become text without markup ("" where missing). Columns that sum up the future (schema.sums_up_future)
     are left out, and columns without a name where they are empty or number the rows, as the index does that a
     spreadsheet or pandas writes along. Raises DataError as `schema.validate_items`, and for other nameless columns.
     """

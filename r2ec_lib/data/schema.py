@@ -29,11 +29,26 @@ FUTURE_COLUMNS = frozenset(
     {
         *("average_rating", "rating_number", "rating_count", "num_ratings", "review_count"),
         *("price", "sales_rank", "best_sellers_rank", "customer_reviews", "helpful_vote", "helpful_votes"),
-        *("bought_together", "also_buy", "also_view"),
+        *("bought_together", "also_buy", "also_view", "best_seller", "is_best_seller"),
+        *("view_count", "play_count", "like_count", "favorite_count", "buy_count"),
     }
 )
+CROWD_WORDS = frozenset(
+    "rating ratings review reviews star stars vote votes upvotes downvotes score scores likes favorites favourites "
+    "popularity sales sold bought purchase purchases purchased orders download downloads installs plays playcount "
+    "views viewed click clicks bestseller bestsellers".split()
+)
+"""What shoppers think and do, of which a column may hold the sum."""
+COUNTING_WORDS = frozenset(
+    "n nr no num number of count counts total sum units quantity volume avg average mean median overall weighted rank "
+    "text helpful positive negative user users customer customers work item product book amazon goodreads imdb also "
+    "together frequently after who this is in last past time per day days week weeks month months year years".split()
+)
+"""What may stand beside them without making another thing of them."""
 
 Where = str | Callable[[int | None], str]  # a file's name, or: row number from 0 -> "file, line 7", None -> "file"
+
+_BETWEEN_WORDS = re.compile(r"[\W_]+|(?<=[a-z])(?=[A-Z\d])|(?<=\d)(?=[A-Za-z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
 class DataError(ValueError):
@@ -58,10 +73,19 @@ def counted(df: pd.DataFrame, where: Where) -> pd.DataFrame:
 def sums_up_future(name: Hashable) -> bool:
     """Whether a column or field sums up the whole corpus, however it is spelt.
 
+    It does if it is one of FUTURE_COLUMNS, or if all its words, numbers aside, are CROWD_WORDS or COUNTING_WORDS and
+    at least one is a crowd word. Any other word makes it an attribute of the item: an age rating, a sales package.
+
     >>> sums_up_future("Best Sellers Rank"), sums_up_future("averageRating"), sums_up_future("brand")
     (True, True, False)
+    >>> sums_up_future("text_reviews_count"), sums_up_future("5 stars"), sums_up_future("age_rating")
+    (True, True, False)
     """
-    return re.sub(r"(?<=[a-z])(?=[A-Z])|[\W_]+", "_", str(name).strip()).casefold() in FUTURE_COLUMNS
+    words = [word.casefold() for word in _BETWEEN_WORDS.split(str(name)) if word]
+    if "_".join(words) in FUTURE_COLUMNS:
+        return True
+    telling = {word for word in words if not word.isdecimal()}
+    return bool(telling & CROWD_WORDS) and telling <= CROWD_WORDS | COUNTING_WORDS
 
 
 def check_names(names: Sequence[Hashable], where: str) -> None:
@@ -120,8 +144,9 @@ def to_ids(values: pd.Series, where: Where) -> pd.Series:
         nested = values.map(lambda value: isinstance(value, (list, tuple, dict, set, np.ndarray)))
         _none(nested.astype(bool), where, f"a list or a mapping as {values.name}", "a text or a number")
     if pd.api.types.is_float_dtype(values.dtype):
-        inexact = f"{values.name} is a float of 2**53 or more, where floats skip whole numbers"
-        _none(values.abs() >= 2**53, where, inexact, "ids written as integers or text")
+        bits = np.finfo(values.dropna().to_numpy().dtype).nmant + 1  # 53, or 24 in single precision
+        inexact = f"{values.name} is a float of 2**{bits} or more, where such floats skip whole numbers"
+        _none(values.abs() >= 2**bits, where, inexact, "ids written as integers or text")
         if (values.dropna() % 1 == 0).all():
             values = values.astype("Int64")
     text = to_text(values, where)

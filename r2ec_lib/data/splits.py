@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from r2ec_lib.data.readers import read_times
 from r2ec_lib.data.schema import SPLITS, DataError, drops_table
 
 STEP_MONTHS = {"paper": 1, "official": 3}
@@ -208,11 +209,10 @@ def training_purchases(interactions: pd.DataFrame, samples: pd.DataFrame, items:
 
 
 def _date(text: str, name: str) -> pd.Timestamp:
-    try:
-        date = pd.Timestamp(text)
-    except ValueError as error:
-        raise DataError(f"{name} is {text!r}; expected a date such as 2022-10-01, or nothing.") from error
-    return date.tz_localize("UTC") if date.tzinfo is None else date.tz_convert("UTC")
+    date = read_times(pd.Series([text]), "iso")[0]
+    if pd.isna(date):
+        raise DataError(f"{name} is {text!r}; expected a date such as 2022-10-01, or nothing.")
+    return date
 
 
 def _history_rows(chosen: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -80,7 +80,7 @@ def check_settings(
             "outside the language model's forward, which data parallelism does not follow"
         )
     reuse = config.num_iterations * (config.steps_per_generation or 1) // config.gradient_accumulation_steps
-    if reuse and config.eval_steps % reuse:  # checkpoints are made at these steps
+    if reuse and config.eval_steps and config.eval_steps % reuse:  # checkpoints are made at these steps
         raise DataError(
             f"a training could not be resumed: each rollout serves {reuse} steps, and eval_steps is "
             f"{config.eval_steps:g}; expected a multiple of {reuse}"

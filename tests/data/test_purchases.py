@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from r2ec_lib.data.purchases import actions, histories_table, is_one, purchases_table
-from r2ec_lib.data.schema import DataError
+from r2ec_lib.data.schema import DataError, validate_interactions
+from r2ec_lib.data.splits import make_samples
 
 INDEX = {"4": 0, "17": 1, "pen": 2}
 
@@ -115,6 +116,41 @@ def test_purchases_of_one_moment_stay_in_the_order_of_the_log():
     samples = pd.DataFrame(rows, columns=["user_id", "timestamp", "target", "history", "history_hours"])
     assert actions(samples)["item"].tolist() == items.tolist()
     assert actions(samples.head(1))["item"].tolist() == [7, 3, 9]
+
+
+def _sampled(seconds, items, **choices):
+    """The samples of one shopper who buys `items` so many seconds after the start."""
+    times = pd.Timestamp("2015-01-01", tz="UTC").as_unit("ms") + pd.to_timedelta(seconds, unit="s")
+    log = pd.DataFrame(
+        {"user_id": "a", "item_id": [str(item) for item in items], "timestamp": times, "rating": np.nan}
+    )
+    catalogue = pd.DataFrame({"item_id": [str(item) for item in range(100)], "title": "t"})
+    return make_samples(catalogue, validate_interactions(log), **choices)[0]
+
+
+@pytest.mark.parametrize(
+    "gaps",
+    [
+        pytest.param([20], id="plays every 20 seconds"),
+        pytest.param([0.001], id="every millisecond"),
+        pytest.param([0, 15, 0, 40, 1e8], id="orders close together, years before the next"),
+        pytest.param([0, 0, 86_400], id="orders a day apart"),
+    ],
+)
+@pytest.mark.parametrize("skip_ties", [True, False])
+def test_purchases_stand_in_the_order_of_the_log_beyond_the_longest_history(gaps, skip_ties):
+    items = np.random.default_rng(0).permutation(100)[:30]
+    samples = _sampled(np.resize(gaps, 30).cumsum(), items, max_history=4, skip_ties=skip_ties)
+    samples = samples.iloc[::2]  # the purchases between are known from histories alone
+    shown = np.unique(np.concatenate([*samples["history"], samples["target"]]))
+    assert actions(samples)["item"].tolist() == [item for item in items if item in shown]
+
+
+def test_an_item_bought_again_at_once_is_one_purchase_where_the_nearest_history_has_it_last():
+    later = list(range(10, 25))
+    samples = _sampled([0, 86_400, 86_401, 86_402, *range(100_000, 115_000, 1000)], [7, 5, 7, 5, *later])
+    assert samples["target"].tolist() == [5, *later]
+    assert actions(samples)["item"].tolist() == [7, 7, 5, *later]
 
 
 def test_dropped_samples_leave_their_purchase_in_the_sequence(samples_of):

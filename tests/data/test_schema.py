@@ -94,8 +94,10 @@ def test_whole_numbers_as_ids_have_no_decimal_point(ids):
     assert schema.to_ids(pd.Series(ids, name="item_id"), "log").tolist() == ["5", "23"]
 
 
-def test_the_largest_float_that_is_exact_is_an_id():
-    assert schema.to_ids(pd.Series([2.0**53 - 1], name="item_id"), "log").tolist() == ["9007199254740991"]
+@pytest.mark.parametrize(("dtype", "bits"), [("float64", 53), ("Float64", 53), ("float32", 24), ("Float32", 24)])
+def test_the_largest_float_that_is_exact_is_an_id(dtype, bits):
+    ids = pd.Series([2**bits - 1], dtype=dtype, name="item_id")
+    assert schema.to_ids(ids, "log").tolist() == [str(2**bits - 1)]
 
 
 @pytest.mark.parametrize(
@@ -107,6 +109,10 @@ def test_the_largest_float_that_is_exact_is_an_id():
         ([5.0, 1e20], r"log, row 2: item_id is a float of 2\*\*53 or more.*expected: ids written as integers or text"),
         ([1.5, None, -(2.0**53)], r"log, row 3: item_id is a float of 2\*\*53 or more"),
         (pd.array([None, 1e20], "Float64"), r"log, row 2: item_id is a float of 2\*\*53 or more"),
+        (np.array([5, 2**24], "float32"), r"log, row 2: item_id is a float of 2\*\*24 or more"),
+        (np.array([5, 2**11], "float16"), r"log, row 2: item_id is a float of 2\*\*11 or more"),
+        (pd.array([None, -(2**24)], "Float32"), r"log, row 2: item_id is a float of 2\*\*24 or more"),
+        (pd.array([None, 2.0**24], "float[pyarrow]"), r"log, row 2: item_id is a float of 2\*\*24 or more"),
     ],
 )
 def test_an_id_that_is_none_is_named(ids, message):
@@ -132,7 +138,32 @@ def test_a_rating_scale_needs_two_numbers_in_order(scale):
 
 @pytest.mark.parametrize("name", ["price", " Average Rating ", "averageRating", "Best-Sellers Rank", "rating_number"])
 def test_summaries_of_the_future_are_known_by_any_spelling(name):
-    assert schema.sums_up_future(name) and not schema.sums_up_future("my " + name)
+    assert schema.sums_up_future(name) and not schema.sums_up_future("colour " + name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("rating", "avg_rating", "userRating", "IMDBRating", "stars", "5 stars", "rating_1", "vote_average"),
+        *("ratings_count", "text_reviews_count", "vote_count", "num_reviews", "number_of_reviews", "reviews"),
+        *("popularity", "sales", "total-sales", "unitsSold", "boughtInLastMonth", "isBestSeller", "view_count"),
+        *("also_bought", "also viewed", "frequently_bought_together"),
+    ],
+)
+def test_sums_of_what_shoppers_think_and_do_are_known_by_the_words_of_their_name(name):
+    assert schema.sums_up_future(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("list_price", "salePrice", "age_rating", "energyRating", "content rating", "IP rating", "sales_package"),
+        *("number_of_pages", "item_count", "user_manual", "star sign", "editorial_reviews", "title", "rank", "5", 5),
+        *("main_category", "store", "categories", "features", "description", "details", "parent_asin", "subtitle"),
+    ],
+)
+def test_attributes_of_an_item_are_no_summaries(name):
+    assert not schema.sums_up_future(name)
 
 
 def test_drops_may_carry_an_example():

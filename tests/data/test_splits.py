@@ -166,6 +166,14 @@ def test_the_start_is_inside_the_window_and_the_end_outside():
     assert inside["item_id"].tolist() == [f"i{k}" for k in range(6, 12)]
 
 
+def test_the_sides_of_the_window_may_have_a_time_and_a_zone():
+    moments = log(["u", "v", "w"], [0, 1, 2], [0, 1, 2])
+    first, second = moments["timestamp"].iloc[0], moments["timestamp"].iloc[1]
+    zoned = first.tz_convert("+05:30").isoformat()
+    _, inside, _ = splits.select_window(catalogue(3), moments, start=zoned, end=second.isoformat())
+    assert inside["user_id"].tolist() == ["u"]
+
+
 def test_a_window_that_reaches_the_beginning_says_so_and_goes_on():
     items, interactions = monthly()
     kept, inside, drops = splits.select_window(items, interactions, start="2020-10-01", min_items=1000)
@@ -187,6 +195,10 @@ def test_without_a_window_items_that_nobody_bought_stay_candidates():
     [
         ({"start": "2030-01-01"}, "no interaction; the data run from 2020-01-01"),
         ({"start": "yesterdayish"}, "start is 'yesterdayish'; expected a date"),
+        ({"start": "01/10/2022"}, "start is '01/10/2022'; expected a date such as 2022-10-01"),
+        ({"end": "now"}, "end is 'now'; expected a date"),
+        ({"end": "10"}, "end is '10'; expected a date"),
+        ({"start": "NaT"}, "start is 'NaT'; expected a date"),
         ({"end": "2019-01-01"}, "no interaction"),
         ({"protocol": "mine"}, "protocol is 'mine'; expected one of paper, official"),
     ],

@@ -6,6 +6,7 @@ read and no remote code is run. GGUF files become such a folder in `gguf.py`; th
 
 import os
 import warnings
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -48,7 +49,7 @@ def load_pretrained(
         FileNotFoundError: neither such a folder nor a hub name that can be reached.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path, padding_side="left", trust_remote_code=False)
+        tokenizer = load_tokenizer(name_or_path)
         lm = AutoModelForCausalLM.from_pretrained(
             name_or_path, dtype=dtype or "auto", use_safetensors=True, trust_remote_code=False
         )
@@ -57,11 +58,17 @@ def load_pretrained(
             f"cannot load the backbone {str(name_or_path)!r}: it is no folder here with config.json, tokenizer files "
             f"and whole *.safetensors, and no hub could be reached that has it ({str(error).splitlines()[0]})"
         ) from error
-    if tokenizer.pad_token is None:  # padding is masked, so any token will do
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
     torch.nn.Module.to(lm, "cuda" if torch.cuda.is_available() else "cpu")
     attention.use()
     return lm, tokenizer
+
+
+def load_tokenizer(name_or_path: str | os.PathLike) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or hub name, with some token for padding. Raises OSError or ValueError for neither."""
+    tokenizer = AutoTokenizer.from_pretrained(name_or_path, padding_side="left", trust_remote_code=False)
+    if tokenizer.pad_token is None:  # padding is masked, so any token will do
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+    return tokenizer
 
 
 @torch.no_grad()
@@ -120,9 +127,11 @@ def load_lora(lm: PreTrainedModel, folder: str | os.PathLike) -> PeftModel:
     """The adapters of `add_lora` that were saved in `folder`, on their backbone; they can be trained on.
 
     Raises:
-        FileNotFoundError: no adapters are there, or not all of them.
+        FileNotFoundError: no adapters are there, or not all of them, or not in safetensors.
     """
     try:
+        if not (Path(folder) / "adapter_model.safetensors").is_file():  # PEFT would unpickle a .bin in its place
+            raise FileNotFoundError("adapter_model.safetensors is missing")
         config = PeftConfig.from_pretrained(str(folder))
         config._register_custom_module({Linear: AdaptedLinear})
         return PeftModel.from_pretrained(lm, folder, is_trainable=True, config=config)

@@ -26,7 +26,14 @@ DATE = "26 Jul 2024"
 CHUNK = 4096
 """Texts tokenised at a time: a tokenizer keeps far more of a text than its ids until a call is over."""
 
-_INVISIBLE = re.compile(r"[\u0000-\u001f\u007f-\u009f\u00ad\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]+")
+_INVISIBLE = re.compile(
+    r"[\u0000-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff"
+    r"\U000e0000-\U000e007f]+"
+)
+_MARKER = re.compile(r"\s*[^\w\s▁].*\w.*[^\w\s▁]\s*", re.DOTALL)  # "▁" is a space
+"""A word between signs, such as `<think>`: an added token of that form means something to a model, others are text."""
+_PURCHASE = re.compile(r"\bago\s*:\s*\[")
+"""What begins a line of a history; a title that holds it could add a purchase."""
 
 
 class Document(NamedTuple):
@@ -38,28 +45,38 @@ class Document(NamedTuple):
 
 
 def special_strings(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Every string the tokenizer turns into a control token, longest first."""
-    added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
-    return sorted({ANSWER, *tokenizer.all_special_tokens, *added}, key=len, reverse=True)
+    """Every string the tokenizer turns into a control token, or into a marker such as `<think>`, longest first."""
+    added = tokenizer.added_tokens_decoder.values()
+    marked = [str(token) for token in added if token.special or _MARKER.fullmatch(str(token))]
+    return sorted({ANSWER, *tokenizer.all_special_tokens, *marked}, key=len, reverse=True)
 
 
-def clean(text: str, specials: Sequence[str] = (ANSWER,), max_words: int | None = None) -> str:
+def any_of(specials: Sequence[str]) -> re.Pattern[str]:
+    """Finds any of `specials`, the first in order; without the white space around them, and none of white space."""
+    return re.compile("|".join(re.escape(special.strip()) for special in specials if special.strip()) or "(?!)")
+
+
+def _broken(text: str, specials: re.Pattern[str]) -> str:
+    """`text` with a space after the first character of all that `specials` finds; a single character becomes one."""
+    while specials.search(text):
+        text = specials.sub(lambda found: f"{found[0][0]} {found[0][1:]}" if len(found[0]) > 1 else " ", text)
+    return text
+
+
+def clean(text: str, specials: Sequence[str] | re.Pattern[str] = (ANSWER,), max_words: int | None = None) -> str:
     """One line of plain text in which none of `specials` stands.
 
     White space and invisible characters become single spaces, a special string is broken by a space after its first
     character, and compatibility forms (such as full-width `＜answer＞`) that would normalise to one are normalised
-    first.
+    first. Many `specials` are found faster by the pattern that `any_of` makes of them once.
 
     >>> clean("a\\nb  <answer> c", max_words=4)
     'a b < answer>'
     """
     text = " ".join(_INVISIBLE.sub(" ", str(text)).split())
+    specials = specials if isinstance(specials, re.Pattern) else any_of(specials)
     compatible = unicodedata.normalize("NFKC", text)
-    if any(special in compatible for special in specials):
-        text = compatible
-    while found := next((special for special in specials if special in text), None):
-        text = text.replace(found, f"{found[0]} {found[1:]}" if len(found) > 1 else " ")
-    words = text.split()
+    words = _broken(compatible if specials.search(compatible) else text, specials).split()
     return " ".join(words if max_words is None else words[:max_words])
 
 
@@ -144,7 +161,7 @@ class Prompts:
 
     Attributes:
         answer: the `<answer>` symbol of this tokenizer.
-        specials: what the tokenizer turns into control tokens; foreign text is cleaned of it.
+        specials: finds what the tokenizer turns into control tokens; foreign text is cleaned of it.
         cut: how many titles and item texts were longer than their limit in tokens, so far.
 
     Raises:
@@ -157,7 +174,7 @@ class Prompts:
         self.answer = Answer(tokenizer)
         self.recommend_id: int | None = tokenizer.get_vocab().get(RECOMMEND)  # only models with that read-out have it
         self.cut: Counter[str] = Counter()
-        self.specials = special_strings(tokenizer)
+        self.specials = any_of(special_strings(tokenizer))
         template = str(tokenizer.chat_template or "") if style.instruct else ""
         if "strftime_now" in template and "date_string" not in template:
             raise DataError(
@@ -177,11 +194,11 @@ class Prompts:
             shown = clean(title, self.specials, style.max_title_words)
             shown = self._short(shown, style.max_title_tokens, "titles")
             if style.instruct:  # in the bare style a title has the tokens that it has on its item card
-                shown = f"[{shown}]"
+                shown = f"[{_PURCHASE.sub('ago [', shown)}]"
             when = f"{age(before, coarse=not style.instruct)}: " if style.show_hours else ""
             rated = style.show_ratings and rating == rating  # NaN is not equal to itself
             stars = f" ({rating:.1f} out of {style.rating_max:g})" if rated else ""
-            lines.append(f"{when}{shown}{stars}")
+            lines.append(_broken(f"{when}{shown}{stars}", self.specials))  # "[" and "INST" make a special string
         return style.user_text(lines)
 
     def user_texts(self, samples: pd.DataFrame, titles: Sequence[str]) -> list[str]:
@@ -205,7 +222,7 @@ class Prompts:
             if wanted and isinstance(value, str) and value.strip():
                 shown = clean(value, self.specials, style.max_item_words)
                 shown = self._short(shown, style.max_item_tokens, "item texts")
-                lines.append(f"{clean(key, self.specials)}: {shown}")
+                lines.append(_broken(f"{clean(key, self.specials)}: {shown}", self.specials))
         return style.item_text(lines)
 
     def _short(self, text: str, limit: int, kind: str) -> str:

@@ -6,6 +6,7 @@ language model is never subclassed or patched, so TRL, PEFT, vLLM, accelerate an
 checkpoint. Training is in `trainer.py`, loading a backbone in `backbone.py`, the files of a model in `saved.py`.
 """
 
+import inspect
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from r2ec_lib.data.purchases import catalogue_ids, histories_table, is_one, purchases_table
+from r2ec_lib.data.purchases import LISTS, catalogue_ids, histories_table, is_one, purchases_table
 from r2ec_lib.data.readers import clean_items
 from r2ec_lib.data.schema import DataError, Where, to_ids, validate_interactions, whole_number
 from r2ec_lib.data.storage import whole_folder
@@ -56,6 +57,10 @@ class R2ec:
         head: the item table.
         collaborative: what the history's items say by themselves, added to the scores of the head; None for nothing.
         writer: samples reasonings in place of `lm`, such as `vllm.writer`; None where `lm` does.
+
+    Raises:
+        DataError: prompts name a column that item texts cannot show, or `lm` keeps no keys and values of its prompt.
+        ValueError: catalogue, item table and tokenizer do not belong together.
     """
 
     writer: Writer | None = None
@@ -77,9 +82,10 @@ class R2ec:
         self.head = head or RecHead(list(self.catalogue["item_id"]), torch.zeros(len(catalogue), width))
         if list(self.catalogue["item_id"]) != self.head.item_ids:
             raise ValueError("the catalogue and the item table must list the same item ids in the same order")
-        if missing := [name for name in prompts.style.item_columns if name not in self.catalogue]:
-            columns = ", ".join(self.catalogue.columns.drop("item_id"))
-            raise DataError(f"item_columns names {missing[0]!r}, but the items have: {columns}.")
+        columns = self.catalogue.columns.drop("item_id")
+        if missing := [name for name in prompts.style.item_columns if name not in columns]:
+            raise DataError(f"item_columns names {missing[0]!r}, but the items have: {', '.join(columns)}.")
+        _require_cache(lm)
         if self.head.readout == "token" and prompts.recommend_id is None:
             raise ValueError('the read-out "token" needs its token: call backbone.add_recommend_token first')
 
@@ -280,6 +286,10 @@ class R2ec:
         elif is_one(history):
             history, hours, ratings = [history], *(None if one is None else [one] for one in (hours, ratings))
         rows = purchases_table(history, hours, ratings, item_index=self.head.index, rating_range=scale)
+        if not isinstance(latest, (*LISTS, type(None))):
+            raise DataError(f"latest: found {latest!r}; expected one number per history.")
+        if latest is not None and len(latest) != len(rows):
+            raise DataError(f"latest: {len(latest)} numbers for {len(rows)} histories; expected one per history.")
         most = [style.max_history] * len(rows) if latest is None else latest
         sizes = [min(whole_number(size, "latest", 1), style.max_history) for size in most]
         read = {name: [facts[-size:] for facts, size in zip(rows[name], sizes, strict=True)] for name in rows}
@@ -301,7 +311,7 @@ class R2ec:
             owned: what is not recommended in place of the items of the history, where that is only a part of them.
 
         Raises:
-            DataError: k is below 1.
+            DataError: k is below 1, or a score is NaN.
         """
         k = whole_number(k, "k", 1)
         ids, titles, lists = self.head.item_ids, self.titles, []
@@ -311,6 +321,11 @@ class R2ec:
             shown, hidden = [histories[row] for row in rows.tolist()], [set(owned[row]) for row in rows.tolist()]
             least = k + max(map(len, hidden))
             best = self._best(states[rows], shown, least, None if barred is None else barred[rows])
+            if (bad := best[0].isnan().any(dim=1).cpu()).any():  # NaN counts as the largest
+                raise DataError(
+                    f"history {int(rows[bad][0]) + 1}: its scores are NaN, since the model's states or item vectors "
+                    "are. Load a model whose training did not diverge, or load this one in float32."
+                )
             for seen, *listed in zip(hidden, *(part.tolist() for part in best), strict=True):
                 pairs = [pair for pair in zip(*listed, strict=True) if pair[0] > -math.inf and pair[1] not in seen]
                 items = [item for _, item in pairs[:k]]
@@ -333,16 +348,28 @@ class R2ec:
     def add_items(self, items: pd.DataFrame, where: Where = "items") -> None:
         """Adds items, or replaces those whose id is known, by encoding their texts; no training.
 
+        Columns that the catalogue lacks are left out. Where one of its own is missing, an item that is replaced keeps
+        its text, and that of a new one is "".
+
         In the collaborative term, an item with another text is still bought together with what it was, but shares no
         words with other items, as a new one, until the term is fitted anew.
 
         Texts are cleaned as those of the first catalogue were. Raises DataError for a missing or repeated id or title,
-        which names the row by `where`.
+        which names the row by `where`, and for vectors that are NaN or infinite; nothing is changed then.
         """
-        items = clean_items(items, where)
-        kept = ~self.catalogue["item_id"].isin(items["item_id"])
-        catalogue = pd.concat([self.catalogue[kept], items], ignore_index=True).fillna("")
+        given = clean_items(items, where).set_index("item_id")
+        fresh = self.catalogue.set_index("item_id").reindex(given.index, fill_value="")
+        for name in given.columns.intersection(fresh.columns):
+            fresh[name] = given[name]
+        kept = ~self.catalogue["item_id"].isin(given.index)
+        catalogue = pd.concat([self.catalogue[kept], fresh.reset_index()], ignore_index=True).fillna("")
         vectors = self.encode_items(catalogue[int(kept.sum()) :])  # with the catalogue's order of columns
+        if (bad := ~vectors.isfinite().all(dim=1)).any():
+            raise DataError(
+                f"{int(bad.sum()):,} of {len(given):,} items, such as {given.index[bad.cpu().numpy()][0]!r}, have "
+                "vectors that are NaN or infinite. Load a model whose training did not diverge, or load this one in "
+                "float32."
+            )
         old = self.head.table[torch.tensor(kept.to_numpy())].to(vectors.device)
         self._replace(catalogue, torch.cat([old, vectors]))
 
@@ -385,6 +412,20 @@ class R2ec:
             DataError: another of its files is missing, damaged, or from another version of this library.
         """
         return cls(*saved.read(Path(folder), dtype, device))
+
+
+def _require_cache(lm: PreTrainedModel) -> None:
+    """Raises DataError where a model, such as Mamba, takes no keys and values of what it has read: a reasoning would
+    be sampled without its prompt."""
+    inner: Any = lm
+    inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner  # of a PeftModel
+    taken = inspect.signature(inner.forward).parameters.values()
+    names = [one.name for one in taken if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
+    if names and "past_key_values" not in names:  # a wrapper that hands on all it gets names none
+        raise DataError(
+            f"{type(inner).__name__} takes no past_key_values, so its reasonings would be written without their "
+            "prompts. Choose a backbone with attention, such as Qwen3 or Llama."
+        )
 
 
 @torch.no_grad()

@@ -1,10 +1,10 @@
 """The folder of a saved R²ec: what stands in it, written and read.
 
-    lm/ or adapter/              the language model, or its adapter beside the name of its backbone; the tokenizer
+    lm/ or adapter/              the language model, or its adapter alone; the tokenizer
     rec_head.safetensors         the item table
     catalogue.parquet            the items, in the table's order
     collaborative.safetensors    the collaborative term, where there is one
-    r2ec.json                    all else
+    r2ec.json                    all else, such as the name of an adapter's backbone
 
 Weights are in safetensors alone, and no code is loaded.
 """
@@ -20,10 +20,10 @@ from peft import PeftModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from r2ec_lib.data.schema import DataError
-from r2ec_lib.model.backbone import add_recommend_token, load_lora, load_pretrained
+from r2ec_lib.model.backbone import add_recommend_token, load_lora, load_pretrained, load_tokenizer
 from r2ec_lib.model.collaborative import Collaborative
 from r2ec_lib.model.head import RecHead
 from r2ec_lib.model.prompts import Prompts, PromptStyle
@@ -45,13 +45,16 @@ def write(
     )  # TRL's copy of the start is another
     lm.save_pretrained(folder / ("adapter" if adapted else "lm"), state_dict=weights, **chosen)
     prompts.tokenizer.save_pretrained(folder / ("adapter" if adapted else "lm"))
+    base = lm.peft_config["default"].base_model_name_or_path if adapted else None
+    if base and Path(base).is_dir():  # to be found from any working directory
+        base = str(Path(base).absolute())
     save_file({"item_table": head.table.float().cpu().contiguous()}, folder / "rec_head.safetensors")
     tensors, numbers = collaborative.packed() if collaborative else ({}, None)
     if tensors:
         save_file(tensors, folder / "collaborative.safetensors")
     catalogue.to_parquet(folder / "catalogue.parquet", index=False)
     config = {
-        "base": lm.peft_config["default"].base_model_name_or_path if adapted else None,
+        "base": base,
         "dtype": str(lm.dtype).removeprefix("torch."),  # a base on disk may be wider than it was used
         "prompt_style": asdict(prompts.style),
         "temperature": head.temperature,
@@ -87,6 +90,20 @@ def read(
         add_recommend_token(lm, tokenizer)
     if base:
         lm = load_lora(lm, folder / "adapter")  # type: ignore[assignment]  # it hands on what it wraps
+        tokenizer = _own_tokenizer(folder / "adapter") or tokenizer
     torch.nn.Module.to(lm, device or ("cuda" if torch.cuda.is_available() else "cpu"))
     head.table = head.table.to(lm.device)  # a training writes into it what the model has encoded
     return lm.eval(), Prompts(tokenizer, style), catalogue, head, term
+
+
+def _own_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
+    """The tokenizer saved beside an adapter, which may differ from its backbone's; None in a folder without one."""
+    if not any(folder.glob("tokenizer*")):
+        return None
+    try:
+        return load_tokenizer(folder)
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"cannot load the tokenizer {str(folder)!r}: it is no folder with whole tokenizer files "
+            f"({str(error).splitlines()[0]}). Copy or save them again."
+        ) from error

@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import family_lm, text_tokenizer
 from peft.tuners import lora
+from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast
 
 from r2ec_lib.model.backbone import AdaptedLinear, add_lora, load_lora, load_pretrained
@@ -117,4 +118,16 @@ def test_adapters_that_were_copied_in_part_are_named(name, left, tmp_path):
     file = tmp_path / "adapter" / name
     file.write_bytes(file.read_bytes()[:left]) if left else file.unlink()
     with pytest.raises(FileNotFoundError, match=r"cannot load the adapters .*adapter': it is no folder"):
+        load_lora(family_lm("Llama").float(), tmp_path / "adapter")
+
+
+def test_adapters_that_would_be_unpickled_are_refused_unread(tmp_path, monkeypatch):
+    adapted_twins(torch.float32)[0].save_pretrained(tmp_path / "adapter")
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    torch.save(load_file(file), file.with_suffix(".bin"))
+    file.unlink()
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("a pickle was read"))
+    with pytest.raises(
+        FileNotFoundError, match=r"cannot load the adapters .*\(adapter_model.safetensors is missing\)"
+    ):
         load_lora(family_lm("Llama").float(), tmp_path / "adapter")

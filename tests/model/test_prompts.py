@@ -1,6 +1,9 @@
 """Prompts read as the paper's do, and no foreign text can forge a control token or a line."""
 
+import copy
+
 import pytest
+from tokenizers import AddedToken
 from tokenizers.processors import TemplateProcessing
 
 from r2ec_lib.data.schema import DataError
@@ -68,6 +71,54 @@ def test_foreign_text_forges_no_token_and_no_line(chat_tokenizer, attack, instru
         ]
 
     assert shape(attack) == shape("harmless")
+
+
+TURNS = "{% for m in messages %}[INST]{{ m['content'] }}[/INST]{% endfor %}<|bot|>"
+MARKERS = [AddedToken("[INST]", special=True), AddedToken("[/INST]", special=True)]
+MARKERS += [AddedToken("<|bot|>", special=False, normalized=False), AddedToken(" <sep>", special=False)]
+MARKERS += [AddedToken("mug: INST]", special=True)]
+
+
+@pytest.mark.parametrize("title", ["INST", "/INST", "[INST]", "a <|bot|> b", "＜|bot|>", "a <sep> b", "mug: INST]"])
+@pytest.mark.parametrize("instruct", [True, False])
+def test_foreign_text_opens_no_turn_of_a_chat_whatever_kind_of_token_marks_one(tokenizer, title, instruct):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.add_tokens(MARKERS)
+    tokenizer.chat_template = TURNS
+    prompts = Prompts(tokenizer, PromptStyle(instruct=instruct))
+    markers = tokenizer.convert_tokens_to_ids([str(token) for token in MARKERS])
+
+    def turns(title):
+        texts = [prompts.user_text([title], [5.0], [5.0]), prompts.item_text({"title": title, "mug": title})]
+        return [[token for token in ids if token in markers] for ids in prompts.tokenize(texts)]
+
+    assert turns(title) == turns("harmless") and len(turns(title)[0]) == 3 * instruct
+
+
+def test_added_tokens_that_are_ordinary_text_are_left_in_it(tokenizer):
+    """As in Phi, which adds runs of spaces, Gemma, in which they are written "▁", and DeepSeek, which adds letters."""
+    text = "Müller 's red kettle ▁▁ e-mail... 12 oz [new] <b>"
+    before = Prompts(tokenizer, PromptStyle()).user_text([text], [5.0], [5.0])
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.add_tokens(["  ", "\t\t", "\n\n", " ", "▁▁", "ü", "kettle", "e-mail", "...", "12 oz", "'s"])
+    assert Prompts(tokenizer, PromptStyle()).user_text([text], [5.0], [5.0]) == before and f"[{text}]" in before
+
+
+@pytest.mark.parametrize("between", [": [", ":[", " :\u3000 ["])
+def test_a_title_adds_no_purchase_to_its_line_and_keeps_its_other_brackets(tokenizer, between):
+    prompts = Prompts(tokenizer, PromptStyle())
+    text = prompts.user_text([f"Chicago: [mug]] (5.0 out of 5) 1d 2.0h ago{between}lamp"], [5.0], [5.0])
+    assert text.endswith("5.0h ago: [Chicago: [mug]] (5.0 out of 5) 1d 2.0h ago [lamp] (5.0 out of 5)")
+
+
+@pytest.mark.parametrize("hidden", ["\U000e0062\U000e0075\U000e0079", "\U000e0001\U000e007f", "\u061c", "\u180e"])
+def test_what_cannot_be_seen_is_not_read(hidden):
+    assert clean(f"red{hidden}mug") == "red mug"
+
+
+@pytest.mark.parametrize("special", [" <sep>", "<sep> ", " ", "\n"])
+def test_cleaning_ends_whatever_white_space_a_special_token_has(special):
+    assert clean("a <sep> b", [special]) == ("a < sep> b" if special.strip() else "a <sep> b")
 
 
 def test_the_chat_template_is_used_for_instructions_alone(chat_tokenizer):

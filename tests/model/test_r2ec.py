@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from transformers import MambaConfig, MambaForCausalLM
 
 from r2ec_lib.data.schema import DataError
 from r2ec_lib.model import R2ec, r2ec, scoring
@@ -118,6 +120,9 @@ def test_of_items_with_equal_scores_the_first_of_the_catalogue_is_recommended(ti
         ({"history": ["i1"], "k": 0}, "k is 0"),
         ({"history": ["i1"], "k": "10"}, "k is '10'"),
         ({"history": ["i1"], "max_new_tokens": -1}, "max_new_tokens is -1"),
+        ({"history": ["i1"], "latest": 2}, "latest: found 2; expected one number per history"),
+        ({"history": [["i1"], ["i2"]], "latest": [1]}, "latest: 1 numbers for 2 histories"),
+        ({"history": [["i1"], ["i2"]], "latest": [1, "2"]}, "latest is '2'"),
     ],
 )
 def test_a_question_that_cannot_be_answered_is_refused(tiny, given, message):
@@ -161,10 +166,10 @@ def test_a_purchase_older_than_the_history_read_is_not_recommended_again(tiny):
 
 
 def test_added_items_are_read_as_the_first_ones_were(tiny):
-    rows = {"item_id": [99], "title": ["<b>gold</b> harp"], "strings": [47], "price": [3.5], "average_rating": [4.1]}
+    rows = {"item_id": [99], "title": ["<b>gold</b> harp"], "brand": [47], "price": [3.5], "average_rating": [4.1]}
     tiny.add_items(pd.DataFrame(rows))
     card = tiny.prompts.item_text(tiny.catalogue.iloc[-1].to_dict())
-    assert "title: gold harp" in card and "strings: 47" in card
+    assert "title: gold harp" in card and "brand: 47" in card
     assert "price" not in card and "rating" not in card
     for wrong in ({"item_id": ["x"], "title": [""]}, {"item_id": ["x", "x"], "title": ["a", "b"]}, {"title": ["a"]}):
         before = tiny.head.item_ids.copy()
@@ -182,6 +187,47 @@ def test_an_added_item_has_the_vector_that_a_refresh_would_give_it_whatever_the_
     added = model.head.table[-2:].clone()
     model.refresh()
     assert torch.allclose(added, model.head.table[-2:], atol=1e-5)
+
+
+def test_added_items_have_the_columns_of_the_catalogue_and_keep_the_texts_that_are_not_given(tiny, items):
+    model = R2ec(tiny.lm, tiny.prompts, items.assign(colour="red"))
+    model.refresh()
+    rows = {"colour": ["", "pink"], "weight": ["1 kg", "2 kg"], "title": ["gold flute", "gold harp"]}
+    model.add_items(pd.DataFrame({**rows, "item_id": ["i3", "new"]}))
+    expected = {"item_id": ["i3", "new"], "title": ["gold flute", "gold harp"]}
+    expected |= {"brand": ["Globex", ""], "colour": ["", "pink"]}
+    assert model.catalogue.tail(2).to_dict("list") == expected
+    assert list(model.catalogue) == ["item_id", "title", "brand", "colour"]
+    assert model.catalogue.head(3).equals(items.assign(colour="red").head(3))
+    added = model.head.table[-2:].clone()
+    model.refresh()
+    assert torch.allclose(added, model.head.table[-2:], atol=1e-5)
+
+
+def test_no_list_is_made_of_scores_that_are_not_numbers(tiny, samples, monkeypatch):
+    states, histories = tiny.user_states(samples.head(6)), samples["history"].head(6).to_list()
+    monkeypatch.setattr(r2ec, "BLOCK", 1)
+    monkeypatch.setattr(r2ec, "FEW", 4)  # two blocks
+    barred = torch.zeros(6, len(tiny.catalogue), dtype=torch.bool)
+    broken = states.clone()
+    broken[4] = float("nan")
+    for bar in (None, barred):
+        assert len(tiny.best_items(states, histories, 3, bar)) == 6
+        with pytest.raises(DataError, match="history 5: its scores are NaN"):
+            tiny.best_items(broken, histories, 3, bar)
+    tiny.head.table[7] = float("nan")
+    with pytest.raises(DataError, match="history 1: its scores are NaN"):
+        tiny.recommend(["i1"], max_new_tokens=0)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_an_item_without_a_vector_of_numbers_is_not_added(tiny, items, monkeypatch, wrong):
+    vectors = torch.zeros(2, 16)
+    vectors[1, 3] = wrong
+    monkeypatch.setattr(tiny, "encode_items", lambda _: vectors)
+    with pytest.raises(DataError, match="1 of 2 items, such as 'i3', have vectors that are NaN or infinite"):
+        tiny.add_items(pd.DataFrame({"item_id": ["new", "i3"], "title": ["gold harp", "gold flute"]}))
+    assert tiny.head.item_ids == items["item_id"].tolist() and tiny.catalogue.equals(items)
 
 
 def test_items_come_and_go_without_training(tiny, items):
@@ -248,7 +294,8 @@ def test_a_read_out_by_a_token_that_the_tokenizer_lacks_is_refused(tiny, items):
 
 def test_texts_beyond_the_positions_of_the_model_are_refused(tokenizer, items, samples):
     lm = build_tiny(tokenizer, hidden_size=16, num_layers=1, num_heads=2, max_positions=120)
-    model = R2ec(lm, Prompts(tokenizer, PromptStyle(instruct=False)), items)
+    further = [f"text{n}" for n in range(9)]
+    model = R2ec(lm, Prompts(tokenizer, PromptStyle(instruct=False)), items.assign(**dict.fromkeys(further, "")))
     model.refresh()
     prompts = model.prompts.user_ids(samples.head(4), model.titles)
     room = 120 - max(map(len, prompts)) - 1
@@ -257,7 +304,7 @@ def test_texts_beyond_the_positions_of_the_model_are_refused(tokenizer, items, s
         model.sample(prompts, room + 1)
     with pytest.raises(DataError, match="max_item_tokens"):
         model.add_items(
-            pd.DataFrame({"item_id": ["long"], "title": ["x " * 20], **{f"text{n}": ["mug " * 20] for n in range(9)}})
+            pd.DataFrame({"item_id": ["long"], "title": ["x " * 20], **dict.fromkeys(further, "mug " * 20)})
         )
 
 
@@ -274,7 +321,22 @@ def test_sampling_defaults_that_a_checkpoint_brings_along_are_not_followed(tiny,
     assert tiny.sample(prompts, 12, temperature=1.0).chains == drawn
 
 
-def test_a_column_that_the_items_lack_is_named(tiny, items):
-    prompts = Prompts(tiny.tokenizer, PromptStyle(item_columns=["title", "colour"]))
-    with pytest.raises(DataError, match="'colour', but the items have: title, brand"):
+@pytest.mark.parametrize("name", ["colour", "item_id"])
+def test_a_column_that_the_items_lack_is_named_and_so_are_ids_which_no_prompt_shows(tiny, items, name):
+    prompts = Prompts(tiny.tokenizer, PromptStyle(item_columns=["title", name]))
+    with pytest.raises(DataError, match=f"'{name}', but the items have: title, brand"):
         R2ec(tiny.lm, prompts, items)
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_a_model_that_keeps_no_keys_and_values_of_its_prompt_is_refused(tiny, items, adapted):
+    lm = MambaForCausalLM(MambaConfig(hidden_size=16, num_hidden_layers=1, vocab_size=400, state_size=4))
+    lm = get_peft_model(lm, LoraConfig(target_modules=["x_proj"], task_type="CAUSAL_LM")) if adapted else lm
+    with pytest.raises(DataError, match="MambaForCausalLM takes no past_key_values"):
+        R2ec(lm, tiny.prompts, items)
+
+
+def test_a_wrapper_that_hands_on_all_that_it_is_given_is_no_such_model(tiny, items, monkeypatch):
+    forward = tiny.lm.forward
+    monkeypatch.setattr(tiny.lm, "forward", lambda *args, **kwargs: forward(*args, **kwargs))
+    assert R2ec(tiny.lm, tiny.prompts, items, tiny.head).recommend(["i1"], max_new_tokens=2).item_ids

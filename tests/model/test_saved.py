@@ -8,7 +8,7 @@ from conftest import FAMILIES, family_lm
 
 from r2ec_lib.data.schema import DataError
 from r2ec_lib.model import R2ec
-from r2ec_lib.model.backbone import add_lora, load_pretrained
+from r2ec_lib.model.backbone import add_lora, add_recommend_token, load_pretrained
 from r2ec_lib.model.prompts import Prompts, PromptStyle
 
 
@@ -46,6 +46,66 @@ def test_an_adapter_is_saved_beside_its_backbone_and_read_again(tiny, samples, t
     again = R2ec.load(tmp_path / "model")
     assert torch.allclose(again.user_states(samples.head(4)), model.user_states(samples.head(4)), atol=1e-5)
     assert sum(p.requires_grad for p in again.lm.parameters()) == sum("lora" in n for n, _ in lm.named_parameters())
+
+
+@pytest.fixture
+def adapted(tiny, tmp_path) -> R2ec:
+    """`tiny` with an adapter, instructed through a chat template that the folder of its backbone does not have."""
+    tiny.lm.float().save_pretrained(tmp_path / "base")
+    tiny.tokenizer.save_pretrained(tmp_path / "base")
+    tiny.lm.name_or_path = str(tmp_path / "base")
+    tiny.tokenizer.chat_template = "{% for m in messages %}ask: {{ m['content'] }}{% endfor %} think:"
+    return R2ec(add_lora(tiny.lm, rank=2, alpha=4).eval(), Prompts(tiny.tokenizer, PromptStyle()), tiny.catalogue)
+
+
+def test_an_adapter_is_read_with_the_tokenizer_that_was_saved_beside_it(adapted, samples, tmp_path):
+    prompts = adapted.prompts.user_ids(samples.head(3), adapted.titles)
+    adapted.save(tmp_path / "model")
+    again = R2ec.load(tmp_path / "model")
+    assert again.prompts.user_ids(samples.head(3), again.titles) == prompts
+    assert again.tokenizer.padding_side == "left"
+    for file in [*(tmp_path / "model" / "adapter").glob("*token*"), *tmp_path.rglob("adapter/*.jinja")]:
+        file.unlink()  # as older versions saved it
+    again = R2ec.load(tmp_path / "model")
+    assert again.tokenizer.chat_template is None and again.tokenizer.get_vocab() == adapted.tokenizer.get_vocab()
+
+
+@pytest.mark.parametrize("content", [None, b"{"])
+def test_a_tokenizer_that_was_copied_in_part_beside_an_adapter_is_named(adapted, tmp_path, content):
+    adapted.save(tmp_path / "model")
+    file = tmp_path / "model" / "adapter" / "tokenizer.json"
+    file.unlink() if content is None else file.write_bytes(content)
+    with pytest.raises(FileNotFoundError, match=r"cannot load the tokenizer .*adapter': it is no folder"):
+        R2ec.load(tmp_path / "model")
+
+
+def test_the_token_that_an_adapter_is_read_at_comes_back_with_its_embedding(tiny, samples, tmp_path):
+    tiny.lm.float().save_pretrained(tmp_path / "base")
+    tiny.tokenizer.save_pretrained(tmp_path / "base")
+    lm, tokenizer = load_pretrained(tmp_path / "base")
+    add_recommend_token(lm, tokenizer)
+    model = R2ec(add_lora(lm, rank=2, alpha=4).eval(), Prompts(tokenizer, tiny.prompts.style), tiny.catalogue)
+    model.head.readout = "token"
+    model.save(tmp_path / "model")
+    again = R2ec.load(tmp_path / "model")
+    assert again.read_id == model.read_id
+    assert torch.equal(again.user_states(samples.head(4)), model.user_states(samples.head(4)))
+
+
+def test_a_backbone_named_by_a_relative_path_is_found_from_another_folder(tiny, tmp_path, monkeypatch):
+    tiny.lm.save_pretrained(tmp_path / "base")
+    tiny.tokenizer.save_pretrained(tmp_path / "base")
+    monkeypatch.chdir(tmp_path)
+    lm, tokenizer = load_pretrained("base")
+    model = R2ec(add_lora(lm, rank=2, alpha=4).eval(), Prompts(tokenizer, tiny.prompts.style), tiny.catalogue)
+    model.save("model")
+    monkeypatch.chdir(tmp_path / "base")
+    assert R2ec.load(tmp_path / "model").titles == tiny.titles
+    config = json.loads((tmp_path / "model" / "r2ec.json").read_text())
+    assert config["base"] == str(tmp_path / "base")
+    lm.peft_config["default"].base_model_name_or_path = "someone/on-the-hub"
+    model.save(tmp_path / "model")
+    assert json.loads((tmp_path / "model" / "r2ec.json").read_text())["base"] == "someone/on-the-hub"
 
 
 def test_a_backbone_that_was_used_in_bfloat16_comes_back_in_it_though_its_files_are_wider(tiny, samples, tmp_path):

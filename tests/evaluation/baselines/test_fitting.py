@@ -97,6 +97,21 @@ def test_tuning_keeps_the_best_setting_on_validation_and_shows_all(samples_of):
         fitting.tune("m", fit, [], valid, 4)
 
 
+@pytest.mark.parametrize(
+    ("best", "told"), [(1, "penalty 1, decay 0.5"), (2, "decay 0.5"), (4, "penalty 4, decay 0.5")]
+)
+def test_a_chosen_setting_at_an_end_of_its_grid_is_told(samples_of, best, told):
+    valid = samples_of({f"u{n}": [0, 1, 2, 3] for n in range(4)}, split="valid")
+
+    def fit(penalty, decay, whole):
+        return lambda samples: torch.eye(4)[samples["target"].to_list() if penalty == best else [0] * len(samples)]
+
+    grid = [{"penalty": p, "decay": d, "whole": w} for p in (4, 1, 2) for d in (0.5, 0.8, 1.0) for w in (0, 1)]
+    _, table = fitting.tune("m", fit, grid, valid, 4, mask_seen=False)
+    assert table.loc[table["chosen"], "at_end"].tolist() == [told]
+    assert set(table.loc[~table["chosen"], "at_end"]) == {""}
+
+
 def test_no_grid_tries_a_setting_twice():
     for grid in fitting.GRIDS.values():
         assert len(grid) >= 4 and all(grid.count(setting) == 1 for setting in grid)

@@ -139,10 +139,8 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _serve(options: argparse.Namespace) -> None:
-    from r2ec_lib.model.backbone import quiet  # a model's libraries take seconds to load
-    from r2ec_lib.serving import catalogue, lists
+    from r2ec_lib.serving import catalogue, lists  # a model's libraries take seconds to load
 
-    quiet()
     columns = dict(recipes.override(text, {}) for text in options.p)
     keys = [f"column_{name}" for name in LOG_COLUMNS] + ["timestamp_unit"]  # those of notebook 01
     if unknown := [key for key in columns if key not in keys]:

@@ -26,9 +26,9 @@ STAGES = {
     "02_training": ("training", "model", "model_item_only"),
     "10_variant": ("evaluation",),  # before 03, which has the same folder: a stage removes those of later ones
     "03_evaluation": ("evaluation",),
+    "09_student": ("student", "model/student"),  # before 04 and 05, whose rules and sheets change more often
     "04_reasoning": ("reasoning",),
     "05_oversight": ("oversight",),
-    "09_student": ("student", "model/student"),
     "08_try_it": ("try_it",),
     "06_study": ("study",),
     "07_benchmark": ("benchmark",),

@@ -27,7 +27,7 @@ PIPELINE_KEYS = {"base": "str", "name": "str", "stages": "list[str]", "threads":
 RANGES = dict.fromkeys(
     (
         *("seed", "bazaar_seed", "threads", "lora_r", "item_steps", "plain_steps", "plain_long_steps"),
-        *("test_samples", "student_epochs", "backbone_histories"),
+        *("test_samples", "student_epochs", "backbone_histories", "drop_samples", "review_cases"),
     ),
     range(2**32),  # NumPy takes no other seed
 )
@@ -36,7 +36,7 @@ RANGES |= dict.fromkeys(
         *("max_history", "eval_steps", "refresh_steps", "rollout_steps", "valid_users", "ranking_k", "kept_items"),
         *("workers", "trials", "baseline_epochs", "latency_queries", "student_batch", "list_length", "audience"),
         *("resamples", "slice_resamples", "causal_resamples", "tuning_samples", "repetitions", "growth_repetitions"),
-        *("drop_samples", "dispersion_samples", "cue_samples", "review_cases"),
+        *("dispersion_samples", "cue_samples"),
     ),
     range(1, 2**32),
 )

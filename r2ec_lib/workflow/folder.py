@@ -5,7 +5,7 @@ Rooms of the science take paths and know no run. A notebook begins with `open_ru
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,11 @@ LIBRARY = ROOT / "r2ec_lib"
 STAGES = {
     "01_data_preparation": ("data",),
     "02_training": ("training", "model", "model_item_only"),
-    "10_variant": ("evaluation",),  # before 03, which has the same folder: a stage removes those of later ones
+    "10_variant": ("evaluation",),
     "03_evaluation": ("evaluation",),
-    "09_student": ("student", "model/student"),  # before 04 and 05, whose rules and sheets change more often
     "04_reasoning": ("reasoning",),
     "05_oversight": ("oversight",),
+    "09_student": ("student", "model/student"),
     "08_try_it": ("try_it",),
     "06_study": ("study",),
     "07_benchmark": ("benchmark",),
@@ -36,6 +36,19 @@ STAGES = {
 }
 """The stages in the order in which they run, with the folders of a run that each owns; the first of them gets its
 metrics.json. A person tries the model with its student, so the student comes first."""
+READS = {
+    "02_training": ("data",),
+    "10_variant": ("data", "training"),
+    "03_evaluation": ("data", "training"),
+    "04_reasoning": ("data", "training", "evaluation"),
+    "05_oversight": ("data", "training", "evaluation", "reasoning"),
+    "09_student": ("data", "training", "evaluation"),
+    "08_try_it": ("data", "training", "student"),
+}
+"""What each stage reads of others in the run, as the first of their folders. A stage runs again only where one of
+these has changed."""
+OPTIONAL = ("student",)
+"""What is read where it is there, and not missed otherwise."""
 ON_REQUEST = ("06_study", "07_benchmark", "10_variant", "11_ablations")
 """Stages that run only where a recipe names them. A row of a study has 10 in place of 03: both read the test once."""
 
@@ -85,7 +98,7 @@ class RunFolder:
         return self.recipe.is_file() or self.states.is_dir()
 
 
-def open_run(stage: str, variables: Mapping[str, Any], needs: Iterable[str] = (), *, tries: bool = False) -> RunFolder:
+def open_run(stage: str, variables: Mapping[str, Any], *, tries: bool = False) -> RunFolder:
     """The run that a notebook works in, once it is clear that the notebook may and that its parameters are right.
 
     A key has one value throughout a run. What the notebook's parameters say is compared with the run's recipe.yaml;
@@ -95,20 +108,19 @@ def open_run(stage: str, variables: Mapping[str, Any], needs: Iterable[str] = ()
         stage: name of the notebook; its `parameters` cell says which variables count.
         variables: `globals()` of the notebook, `run_dir` among them; relative paths are taken from the
             project's folder.
-        needs: folders of the run, such as "data" and "training", that earlier notebooks must have finished.
         tries: whether a person tries values in the notebook, which then need not be the recipe's nor come into it.
 
     Raises:
-        RecipeError: a parameter of another type or out of its range, an earlier notebook has not finished, or the
-            folder is the run of another recipe.
+        RecipeError: a parameter of another type or out of its range, an earlier notebook that this one `READS` has not
+            finished, or the folder is the run of another recipe.
     """
     declared = recipes.declared(NOTEBOOKS / f"{stage}.ipynb")
     problems = [recipes.unfit(key, variables[key], parameter.type) for key, parameter in declared.items()]
     if any(problems):
         raise RecipeError("\n".join(filter(None, problems)))
     run = RunFolder(ROOT / variables["run_dir"])
-    for folder in needs:
-        if not run.metrics(folder).is_file():
+    for folder in READS.get(stage, ()):
+        if folder not in OPTIONAL and not run.metrics(folder).is_file():
             before = next((name for name, owned in STAGES.items() if folder in owned), folder)
             raise RecipeError(
                 f"{shown(run.path)} holds no finished {folder}. Run {before}.ipynb with the same run_dir first, or "

@@ -59,13 +59,12 @@ def execute(recipe: Recipe, fresh: bool = False, runs: Path = RUNS, *, shared: b
         order = [stage.name for stage in plan]
         write_text(recipes.as_yaml(recipe, declared, order), run.recipe)
         known = read_json(run.provenance) if run.provenance.is_file() and not waiting else None
-        facts, previous = known or provenance.record(recipe, run, variables), ""
+        facts, keys = known or provenance.record(recipe, run, variables), dict[str, str]()
         for stage in plan:
-            parts = stages.ingredients(stage.source, stage.values, previous)
-            wanted = stages.key(parts)
+            parts = stages.ingredients(stage.source, stage.values, stages.read_by(stage.name, run, keys))
+            keys[stage.name] = wanted = stages.key(parts)
             if stages.is_done(run, stage.name, wanted):
                 print(f"{stage.name}: up to date", flush=True)
-                previous = wanted
                 continue
             continues = stages.begin(run, stage.name, parts)
             facts["stages"] = {name: cost for name, cost in facts["stages"].items() if stages.finished(run, name)}
@@ -73,11 +72,11 @@ def execute(recipe: Recipe, fresh: bool = False, runs: Path = RUNS, *, shared: b
             cost: dict[str, Any]
             if shared and (other := stages.finished_elsewhere(run, stage.name, wanted)):
                 cost = {**stages.copy_from(other, run, stage.name), "copied_from": other.path.name}
-                previous, told = wanted, f"copied from {shown(other.path)}"
+                told = f"copied from {shown(other.path)}"
             else:
                 print(f"{stage.name}: {'goes on where it was interrupted' if continues else 'starts'}", flush=True)
                 cost = {**_work(run, stage, variables, fresh), **{name: facts[name] for name in ("commit", "threads")}}
-                previous = stages.finish(run, stage.name, parts, stage.values, cost)
+                keys[stage.name] = stages.finish(run, stage.name, parts, stage.values, cost)
                 told = f"done in {cost['seconds']:.0f} s"
             print(f"{stage.name}: {told}", flush=True)
             facts["stages"][stage.name] = {**cost, "finished": provenance.now()}
@@ -151,17 +150,16 @@ def _plan(recipe: Recipe, run: RunFolder, declared: Mapping[str, Mapping[str, Pa
 
 def _forecast(run: RunFolder, plan: Sequence[Stage], shared: bool = False) -> list[tuple[Stage, str]]:
     """Each stage with what would happen to it, in words; "" where it is up to date or, `shared`, would be copied."""
-    reasons, previous = [], ""
+    reasons, keys = [], dict[str, str]()
     for stage in plan:
-        parts = stages.ingredients(stage.source, stage.values, previous)
-        previous, last = stages.key(parts), stages.state(run, stage.name)
-        if stages.is_done(run, stage.name, previous) or (
-            shared and stages.finished_elsewhere(run, stage.name, previous)
-        ):
+        parts = stages.ingredients(stage.source, stage.values, stages.read_by(stage.name, run, keys))
+        keys[stage.name] = wanted = stages.key(parts)
+        last = stages.state(run, stage.name)
+        if stages.is_done(run, stage.name, wanted) or (shared and stages.finished_elsewhere(run, stage.name, wanted)):
             reasons.append("")
         elif last is None:
             reasons.append("would run")
-        elif last["key"] != previous:
+        elif last["key"] != wanted:
             reasons.append(f"would run ({stages.difference(last['ingredients'], parts)})")
         else:
             reasons.append("would run (its outputs are gone)" if last["finished"] else "would go on")

@@ -2,7 +2,7 @@
 
 A stage is a notebook. Its state file `<run>/.stages/<stage>.json` holds what went into it: the notebook, its
 parameters, the library modules that it imports (directly or not), its local input files, the versions of the packages
-that decide results, and the key of the stage before. Nothing here runs a notebook.
+that decide results, and the keys of the stages that it reads. Nothing here runs a notebook.
 """
 
 import ast
@@ -19,33 +19,42 @@ import nbformat
 
 from r2ec_lib.data.schema import DataError
 from r2ec_lib.data.storage import read_json, sha256, write_json
-from r2ec_lib.workflow.folder import LIBRARY, STAGES, RunFolder
+from r2ec_lib.workflow.folder import LIBRARY, READS, STAGES, RunFolder
 from r2ec_lib.workflow.recipes import PLACES, is_path
 
 PACKAGES = (
     *("torch", "transformers", "trl", "peft", "tokenizers", "accelerate"),
     *("numpy", "pandas", "pyarrow", "scipy", "scikit-learn", "statsmodels"),
 )
+UNRELATED = ("workflow/__init__.py", "workflow/folder.py", "workflow/recipes.py")
+"""Modules that every notebook imports and no result depends on: they find places, and refuse settings."""
 
 
-def ingredients(notebook: Path, values: Mapping[str, Any], previous: str) -> dict[str, Any]:
+def ingredients(notebook: Path, values: Mapping[str, Any], read: Mapping[str, str]) -> dict[str, Any]:
     """Everything that decides what `notebook` computes, as plain JSON: equal ingredients, equal results.
 
-    values: the notebook's own parameters, paths absolute. previous: key of the stage before, "" for the first.
+    values: the notebook's own parameters, paths absolute. read: keys of the stages that it reads, see `read_by`.
     Formatting and comments of library modules do not count; local inputs, the results of other runs that a key names
     among them, count by path and content.
     """
     cells = nbformat.read(notebook, as_version=4).cells
     source = [(cell.cell_type, cell.source, cell.metadata.get("tags", [])) for cell in cells]
-    code = [cell.source for cell in cells if cell.cell_type == "code"]
+    modules = imported([cell.source for cell in cells if cell.cell_type == "code"])
+    names = {path.relative_to(LIBRARY).as_posix(): path for path in modules}
     return {
         "notebook": key(source),
         "parameters": {key: value for key, value in values.items() if key not in PLACES},
-        "library": {path.relative_to(LIBRARY).as_posix(): _module(path)[1] for path in imported(code)},
+        "library": {name: _module(path)[1] for name, path in names.items() if name not in UNRELATED},
         "inputs": _inputs(values),
         "packages": {name: metadata.version(name) for name in PACKAGES},
-        "previous": previous,
+        "read": dict(read),
     }
+
+
+def read_by(stage: str, run: RunFolder, keys: Mapping[str, str]) -> dict[str, str]:
+    """The key of each stage that `stage` reads in `run`: as in `keys`, otherwise that with which it finished there."""
+    before = {name: keys.get(name) or (finished(run, name) or {}).get("key") for name in _owners(stage)}
+    return {name: key for name, key in before.items() if key}
 
 
 def key(parts: Any) -> str:
@@ -122,13 +131,12 @@ def begin(run: RunFolder, stage: str, parts: Mapping[str, Any]) -> bool:
     """Makes the run ready for `stage` and notes that it began; returns whether it continues an interrupted one.
 
     With the ingredients of an interrupted attempt the stage's folders stay, so that its notebook can go on from what
-    it saved. Otherwise they are removed, and with them the folders and states of the later stages, now out of date.
+    it saved. Otherwise they are removed, and with them what other stages made of them, directly or not.
     """
     last = state(run, stage)
     continues = bool(last and not last["finished"] and last["key"] == key(parts))
     if not continues:
-        usual = list(STAGES)
-        for old in usual[usual.index(stage) :]:
+        for old in _outdated(stage):
             for folder in STAGES[old]:
                 if (run.path / folder).exists():
                     shutil.rmtree(run.path / folder)
@@ -153,6 +161,20 @@ def finish(
     done = {"key": key(parts), "ingredients": parts, "finished": True, **cost, "outputs": outputs}
     write_json(done, run.state(stage))
     return key(parts)
+
+
+def _outdated(stage: str) -> list[str]:
+    """The stages whose results go when `stage` begins anew: those in the same folder, and all that read them."""
+    stale = [name for name, folders in STAGES.items() if {*folders} & {*STAGES[stage]}]
+    for name in STAGES:  # a stage stands after those that it reads
+        if name not in stale and {*stale} & {*_owners(name)}:
+            stale.append(name)
+    return stale
+
+
+def _owners(stage: str) -> list[str]:
+    """The stages that leave what `stage` reads."""
+    return [name for name, folders in STAGES.items() if {*folders} & {*READS.get(stage, ())}]
 
 
 def _module(path: Path) -> tuple[ast.Module, str]:

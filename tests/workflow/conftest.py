@@ -1,5 +1,5 @@
 import pytest
-from workflow.toy import FIRST, FOLDERS, SECOND, notebook
+from workflow.toy import FIRST, FOLDERS, READS, SECOND, notebook
 
 from r2ec_lib.workflow import folder, runner, stages
 
@@ -34,6 +34,7 @@ def world(tmp_path, monkeypatch):
         monkeypatch.setattr(module, "NOTEBOOKS", tmp_path / "notebooks")
     for module in (runner, stages):
         monkeypatch.setattr(module, "STAGES", FOLDERS)
+    monkeypatch.setattr(stages, "READS", READS)
     monkeypatch.setattr(stages, "LIBRARY", library)
     monkeypatch.setattr(folder, "ROOT", tmp_path)
     monkeypatch.setattr(runner, "RUNS", tmp_path / "runs")

@@ -1,6 +1,7 @@
 """How a notebook opens its run: under `r2ec run`, under Papermill, and by hand."""
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -19,8 +20,8 @@ VALUES = {"run_dir": "runs/toy", "rows": 3, "source_path": "", "rate": 0.5, "ks"
 VALUES |= {"estimator": "grpo", "other_variable": object()}
 
 
-def opened(world: Path, stage: str = "01_first", needs=(), **changes) -> RunFolder:
-    return open_run(stage, VALUES | changes, needs)
+def opened(world: Path, stage: str = "01_first", **changes) -> RunFolder:
+    return open_run(stage, VALUES | changes)
 
 
 def test_paths_of_a_run_are_inside_it():
@@ -37,6 +38,28 @@ def test_every_folder_of_a_stage_belongs_to_it_alone():
     assert len(owned) == len(set(owned))
 
 
+def test_a_stage_reads_what_stages_before_it_leave():
+    stages = list(folder.STAGES)
+    for stage, read in folder.READS.items():
+        owners = {name: [other for other in stages if folder.STAGES[other][0] == name] for name in read}
+        assert all(found and stages.index(found[-1]) < stages.index(stage) for found in owners.values()), (
+            stage,
+            owners,
+        )
+
+
+@pytest.mark.parametrize("stage", folder.STAGES)
+def test_a_notebook_names_no_folder_of_a_run_that_it_does_not_read(stage):
+    """Otherwise it would not run again where that has changed."""
+    cells = storage.read_json(folder.NOTEBOOKS / f"{stage}.ipynb")["cells"]
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    named = set(re.findall(r'\b(?:run|run\.path) / "(\w+)"', code))
+    read = folder.READS.get(stage, ())
+    owners = [stage, *(name for name, owned in folder.STAGES.items() if owned[0] in read)]
+    assert named <= {name for owner in owners for name in folder.STAGES[owner]}
+    assert named or stage in ("01_data_preparation", "06_study", "07_benchmark", "11_ablations")
+
+
 def test_a_run_lies_in_the_project_wherever_the_kernel_starts(world, monkeypatch):
     monkeypatch.chdir(world / "notebooks")
     assert opened(world).path == world / "runs" / "toy"
@@ -44,15 +67,16 @@ def test_a_run_lies_in_the_project_wherever_the_kernel_starts(world, monkeypatch
     assert folder.project_path("params/x.yaml") == world / "params" / "x.yaml"
 
 
-def test_a_notebook_opened_too_early_names_the_one_before(world):
+def test_a_notebook_opened_too_early_names_the_one_before(world, monkeypatch):
+    monkeypatch.setattr(folder, "READS", {"01_first": ("data", "training", "student")})  # a student is optional
     storage.write_json({}, RunFolder(world / "runs" / "toy").metrics("data"))
     (world / "runs" / "toy" / "training").mkdir()  # begun, not finished
     with pytest.raises(recipes.RecipeError, match=r"runs/toy holds no finished training\. Run 02_training\.ipynb"):
-        opened(world, needs=["data", "training"])
+        opened(world)
     with pytest.raises(recipes.RecipeError, match=r"no finished data\. Run 01_data_preparation\.ipynb .* r2ec run"):
-        opened(world, needs=["data"], run_dir="runs/other")
+        opened(world, run_dir="runs/other")
     storage.write_json({}, RunFolder(world / "runs" / "toy").metrics("training"))
-    assert opened(world, needs=["data", "training"]).path == world / "runs" / "toy"
+    assert opened(world).path == world / "runs" / "toy"
 
 
 def test_a_run_made_by_hand_has_a_recipe(world):

@@ -203,6 +203,16 @@ def test_a_fresh_run_begins_from_nothing(world, quick):
     assert quick == ["01_first", "02_second"] * 2 and not (place.path / "stray").exists()
 
 
+def test_a_stage_by_itself_is_up_to_date_where_those_that_it_reads_are(world, quick, capsys):
+    run(world)
+    capsys.readouterr()
+    run(world, "stages: [02_second]")
+    assert quick == ["01_first", "02_second"] and capsys.readouterr().out == "02_second: up to date\n"
+    run(world, "rows: 9\nstages: [01_first]")
+    run(world, "stages: [02_second]")
+    assert quick[2:] == ["01_first", "02_second"]
+
+
 def test_stages_that_are_not_asked_for_lose_what_they_made_of_an_older_one(world, quick):
     place = RunFolder(world / "runs" / "toy")
     run(world)

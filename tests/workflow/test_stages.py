@@ -19,7 +19,7 @@ def test_library_modules_count_as_far_as_they_are_imported(world):
 
 
 def ingredients(world: Path, **values) -> dict:
-    return stages.ingredients(world / "notebooks" / "01_first.ipynb", values, "")
+    return stages.ingredients(world / "notebooks" / "01_first.ipynb", values, {})
 
 
 def test_a_key_follows_parameters_and_input_files_but_not_the_run_folder(world):
@@ -59,6 +59,14 @@ def test_a_stage_that_reads_other_runs_follows_what_they_left(world):
     assert ingredients(world, **values) == first
     storage.write_json({"models": {"r2ec": {}}}, left / "metrics.json")
     assert "inputs changed" in stages.difference(first, ingredients(world, **values))
+
+
+def test_what_finds_places_and_refuses_settings_does_not_count(world):
+    (world / "toylib" / "workflow").mkdir()
+    for name in ("__init__", "folder", "study"):
+        (world / "toylib" / "workflow" / f"{name}.py").write_text("")
+    notebook(world / "notebooks" / "01_first.ipynb", FIRST, "from toylib.workflow import folder, study")
+    assert set(ingredients(world)["library"]) == {"__init__.py", "workflow/study.py"}
 
 
 def test_comments_in_the_library_do_not_count_and_code_does(world):
@@ -131,6 +139,30 @@ def test_a_stage_that_begins_anew_takes_away_what_later_ones_made_of_it(world):
     assert stages.state(run, "02_second") is None and not run.notebook("02_second").exists()
 
 
+@pytest.mark.parametrize(
+    ("begun", "kept"),
+    [
+        ("01_first", []),
+        ("02_second", ["01_first", "03_third", "04_fourth"]),
+        ("03_third", ["01_first", "02_second"]),
+        ("04_fourth", ["01_first", "02_second", "03_third"]),
+        ("05_fifth", ["01_first", "03_third", "04_fourth"]),
+    ],
+)
+def test_a_stage_that_begins_anew_leaves_those_that_do_not_read_it(world, monkeypatch, begun, kept):
+    """The third reads the first, the fourth the third; the fifth, which has not run, has the folder of the second."""
+    folders = {"03_third": ("reasoning",), "04_fourth": ("oversight",), "05_fifth": ("model",)}
+    reads = {"02_second": ("data",), "03_third": ("data",), "04_fourth": ("reasoning",)}
+    monkeypatch.setattr(stages, "STAGES", stages.STAGES | folders)
+    monkeypatch.setattr(stages, "READS", reads)
+    run = RunFolder(world / "runs" / "x")
+    for stage in list(stages.STAGES)[:4]:
+        done(world, run, stage, stages.STAGES[stage][0], ingredients(world, rows=1))
+    stages.begin(run, begun, ingredients(world, rows=2))
+    assert [stage for stage in stages.STAGES if stages.finished(run, stage)] == kept
+    assert [path.stem for path in sorted(run.notebooks.iterdir())] == kept
+
+
 def test_a_stage_is_done_when_it_finished_and_its_outputs_are_whole(world):
     run, parts = RunFolder(world / "runs" / "x"), ingredients(world, rows=1)
     assert not stages.begin(run, "01_first", parts)
@@ -153,9 +185,15 @@ def test_a_notebook_s_text_and_tags_count(world):
     assert len(set(keys)) == 3
 
 
-def test_the_stage_before_counts(world):
-    path = world / "notebooks" / "01_first.ipynb"
-    first, other = (stages.ingredients(path, {}, previous) for previous in ("a", "b"))
+def test_the_stages_that_a_stage_reads_count_and_others_do_not(world):
+    run = RunFolder(world / "runs" / "x")
+    assert stages.read_by("02_second", run, {"01_first": "a", "02_second": "b"}) == {"01_first": "a"}
+    assert stages.read_by("01_first", run, {"02_second": "b"}) == stages.read_by("02_second", run, {}) == {}
+    done(world, run, "01_first", "data", ingredients(world))  # by an earlier command
+    assert stages.read_by("02_second", run, {}) == {"01_first": stages.key(ingredients(world))}
+    assert stages.read_by("02_second", run, {"01_first": "a"}) == {"01_first": "a"}
+    path = world / "notebooks" / "02_second.ipynb"
+    first, other = (stages.ingredients(path, {}, {"01_first": key}) for key in "ab")
     assert stages.difference(first, other) == "an earlier stage changed"
     assert stages.key(first) != stages.key(other)
 

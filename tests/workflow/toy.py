@@ -20,6 +20,7 @@ SECOND = """run_dir: str = "runs/toy"  # folder of the run
 factor: float = 2.0  # factor
 fail: bool = False  # whether to fail"""
 FOLDERS = {"01_first": ("data",), "02_second": ("model",)}
+READS = {"02_second": ("data",)}
 
 
 def notebook(path: Path, parameters: str, *cells: str) -> None:
@@ -49,7 +50,7 @@ def start(world: Path, *arguments: str, **options):
     script = (
         "import sys; from pathlib import Path; from r2ec_lib.workflow import cli, runner, stages\n"
         "cli.NOTEBOOKS = runner.NOTEBOOKS = Path('notebooks'); stages.LIBRARY = Path('toylib')\n"
-        f"runner.STAGES = stages.STAGES = {FOLDERS!r}\n"
+        f"runner.STAGES = stages.STAGES = {FOLDERS!r}; stages.READS = {READS!r}\n"
         "runner.execute.__defaults__ = (False, Path('runs'))\n"
         "sys.exit(cli.main())"
     )

@@ -190,7 +190,7 @@ def recommend(
     k: int = 10,
     hours: Sequence[Any] | None = None,
     ratings: Sequence[Any] | None = None,
-    max_new_tokens: int = 128,
+    max_new_tokens: int | None = None,
     seed: int = 0,
     latest: Sequence[int] | None = None,
 ) -> Guarded | list[Guarded]:
@@ -203,11 +203,12 @@ def recommend(
         seed: of the reasons tried anew, which also depend on the histories that are asked together.
     """
     whole_number(k, "k", 1)  # before a reasoning takes its time
+    longest = model.longest(max_new_tokens)
     samples = model.purchases(history, hours, ratings, latest)
     samples = samples.assign(sample_id=range(len(samples)))
     shown, owned = samples["history"].to_list(), samples["owned"].to_list()
-    first = model.sample(model.prompts.user_ids(samples, model.titles), max_new_tokens)
-    kept = keep_reasons(model, samples, first.chains, first.states, guardrails, max_new_tokens, seed)
+    first = model.sample(model.prompts.user_ids(samples, model.titles), longest)
+    kept = keep_reasons(model, samples, first.chains, first.states, guardrails, longest, seed)
     texts, masking = list(map(model.decode, kept.chains)), guardrails.about_items()
     free = model.best_items(kept.states, shown, k, owned=owned)
     unruled = [[model.head.index[item] for item in ids] for ids, _, _ in free]

@@ -18,6 +18,7 @@ class RecHead:
         temperature: τ of Eq. 5 and 7.
         similarity: "inner" or "cosine".
         readout: "last", "mean", "max" or "token", see `encoding.READOUTS`.
+        learned: whether the vectors are weights of their own, not encodings of item texts.
     """
 
     item_ids: list[str]
@@ -25,6 +26,7 @@ class RecHead:
     temperature: float = 1.0
     similarity: str = "inner"
     readout: str = "last"
+    learned: bool = False
     index: dict[str, int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:

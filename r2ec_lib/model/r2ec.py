@@ -56,6 +56,8 @@ class R2ec:
         catalogue: items table, in table order.
         head: the item table.
         collaborative: what the history's items say by themselves, added to the scores of the head; None for nothing.
+        max_new_tokens: longest reasoning that it was trained to write, which it writes where no other is asked for; 0
+            for a model that answers at once.
         writer: samples reasonings in place of `lm`, such as `vllm.writer`; None where `lm` does.
 
     Raises:
@@ -72,12 +74,14 @@ class R2ec:
         catalogue: pd.DataFrame,
         head: RecHead | None = None,
         collaborative: Collaborative | None = None,
+        max_new_tokens: int = 128,
     ):
         self.lm = lm
         self._lower = LowerStates(lm)
         self.prompts = prompts
         self.catalogue = catalogue.reset_index(drop=True)
         self.collaborative = collaborative
+        self.max_new_tokens = max_new_tokens
         width = lm.config.get_text_config().hidden_size
         self.head = head or RecHead(list(self.catalogue["item_id"]), torch.zeros(len(catalogue), width))
         if list(self.catalogue["item_id"]) != self.head.item_ids:
@@ -150,7 +154,8 @@ class R2ec:
         return self.encode(self.prompts.item_ids(items), again=True)
 
     def refresh(self) -> None:
-        """Encodes the whole catalogue into the item table (Algorithm 1)."""
+        """Encodes the whole catalogue into the item table (Algorithm 1). DataError where its vectors are learned."""
+        self._require_texts()
         self.head.table = self.encode_items(self.catalogue)
 
     def user_states(self, samples: pd.DataFrame, chains: Sequence[Sequence[int]] | None = None) -> Tensor:
@@ -171,6 +176,10 @@ class R2ec:
         return scores if term is None else scores + term.scores(histories, self.head.table).to(scores)
 
     # --- reasoning ------------------------------------------------------------------------------------------------
+
+    def longest(self, max_new_tokens: int | None) -> int:
+        """The longest reasoning that is asked for; as the model was trained where None. Raises DataError below 0."""
+        return self.max_new_tokens if max_new_tokens is None else whole_number(max_new_tokens, "max_new_tokens", 0)
 
     def sample(
         self,
@@ -234,7 +243,7 @@ class R2ec:
         k: int = 10,
         hours: Sequence[Any] | None = None,
         ratings: Sequence[Any] | None = None,
-        max_new_tokens: int = 128,
+        max_new_tokens: int | None = None,
         latest: Sequence[int] | None = None,
     ) -> Recommendation | list[Recommendation]:
         """Reasons about a history, or about many in batches of similar length, and ranks the catalogue for each.
@@ -247,7 +256,7 @@ class R2ec:
             hours: how many hours ago each purchase was, a list per history; a day apart if left out. In a table,
                 they are counted back from its latest interaction.
             ratings: one per purchase, None where there is none, a list per history; or left out.
-            max_new_tokens: longest reasoning; 0 answers at once, without one.
+            max_new_tokens: longest reasoning; 0 answers at once, without one. As the model was trained if left out.
             latest: how many purchases are read, a number per history, where these are fewer than `max_history`.
 
         Returns:
@@ -259,7 +268,7 @@ class R2ec:
         """
         whole_number(k, "k", 1)  # before a reasoning takes its time
         rows = self.purchases(history, hours, ratings, latest)
-        sampled = self.sample(self.prompts.user_ids(rows, self.titles), max_new_tokens)
+        sampled = self.sample(self.prompts.user_ids(rows, self.titles), self.longest(max_new_tokens))
         lists = self.best_items(sampled.states, rows["history"].to_list(), k, owned=rows["owned"].to_list())
         answers = [
             Recommendation(*best, self.decode(chain)) for best, chain in zip(lists, sampled.chains, strict=True)
@@ -355,8 +364,10 @@ class R2ec:
         words with other items, as a new one, until the term is fitted anew.
 
         Texts are cleaned as those of the first catalogue were. Raises DataError for a missing or repeated id or title,
-        which names the row by `where`, and for vectors that are NaN or infinite; nothing is changed then.
+        which names the row by `where`, for vectors that are NaN or infinite, and where those at hand are learned;
+        nothing is changed then.
         """
+        self._require_texts()
         given = clean_items(items, where).set_index("item_id")
         fresh = self.catalogue.set_index("item_id").reindex(given.index, fill_value="")
         for name in given.columns.intersection(fresh.columns):
@@ -380,6 +391,13 @@ class R2ec:
             raise DataError(f"removing {len(kept):,} items leaves none. Keep one at least.")
         self._replace(self.catalogue[kept], self.head.table[torch.tensor(kept.to_numpy())])
 
+    def _require_texts(self) -> None:
+        if self.head.learned:
+            raise DataError(
+                "the item vectors of this model were learned one by one (item_vectors: learned), so no text gives it "
+                "another. Train a model with item_vectors: texts."
+            )
+
     def _replace(self, catalogue: pd.DataFrame, table: Tensor) -> None:
         old = self.head
         if self.collaborative is not None:
@@ -388,7 +406,8 @@ class R2ec:
             same = texts == old_texts.reindex(index=texts.index, columns=texts.columns, fill_value="")
             self.collaborative = self.collaborative.reindexed(rows, same.all(axis=1))
         self.catalogue = catalogue.reset_index(drop=True)
-        self.head = RecHead(list(catalogue["item_id"]), table, old.temperature, old.similarity, old.readout)
+        how = (old.temperature, old.similarity, old.readout, old.learned)
+        self.head = RecHead(list(catalogue["item_id"]), table, *how)
 
     # --- saving ---------------------------------------------------------------------------------------------------
 
@@ -398,7 +417,8 @@ class R2ec:
         weights: the language model's, by name, where the model at hand holds only a part of each.
         """
         with whole_folder(folder) as fresh:
-            saved.write(fresh, self.lm, self.prompts, self.catalogue, self.head, self.collaborative, weights)
+            parts = (self.lm, self.prompts, self.catalogue, self.head, self.collaborative, self.max_new_tokens)
+            saved.write(fresh, *parts, weights)
 
     @classmethod
     def load(cls, folder: str | os.PathLike, dtype: torch.dtype | None = None, device: str | None = None) -> "R2ec":

@@ -35,7 +35,8 @@ def write(
     prompts: Prompts,
     catalogue: pd.DataFrame,
     head: RecHead,
-    collaborative: Collaborative | None = None,
+    collaborative: Collaborative | None,
+    max_new_tokens: int,
     weights: dict[str, Tensor] | None = None,
 ) -> None:
     """Writes the parts of an `R2ec` into `folder`; `weights` as in `R2ec.save`."""
@@ -60,14 +61,16 @@ def write(
         "temperature": head.temperature,
         "similarity": head.similarity,
         "readout": head.readout,
+        "learned": head.learned,
         "collaborative": numbers,
+        "max_new_tokens": max_new_tokens,
     }
     (folder / "r2ec.json").write_text(json.dumps(config, indent=2, ensure_ascii=False))
 
 
 def read(
     folder: Path, dtype: torch.dtype | None = None, device: str | None = None
-) -> tuple[PreTrainedModel, Prompts, pd.DataFrame, RecHead, Collaborative | None]:
+) -> tuple[PreTrainedModel, Prompts, pd.DataFrame, RecHead, Collaborative | None, int]:
     """The parts that `write` wrote, in evaluation mode; arguments and errors as in `R2ec.load`."""
     if not (folder / "r2ec.json").exists():
         raise FileNotFoundError(f"{folder} holds no saved R²ec (r2ec.json is missing)")
@@ -79,7 +82,8 @@ def read(
         catalogue = pd.read_parquet(folder / "catalogue.parquet")
         dtype = dtype or getattr(torch, config.get("dtype", "float32"))
         table, term = load_file(folder / "rec_head.safetensors")["item_table"], None
-        head = RecHead(list(catalogue["item_id"]), table, temperature, similarity, readout)
+        learned, longest = config.get("learned", False), config.get("max_new_tokens", 128)
+        head = RecHead(list(catalogue["item_id"]), table, temperature, similarity, readout, learned)
         if numbers := config.get("collaborative"):
             term = Collaborative.unpacked(load_file(folder / "collaborative.safetensors"), numbers)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
@@ -93,7 +97,7 @@ def read(
         tokenizer = _own_tokenizer(folder / "adapter") or tokenizer
     torch.nn.Module.to(lm, device or ("cuda" if torch.cuda.is_available() else "cpu"))
     head.table = head.table.to(lm.device)  # a training writes into it what the model has encoded
-    return lm.eval(), Prompts(tokenizer, style), catalogue, head, term
+    return lm.eval(), Prompts(tokenizer, style), catalogue, head, term, longest
 
 
 def _own_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:

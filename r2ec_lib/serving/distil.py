@@ -180,7 +180,7 @@ def fit_backbone(
 ) -> pd.DataFrame:
     """The R²ec in `folder`, trained to answer without a reasoning as it did with one, saved in `target_folder`.
 
-    It keeps the item table. Asked with `max_completion_length` 0 it is a student.
+    It keeps the item table, and answers at once where no length of a reasoning is asked for.
 
     Returns:
         The log of `descend`.
@@ -200,6 +200,7 @@ def fit_backbone(
         seed=seed,
         **how,
     )
+    model.max_new_tokens = 0
     model.save(target_folder)
     return log
 

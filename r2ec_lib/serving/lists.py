@@ -75,7 +75,7 @@ def recommend(
     k: int = 10,
     users_path: Path | None = None,
     guardrails_path: Path | None = None,
-    max_new_tokens: int = 128,
+    max_new_tokens: int | None = None,
     shard: tuple[int, int] = (1, 1),
     use_vllm: bool = False,
 ) -> None:
@@ -84,6 +84,7 @@ def recommend(
     Args:
         columns, timestamp_unit: as in `readers.read_logs`.
         users_path: a file whose column for user_id says who gets a list; all shoppers of the log where left out.
+        max_new_tokens: longest reasoning; as the model was trained if left out.
         shard: (i, n) writes for the i-th (from 1) of n groups of shoppers, which `shard_of` makes.
         use_vllm: whether vLLM writes the reasonings.
 
@@ -95,7 +96,7 @@ def recommend(
     if out.suffix != ".parquet":
         raise DataError(f"{out}: expected a name in .parquet for the lists.")
     whole_number(k, "k", 1)
-    whole_number(max_new_tokens, "max_new_tokens", 0)
+    whole_number(max_new_tokens or 0, "max_new_tokens", 0)
     if use_vllm:
         vllm.require()
     _command_of(out)  # refuses a file of something else before any long work
@@ -104,6 +105,7 @@ def recommend(
     wanted = _named_users(users_path, columns) if users_path else None
     rails = rules.load(guardrails_path) if guardrails_path else None
     model = R2ec.load(model_folder)
+    max_new_tokens = model.longest(max_new_tokens)
     style, room = model.prompts.style, room_for_prompts(model, max_new_tokens)
     for name in guardrails.idle(rails, model.catalogue) if rails else ():
         print(f'The rule "{name}" never acts: it or its condition names no item of the catalogue.', flush=True)

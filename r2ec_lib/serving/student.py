@@ -175,7 +175,7 @@ class FastR2ec:
         k: int = 10,
         hours: Sequence[Any] | None = None,
         ratings: Sequence[Any] | None = None,
-        max_new_tokens: int = 128,
+        max_new_tokens: int | None = None,
         fast: bool = False,
     ) -> Recommendation | list[Recommendation]:
         """`R2ec.recommend`; with `fast`, the student's lists, whose reasoning is empty (`explain` gives one)."""
@@ -198,7 +198,7 @@ def explain(
     item: str | float,
     hours: Sequence[float] | None = None,
     ratings: Sequence[float] | None = None,
-    max_new_tokens: int = 128,
+    max_new_tokens: int | None = None,
 ) -> Explanation:
     """What a model writes about a history, and what each sentence of it does for one item.
 
@@ -213,7 +213,7 @@ def explain(
     at = model.head.index[item]
     read = model.purchases(history, hours, ratings)
     rows = pd.DataFrame({"sample_id": 0, "user_id": "", "history": read["owned"], "target": at})
-    [chain] = model.sample(model.prompts.user_ids(read, model.titles), max_new_tokens).chains
+    [chain] = model.sample(model.prompts.user_ids(read, model.titles), model.longest(max_new_tokens)).chains
 
     def score(part: pd.DataFrame, chains: causal.Chains | None) -> Tensor:
         again = read.iloc[[0] * len(part)]

@@ -220,7 +220,8 @@ def fit_and_save(
 ) -> pd.DataFrame:
     """`fit_item_action` of the R²ec in `start`, which is then saved in `folder`: a job for a process of its own.
 
-    A job that has been done already, from the same start on the same samples, is not done again.
+    What learned without reasonings answers without one where none is asked for. A job that has been done already, from
+    the same start on the same samples, is not done again.
 
     Args:
         report, how: further keywords of `fit_item_action`.
@@ -239,6 +240,7 @@ def fit_and_save(
     begin, model = time.perf_counter(), R2ec.load(start)
     log = fit_item_action(model, train, valid, steps, chains, report=report, **how)
     log = log.assign(seconds=time.perf_counter() - begin)
+    model.max_new_tokens = 0 if chains is None else model.max_new_tokens
     model.save(folder)
     write_table(log, table)
     write_json(job, done)

@@ -96,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     lists.add_argument("--users", type=Path, metavar="FILE", help="only for the shoppers in this file")
     lists.add_argument("--guardrails", type=Path, metavar="FILE", help="rules, as in params/guardrails/example.yaml")
     length = lists.add_mutually_exclusive_group()
-    length.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="longest reasoning")
+    length.add_argument("--max-new-tokens", type=int, metavar="N", help="longest reasoning (default: as in training)")
     length.add_argument(
         "--no-reasoning",
         dest="max_new_tokens",

@@ -340,3 +340,31 @@ def test_a_wrapper_that_hands_on_all_that_it_is_given_is_no_such_model(tiny, ite
     forward = tiny.lm.forward
     monkeypatch.setattr(tiny.lm, "forward", lambda *args, **kwargs: forward(*args, **kwargs))
     assert R2ec(tiny.lm, tiny.prompts, items, tiny.head).recommend(["i1"], max_new_tokens=2).item_ids
+
+
+def test_a_model_writes_as_much_as_it_was_trained_to_where_no_length_is_asked_for(tiny, tmp_path):
+    tiny.max_new_tokens = 3
+    tiny.save(tmp_path / "model")
+    model = R2ec.load(tmp_path / "model", device="cpu")
+    assert model.max_new_tokens == 3
+    assert (
+        model.recommend(["i1"])
+        == model.recommend(["i1"], max_new_tokens=3)
+        != model.recommend(["i1"], max_new_tokens=0)
+    )
+    model.max_new_tokens = 0
+    assert model.recommend(["i1"]).reasoning == ""
+    with pytest.raises(DataError, match="max_new_tokens"):
+        model.recommend(["i1"], max_new_tokens=-1)
+
+
+def test_learned_vectors_are_neither_encoded_anew_nor_joined_by_encoded_ones(tiny, tmp_path):
+    tiny.head.learned = True
+    tiny.save(tmp_path / "model")
+    model = R2ec.load(tmp_path / "model", device="cpu")
+    with pytest.raises(DataError, match="learned one by one"):
+        model.add_items(pd.DataFrame({"item_id": ["new"], "title": ["gold harp"]}))
+    with pytest.raises(DataError, match="learned one by one"):
+        model.refresh()
+    model.remove_items(["i0"])
+    assert model.head.learned and "i0" not in model.head.index

@@ -128,6 +128,7 @@ def test_a_job_that_is_done_is_not_done_again_and_another_one_is(tiny, samples, 
     how = {"batch_users": 6, "learning_rate": 1e-2, "eval_steps": 4}
     log = fit_and_save(*places, *tables, 4, **how)
     assert fit_and_save(*places, *tables, 4, **how).equals(log)  # with the seconds of the first time
+    assert R2ec.load(places[1], device="cpu").recommend(["i1"]).reasoning == ""  # it has learned to answer at once
     for other in ({**how, "learning_rate": 2e-2}, {**how, "chains": ([[*tiny.prompts.answer.ids]] * 12, None)}):
         assert not fit_and_save(*places, *tables, 4, **other)["seconds"].equals(log["seconds"])
     valid, targets = (tables[0], samples.tail(11)), (tables[0].assign(target=29), tables[1])

@@ -1,6 +1,7 @@
 """The choices of a RecPO training: GRPOConfig's fields, and those that recommending adds."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from trl import GRPOConfig
 
@@ -16,7 +17,8 @@ class RecPOConfig(GRPOConfig):
     Attributes:
         reward_mix: β of Eq. 5, the weight of the similarity reward.
         reward_cutoff: k of the NDCG@k reward (Eq. 4).
-        estimator: advantages (Eq. 2): "grpo" divides by the group's deviation, as TRL does; "rloo" leaves one out.
+        estimator: advantages (Eq. 2): "grpo" divides by the group's deviation, to which TRL adds 1e-4, so groups whose
+            rewards differ by less than that count for less than in Eq. 2; "rloo" leaves one out.
         relabel_top: how many of a group's best trajectories carry the recommendation action (paper: 1).
         refresh_steps: T_refresh, optimiser steps between two encodings of the whole catalogue. A validation encodes it
             as well, so the table is never older than `eval_steps`.
@@ -39,7 +41,11 @@ class RecPOConfig(GRPOConfig):
         item_vectors: "texts" encodes items from their texts; "learned" gives each item a vector of its own that is
             trained, the paper's classification head. Items cannot be added to such a model.
         valid_users: validation samples ranked at each evaluation.
-        max_completion_length: TRL's field; 0 trains without reasoning, the recommendation action alone.
+        max_completion_length: TRL's field; 0 trains without reasoning, the recommendation action alone. Trajectories
+            of a group are then the same, so `item_advantage` has to be "unit".
+        loss_type, scale_rewards, reward_weights, multi_objective_aggregation: TRL's fields, which follow from
+            `length_handling`, `estimator` and the weights of the rewards.
+        mask_truncated_completions: TRL's field; refused, since a reasoning that is cut off is closed and ranked, too.
         vllm_importance_sampling_mode: TRL's field, with another default. vLLM's probabilities are those after top-k,
             the model's those over all tokens, so each token's ratio is the share that top-k keeps, below 1. TRL's
             default multiplies the ratios over a sequence, which leaves next to nothing of a long chain.
@@ -103,11 +109,31 @@ class RecPOConfig(GRPOConfig):
             raise ValueError(
                 f"temperature is {self.temperature}; reasonings of a group have to differ: expected a number above 0"
             )
-        self.loss_type = LENGTH_LOSS[self.length_handling]
-        self.scale_rewards = "group" if self.estimator == "grpo" else "none"
-        self.reward_weights = [
-            1 - self.reward_mix,
-            self.reward_mix,
-            *(weight for weight in (self.judged_weight, self.token_price, self.unclosed_price) if weight),
-        ]
+        if not self.max_completion_length and (self.item_advantage != "unit" or self.length_handling == "constant"):
+            raise ValueError(
+                "max_completion_length is 0, so no reasoning is better than another and nothing would be learned: "
+                'expected item_advantage "unit", and a length_handling other than "constant"'
+            )
+        if self.mask_truncated_completions:
+            raise ValueError(
+                "mask_truncated_completions is True, but a reasoning that is cut off is closed and ranked like the "
+                "others; set unclosed_price to discourage it"
+            )
+        weights = (self.judged_weight, self.token_price, self.unclosed_price)
+        self._derive("loss_type", LENGTH_LOSS[self.length_handling], "length_handling")
+        self._derive("scale_rewards", "group" if self.estimator == "grpo" else "none", "estimator")
+        mixed = [1 - self.reward_mix, self.reward_mix, *filter(None, weights)]
+        self._derive("reward_weights", mixed, "reward_mix, judged_weight, token_price and unclosed_price")
+        self._derive("multi_objective_aggregation", "sum_then_normalize", "estimator")
         super().__post_init__()
+        if (self.steps_per_generation or 0) % self.gradient_accumulation_steps:
+            raise ValueError(
+                f"steps_per_generation is {self.steps_per_generation}: a rollout has to serve whole optimiser steps "
+                f"of gradient_accumulation_steps={self.gradient_accumulation_steps}, or its items lose gradients"
+            )
+
+    def _derive(self, name: str, value: Any, source: str) -> None:
+        """Sets a field of TRL that follows from ours; ValueError where it has another value than TRL's default."""
+        if getattr(self, name) not in (GRPOConfig.__dataclass_fields__[name].default, value):
+            raise ValueError(f"{name} is {getattr(self, name)!r}: it is set by {source} here; leave it out")
+        setattr(self, name, value)

@@ -37,6 +37,7 @@ class ItemTable:
         self.refresh_steps = refresh_steps
         self.texts = r2ec.prompts.item_ids(r2ec.catalogue)
         self.refreshed_at: int | None = None
+        self._refreshed_by: int | None = None  # count of changes to the weights then; None for a table from elsewhere
         self._live: LiveItems | None = None
 
     def live(self, lm: torch.nn.Module, targets: Tensor, step: int) -> LiveItems:
@@ -44,13 +45,16 @@ class ItemTable:
 
         lm: what to call: the language model itself, or the wrapper that accelerate put around it.
         """
-        version = (step, sum(weight._version for weight in self.r2ec.lm.parameters()))
+        version = (step, self._changes())
         wanted, live = targets.tolist(), self._live
         if live is None or (live.version, live.targets) != (version, wanted):
             states = self._states(lm, wanted)
             precision = torch.promote_types(states.dtype, torch.float32)
             live = self._live = LiveItems(version, wanted, states, torch.zeros_like(states, dtype=precision))
         return live
+
+    def _changes(self) -> int:
+        return sum(weight._version for weight in self.r2ec.lm.parameters())
 
     def _states(self, lm: torch.nn.Module, items: list[int]) -> Tensor:
         """Vectors (M, d) of `items` by the current weights, with a graph."""
@@ -70,14 +74,15 @@ class ItemTable:
         table[targets] = self.live(lm, targets, step).states.detach().to(table)
 
     def refresh(self, step: int, leave_out: Set[int] = frozenset()) -> None:
-        """Encodes the catalogue but for `leave_out`, which the caller writes; nothing if this step has done it."""
-        if self.refreshed_at == step:
+        """Encodes the catalogue but for `leave_out`, which the caller writes; nothing if this step has done it, by the
+        weights at hand: those of the best validation may have taken their place."""
+        if self.refreshed_at == step and self._refreshed_by in (None, self._changes()):
             return
         rows = [item for item in range(len(self.texts)) if item not in leave_out]
         found = self.r2ec.encode([self.texts[item] for item in rows], again=True)
         table = torch.empty(len(self.texts), found.shape[1], device=found.device)
         table[rows] = found
-        self.r2ec.head.table, self.refreshed_at = table, step
+        self.r2ec.head.table, self.refreshed_at, self._refreshed_by = table, step, self._changes()
 
     def stored(self) -> Tensor:
         """The table (N, d) as a checkpoint keeps it."""
@@ -85,7 +90,7 @@ class ItemTable:
 
     def restore(self, table: Tensor) -> None:
         """Takes the table of a checkpoint."""
-        self.r2ec.head.table = table.to(self.r2ec.lm.device)
+        self.r2ec.head.table, self._refreshed_by = table.to(self.r2ec.lm.device), None
 
     def finish(self, best: Tensor | None) -> None:
         """Writes the whole table by the weights that training has ended with.
@@ -113,6 +118,7 @@ class LearnedItems(ItemTable):
         vectors = torch.randn(table.shape, generator=generator).to(table) * table.std() + table.mean(dim=0)
         self.vectors = torch.nn.Parameter(vectors.to(torch.promote_types(r2ec.lm.dtype, torch.float32)))
         r2ec.lm.register_parameter("item_vectors", self.vectors)
+        r2ec.head.learned = True
         self.refresh(0)
 
     def _states(self, lm: torch.nn.Module, items: list[int]) -> Tensor:

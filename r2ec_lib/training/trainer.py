@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
+from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 from trl import GRPOTrainer
@@ -47,7 +48,8 @@ class RecPOTrainer(GRPOTrainer):
         _get_per_token_logps_and_entropies: computes each distinct prompt once; TRL repeats it for its G chains.
 
     Args:
-        model: the R²ec to train; its language model and item table are changed in place.
+        model: the R²ec to train; its language model and item table are changed in place, and reasonings of
+            `args.max_completion_length` become its default. `refresh` makes the table that of the final weights.
         args: the configuration.
         train_samples: samples table (schema.py) whose targets are the labels.
         valid_samples: samples table for `evaluate`; its first `args.valid_users` rows in a seeded order are used.
@@ -77,6 +79,7 @@ class RecPOTrainer(GRPOTrainer):
             )
         self.judge = judge
         self.r2ec = model
+        model.max_new_tokens = args.max_completion_length
         self.samples = train_samples.reset_index(drop=True)
         self.prompt_ids = model.prompts.user_ids(self.samples, model.titles)
         longest = max(map(len, self.prompt_ids), default=0)
@@ -95,6 +98,10 @@ class RecPOTrainer(GRPOTrainer):
         rewards: list[Any] = [rollout.ndcg, rollout.similarity, *([rollout.judged] if judge else [])]
         rewards += [rollout.price] if args.token_price else []
         rewards += [rollout.unclosed] if args.unclosed_price else []
+        if args.beta and not (isinstance(model.lm, PeftModel) or model.lm.config._name_or_path):
+            raise ValueError(
+                f"beta is {args.beta}: TRL reads the start from a folder; save the model and load it again"
+            )
         roll_out: Any = self.roll_out  # whose prompts are row numbers
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*rollout_func")  # experimental; TRL's version is pinned
@@ -107,6 +114,21 @@ class RecPOTrainer(GRPOTrainer):
                 eval_dataset=rows if valid_samples is not None else None,  # `evaluate` reads `valid_samples`
                 processing_class=model.tokenizer,
                 **kwargs,
+            )
+        self._require_start()
+
+    def _require_start(self) -> None:
+        """Raises ValueError where TRL's reference, which it reads from a folder, is not the model at hand.
+
+        Not where weights are spread over processes: none of them has the whole.
+        """
+        if self.ref_model is None or self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            return
+        start, here = self.accelerator.unwrap_model(self.ref_model), dict(self.r2ec.lm.named_parameters())
+        if not all(torch.equal(here[name], weight.to(here[name])) for name, weight in start.named_parameters()):
+            raise ValueError(
+                f"the model has changed since it was read from {self.r2ec.lm.config._name_or_path}, and beta "
+                f"({self.args.beta}) would hold it to what stands there; save it and load it again"
             )
 
     # --- change 1: the rollout --------------------------------------------------------------------------------------

@@ -18,6 +18,15 @@ from r2ec_lib.training.config import LENGTH_LOSS, RecPOConfig
         ({"temperature": 0.0}, "temperature is 0"),
         ({"kl_weight_warmup": 0.5}, "kl_weight_warmup is 0.5 and beta 0"),
         ({"item_vectors": "none"}, "item_vectors is 'none'"),
+        ({"max_completion_length": 0}, "nothing would be learned"),
+        ({"max_completion_length": 0, "item_advantage": "unit", "length_handling": "constant"}, "nothing would be"),
+        ({"mask_truncated_completions": True}, "set unclosed_price"),
+        ({"loss_type": "bnpo"}, "loss_type is 'bnpo': it is set by length_handling here"),
+        ({"scale_rewards": "batch"}, "scale_rewards is 'batch': it is set by estimator"),
+        ({"reward_weights": [3.0, 1.0]}, "reward_weights is .*set by reward_mix"),
+        ({"multi_objective_aggregation": "normalize_then_sum"}, "multi_objective_aggregation is"),
+        ({"gradient_accumulation_steps": 2, "steps_per_generation": 3}, "steps_per_generation is 3: a rollout has"),
+        ({"gradient_accumulation_steps": 2, "generation_batch_size": 8}, "steps_per_generation is 1: a rollout has"),
     ],
 )
 def test_a_wrong_choice_is_refused_with_its_name(tmp_path, choice, message):
@@ -41,3 +50,10 @@ def test_choices_are_handed_to_trl_under_its_names(tmp_path, name, estimator, sc
     assert (config.loss_type, config.scale_rewards) == (trl[name], scale)
     assert config.reward_weights == [0.8, 0.2, 0.7, 0.01, 0.3]
     assert config.vllm_importance_sampling_mode == "token_truncate"
+
+
+def test_a_configuration_can_be_made_again_from_its_own_values(tmp_path):
+    config = RecPOConfig(output_dir=str(tmp_path), use_cpu=True, estimator="rloo", length_handling="sequence")
+    derived = {name: getattr(config, name) for name in ("loss_type", "scale_rewards", "reward_weights")}
+    choices = {"estimator": "rloo", "length_handling": "sequence", **derived}
+    assert RecPOConfig(output_dir=str(tmp_path), use_cpu=True, **choices).reward_weights == config.reward_weights

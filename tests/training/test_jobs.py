@@ -469,3 +469,11 @@ def test_adapters_train_and_the_backbone_stays(run, tiny, tmp_path):
     moved = {name for name, weight in weights.items() if not torch.equal(weight, before[name])}
     assert moved and all("lora_" in name for name in moved)
     assert not (folder / "model" / "adapter" / "ref").exists()  # the start, which the divergence is measured from
+
+
+def test_keys_that_would_undo_one_another_are_refused():
+    with pytest.raises(DataError, match=r"item_steps is 5 and item_vectors learned"):
+        jobs.check_combined(item_steps=5, item_vectors="learned", lora_layers=0, lora_r=0)
+    with pytest.raises(DataError, match=r"lora_layers is 2 and lora_r 0"):
+        jobs.check_combined(item_steps=0, item_vectors="texts", lora_layers=2, lora_r=0)
+    jobs.check_combined(item_steps=5, item_vectors="texts", lora_layers=2, lora_r=4)

@@ -107,3 +107,19 @@ def test_learned_vectors_begin_as_wide_as_encoded_ones_and_end_as_the_best_check
     assert torch.equal(tiny.head.table, last.float())
     items.finish(best)
     assert torch.equal(tiny.head.table, best) and torch.equal(items.vectors.float(), best)
+
+
+def test_a_table_of_other_weights_is_encoded_anew_at_the_same_step(make_trainer):
+    """The best weights of a training take the place of the last ones without a further step."""
+    items = make_trainer().items
+    items.refresh(4)
+    kept = items.r2ec.head.table
+    items.refresh(4)
+    assert items.r2ec.head.table is kept
+    with torch.no_grad():
+        next(items.r2ec.lm.parameters()).mul_(1.5)
+    items.refresh(4)
+    assert torch.allclose(items.r2ec.head.table, items.r2ec.encode(items.texts), atol=1e-5)
+    items.restore(kept)  # a checkpoint's table stays: it may be older than its weights
+    items.refresh(4)
+    assert torch.equal(items.r2ec.head.table, kept)

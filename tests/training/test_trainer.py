@@ -388,7 +388,8 @@ def test_validation_ranks_a_seeded_sample_with_a_fresh_table_and_leaves_the_runn
 @pytest.mark.parametrize("mask_seen", [True, False])
 def test_validation_masks_the_history_where_the_recipe_does(tiny, samples, tmp_path, mask_seen):
     """Items of a history are ranked best here: they stand before the target where they are candidates."""
-    args = RecPOConfig(output_dir=str(tmp_path), use_cpu=True, max_completion_length=0, mask_seen=mask_seen)
+    how = {"max_completion_length": 0, "item_advantage": "unit", "mask_seen": mask_seen}
+    args = RecPOConfig(output_dir=str(tmp_path), use_cpu=True, **how)
     trainer = RecPOTrainer(tiny, args, samples.head(30), samples.tail(18))
     seen = [list(history) for history in samples.tail(18)["history"]]
     nobody = [[item for item in range(30) if item not in history] for history in seen]
@@ -431,3 +432,22 @@ def test_reasonings_are_sampled_with_whole_weights_in_training_and_in_validation
 def test_validation_without_samples_is_refused(make_trainer):
     with pytest.raises(ValueError, match="valid_samples"):
         make_trainer().evaluate()
+
+
+def test_a_model_that_has_changed_since_it_was_saved_is_not_held_to_its_file(make_trainer, tiny, tmp_path):
+    """TRL reads the reference of the KL term from the folder that the model came from."""
+    with pytest.raises(ValueError, match=r"beta is 0\.1: TRL reads the start from a folder; save the model"):
+        make_trainer(beta=0.1)
+    tiny.save(tmp_path / "start")
+    model = R2ec.load(tmp_path / "start", device="cpu")
+    assert make_trainer(model, beta=0.1).ref_model is not None
+    with torch.no_grad():
+        next(model.lm.parameters()).add_(0.1)
+    with pytest.raises(ValueError, match=r"has changed since it was read from .*start"):
+        make_trainer(model, beta=0.1)
+    assert make_trainer(model).ref_model is None
+
+
+def test_what_was_trained_to_write_so_many_tokens_writes_as_many(make_trainer, tiny):
+    make_trainer(max_completion_length=5)
+    assert tiny.max_new_tokens == 5

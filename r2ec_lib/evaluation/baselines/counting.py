@@ -16,6 +16,9 @@ from r2ec_lib.evaluation.ranking import Scorer
 from r2ec_lib.model.collaborative import ItemWeights, ease_weights, item_weights
 from r2ec_lib.training.collaborative import word_vectors
 
+COUNTED = 1000
+"""Purchases of a shopper whose pairs are counted: those of a guest account, or a dealer's, would fill the memory."""
+
 
 @dataclass(frozen=True)
 class TableScorer:
@@ -42,9 +45,9 @@ def item_neighbours(train: pd.DataFrame, num_items: int, *, decay: float = 0.8, 
     """Item co-occurrence kNN: items that the same shoppers bought, summed over the history.
 
     sim(i, j) = n_ij / (√(n_i n_j) + shrink) with n the number of shoppers; an action `a` steps before the latest one
-    weighs decay^a.
+    weighs decay^a. Of a shopper with more than `COUNTED` purchases the latest ones count.
     """
-    bought = actions(train)
+    bought = actions(train).groupby("user_id").tail(COUNTED)
     users, names = pd.factorize(bought["user_id"])
     matrix = sp.csr_matrix((np.ones(len(users)), (users, bought["item"])), (len(names), num_items))
     matrix.data[:] = 1
@@ -65,10 +68,11 @@ def ease(
     """
     if whole:
         rows, weights = ease_weights(train, num_items, penalty)  # (M,), (M, M)
+        weights = weights.contiguous()  # and float32, as what reads it: otherwise each query would copy it
 
         def score(samples: pd.DataFrame) -> Tensor:
             scores, read = torch.zeros(len(samples), num_items), _recent(samples, num_items, decay)[:, rows.numpy()]
-            scores[:, rows] = torch.from_numpy((read @ weights.numpy()).astype(np.float32))
+            scores[:, rows] = torch.from_numpy(read @ weights.numpy())
             return scores
 
         return TableScorer(score, weights.nbytes)
@@ -97,7 +101,7 @@ def _recent(samples: pd.DataFrame, num_items: int, decay: float) -> sp.csr_matri
     """(B, N) weights of the history items: decay^a for the action `a` steps before the latest."""
     lengths = samples["history"].map(len).to_numpy()
     rows = np.repeat(np.arange(len(samples)), lengths)
-    weights = np.concatenate([float(decay) ** np.arange(n - 1, -1, -1) for n in lengths])
+    weights = np.concatenate([float(decay) ** np.arange(n - 1, -1, -1) for n in lengths]).astype(np.float32)
     return sp.csr_matrix((weights, (rows, np.concatenate(samples["history"].to_list()))), (len(samples), num_items))
 
 

@@ -260,7 +260,7 @@ def sampled_rollout(trainer: RecPOTrainer) -> tuple[list[list[int]], Drawn, list
     reward.
     """
     rows = [user for user in _first_users(trainer) for _ in range(trainer.num_generations)]
-    prompts = [trainer.prompt_ids[row] for row in rows]
+    prompts = trainer.prompt_ids.of(rows)
     trainer.model.train()
     drawn = trainer.sample_chains(prompts)
     rewards(trainer, drawn, rows)

@@ -2,6 +2,7 @@
 
 import math
 import re
+import tracemalloc
 from collections import Counter
 
 import numpy as np
@@ -128,3 +129,21 @@ def test_neighbours_shrink_what_few_shoppers_bought_and_count_a_shopper_once(sam
     samples = samples_of({"a": [0, 1, 0, 1], "b": [0, 1], "c": [0, 2]})
     scores = counting.item_neighbours(samples, 4, shrink=2.0)(samples_of({"new": [0, 3]}))[0]
     assert scores.tolist() == pytest.approx([0, 2 / (math.sqrt(3 * 2) + 2), 1 / (math.sqrt(3 * 1) + 2), 0])
+
+
+def test_ease_reads_its_weights_without_a_copy_of_them(samples_of):
+    """A query alone takes the time of its history, not that of all weights."""
+    train = samples_of({f"u{n}": [n, n + 1, n + 2] for n in range(1200)})
+    score = counting.ease(train, 1202)
+    asked = samples_of({"new": [2, 0, 4]}, positions=[2])
+    tracemalloc.start()
+    score(asked)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert score.stored_bytes > 5e6 and peak < score.stored_bytes / 10
+
+
+def test_of_an_account_with_very_many_purchases_the_latest_are_paired(samples_of, monkeypatch):
+    monkeypatch.setattr(counting, "COUNTED", 3)
+    scores = counting.item_neighbours(samples_of({"guest": [0, 1, 2, 3, 4]}), 5)(samples_of({"new": [4, 0]}))[0]
+    assert (scores > 0).tolist() == [False, False, True, True, False]

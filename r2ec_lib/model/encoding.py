@@ -183,11 +183,12 @@ def length_batches(lengths: Sequence[int], batch_tokens: int = BATCH_TOKENS, fil
     [[0, 3, 1], [2]]
     """
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
-    while order:
-        longest = max(1, lengths[order[0]])
-        size = max(1, batch_tokens // longest)
-        least = max(1, math.ceil(fill * batch_tokens / longest))
-        short = (at for at in range(least, min(size, len(order))) if lengths[order[at]] < SIMILAR * longest)
-        size = next(short, size)
-        yield order[:size]
-        order = order[size:]
+    start = 0
+    while start < len(order):
+        longest = max(1, lengths[order[start]])
+        end = start + max(1, batch_tokens // longest)
+        least = start + max(1, math.ceil(fill * batch_tokens / longest))
+        short = (at for at in range(least, min(end, len(order))) if lengths[order[at]] < SIMILAR * longest)
+        end = next(short, end)
+        yield order[start:end]
+        start = end

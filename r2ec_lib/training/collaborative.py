@@ -38,8 +38,24 @@ MAP_TEMPERATURE, MAP_PENALTY = 0.1, 1e-3
 """τ of the softmax over all items, and the weight of the map's squared distance from the identity."""
 
 
+Counted = tuple[list[ItemWeights], ItemWeights]
+"""What is bought together, by each of `PENALTIES`, and what shares words: the same for every model of a catalogue."""
+
+
+def counted_parts(items: pd.DataFrame, train: pd.DataFrame) -> Counted:
+    """The parts of the term that no model's vectors are in, of a catalogue and the training samples."""
+    bought = [ItemWeights(*item_weights(train, len(items), penalty)) for penalty in PENALTIES]
+    return bought, ItemWeights(*word_weights(items), WORD_DECAY)
+
+
 def add_collaborative(
-    model: R2ec, train: pd.DataFrame, valid: pd.DataFrame, states: Tensor, mask_seen: bool = True, seed: int = 0
+    model: R2ec,
+    train: pd.DataFrame,
+    valid: pd.DataFrame,
+    states: Tensor,
+    mask_seen: bool = True,
+    seed: int = 0,
+    counted: Counted | None = None,
 ) -> pd.DataFrame:
     """Sets `model.collaborative` to the term with the best validation NDCG@20; to None where none is better.
 
@@ -47,6 +63,7 @@ def add_collaborative(
         train, valid: samples tables; no other purchases are read.
         states: (B, d) user states of `valid`, with or without a reasoning, as the model will be asked.
         seed: of the order in which the map sees the training samples.
+        counted: the `counted_parts` of the model's catalogue and `train`, where several models share them.
 
     Returns:
         One row per setting tried: penalty, bought, worded, follows, valid_ndcg@20; the first is the model on its own.
@@ -55,16 +72,15 @@ def add_collaborative(
     own = model.head.scores(states).float().cpu()  # (B, N)
     targets = torch.tensor(valid["target"].to_numpy(), dtype=torch.long)
     seen = seen_mask(histories, own.shape[1]) if mask_seen else None
-    counted = [ItemWeights(*item_weights(train, own.shape[1], penalty)) for penalty in PENALTIES]
-    worded = ItemWeights(*word_weights(model.catalogue), WORD_DECAY)
+    bought, worded = counted or counted_parts(model.catalogue, train)
     follows = fit_map(table, train, mask_seen, seed)
-    scores = {"bought": [part.scores(histories) for part in counted], "worded": [worded.scores(histories)]}
+    scores = {"bought": [part.scores(histories) for part in bought], "worded": [worded.scores(histories)]}
     scores["follows"] = [follows.scores(histories, table).float().cpu()]
     units = {name: [_spread(own) / _spread(part) for part in parts] for name, parts in scores.items()}
     chosen, tried = _weigh(own, scores, units, lambda sums: float(ndcg(target_ranks(sums, targets, seen), 20).mean()))
     scale = {name: share * units[name][which] for name, (which, share) in chosen.items()}
     term = Collaborative(
-        replace(counted[chosen["bought"][0]], scale=scale["bought"]),
+        replace(bought[chosen["bought"][0]], scale=scale["bought"]),
         replace(worded, scale=scale["worded"]),
         replace(follows, scale=scale["follows"]),
     )

@@ -24,6 +24,7 @@ from transformers import get_scheduler
 from r2ec_lib.data.storage import read_json, read_table, sha256, write_json, write_table
 from r2ec_lib.model import R2ec
 from r2ec_lib.model.encoding import Upper, batched_states, captured_states, encoded_tokens, length_batches, read_out
+from r2ec_lib.model.prompts import RowPrompts
 from r2ec_lib.model.r2ec import ranks_of
 from r2ec_lib.model.scoring import seen_mask
 from r2ec_lib.training import objective
@@ -81,8 +82,7 @@ def fit_item_action(
     optimizer = torch.optim.AdamW(parameters.values(), lr=learning_rate, weight_decay=0.0)
     rate_share: Any = get_scheduler(lr_scheduler_type, optimizer, warmup_steps, steps + 1).lr_lambdas[0]
     train_chains, valid_chains = chains or ([model.prompts.answer.ids] * len(train), None)
-    prompts = model.prompts.user_ids(train, model.titles)
-    users = model.closed([[*ids, *chain] for ids, chain in zip(prompts, train_chains, strict=True)])
+    prompts = RowPrompts(model.prompts, train, model.titles)
     item_ids = model.closed(model.prompts.item_ids(model.catalogue))
     targets = train["target"].to_numpy().astype("int64")
     live = min(live_negatives, len(item_ids))
@@ -97,7 +97,9 @@ def fit_item_action(
             model.refresh()
         further = generator.choice(len(item_ids), live, replace=False) if live else targets[:0]
         candidates = torch.tensor(np.union1d(targets[rows], further), device=model.lm.device)  # (M,) sorted
-        read, begin = [users[row] for row in rows], [len(prompts[row]) for row in rows]
+        shown = prompts.of(rows)
+        read = model.closed([[*ids, *train_chains[row]] for ids, row in zip(shown, rows, strict=True)])
+        begin = list(map(len, shown))
         states, spoken = read_and_spoken(model, read, begin) if chain_weight else (_states(model, read, begin), 0.0)
         items = _states(model, [item_ids[item] for item in candidates.tolist()], upper=model.lower.upper)  # (M, d)
         positives = torch.tensor(targets[rows], device=items.device)  # (B,)

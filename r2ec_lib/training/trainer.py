@@ -6,6 +6,7 @@ reward functions in `rollout.py`, the configuration in `config.py`, checkpoints 
 code departs from the paper, this file follows the paper; see the README, "What differs from the official code".
 """
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ from trl.models import unwrap_model_for_generation
 
 from r2ec_lib.model import R2ec, scoring
 from r2ec_lib.model.encoding import caches_exactly, captured_states, read_out
+from r2ec_lib.model.prompts import RowPrompts
 from r2ec_lib.model.r2ec import ranks_of
 from r2ec_lib.model.sampling import sample
 from r2ec_lib.model.scoring import seen_mask
@@ -81,9 +83,9 @@ class RecPOTrainer(GRPOTrainer):
         self.r2ec = model
         model.max_new_tokens = args.max_completion_length
         self.samples = train_samples.reset_index(drop=True)
-        self.prompt_ids = model.prompts.user_ids(self.samples, model.titles)
-        longest = max(map(len, self.prompt_ids), default=0)
-        model.require_positions(longest + args.max_completion_length + len(model.prompts.answer.ids))
+        self.prompt_ids = RowPrompts(model.prompts, self.samples, model.titles)
+        if model.positions < math.inf:
+            model.require_positions(self._with_reasoning(self.prompt_ids.longest(), args))
         self.valid_samples = valid_samples
         if valid_samples is not None and len(valid_samples) > args.valid_users:
             self.valid_samples = valid_samples.sample(args.valid_users, random_state=args.seed)
@@ -116,6 +118,10 @@ class RecPOTrainer(GRPOTrainer):
                 **kwargs,
             )
         self._require_start()
+
+    def _with_reasoning(self, tokens: int, args: RecPOConfig) -> int:
+        """Tokens of a prompt of so many with the longest reasoning behind it."""
+        return tokens + args.max_completion_length + len(self.r2ec.prompts.answer.ids)
 
     def _require_start(self) -> None:
         """Raises ValueError where TRL's reference, which it reads from a folder, is not the model at hand.
@@ -170,7 +176,8 @@ class RecPOTrainer(GRPOTrainer):
             (d,). `figures` go into the log.
         """
         began = time.perf_counter()
-        prompts = [self.prompt_ids[row] for row in rows]
+        prompts = self.prompt_ids.of(rows)
+        self.r2ec.require_positions(self._with_reasoning(max(map(len, prompts)), self.args))
         drawn = self.sample_chains(prompts)
         sampled = time.perf_counter()
         fields = self.rewarded(rows, drawn)

@@ -224,3 +224,11 @@ def test_each_penalty_is_tried_on_a_model_of_cosines_too(tiny, monkeypatch):
     tried = add_collaborative(tiny, walks(20, 1, seed=0), valid, states)
     assert asked == list(module.PENALTIES) and set(tried["penalty"]) == set(asked)
     assert value(tiny, valid, states) == pytest.approx(tried["valid_ndcg@20"].max(), abs=1e-6)
+
+
+def test_models_may_share_what_no_vectors_are_in(tiny, cycles, samples_of):
+    train, valid = samples_of(cycles(40, 30, 5, seed=0)), samples_of(cycles(12, 30, 5, seed=1))
+    states = torch.randn(len(valid), tiny.head.table.shape[1], generator=torch.Generator().manual_seed(0))
+    alone = add_collaborative(tiny, train, valid, states)
+    counted = module.counted_parts(tiny.catalogue, train)
+    pd.testing.assert_frame_equal(add_collaborative(tiny, train, valid, states, counted=counted), alone)

@@ -42,6 +42,7 @@ def test_both_rewards_come_from_ranks_among_unseen_items_and_the_target(make_tra
     trainer = make_trainer(estimator="rloo", reward_cutoff=30, reward_mix=0.5)
     rows = [3, 3, 9, 9, 11, 11]
     history, target = trainer.samples.at[9, "history"], int(trainer.samples.at[9, "target"])
+    trainer.prompt_ids.of(rows)
     trainer.samples.at[9, "history"] = [*history, target]  # bought before; still the target
     inputs, trajectories = generated(trainer, rows)
     trainer.r2ec.head.temperature, parts = 1.0, {True: [], False: []}
@@ -308,7 +309,7 @@ def uneven(trainer):
     """Three users of two trajectories each, the one with the longest prompt first."""
     users = [4, 2, 7]
     for user, cut in zip(users, (0, 3, 6), strict=True):
-        trainer.prompt_ids[user] = trainer.prompt_ids[0][cut:]
+        trainer.prompt_ids[user] = trainer.prompt_ids.of([0])[0][cut:]
     return users, [{"prompt": user} for user in users for _ in range(2)]
 
 

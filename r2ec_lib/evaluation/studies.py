@@ -30,7 +30,8 @@ NO_VARIANT = frozenset(
 
 OVER_RUNS = ("difference", "ci95", "user_se", "seed_sd", "by_run", "p")
 """Of a difference over runs: its mean, the 95 % interval, the standard error over shoppers, the standard deviation
-over seeds (NaN for a single run), the value of each run, and the two-sided p that belongs to the interval."""
+over seeds, the value of each run, and the two-sided p that belongs to the interval. The deviation and p are NaN for a
+single run, whose shoppers alone do not test its variant."""
 
 
 def read_runs(folders: Iterable[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -141,7 +142,7 @@ def _over_runs(by_run: Sequence[float], resamples: Sequence[np.ndarray], users: 
     """`OVER_RUNS` from a value and (R,) resamples of each run."""
     resampled, count = np.mean(resamples, axis=0), len(by_run)
     mean, user_se = float(np.mean(by_run)), float(resampled.std(ddof=1))
-    seed_sd, p = np.nan, uncertainty.two_sided_p(resampled, users)
+    seed_sd, p = np.nan, np.nan
     interval = uncertainty.percentiles(resampled, users).tolist()
     if count > 1:
         seed_sd = float(np.std(by_run, ddof=1))
@@ -222,7 +223,8 @@ def compare_rows(
 
     The difference is the mean over the seeds that both rows have. Its interval covers other seeds and other shoppers,
     as in `margins`: shoppers are bootstrapped for the mean over seeds, and the spread of the seeds' differences is
-    added. With one seed it covers shoppers alone, and of `LEARNING`, which has no shoppers, there is none then.
+    added. With one seed in common it covers shoppers alone and has no p, so it is not among those that Holm's method
+    corrects; of `LEARNING`, which has no shoppers, there is none then.
 
     Args:
         answers, logs: of `read_answers` and `read_logs`.
@@ -230,8 +232,9 @@ def compare_rows(
         against: row -> the row it is compared with; rows that name themselves are compared with none.
 
     Returns:
-        One row per row and measure: row, against, measure, seeds, mean, by_seed (its values, a list), `OVER_RUNS` of
-        the difference and, over the compared rows of each measure, p_holm; NaN where nothing is compared.
+        One row per row and measure: row, against, measure, seeds, mean, by_seed (its values, a list), pairs (seeds
+        that both rows have), `OVER_RUNS` of the difference and, over the rows of each measure that have a p, p_holm;
+        NaN where nothing is compared.
 
     Raises:
         DataError: rows that are compared were not asked the same questions.
@@ -282,7 +285,8 @@ def _resample_answers(answers: Mapping[str, pd.DataFrame], resamples: int, seed:
 def _paired(
     drawn: Resampled, logs: Mapping[str, pd.DataFrame], row: Mapping[int, str], base: Mapping[int, str], measure: str
 ) -> dict:
-    """The difference of one row from its base in one measure, over the seeds that both have; nothing without one."""
+    """The difference of one row from its base in one measure, over the seeds that both have; their number alone
+    without one."""
     pairs = [(row[seed], base[seed]) for seed in row if seed in base]
     if measure == LEARNING:
         pairs = [(a, b) for a, b in pairs if a in logs and b in logs]
@@ -292,8 +296,8 @@ def _paired(
         by_run = [drawn.means[a, measure] - drawn.means[b, measure] for a, b in pairs]
         resampled = [(drawn.draws[a, measure] - drawn.draws[b, measure]).to_numpy() for a, b in pairs]
     if not pairs or (measure == LEARNING and len(pairs) == 1):
-        return {}
-    return _over_runs(by_run, resampled, drawn.users)
+        return {"pairs": len(pairs)}
+    return {"pairs": len(pairs)} | _over_runs(by_run, resampled, drawn.users)
 
 
 def verdict(expected: str, interval: Sequence[float] | float, seeds: int) -> str:

@@ -237,20 +237,30 @@ def test_a_row_is_paired_with_its_base_seed_by_seed_and_question_by_question():
     assert found.loc[("other world", "hit@5"), "mean"] == 1 and np.isnan(found.loc[("other world", "hit@5"), "p_holm"])
 
 
-def test_p_values_are_corrected_over_the_rows_of_each_measure_and_one_seed_has_shoppers_alone():
+def test_p_values_are_corrected_over_the_rows_of_each_measure():
     rng = np.random.default_rng(1)
     base = rng.integers(1, 10, 200)
-    answers = {
-        "f": answered(base, 9),
-        "a": answered(np.where(rng.random(200) < 0.1, 9, base), 9),
-        "b": answered(base, 9),
-    }
-    runs = {"full": {0: "f"}, "a": {0: "a"}, "b": {0: "b"}}
+    runs = {row: {seed: f"{row}{seed}" for seed in (0, 1)} for row in ("full", "a", "b")}
+    answers = {run: answered(base, 9) for of in runs.values() for run in of.values()}
+    answers |= {f"a{seed}": answered(np.where(rng.random(200) < 0.1, 9, base), 9) for seed in (0, 1)}
     found = studies.compare_rows(answers, {}, runs, dict.fromkeys(runs, "full"), 2000)
     assert set(found["measure"]) == {"ndcg@20", "hit@5", "tokens"}  # nothing is known of the training
     hits = found[found["measure"] == "hit@5"].set_index("row")
     assert hits.loc["a", "p_holm"] == pytest.approx(2 * hits.loc["a", "p"]) and hits.loc["b", "p"] == 1
-    assert np.isnan(hits.loc["a", "seed_sd"]) and hits.loc["a", "ci95"][1] < 0
+
+
+def test_a_single_seed_in_common_has_an_interval_over_shoppers_and_neither_p_nor_a_place_among_the_corrected():
+    rng = np.random.default_rng(1)
+    base = rng.integers(1, 10, 200)
+    worse = np.where(rng.random(200) < 0.5, 9, base)
+    runs = {"full": {0: "f0", 1: "f1"}, "two": {0: "t0", 1: "t1"}, "one": {0: "o0"}, "apart": {1: "p1", 2: "p2"}}
+    answers = {run: answered(base if row == "full" else worse, 9) for row, of in runs.items() for run in of.values()}
+    found = studies.compare_rows(answers, {}, runs, dict.fromkeys(runs, "full"), 2000)
+    hits = found[found["measure"] == "hit@5"].set_index("row")
+    assert hits["pairs"].to_dict() == {"full": 0, "two": 2, "one": 1, "apart": 1}
+    assert hits.loc["two", "p_holm"] == hits.loc["two", "p"] < 0.05
+    for row in ("one", "apart"):
+        assert hits.loc[row, "ci95"][1] < 0 and hits.loc[row, ["seed_sd", "p", "p_holm"]].isna().all()
 
 
 def test_a_row_that_others_are_compared_with_is_compared_itself_once():

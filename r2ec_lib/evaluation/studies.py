@@ -189,7 +189,8 @@ def common_baselines(folders: Iterable[Path]) -> list[str]:
 MEASURES = ("ndcg@20", "hit@5", "tokens")
 """What is measured of each test question, and compared row by row; `tokens` are those of the reasoning."""
 LEARNING = "learning"
-"""Mean validation NDCG@10 over a training, higher for what learns sooner: one figure per run, of no question."""
+"""Mean validation NDCG@10 over a training, higher for what learns sooner: one figure per run, of no question. Two runs
+are compared over the steps at which both were validated, for one that stopped early has only the low beginning."""
 
 
 def read_answers(folders: Iterable[Path]) -> dict[str, pd.DataFrame]:
@@ -290,7 +291,8 @@ def _paired(
     pairs = [(row[seed], base[seed]) for seed in row if seed in base]
     if measure == LEARNING:
         pairs = [(a, b) for a, b in pairs if a in logs and b in logs]
-        by_run = [float(logs[a]["valid_ndcg@10"].mean() - logs[b]["valid_ndcg@10"].mean()) for a, b in pairs]
+        valid = {run: logs[run].set_index("step")["valid_ndcg@10"] for pair in pairs for run in pair}
+        by_run = [float((valid[a] - valid[b]).mean()) for a, b in pairs]  # NaN where either has no value
         resampled = [np.zeros(2)] * len(pairs)  # no shopper is asked
     else:
         by_run = [drawn.means[a, measure] - drawn.means[b, measure] for a, b in pairs]
@@ -317,15 +319,17 @@ def bands(
     logs: Mapping[str, pd.DataFrame], runs: Mapping[str, Mapping[int, str]], figure: str, window: int = 1
 ) -> pd.DataFrame:
     """A figure of the training log over steps, as `plots.over_steps` draws it: one column per row of the study, with
-    the mean over its seeds, and `<row>_low` and `<row>_high`, the lowest and the highest seed.
+    the mean over its seeds, and `<row>_low` and `<row>_high`, the lowest and the highest seed. A row has only the
+    steps that all of its seeds have: the mean would jump where one stops early.
 
     window: steps over which each run's values are averaged first, centred.
     """
     parts = []
     for row, of in runs.items():
         known = [logs[run].set_index("step")[figure].dropna() for run in of.values() if run in logs]
-        if any(map(len, known)):
-            wide = pd.concat([one.rolling(window, center=True, min_periods=1).mean() for one in known], axis=1)
+        if known and all(map(len, known)):
+            smooth = [one.rolling(window, center=True, min_periods=1).mean() for one in known]
+            wide = pd.concat(smooth, axis=1, join="inner")
             ends = {row: wide.mean(axis=1), f"{row}_low": wide.min(axis=1), f"{row}_high": wide.max(axis=1)}
             parts.append(pd.DataFrame(ends))
     return pd.concat(parts, axis=1).sort_index().rename_axis("step").reset_index() if parts else pd.DataFrame()

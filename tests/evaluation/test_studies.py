@@ -232,7 +232,7 @@ def test_a_row_is_paired_with_its_base_seed_by_seed_and_question_by_question():
     tokens = found.loc[("worse", "tokens")]
     assert tokens["difference"] == 2 and tokens["ci95"] == [2, 2] and tokens["p"] == 0
     learning = found.loc[("worse", "learning")]
-    assert learning["by_run"] == pytest.approx([0.15 - 0.3, 0.2 - 0.35]) and learning["user_se"] == 0
+    assert learning["by_run"] == pytest.approx([0.15 - 0.3, 0.2 - 0.5]) and learning["user_se"] == 0
     assert found.loc[("full", "hit@5"), "difference"] is np.nan or np.isnan(found.loc[("full", "hit@5"), "difference"])
     assert found.loc[("other world", "hit@5"), "mean"] == 1 and np.isnan(found.loc[("other world", "hit@5"), "p_holm"])
 
@@ -303,3 +303,19 @@ def test_a_band_runs_from_the_lowest_seed_to_the_highest():
     assert found["one_low"].dropna().tolist() == [0.1, 0.3] and found["one_high"].dropna().tolist() == [0.3, 0.5]
     smooth = studies.bands(logs, {"two": {0: "c"}}, "reward", window=3)
     assert smooth["two"].tolist() == pytest.approx([0.3, 0.4, 0.5])
+
+
+def test_a_band_ends_where_the_first_of_its_seeds_stops():
+    logs = {"long": logged(0.1, 0.5, 0.9), "short": logged(0.1, 0.1)}
+    found = studies.bands(logs, {"one": {0: "long", 1: "short"}, "two": {0: "long"}}, "valid_ndcg@10")
+    assert found["one"].dropna().tolist() == pytest.approx([0.1, 0.3])  # and no jump to 0.9
+    assert found["one_high"].dropna().tolist() == [0.1, 0.5] and found["two"].notna().all()
+
+
+def test_what_learns_alike_but_stops_early_learns_no_later():
+    runs = {"full": {0: "f0", 1: "f1"}, "short": {0: "s0", 1: "s1"}}
+    answers = {run: answered([1, 9], 9) for of in runs.values() for run in of.values()}
+    logs = {run: logged(0.1, 0.2, 0.6, 0.7) for run in ("f0", "f1")} | {run: logged(0.1, 0.2) for run in ("s0", "s1")}
+    found = studies.compare_rows(answers, logs, runs, dict.fromkeys(runs, "full"), 50).set_index(["row", "measure"])
+    assert found.loc[("short", "learning"), "by_run"] == [0, 0]
+    assert found.loc[("short", "learning"), "by_seed"] == pytest.approx([0.15, 0.15])  # its own whole training

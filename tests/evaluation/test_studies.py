@@ -319,3 +319,19 @@ def test_what_learns_alike_but_stops_early_learns_no_later():
     found = studies.compare_rows(answers, logs, runs, dict.fromkeys(runs, "full"), 50).set_index(["row", "measure"])
     assert found.loc[("short", "learning"), "by_run"] == [0, 0]
     assert found.loc[("short", "learning"), "by_seed"] == pytest.approx([0.15, 0.15])  # its own whole training
+
+
+def test_two_seeds_cover_less_than_three_and_least_where_a_third_is_run_only_if_they_disagree():
+    """The shares of the docstring of `margins`: the true difference is 0, and seeds vary five times as much as
+    shoppers (s.e. 0.004)."""
+    rng = np.random.default_rng(0)
+    shoppers = 0.004 * stats.norm.ppf((np.arange(200) + 0.5) / 200)
+    covered = {"two": [], "three": [], "kept at two": []}
+    for _ in range(2000):
+        seeds = 0.02 * rng.standard_normal(3) + 0.004 * rng.standard_normal()
+        for name, count in {"two": 2, "three": 3, "kept at two": 2}.items():
+            if name != "kept at two" or abs(seeds[0] - seeds[1]) < 0.025:
+                row = studies._over_runs(seeds[:count], [one + shoppers for one in seeds[:count]], 1222)
+                covered[name].append(row["ci95"][0] <= 0 <= row["ci95"][1])
+    shares = {name: np.mean(values) for name, values in covered.items()}
+    assert shares == pytest.approx({"two": 0.87, "three": 0.92, "kept at two": 0.79}, abs=0.03)

@@ -120,8 +120,10 @@ def intervals(resampled: Resampled) -> pd.DataFrame:
 def with_best(resampled: Resampled, name: str, members: Sequence[str]) -> Resampled:
     """Adds a model `name`: the best of `members` in each metric, chosen anew on every resample.
 
-    Whoever is best of several on one test set owes a part of it to luck. Here `name` is as lucky on each resample, so
-    it is the hardest opponent that the members can offer, and that it was chosen afterwards is part of its intervals.
+    Whoever is best of several on one test set owes a part of it to luck. Here `name` is as lucky on each resample, and
+    luckier still where members are nearly equal: the maximum of near-equals is biased upwards. So of a lead over
+    `name` only the lower end is to be trusted. A lead whose interval lies above zero is safe; an interval below zero
+    does not show that any member is better.
     """
     metrics = resampled.means.index.unique("metric")
     of = {(name, metric): [(member, metric) for member in members] for metric in metrics}

@@ -23,7 +23,8 @@ Z = float(norm.ppf(0.975))
 """Half a 95 % interval in standard errors."""
 
 DETECTABLE = Z + float(norm.ppf(0.8))
-"""A true effect of so many standard errors is found by a two-sided 5 % test with 80 % power."""
+"""A true effect of so many standard errors is found by a single two-sided 5 % test with 80 % power; Holm's correction
+asks for more, up to 5 % over the number of comparisons."""
 
 FLOOR = "popularity"
 """The model that knows nothing of the user: what ranks below it has collapsed."""
@@ -154,7 +155,7 @@ def difference(means: np.ndarray, draws: np.ndarray, users: float) -> dict:
     Returns:
         difference (a − b), ci95 ([low, high] of it), relative (a / b − 1, NaN where b is 0), relative_ci95 (NaN where
         b is 0 on some resample), p (`two_sided_p`), smallest_detectable (the true
-        difference that a test set of this size finds with 80 % power).
+        difference that a test set of this size finds with 80 % power, uncorrected: `DETECTABLE`).
     """
     drawn = draws[:, 0] - draws[:, 1]  # (R,)
     return {

@@ -24,6 +24,18 @@ def test_a_biased_item_set_shows_in_lift_gini_and_coverage():
     assert narrow["gini"] > wide["gini"]
 
 
+def test_shoppers_who_buy_at_random_have_no_lift_once_their_own_purchases_are_left_out():
+    rng = np.random.default_rng(0)
+    bought, bought_next = rng.integers(0, 1200, (2000, 3)), rng.integers(0, 1200, (2000, 1))
+    counts = np.bincount(bought.ravel(), minlength=1200)  # five each on average, one of them the shopper's own
+    table = fairness.exposure(bought_next, bought, counts, own=bought)
+    assert table.loc[0, "history_popularity"] == pytest.approx((counts[bought[0]] - 1).mean())
+    lift = fairness.popularity_lift(table, np.arange(2000), 200)
+    assert abs(lift["lift"]) < 0.05 and lift["low"] < 0 < lift["high"]
+    counted = fairness.popularity_lift(fairness.exposure(bought_next, bought, counts), np.arange(2000), 200)
+    assert counted["high"] < -0.1
+
+
 def test_gini_is_zero_for_equal_exposure_and_near_one_for_a_single_item():
     assert fairness.concentration([[0, 1], [2, 3]], 4)["gini"] == pytest.approx(0)
     assert fairness.concentration([[0], [0]], 4)["gini"] == pytest.approx(1 - 1 / 4)

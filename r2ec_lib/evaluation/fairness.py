@@ -1,8 +1,9 @@
 """Whom recommendations and reasons serve: popularity, concentration, calibration, silent cues.
 
 Lists of item indexes go in, tables come out; a list can be what is recommended or what a reasoning mentions, so that
-both are measured in the same way. Gaps between groups of shoppers are slices (`uncertainty.slices`). Letters in
-shapes: S samples, N items.
+both are measured in the same way. Popularity can be compared between lists of any length; calibration, Gini and
+coverage only between lists of the same, since a short list cannot show a whole mix, nor a few places a catalogue. Gaps
+between groups of shoppers are slices (`uncertainty.slices`). Letters in shapes: S samples, N items.
 """
 
 import re

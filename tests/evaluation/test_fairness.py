@@ -52,6 +52,17 @@ def test_calibration_is_zero_for_equal_proportions_and_kl_otherwise():
     assert fairness.exposure([[1]], [[0]], POPULARITY)["calibration"].isna().all()
 
 
+def test_calibration_and_concentration_depend_on_the_length_of_lists_and_popularity_does_not():
+    """All lists are drawn from what the history is a fair picture of: six items, each of its own category."""
+    rng = np.random.default_rng(0)
+    short, long = ([rng.integers(0, 6, size) for _ in range(400)] for size in (1, 10))
+    table, other = (fairness.exposure(lists, [range(6)] * 400, POPULARITY, range(6)) for lists in (short, long))
+    assert table["calibration"].mean() > 3 * other["calibration"].mean() > 0
+    assert table["popularity"].mean() == pytest.approx(other["popularity"].mean(), rel=0.1)
+    few, many = (fairness.concentration(lists[:4], 6) for lists in (short, long))
+    assert few["gini"] > many["gini"] and few["coverage"] < many["coverage"] == 1
+
+
 def test_a_catalogue_of_as_many_categories_as_items_needs_no_table_of_both():
     """50,000 items of 15,000 shops would take 6 GB as a table of numbers."""
     categories = np.arange(200_000)

@@ -302,12 +302,13 @@ def share_interval(values: ArrayLike, users: ArrayLike) -> tuple[float, float, f
 
 def summarise(figures: pd.DataFrame, users: ArrayLike) -> pd.DataFrame:
     """Mean and interval of each column: `figure`, `mean`, `low`, `high`, `count` (of rows that have a value). All
-    columns but COUNTS must lie in 0…1 and get `share_interval`."""
+    columns but COUNTS must lie in 0…1 and get `share_interval`; COUNTS get `mean_interval`, from 0 on."""
     rows = []
     for name in figures:
         interval = mean_interval if name in COUNTS else share_interval
         rows.append((name, *interval(figures[name], users), int(figures[name].count())))
-    return pd.DataFrame(rows, columns=["figure", "mean", "low", "high", "count"])
+    table = pd.DataFrame(rows, columns=["figure", "mean", "low", "high", "count"])
+    return table.assign(low=table["low"].clip(lower=0))
 
 
 def against_chance(pairs: Mapping[str, tuple[ArrayLike, ArrayLike]], users: ArrayLike) -> pd.DataFrame:

@@ -339,11 +339,12 @@ def test_a_user_with_many_copies_of_a_share_brings_no_certainty():
     assert many == pytest.approx(few)
 
 
-def test_counts_are_summarised_without_a_bound_and_shares_within_it():
-    table = uncertainty.summarise(pd.DataFrame({"tokens": [0, 9, 0, 9], "true": [1, 1, 1, math.nan]}), list("abcd"))
-    table = table.set_index("figure")
-    assert table.loc["tokens", "low"] < 0
+def test_counts_are_summarised_from_zero_on_and_shares_within_their_range():
+    figures = pd.DataFrame({"tokens": [0, 9, 0, 9], "true": [1, 1, 1, math.nan]})
+    table = uncertainty.summarise(figures, list("abcd")).set_index("figure")
+    assert table.loc["tokens", "low"] == 0 and table.loc["tokens", "high"] > 9
     assert table.loc["true", ["mean", "high", "count"]].tolist() == [1, 1, 3]
+    assert uncertainty.summarise(figures, ["a"] * 4)["low"].isna().all()  # nothing is known of other shoppers
 
 
 def test_found_and_chance_are_summarised_side_by_side():

@@ -165,6 +165,13 @@ def test_a_person_changes_parameters_of_what_is_tried_on_a_finished_run(run, tmp
     assert (run / "recipe.yaml").read_text() == recipe
 
 
+def test_what_depends_on_the_length_of_lists_is_given_for_the_recommended_alone(run):
+    rows = {row["facet"]: row for row in read_json(run / "oversight" / "metrics.json")["exposure"]}
+    assert list(rows) == ["recommended", "mentioned", "bought next"] and rows["bought next"]["lift"] is not None
+    for figure in ("gini", "coverage", "calibration"):
+        assert [name for name, row in rows.items() if row[figure] is not None] == ["recommended"]
+
+
 def test_rows_of_a_study_are_ranked_as_in_the_evaluation_and_compared_on_their_page(run, tmp_path):
     """Data and training of the row are those of the run above, and copied from there."""
     smoke = ROOT / "params" / "smoke.yaml"

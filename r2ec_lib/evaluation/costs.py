@@ -14,6 +14,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import torch
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from r2ec_lib.evaluation.ranking import Scorer
@@ -23,23 +24,24 @@ from r2ec_lib.model.collaborative import Collaborative
 def working_bytes(call: Callable[[], object]) -> int:
     """Largest number of bytes that `call` held at one time beyond those held before it.
 
-    On an accelerator its memory counts, elsewhere tensors and Python's objects (NumPy's arrays among them); the two
+    Tensors in the machine's memory, Python's objects (NumPy's arrays among them) and tensors on a GPU count; their
     peaks are added, so the figure may be too large, never too small. `call` runs under a profiler: its time
     means nothing.
     """
-    if torch.cuda.is_available():
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        call()
-        return torch.cuda.max_memory_allocated() - before
     tracemalloc.start()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         call()
     _, python = tracemalloc.get_traced_memory()
     tracemalloc.stop()
+    gpu = torch.cuda.max_memory_allocated() - before if on_gpu else 0
     events = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]
+    events = [event for event in events if event.device_type() == DeviceType.CPU]  # those of a GPU are in `gpu`
     changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
-    return max(itertools.accumulate(changes, initial=0)) + python
+    return max(itertools.accumulate(changes, initial=0)) + python + gpu
 
 
 def model_bytes(lm: torch.nn.Module, table: torch.Tensor, term: Collaborative | None = None) -> int:

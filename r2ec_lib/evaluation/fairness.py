@@ -1,8 +1,9 @@
 """Whom recommendations and reasons serve: popularity, concentration, calibration, silent cues.
 
 Lists of item indexes go in, tables come out; a list can be what is recommended or what a reasoning mentions, so that
-both are measured in the same way. Gaps between groups of shoppers are slices (`uncertainty.slices`). Letters in
-shapes: S samples, N items.
+both are measured in the same way. Popularity can be compared between lists of any length; calibration, Gini and
+coverage only between lists of the same, since a short list cannot show a whole mix, nor a few places a catalogue. Gaps
+between groups of shoppers are slices (`uncertainty.slices`). Letters in shapes: S samples, N items.
 """
 
 import re
@@ -24,6 +25,7 @@ def exposure(
     histories: Sequence[Sequence[int]],
     popularity: Sequence[float],
     categories: Sequence[str] | None = None,
+    own: Sequence[Sequence[int]] | None = None,
 ) -> pd.DataFrame:
     """How each of S lists compares with its history, a row per list; an empty one has NaN.
 
@@ -34,18 +36,21 @@ def exposure(
     Args:
         popularity: (N,) training purchases.
         categories: (N,) category of each item.
+        own: what the shopper of each list bought in training, an item per purchase. It is left out of the counts, for
+            the items of a history would count the purchases that put them there, as those not bought yet cannot.
     """
     counts = np.asarray(popularity, float)
     kinds = None if categories is None else pd.factorize(np.asarray(categories))[0]  # (N,)
     rows = []
-    for items, history in zip(lists, histories, strict=True):
-        listed, bought = np.asarray(items, int), np.asarray(history, int)
-        mean, divergence = (counts[listed].mean() if len(listed) else np.nan), np.nan
+    for items, history, shopper in zip(lists, histories, [()] * len(lists) if own is None else own, strict=True):
+        listed, bought, mine = (np.asarray(part, int) for part in (items, history, shopper))
+        by_others = [counts[part] - (part[:, None] == mine).sum(axis=1) for part in (listed, bought)]
+        mean, divergence = (by_others[0].mean() if len(listed) else np.nan), np.nan
         if len(listed) and kinds is not None:
             both, split = np.unique(kinds[np.concatenate([bought, listed])], return_inverse=True)[1], len(bought)
             p, q = (np.bincount(part, minlength=both.max() + 1) / len(part) for part in (both[:split], both[split:]))
             divergence = scipy.stats.entropy(p, (1 - MIX) * q + MIX * p)
-        rows.append((mean, counts[bought].mean(), divergence))
+        rows.append((mean, by_others[1].mean(), divergence))
     return pd.DataFrame(rows, columns=["popularity", "history_popularity", "calibration"])
 
 

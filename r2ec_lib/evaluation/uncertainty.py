@@ -23,7 +23,8 @@ Z = float(norm.ppf(0.975))
 """Half a 95 % interval in standard errors."""
 
 DETECTABLE = Z + float(norm.ppf(0.8))
-"""A true effect of so many standard errors is found by a two-sided 5 % test with 80 % power."""
+"""A true effect of so many standard errors is found by a single two-sided 5 % test with 80 % power; Holm's correction
+asks for more, up to 5 % over the number of comparisons."""
 
 FLOOR = "popularity"
 """The model that knows nothing of the user: what ranks below it has collapsed."""
@@ -120,8 +121,10 @@ def intervals(resampled: Resampled) -> pd.DataFrame:
 def with_best(resampled: Resampled, name: str, members: Sequence[str]) -> Resampled:
     """Adds a model `name`: the best of `members` in each metric, chosen anew on every resample.
 
-    Whoever is best of several on one test set owes a part of it to luck. Here `name` is as lucky on each resample, so
-    it is the hardest opponent that the members can offer, and that it was chosen afterwards is part of its intervals.
+    Whoever is best of several on one test set owes a part of it to luck. Here `name` is as lucky on each resample, and
+    luckier still where members are nearly equal: the maximum of near-equals is biased upwards. So of a lead over
+    `name` only the lower end is to be trusted. A lead whose interval lies above zero is safe; an interval below zero
+    does not show that any member is better.
     """
     metrics = resampled.means.index.unique("metric")
     of = {(name, metric): [(member, metric) for member in members] for metric in metrics}
@@ -152,7 +155,7 @@ def difference(means: np.ndarray, draws: np.ndarray, users: float) -> dict:
     Returns:
         difference (a − b), ci95 ([low, high] of it), relative (a / b − 1, NaN where b is 0), relative_ci95 (NaN where
         b is 0 on some resample), p (`two_sided_p`), smallest_detectable (the true
-        difference that a test set of this size finds with 80 % power).
+        difference that a test set of this size finds with 80 % power, uncorrected: `DETECTABLE`).
     """
     drawn = draws[:, 0] - draws[:, 1]  # (R,)
     return {
@@ -299,12 +302,13 @@ def share_interval(values: ArrayLike, users: ArrayLike) -> tuple[float, float, f
 
 def summarise(figures: pd.DataFrame, users: ArrayLike) -> pd.DataFrame:
     """Mean and interval of each column: `figure`, `mean`, `low`, `high`, `count` (of rows that have a value). All
-    columns but COUNTS must lie in 0…1 and get `share_interval`."""
+    columns but COUNTS must lie in 0…1 and get `share_interval`; COUNTS get `mean_interval`, from 0 on."""
     rows = []
     for name in figures:
         interval = mean_interval if name in COUNTS else share_interval
         rows.append((name, *interval(figures[name], users), int(figures[name].count())))
-    return pd.DataFrame(rows, columns=["figure", "mean", "low", "high", "count"])
+    table = pd.DataFrame(rows, columns=["figure", "mean", "low", "high", "count"])
+    return table.assign(low=table["low"].clip(lower=0))
 
 
 def against_chance(pairs: Mapping[str, tuple[ArrayLike, ArrayLike]], users: ArrayLike) -> pd.DataFrame:

@@ -15,7 +15,8 @@ def differences(comparisons: pd.DataFrame, ax: Axes, metric: str) -> Axes:
     """Differences in one metric with their 95 % intervals, one row per comparison; the dashed line is no difference.
 
     Needs `label`, `difference` and `ci95` ([low, high]); a filled marker's interval excludes zero. Where the rows have
-    `p_holm`, filled markers are below 5 % after Holm's correction instead; `smallest_detectable` is a grey band.
+    `p_holm`, filled markers are below 5 % after Holm's correction instead (NaN is not). `smallest_detectable`, which
+    is that of an uncorrected test, is a grey band.
     """
     for y, row in enumerate(comparisons.to_dict("records")):
         low, high = row["ci95"]

@@ -27,6 +27,15 @@ def test_working_memory_counts_numpy_arrays_too():
     assert costs.working_bytes(lambda: np.ones(500_000).sum()) == pytest.approx(4e6, rel=0.05)
 
 
+def test_beside_a_gpu_both_memories_count(monkeypatch):
+    """A baseline on the CPU would cost nothing where another model has the GPU."""
+    held = {"is_available": True, "reset_peak_memory_stats": None, "memory_allocated": 7, "max_memory_allocated": 1007}
+    for name, value in held.items():
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    found = costs.working_bytes(lambda: (torch.ones(1000, 1000).sum(), np.ones(500_000).sum()))
+    assert found == pytest.approx(8e6 + 1000, rel=0.02)
+
+
 def test_what_was_there_before_does_not_count():
     table = torch.ones(1000, 1000)
     assert costs.working_bytes(lambda: table[:10] + 1) < 200_000

@@ -24,6 +24,18 @@ def test_a_biased_item_set_shows_in_lift_gini_and_coverage():
     assert narrow["gini"] > wide["gini"]
 
 
+def test_shoppers_who_buy_at_random_have_no_lift_once_their_own_purchases_are_left_out():
+    rng = np.random.default_rng(0)
+    bought, bought_next = rng.integers(0, 1200, (2000, 3)), rng.integers(0, 1200, (2000, 1))
+    counts = np.bincount(bought.ravel(), minlength=1200)  # five each on average, one of them the shopper's own
+    table = fairness.exposure(bought_next, bought, counts, own=bought)
+    assert table.loc[0, "history_popularity"] == pytest.approx((counts[bought[0]] - 1).mean())
+    lift = fairness.popularity_lift(table, np.arange(2000), 200)
+    assert abs(lift["lift"]) < 0.05 and lift["low"] < 0 < lift["high"]
+    counted = fairness.popularity_lift(fairness.exposure(bought_next, bought, counts), np.arange(2000), 200)
+    assert counted["high"] < -0.1
+
+
 def test_gini_is_zero_for_equal_exposure_and_near_one_for_a_single_item():
     assert fairness.concentration([[0, 1], [2, 3]], 4)["gini"] == pytest.approx(0)
     assert fairness.concentration([[0], [0]], 4)["gini"] == pytest.approx(1 - 1 / 4)
@@ -38,6 +50,17 @@ def test_calibration_is_zero_for_equal_proportions_and_kl_otherwise():
     assert table["calibration"][1] == pytest.approx(sum(0.5 * math.log(0.5 / q[name]) for name in "xy"))
     assert table.loc[2, ["popularity", "calibration"]].isna().all()
     assert fairness.exposure([[1]], [[0]], POPULARITY)["calibration"].isna().all()
+
+
+def test_calibration_and_concentration_depend_on_the_length_of_lists_and_popularity_does_not():
+    """All lists are drawn from what the history is a fair picture of: six items, each of its own category."""
+    rng = np.random.default_rng(0)
+    short, long = ([rng.integers(0, 6, size) for _ in range(400)] for size in (1, 10))
+    table, other = (fairness.exposure(lists, [range(6)] * 400, POPULARITY, range(6)) for lists in (short, long))
+    assert table["calibration"].mean() > 3 * other["calibration"].mean() > 0
+    assert table["popularity"].mean() == pytest.approx(other["popularity"].mean(), rel=0.1)
+    few, many = (fairness.concentration(lists[:4], 6) for lists in (short, long))
+    assert few["gini"] > many["gini"] and few["coverage"] < many["coverage"] == 1
 
 
 def test_a_catalogue_of_as_many_categories_as_items_needs_no_table_of_both():

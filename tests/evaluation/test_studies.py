@@ -232,25 +232,35 @@ def test_a_row_is_paired_with_its_base_seed_by_seed_and_question_by_question():
     tokens = found.loc[("worse", "tokens")]
     assert tokens["difference"] == 2 and tokens["ci95"] == [2, 2] and tokens["p"] == 0
     learning = found.loc[("worse", "learning")]
-    assert learning["by_run"] == pytest.approx([0.15 - 0.3, 0.2 - 0.35]) and learning["user_se"] == 0
+    assert learning["by_run"] == pytest.approx([0.15 - 0.3, 0.2 - 0.5]) and learning["user_se"] == 0
     assert found.loc[("full", "hit@5"), "difference"] is np.nan or np.isnan(found.loc[("full", "hit@5"), "difference"])
     assert found.loc[("other world", "hit@5"), "mean"] == 1 and np.isnan(found.loc[("other world", "hit@5"), "p_holm"])
 
 
-def test_p_values_are_corrected_over_the_rows_of_each_measure_and_one_seed_has_shoppers_alone():
+def test_p_values_are_corrected_over_the_rows_of_each_measure():
     rng = np.random.default_rng(1)
     base = rng.integers(1, 10, 200)
-    answers = {
-        "f": answered(base, 9),
-        "a": answered(np.where(rng.random(200) < 0.1, 9, base), 9),
-        "b": answered(base, 9),
-    }
-    runs = {"full": {0: "f"}, "a": {0: "a"}, "b": {0: "b"}}
+    runs = {row: {seed: f"{row}{seed}" for seed in (0, 1)} for row in ("full", "a", "b")}
+    answers = {run: answered(base, 9) for of in runs.values() for run in of.values()}
+    answers |= {f"a{seed}": answered(np.where(rng.random(200) < 0.1, 9, base), 9) for seed in (0, 1)}
     found = studies.compare_rows(answers, {}, runs, dict.fromkeys(runs, "full"), 2000)
     assert set(found["measure"]) == {"ndcg@20", "hit@5", "tokens"}  # nothing is known of the training
     hits = found[found["measure"] == "hit@5"].set_index("row")
     assert hits.loc["a", "p_holm"] == pytest.approx(2 * hits.loc["a", "p"]) and hits.loc["b", "p"] == 1
-    assert np.isnan(hits.loc["a", "seed_sd"]) and hits.loc["a", "ci95"][1] < 0
+
+
+def test_a_single_seed_in_common_has_an_interval_over_shoppers_and_neither_p_nor_a_place_among_the_corrected():
+    rng = np.random.default_rng(1)
+    base = rng.integers(1, 10, 200)
+    worse = np.where(rng.random(200) < 0.5, 9, base)
+    runs = {"full": {0: "f0", 1: "f1"}, "two": {0: "t0", 1: "t1"}, "one": {0: "o0"}, "apart": {1: "p1", 2: "p2"}}
+    answers = {run: answered(base if row == "full" else worse, 9) for row, of in runs.items() for run in of.values()}
+    found = studies.compare_rows(answers, {}, runs, dict.fromkeys(runs, "full"), 2000)
+    hits = found[found["measure"] == "hit@5"].set_index("row")
+    assert hits["pairs"].to_dict() == {"full": 0, "two": 2, "one": 1, "apart": 1}
+    assert hits.loc["two", "p_holm"] == hits.loc["two", "p"] < 0.05
+    for row in ("one", "apart"):
+        assert hits.loc[row, "ci95"][1] < 0 and hits.loc[row, ["seed_sd", "p", "p_holm"]].isna().all()
 
 
 def test_a_row_that_others_are_compared_with_is_compared_itself_once():
@@ -293,3 +303,35 @@ def test_a_band_runs_from_the_lowest_seed_to_the_highest():
     assert found["one_low"].dropna().tolist() == [0.1, 0.3] and found["one_high"].dropna().tolist() == [0.3, 0.5]
     smooth = studies.bands(logs, {"two": {0: "c"}}, "reward", window=3)
     assert smooth["two"].tolist() == pytest.approx([0.3, 0.4, 0.5])
+
+
+def test_a_band_ends_where_the_first_of_its_seeds_stops():
+    logs = {"long": logged(0.1, 0.5, 0.9), "short": logged(0.1, 0.1)}
+    found = studies.bands(logs, {"one": {0: "long", 1: "short"}, "two": {0: "long"}}, "valid_ndcg@10")
+    assert found["one"].dropna().tolist() == pytest.approx([0.1, 0.3])  # and no jump to 0.9
+    assert found["one_high"].dropna().tolist() == [0.1, 0.5] and found["two"].notna().all()
+
+
+def test_what_learns_alike_but_stops_early_learns_no_later():
+    runs = {"full": {0: "f0", 1: "f1"}, "short": {0: "s0", 1: "s1"}}
+    answers = {run: answered([1, 9], 9) for of in runs.values() for run in of.values()}
+    logs = {run: logged(0.1, 0.2, 0.6, 0.7) for run in ("f0", "f1")} | {run: logged(0.1, 0.2) for run in ("s0", "s1")}
+    found = studies.compare_rows(answers, logs, runs, dict.fromkeys(runs, "full"), 50).set_index(["row", "measure"])
+    assert found.loc[("short", "learning"), "by_run"] == [0, 0]
+    assert found.loc[("short", "learning"), "by_seed"] == pytest.approx([0.15, 0.15])  # its own whole training
+
+
+def test_two_seeds_cover_less_than_three_and_least_where_a_third_is_run_only_if_they_disagree():
+    """The shares of the docstring of `margins`: the true difference is 0, and seeds vary five times as much as
+    shoppers (s.e. 0.004)."""
+    rng = np.random.default_rng(0)
+    shoppers = 0.004 * stats.norm.ppf((np.arange(200) + 0.5) / 200)
+    covered = {"two": [], "three": [], "kept at two": []}
+    for _ in range(2000):
+        seeds = 0.02 * rng.standard_normal(3) + 0.004 * rng.standard_normal()
+        for name, count in {"two": 2, "three": 3, "kept at two": 2}.items():
+            if name != "kept at two" or abs(seeds[0] - seeds[1]) < 0.025:
+                row = studies._over_runs(seeds[:count], [one + shoppers for one in seeds[:count]], 1222)
+                covered[name].append(row["ci95"][0] <= 0 <= row["ci95"][1])
+    shares = {name: np.mean(values) for name, values in covered.items()}
+    assert shares == pytest.approx({"two": 0.87, "three": 0.92, "kept at two": 0.79}, abs=0.03)

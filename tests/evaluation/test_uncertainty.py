@@ -98,6 +98,19 @@ def test_the_best_of_several_is_chosen_anew_in_each_metric_and_on_each_resample(
     assert uncertainty.compare(both, "a", ["best"], ["hit@5"])["relative"].item() == pytest.approx(1.0)
 
 
+def test_a_model_as_good_as_all_baselines_is_never_ahead_of_their_best_and_often_behind_it():
+    """Which is why only the lower end of such an interval is to be trusted."""
+    rng = np.random.default_rng(0)
+    names, ends = ["a", *"bcdefghi"], []
+    for _ in range(40):
+        table = rankings({name: rng.integers(1, 11, 200) for name in names}, range(200))
+        drawn = uncertainty.resample(table, ["hit@5"], 300)
+        row = uncertainty.compare(uncertainty.with_best(drawn, "best", names[1:]), "a", ["best"], ["hit@5"])
+        ends.append(row["ci95"].item())
+    low, high = np.transpose(ends)
+    assert not (low > 0).any() and (high < 0).mean() > 0.1  # a true level would be below zero in 0.025
+
+
 def test_what_is_kept_of_a_gain_is_measured_from_the_base_up():
     ranks = {"top": np.array([1, 1, 1, 9]), "mid": np.array([1, 1, 9, 9]), "base": np.array([1, 9, 9, 9])}
     drawn = uncertainty.resample(rankings(ranks, np.arange(4)), ["hit@5"], 400)
@@ -326,11 +339,12 @@ def test_a_user_with_many_copies_of_a_share_brings_no_certainty():
     assert many == pytest.approx(few)
 
 
-def test_counts_are_summarised_without_a_bound_and_shares_within_it():
-    table = uncertainty.summarise(pd.DataFrame({"tokens": [0, 9, 0, 9], "true": [1, 1, 1, math.nan]}), list("abcd"))
-    table = table.set_index("figure")
-    assert table.loc["tokens", "low"] < 0
+def test_counts_are_summarised_from_zero_on_and_shares_within_their_range():
+    figures = pd.DataFrame({"tokens": [0, 9, 0, 9], "true": [1, 1, 1, math.nan]})
+    table = uncertainty.summarise(figures, list("abcd")).set_index("figure")
+    assert table.loc["tokens", "low"] == 0 and table.loc["tokens", "high"] > 9
     assert table.loc["true", ["mean", "high", "count"]].tolist() == [1, 1, 3]
+    assert uncertainty.summarise(figures, ["a"] * 4)["low"].isna().all()  # nothing is known of other shoppers
 
 
 def test_found_and_chance_are_summarised_side_by_side():

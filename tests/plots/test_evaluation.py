@@ -98,3 +98,8 @@ def test_sizes_stand_with_their_intervals_about_their_line(ax):
     spans = [(low, high) for (_, low), (_, high) in bars.get_segments()]
     assert spans == [pytest.approx((0.08, 0.12)), pytest.approx((0.26, 0.34))]
     assert [text.get_text() for text in ax.get_xticklabels()] == ["1", "4"]
+
+
+def test_a_difference_without_a_p_value_is_never_filled(ax):
+    plots.differences(PAIRS.assign(p_holm=[float("nan"), 0.01]), ax, metric="ndcg@10")
+    assert [dot.get_markerfacecolor() == "white" for dot in dots_of(ax)] == [True, False]

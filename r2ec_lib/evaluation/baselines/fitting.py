@@ -170,7 +170,8 @@ def tune(
     """Fits each setting of a grid, calling `fit` with its keywords, and keeps the best by validation NDCG@10; the
     first of equals. Returns the chosen scorer, and one row per setting: model, setting, valid_ndcg@10, epochs (NaN
     where none), seconds, chosen, and `at_end`, such as "penalty 2": what of the chosen one is the lowest or highest of
-    three or more values that were tried, so that a wider grid may hold a better one ("" for none, and elsewhere)."""
+    the numbers that were tried (of two, either is), so that a wider grid may hold a better one ("" for none, and
+    elsewhere)."""
     if not grid:
         raise ValueError(f"{name}: the grid is empty; give at least one setting")
     rows: list[dict] = []
@@ -193,7 +194,7 @@ def tune(
     ends = [
         f"{key} {value:g}"
         for key, value in grid[chosen].items()
-        if len(tried[key]) > 2 and value in (tried[key][0], tried[key][-1])
+        if len(tried[key]) > 1 and not isinstance(value, bool) and value in (tried[key][0], tried[key][-1])
     ]
     table = pd.DataFrame(rows).assign(chosen=[number == chosen for number in range(len(rows))])
     return kept, table.assign(at_end=table["chosen"].map({True: ", ".join(ends), False: ""}))

@@ -106,10 +106,17 @@ def test_a_chosen_setting_at_an_end_of_its_grid_is_told(samples_of, best, told):
     def fit(penalty, decay, whole):
         return lambda samples: torch.eye(4)[samples["target"].to_list() if penalty == best else [0] * len(samples)]
 
-    grid = [{"penalty": p, "decay": d, "whole": w} for p in (4, 1, 2) for d in (0.5, 0.8, 1.0) for w in (0, 1)]
+    grid = [{"penalty": p, "decay": d, "whole": w} for p in (4, 1, 2) for d in (0.5, 0.8, 1.0) for w in (False, True)]
     _, table = fitting.tune("m", fit, grid, valid, 4, mask_seen=False)
     assert table.loc[table["chosen"], "at_end"].tolist() == [told]
     assert set(table.loc[~table["chosen"], "at_end"]) == {""}
+
+
+def test_either_of_two_values_is_an_end_of_its_grid_and_a_single_one_or_a_switch_is_not(samples_of):
+    valid = samples_of({"a": [0, 1, 2]})
+    grid = [{"learning_rate": r, "dropout": 0.5, "whole": w} for r in (3e-3, 1e-3) for w in (True, False)]
+    _, table = fitting.tune("m", lambda **_: lambda batch: torch.zeros(len(batch), 4), grid, valid, 4)
+    assert table["at_end"].tolist() == ["learning_rate 0.003", "", "", ""]
 
 
 def test_no_grid_tries_a_setting_twice():

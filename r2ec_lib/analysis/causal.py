@@ -9,7 +9,7 @@ used. What the text says is the business of `mentions` and `texts`.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from itertools import combinations, pairwise
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -248,19 +248,17 @@ def drop_one(
     return table.assign(sample_id=without["sample_id"], user_id=without["user_id"], effect=change)
 
 
-def between_draws(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """How far the luck of sampling decides: `agreement`, the mean |A ∩ B| / |A| over all pairs of the G reasonings
-    sampled for one history, with A and B their top items, and `ndcg`, its mean over them; with sample_id and user_id.
+def sampled_again(full: pd.DataFrame, draws: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """What sampling the reasoning at random does, measured as every other alteration is, against the list of the full
+    chain: a row per sample of `stack`'s table, `condition` "again", `agreement` and `ndcg` the means over the draws.
 
     Args:
-        tables: G tables of `rank_chains`, for the same samples in the same order.
+        full, draws: tables of `rank_chains` for the same samples in the same order.
     """
-    if len(tables) < 2:
-        raise ValueError("agreement between draws needs at least two sampled reasonings per history")
-    tops = [[set(top.tolist()) for top in table["top_items"]] for table in tables]
-    pairs = [[len(a & b) / len(a) for a, b in combinations(drawn, 2)] for drawn in zip(*tops, strict=True)]
-    quality = np.mean([table["ndcg"] for table in tables], axis=0)
-    return tables[0][["sample_id", "user_id"]].assign(agreement=[np.mean(same) for same in pairs], ndcg=quality)
+    drawn = pd.concat([stack({"full": full, "again": draw}) for draw in draws]).query("condition == 'again'")
+    return drawn.groupby(["condition", "sample_id", "user_id"], sort=False, as_index=False)[
+        ["agreement", "ndcg"]
+    ].mean()
 
 
 def changes(ranked: pd.DataFrame) -> pd.DataFrame:

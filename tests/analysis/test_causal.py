@@ -150,6 +150,20 @@ def test_dropping_follows_the_item_that_the_whole_reasoning_recommends(samples):
     assert cold["effect"][1] == pytest.approx(full - without, abs=1e-5)
 
 
+def test_a_disturbance_that_costs_as_much_anywhere_shows_for_no_sentence_and_a_deciding_one_does(samples):
+    """Four sentences of equal length: one model counts tokens alone, the other reads what the third sentence says."""
+    chains = [[30, STOP, 31, STOP, target, STOP, 32, STOP, ANSWER] for target in samples["target"]]
+
+    def length(rows, chains):
+        return torch.tensor([[0.5 * len(chain)] + [0.0] * (ITEMS - 1) for chain in chains])
+
+    table = causal.drop_one(length, samples, chains, {STOP}, seed=0)
+    assert (table["effect"] > 0.1).all() and np.allclose(table["effect"], table["elsewhere"])
+    mean = causal.drop_one(reader, samples, chains, {STOP}, seed=0).groupby("sentence")[["effect", "elsewhere"]].mean()
+    assert (mean["effect"] > mean["elsewhere"]).tolist() == [False, False, True, False]
+    assert "elsewhere" not in causal.drop_one(reader, samples, chains, {STOP})
+
+
 def test_a_single_sentence_cannot_be_dropped(samples):
     chains = [[3, STOP, ANSWER]] * len(samples)
     assert causal.drop_one(reader, samples, chains, {STOP}).empty

@@ -25,6 +25,12 @@ _OWNING = re.compile(
     r"|recent(?:ly)?|history)\b",
     re.IGNORECASE,
 )
+_NOT_YET = re.compile(
+    r"\b(will|shall|would|should|could|may|might|must|going to|next|soon|likely|probably|perhaps|maybe|wants?|needs?"
+    r"|lacks?|not|never|neither|nor|without|no longer)\b|(?:n['’]t|['’]ll)\b",
+    re.IGNORECASE,
+)
+"""Of the future, possible or denied: a sentence with one of these claims no possession."""
 
 WORDS = {
     "history_share": "history items mentioned, of all in the history",
@@ -185,9 +191,10 @@ def grounding(chains: pd.DataFrame, mentioned: pd.DataFrame, samples: pd.DataFra
     """How the items M that a chain mentions relate to its history H; one row per chain, with its index.
 
     history_share |M ∩ H| / |H| · history_titles the same by titles alone · history_precision |M_h ∩ H| / |M_h|, M_h
-    the titles in sentences that speak of owning or having bought (NaN without one) · off_history |M ∖ H| by titles ·
-    quoted the names in square brackets or double quotes · off_catalogue the share of these that no title matches (NaN
-    without one). Words also occur by chance: `grounding` against the histories of other users says how often.
+    the titles in sentences whose other words speak of owning or having bought, not of the future, of what may be or of
+    what is not (NaN without one) · off_history |M ∖ H| by titles · quoted the names in square brackets or double
+    quotes · off_catalogue the share of these that no title matches (NaN without one). Words also occur by chance:
+    `grounding` against the histories of other users says how often.
     """
     samples = samples.set_index("sample_id")
     by_row = defaultdict(list)
@@ -198,7 +205,12 @@ def grounding(chains: pd.DataFrame, mentioned: pd.DataFrame, samples: pd.DataFra
         history = samples.at[sample_id, "history"]
         titles = [mention for mention in by_row[row] if mention.how == "title"]
         inside, outside = _counts(titles)
-        owned, invented = _counts([m for m in titles if _OWNING.search(context(chain, m.start, m.end))])
+        around = chain  # with blanks for titles, whose words ("No. 2", "Order Book") say nothing of the shopper
+        for m in titles:
+            around = around[: m.start] + " " * (m.end - m.start) + around[m.end :]
+        sentences = [context(around, m.start, m.end) for m in titles]
+        claims = [_OWNING.search(sentence) and not _NOT_YET.search(sentence) for sentence in sentences]
+        owned, invented = _counts([m for m, claim in zip(titles, claims, strict=True) if claim])
         quoted = [match.span() for match in _QUOTED.finditer(chain)]
         unmatched = [all(m.end <= start or m.start >= end for m in titles) for start, end in quoted]
         rows.append(

@@ -161,6 +161,33 @@ def test_precision_of_the_history_counts_titles_that_are_said_to_be_owned(items)
     assert math.isnan(row["history_precision"])
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The shopper will probably buy a {} next.",
+        "They do not have a {}.",
+        "They don’t own the {}.",
+        "After the latest order, a {} would fit.",
+        "They may order the {}.",
+    ],
+)
+def test_a_sentence_about_the_future_the_possible_or_what_is_denied_claims_no_possession(items, text):
+    chains, samples = (
+        chains_of(text.format(TITLES[1]), "They have it. " + text.format(TITLES[0])),
+        samples_of([0], [0]),
+    )
+    table = mentions.grounding(chains, mentions.mentions(chains, samples, items), samples)
+    assert table["history_precision"].isna().all() and table["off_history"].tolist() == [1, 0]
+
+
+def test_words_inside_titles_neither_claim_a_possession_nor_deny_one():
+    items = pd.DataFrame({"title": ["Never Not Fern mug", "Dune Order Book", "Slate Will tent"]})
+    text, samples = "They have the Never Not Fern mug and the Slate Will tent.", samples_of([0], [0])
+    chains = chains_of(text, "Dune Order Book")
+    table = mentions.grounding(chains, mentions.mentions(chains, samples, items), samples)
+    assert table["history_precision"].fillna(-1).tolist() == [1 / 2, -1]
+
+
 def test_mentions_follow_the_index_of_the_chains_not_their_place(items):
     chains = chains_of("nothing", "a mug").set_index(pd.Index([7, 9]))
     samples = samples_of([0], [0])

@@ -73,7 +73,7 @@ def mentions(
     their first `max_words` words, as prompts show them. Where stretches of several titles overlap, the heaviest wins,
     then the one that covers more of its title; where these are equal, a title of the history wins, and without one the
     mention stands for no single item (item −1). A title that several items bear stands for those of the history, else
-    for the target (where `samples` has one) if it bears the title, else for no single item.
+    for no single item: the target is not read, so that it is not found more often than other items are.
 
     Outside these stretches, an item of the history is also mentioned by distinctive words, wherever they occur, that
     together carry at least `WORD_SHARE` of its title's weight. A word is distinctive if at most a share `RARE` of the
@@ -85,11 +85,10 @@ def mentions(
     """
     titles = _Titles(items["title"].tolist(), max_words)
     histories = samples.set_index("sample_id")["history"]
-    targets = dict(zip(samples["sample_id"], samples["target"], strict=True)) if "target" in samples else {}
     rows: list[tuple] = []
     for row, sample_id, chain in zip(chains.index, chains["sample_id"], chains["chain"], strict=True):
         history = {int(item) for item in histories[sample_id]}
-        rows += [(row, *mention) for mention in titles.find(chain, history, targets.get(sample_id, -1), share)]
+        rows += [(row, *mention) for mention in titles.find(chain, history, share)]
     return pd.DataFrame(rows, columns=["row", *Mention._fields]).astype(
         {"item": int, "in_history": bool, "start": int, "end": int}
     )
@@ -120,8 +119,8 @@ class _Titles:
                 postings[word].append(number)
         self.postings = {word: np.array(numbers) for word, numbers in postings.items()}
 
-    def find(self, text: str, history: set[int], target: int, share: float) -> list[Mention]:
-        """The mentions in `text`, by place; `target` is −1 where there is none."""
+    def find(self, text: str, history: set[int], share: float) -> list[Mention]:
+        """The mentions in `text`, by place."""
         written = list(WORD.finditer(text))
         places = defaultdict(list)  # word -> positions in the text
         for position, match in enumerate(written):
@@ -136,7 +135,7 @@ class _Titles:
             rivals = [n for w, p, f, to, n in spans if (w, p) == (weight, part) and f <= last and to >= first]
             in_history = sorted({item for n in rivals for item in self.items[n]} & history)
             bearers = self.items[rivals[0]] if len(rivals) == 1 else []
-            single = bearers[0] if len(bearers) == 1 else target if target in bearers else -1
+            single = bearers[0] if len(bearers) == 1 else -1
             where = "title", written[first].start(), written[last].end(), part
             result += [Mention(item, True, *where) for item in in_history] or [Mention(single, False, *where)]
         holders = Counter(word for key in {self.key_of[item] for item in history} for word in set(key))

@@ -63,10 +63,12 @@ def card_attributes(items: pd.DataFrame, max_words: int = 3, fewest: int = 3, mo
 
 
 def fact_attributes(facts: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """Attributes from a table of facts: a row per item in catalogue order, a column per attribute."""
+    """Attributes from a table of facts: a row per item in catalogue order, a column per attribute; several values of
+    one are joined by "; ", as the Bazaar's kits are."""
     table = facts[list(columns)].reset_index(drop=True).reset_index(names="item")
     table = table.melt("item", var_name="attribute", value_name="value")
-    return table.assign(value=table["value"].astype("str").str.lower())
+    table = table.assign(value=table["value"].astype("str").str.lower().str.split("; ")).explode("value")
+    return table[table["value"] != ""].reset_index(drop=True).astype({"value": "str"})
 
 
 def attribute_mentions(chains: pd.DataFrame, attributes: pd.DataFrame) -> pd.DataFrame:

@@ -82,6 +82,11 @@ def test_values_of_one_word_count_for_the_length_of_a_column():
     assert set(card_attributes(items)["attribute"]) == {"made"}
 
 
+def test_of_facts_with_several_values_each_is_one_and_none_is_no_value():
+    table = fact_attributes(pd.DataFrame({"kits": ["cafe; den", "", "den"]}), ["kits"])
+    assert table.to_numpy().tolist() == [[0, "kits", "cafe"], [0, "kits", "den"], [2, "kits", "den"]]
+
+
 def test_facts_are_attributes_in_lower_case_whatever_their_index():
     table = fact_attributes(
         pd.DataFrame({"style": ["Deco", "RUSTIC"], "size": [1, 2]}, index=[5, 3]), ["style", "size"]

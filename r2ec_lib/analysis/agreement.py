@@ -1,4 +1,4 @@
-"""Does the recommendation agree with the reasoning, and does the reasoning leak the next purchase?
+"""Does the recommendation agree with the reasoning, and does the reasoning name the next purchase?
 
 What a text states comes in as the tables of `attributes`; nothing here reads a text.
 """
@@ -89,7 +89,8 @@ def by_reason(contradicted: pd.DataFrame) -> pd.DataFrame:
 def target_mentions(
     chains: pd.DataFrame, mentioned: pd.DataFrame, samples: pd.DataFrame, popularity: Sequence[float], bins: int = 10
 ) -> pd.DataFrame:
-    """Is the item bought next named by its title more often than items that are as popular? If so, it leaked.
+    """Is the item bought next named by its title more often than items that are as popular? If so, it was foreseen
+    from the history, or it leaked. A title that several items bear names none of them, target or not.
 
     A row per chain, with its index: `names_target` and `names_popular`, the share of the other items of the target's
     popularity bin, outside the history, that are named by title; from the tables of `mentions.mentions` and of the

@@ -1,8 +1,9 @@
-"""Attribute values that reasonings state, and whether the item cards support them.
+"""Attribute values that reasonings state, and whether the cards of the history support them.
 
 An attribute is a property that an item may have, such as the style "deco" or the brand "Acme". Where attributes come
 from is the caller's choice: facts of a generated world, or the catalogue's own columns and words (`card_attributes`).
-Whether the recommended item has what is stated is the business of `agreement`.
+Whether the recommended item has what is stated is the business of `agreement`: that item was ranked from the text, so
+it shows that the list follows the text and not that the text is true.
 
 attributes  one row per item and value: item (index), attribute, value (lower case)
 stated      one row per reasoning and value: row (index label of the chains), attribute, value; `attribute_mentions`
@@ -62,10 +63,12 @@ def card_attributes(items: pd.DataFrame, max_words: int = 3, fewest: int = 3, mo
 
 
 def fact_attributes(facts: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """Attributes from a table of facts: a row per item in catalogue order, a column per attribute."""
+    """Attributes from a table of facts: a row per item in catalogue order, a column per attribute; several values of
+    one are joined by "; ", as the Bazaar's kits are."""
     table = facts[list(columns)].reset_index(drop=True).reset_index(names="item")
     table = table.melt("item", var_name="attribute", value_name="value")
-    return table.assign(value=table["value"].astype("str").str.lower())
+    table = table.assign(value=table["value"].astype("str").str.lower().str.split("; ")).explode("value")
+    return table[table["value"] != ""].reset_index(drop=True).astype({"value": "str"})
 
 
 def attribute_mentions(chains: pd.DataFrame, attributes: pd.DataFrame) -> pd.DataFrame:
@@ -98,36 +101,32 @@ def value_sets(table: pd.DataFrame, by: str) -> defaultdict[Any, set[tuple[str, 
 
 
 def support(
-    chains: pd.DataFrame,
-    stated: pd.DataFrame,
-    attributes: pd.DataFrame,
-    samples: pd.DataFrame,
-    partners: Sequence[int],
+    stated: pd.DataFrame, attributes: pd.DataFrame, samples: pd.DataFrame, partners: Sequence[int]
 ) -> pd.DataFrame:
-    """Are the stated values on the cards of the items that the reasoning is about?
+    """Are the stated values on the cards of the history?
 
     Args:
-        chains: `top_items`, in the order of `samples`.
+        stated: its `row` is an index label of `samples`.
+        samples: `history`, a row per chain.
         partners: (rows,) positions of other shoppers, such as `causal.swap_partners`, for the share by chance.
 
     Returns:
-        A row per chain, with its index; over the different values that it states, NaN without one: `supported`, the
-        share that an item of the history or the first recommended item holds; `supported_by_chance`, the same against
-        another shopper's history and recommendation; `specific`, the mean of 1{an item of the history holds it} · (1 −
-        share of all histories that do), high where the text says what is true of this shopper and not of everybody.
+        A row per chain, with the index of `samples`; over the different values that it states, NaN without one:
+        `supported`, the share that an item of the history holds; `supported_by_chance`, the same against another
+        shopper's history; `specific`, the mean of 1{an item of the history holds it} · (1 − share of all histories
+        that do), high where the text says what is true of this shopper and not of everybody.
     """
     by_item, by_row = value_sets(attributes, "item"), value_sets(stated, "row")
     histories = [set().union(*(by_item[item] for item in history)) for history in samples["history"]]
-    about = [held | by_item[top[0]] for held, top in zip(histories, chains["top_items"], strict=True)]
     holders = Counter(value for held in histories for value in held)
     rows = []
-    for row, history, supporting, partner in zip(chains.index, histories, about, partners, strict=True):
+    for row, history, partner in zip(samples.index, histories, partners, strict=True):
         values = by_row[row]
         shared = values & history
         specific = len(shared) - sum(holders[value] for value in shared) / len(histories)
-        counts = np.array([len(values & supporting), len(values & about[partner]), specific])
+        counts = np.array([len(shared), len(values & histories[partner]), specific])
         rows.append(counts / (len(values) or math.nan))
-    return pd.DataFrame(rows, chains.index, columns=["supported", "supported_by_chance", "specific"])
+    return pd.DataFrame(rows, samples.index, columns=["supported", "supported_by_chance", "specific"])
 
 
 def feature_figures(

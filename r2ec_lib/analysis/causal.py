@@ -9,7 +9,7 @@ used. What the text says is the business of `mentions` and `texts`.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from itertools import combinations, pairwise
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -218,19 +218,25 @@ def drop_one(
     ends: set[int],
     body: Body = one_token,
     watch: Sequence[int] | None = None,
+    seed: int | None = None,
     **keys: Any,
 ) -> pd.DataFrame:
-    """Leaves out each sentence j in turn: `effect` = log π(v̂|x,o) − log π(v̂|x,o∖j); positive where the sentence
-    speaks for the item v̂.
+    """Leaves out each sentence j in turn: `effect` = log π(v̂|x,o) − log π(v̂|x,o∖j).
+
+    Where v̂ is the first item of the full chain, whatever disturbs the chain makes it less probable, so a positive
+    effect alone does not show that the sentence speaks for v̂. The yardstick, `elsewhere`, is the same effect of as
+    many tokens in one stretch from a random place: a sentence with more than that carries more than its length.
 
     Args:
         ends: ids of the tokens that end a sentence.
         watch: (B,) the items v̂; default: the first item of each full chain.
+        seed: of the random places; None for no yardstick.
         keys: of `rank_chains`.
 
     Returns:
         position (row of `samples`), sample_id, user_id, `sentence` (from 0), `sentences` of the chain, `start` and
-        `stop` (tokens), `effect` (nats). Chains of a single sentence are left out: without it they are no reasoning.
+        `stop` (tokens), `effect` and, with a seed, `elsewhere` (nats). Chains of a single sentence are left out:
+        without it they are no reasoning.
     """
     spans = [(p, *span) for p, chain in enumerate(chains) for span in _sentences(body(chain), ends)]
     table = pd.DataFrame(spans, columns=["position", "sentence", "sentences", "start", "stop"])
@@ -238,29 +244,32 @@ def drop_one(
     if table.empty:
         return table.assign(sample_id=[], user_id=[], effect=[])
     full = rank_chains(score_fn, samples, chains, watch=watch, **keys)
-    left = [
-        [*chains[p][:start], *chains[p][stop:]]
-        for p, start, stop in zip(table["position"], table["start"], table["stop"], strict=True)
-    ]
     watched = [int(full["top_items"][p][0]) if watch is None else watch[p] for p in table["position"]]
-    without = rank_chains(score_fn, samples.iloc[table["position"]], left, watch=watched, **keys)
-    change = full["log_p"].to_numpy()[table["position"]] - without["log_p"]
-    return table.assign(sample_id=without["sample_id"], user_id=without["user_id"], effect=change)
+    rows, lengths = samples.iloc[table["position"]], table["stop"] - table["start"]
+    table = table.assign(sample_id=rows["sample_id"].to_numpy(), user_id=rows["user_id"].to_numpy())
+    places = {"effect": table["start"]}
+    if seed is not None:
+        rest = table["position"].map(lambda p: len(body(chains[p]))) - lengths  # a stretch may start at 0…rest
+        places["elsewhere"] = np.random.default_rng(seed).integers(0, rest, endpoint=True)
+    for name, starts in places.items():
+        spots = zip(table["position"], starts, lengths, strict=True)
+        left = [[*chains[p][:start], *chains[p][start + length :]] for p, start, length in spots]
+        without = rank_chains(score_fn, rows, left, watch=watched, **keys)
+        table[name] = full["log_p"].to_numpy()[table["position"]] - without["log_p"]
+    return table
 
 
-def between_draws(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """How far the luck of sampling decides: `agreement`, the mean |A ∩ B| / |A| over all pairs of the G reasonings
-    sampled for one history, with A and B their top items, and `ndcg`, its mean over them; with sample_id and user_id.
+def sampled_again(full: pd.DataFrame, draws: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """What sampling the reasoning at random does, measured as every other alteration is, against the list of the full
+    chain: a row per sample of `stack`'s table, `condition` "again", `agreement` and `ndcg` the means over the draws.
 
     Args:
-        tables: G tables of `rank_chains`, for the same samples in the same order.
+        full, draws: tables of `rank_chains` for the same samples in the same order.
     """
-    if len(tables) < 2:
-        raise ValueError("agreement between draws needs at least two sampled reasonings per history")
-    tops = [[set(top.tolist()) for top in table["top_items"]] for table in tables]
-    pairs = [[len(a & b) / len(a) for a, b in combinations(drawn, 2)] for drawn in zip(*tops, strict=True)]
-    quality = np.mean([table["ndcg"] for table in tables], axis=0)
-    return tables[0][["sample_id", "user_id"]].assign(agreement=[np.mean(same) for same in pairs], ndcg=quality)
+    drawn = pd.concat([stack({"full": full, "again": draw}) for draw in draws]).query("condition == 'again'")
+    return drawn.groupby(["condition", "sample_id", "user_id"], sort=False, as_index=False)[
+        ["agreement", "ndcg"]
+    ].mean()
 
 
 def changes(ranked: pd.DataFrame) -> pd.DataFrame:

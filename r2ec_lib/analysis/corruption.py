@@ -5,13 +5,15 @@ difference from the exchange of neutral words (`causal.paired_difference`). So b
 text: no more facts, and no more of a long title, than it has neutral words.
 """
 
+import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 import numpy as np
 import pandas as pd
 
-from r2ec_lib.analysis.words import WORD
+from r2ec_lib.analysis.attributes import FRAME
+from r2ec_lib.analysis.words import WORD, words
 
 
 def fact_spans(mentioned: pd.DataFrame, stated: pd.DataFrame) -> pd.DataFrame:
@@ -39,9 +41,11 @@ def corrupt(
 ) -> dict[str, pd.Series]:
     """The texts with a share of their facts exchanged ("facts"), and with as many neutral words exchanged ("neutral").
 
-    A title becomes another title of the catalogue, cut to as many words; a value or word one of the same kind from any
-    of the texts. A neutral word, one outside all of `spans`, becomes a neutral word of any text. What has no
-    alternative stays. Of a title with more words than the text has neutral ones left, only the first are exchanged.
+    A fact becomes as many words of another one: a title of another title of the catalogue, a value or word of another
+    of its kind from any of the texts; a whole other one where none has as many. Words outside all of `spans` are
+    neutral, except numbers and words of titles that are none of `FRAME`; one becomes a neutral word of any text. What
+    has no alternative stays. Of a fact with more words than the text has neutral ones left, only the first are
+    exchanged.
 
     Args:
         texts: any index without repeats, to which the `row` of `spans` (the table of `fact_spans`) refers.
@@ -49,42 +53,41 @@ def corrupt(
     """
     if not 0 < share <= 1:
         raise ValueError(f"the share of facts to exchange is {share}; expected more than 0 and at most 1")
-    facts: dict[object, list[tuple[int, int, str]]] = {row: [] for row in texts.index}
-    values = defaultdict(set)  # kind -> what a fact of it can become
-    values["item"] = set(titles)
+    facts, pools = defaultdict(list), defaultdict(set, item=set(titles))  # pools: kind -> what a fact of it can become
     for row, start, end, kind in spans[["row", "start", "end", "kind"]].itertuples(index=False, name=None):
         facts[row].append((start, end, kind))
         if kind != "item":
-            values[kind].add(texts[row][start:end])
-    pools = {kind: sorted(pool) for kind, pool in values.items()}
-    neutral = {row: _words_outside(text, facts[row]) for row, text in texts.items()}
+            pools[kind].add(texts[row][start:end])
+    named = {word for title in titles for word in words(title)} - FRAME
+    neutral = {row: _neutral(text, facts[row], named) for row, text in texts.items()}
     filling = [texts[row][start:end] for row, spots in neutral.items() for start, end in spots]
     rng = np.random.default_rng(seed)
     exchanged: dict[str, list[str]] = {"facts": [], "neutral": []}
     for row, text in texts.items():
-        chosen = [facts[row][i] for i in rng.permutation(len(facts[row]))[: int(np.ceil(share * len(facts[row])))]]
-        places, size = [], 0
-        for start, end, kind in chosen:
-            ends = [start + match.end() for match in WORD.finditer(text[start:end])][: len(neutral[row]) - size]
-            size += len(ends)
-            if ends:
-                whole = len(ends) == len(WORD.findall(text[start:end]))
-                pool = pools[kind] if kind != "item" and whole else [_first(entry, len(ends)) for entry in pools[kind]]
-                places.append((start, end if whole else ends[-1], pool))
+        places, rest = [], len(neutral[row])
+        for i in rng.permutation(len(facts[row]))[: int(np.ceil(share * len(facts[row])))]:
+            start, end, kind = facts[row][i]
+            ends = [start + match.end() for match in WORD.finditer(text[start:end])][:rest]
+            if ends and (pool := _others(pools[kind], text[start:end], len(ends))):
+                places.append((start, ends[-1], pool))
+                rest -= len(ends)
         exchanged["facts"].append(_exchange(text, places, rng))
-        spots = [neutral[row][i] for i in rng.permutation(len(neutral[row]))[:size]]
+        spots = rng.permutation(neutral[row])[rest:]
         exchanged["neutral"].append(_exchange(text, [(start, end, filling) for start, end in spots], rng))
     return {name: pd.Series(table, texts.index, dtype=object) for name, table in exchanged.items()}
 
 
-def _first(text: str, size: int) -> str:
-    """A text up to the end of its word number `size`."""
-    ends = [match.end() for match in WORD.finditer(text)][:size]
-    return text[: ends[-1]] if ends else text
+def _others(pool: set[str], old: str, size: int) -> list[str]:
+    """The first `size` words of a pool's entries other than `old` that have as many, or else whole entries."""
+    ends = {entry: [match.end() for match in WORD.finditer(entry)] for entry in pool if entry.lower() != old.lower()}
+    return sorted({entry[: stops[size - 1]] for entry, stops in ends.items() if len(stops) >= size} or ends)
 
 
-def _words_outside(text: str, places: Sequence[tuple[int, int, str]]) -> list[tuple[int, int]]:
-    spans = [match.span() for match in WORD.finditer(text)]
+def _neutral(text: str, places: Sequence[tuple[int, int, str]], named: Set[str]) -> list[tuple[int, int]]:
+    """The words of a text that state nothing: outside of `places`, none of `named`, and without a digit."""
+    spans = [
+        m.span() for m in WORD.finditer(text) if m.group().lower() not in named and not re.search(r"\d", m.group())
+    ]
     return [(start, end) for start, end in spans if all(end <= a or start >= b for a, b, _ in places)]
 
 

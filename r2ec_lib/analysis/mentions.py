@@ -25,6 +25,12 @@ _OWNING = re.compile(
     r"|recent(?:ly)?|history)\b",
     re.IGNORECASE,
 )
+_NOT_YET = re.compile(
+    r"\b(will|shall|would|should|could|may|might|must|going to|next|soon|likely|probably|perhaps|maybe|wants?|needs?"
+    r"|lacks?|not|never|neither|nor|without|no longer)\b|(?:n['’]t|['’]ll)\b",
+    re.IGNORECASE,
+)
+"""Of the future, possible or denied: a sentence with one of these claims no possession."""
 
 WORDS = {
     "history_share": "history items mentioned, of all in the history",
@@ -67,7 +73,7 @@ def mentions(
     their first `max_words` words, as prompts show them. Where stretches of several titles overlap, the heaviest wins,
     then the one that covers more of its title; where these are equal, a title of the history wins, and without one the
     mention stands for no single item (item −1). A title that several items bear stands for those of the history, else
-    for the target (where `samples` has one) if it bears the title, else for no single item.
+    for no single item: the target is not read, so that it is not found more often than other items are.
 
     Outside these stretches, an item of the history is also mentioned by distinctive words, wherever they occur, that
     together carry at least `WORD_SHARE` of its title's weight. A word is distinctive if at most a share `RARE` of the
@@ -79,11 +85,10 @@ def mentions(
     """
     titles = _Titles(items["title"].tolist(), max_words)
     histories = samples.set_index("sample_id")["history"]
-    targets = dict(zip(samples["sample_id"], samples["target"], strict=True)) if "target" in samples else {}
     rows: list[tuple] = []
     for row, sample_id, chain in zip(chains.index, chains["sample_id"], chains["chain"], strict=True):
         history = {int(item) for item in histories[sample_id]}
-        rows += [(row, *mention) for mention in titles.find(chain, history, targets.get(sample_id, -1), share)]
+        rows += [(row, *mention) for mention in titles.find(chain, history, share)]
     return pd.DataFrame(rows, columns=["row", *Mention._fields]).astype(
         {"item": int, "in_history": bool, "start": int, "end": int}
     )
@@ -114,8 +119,8 @@ class _Titles:
                 postings[word].append(number)
         self.postings = {word: np.array(numbers) for word, numbers in postings.items()}
 
-    def find(self, text: str, history: set[int], target: int, share: float) -> list[Mention]:
-        """The mentions in `text`, by place; `target` is −1 where there is none."""
+    def find(self, text: str, history: set[int], share: float) -> list[Mention]:
+        """The mentions in `text`, by place."""
         written = list(WORD.finditer(text))
         places = defaultdict(list)  # word -> positions in the text
         for position, match in enumerate(written):
@@ -130,7 +135,7 @@ class _Titles:
             rivals = [n for w, p, f, to, n in spans if (w, p) == (weight, part) and f <= last and to >= first]
             in_history = sorted({item for n in rivals for item in self.items[n]} & history)
             bearers = self.items[rivals[0]] if len(rivals) == 1 else []
-            single = bearers[0] if len(bearers) == 1 else target if target in bearers else -1
+            single = bearers[0] if len(bearers) == 1 else -1
             where = "title", written[first].start(), written[last].end(), part
             result += [Mention(item, True, *where) for item in in_history] or [Mention(single, False, *where)]
         holders = Counter(word for key in {self.key_of[item] for item in history} for word in set(key))
@@ -185,9 +190,10 @@ def grounding(chains: pd.DataFrame, mentioned: pd.DataFrame, samples: pd.DataFra
     """How the items M that a chain mentions relate to its history H; one row per chain, with its index.
 
     history_share |M ∩ H| / |H| · history_titles the same by titles alone · history_precision |M_h ∩ H| / |M_h|, M_h
-    the titles in sentences that speak of owning or having bought (NaN without one) · off_history |M ∖ H| by titles ·
-    quoted the names in square brackets or double quotes · off_catalogue the share of these that no title matches (NaN
-    without one). Words also occur by chance: `grounding` against the histories of other users says how often.
+    the titles in sentences whose other words speak of owning or having bought, not of the future, of what may be or of
+    what is not (NaN without one) · off_history |M ∖ H| by titles · quoted the names in square brackets or double
+    quotes · off_catalogue the share of these that no title matches (NaN without one). Words also occur by chance:
+    `grounding` against the histories of other users says how often.
     """
     samples = samples.set_index("sample_id")
     by_row = defaultdict(list)
@@ -198,7 +204,12 @@ def grounding(chains: pd.DataFrame, mentioned: pd.DataFrame, samples: pd.DataFra
         history = samples.at[sample_id, "history"]
         titles = [mention for mention in by_row[row] if mention.how == "title"]
         inside, outside = _counts(titles)
-        owned, invented = _counts([m for m in titles if _OWNING.search(context(chain, m.start, m.end))])
+        around = chain  # with blanks for titles, whose words ("No. 2", "Order Book") say nothing of the shopper
+        for m in titles:
+            around = around[: m.start] + " " * (m.end - m.start) + around[m.end :]
+        sentences = [context(around, m.start, m.end) for m in titles]
+        claims = [_OWNING.search(sentence) and not _NOT_YET.search(sentence) for sentence in sentences]
+        owned, invented = _counts([m for m, claim in zip(titles, claims, strict=True) if claim])
         quoted = [match.span() for match in _QUOTED.finditer(chain)]
         unmatched = [all(m.end <= start or m.start >= end for m in titles) for start, end in quoted]
         rows.append(

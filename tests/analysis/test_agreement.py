@@ -99,6 +99,14 @@ def test_a_leaked_target_is_named_more_often_than_items_as_popular():
         assert table["names_target"].tolist() == [own] * 2 and table["names_popular"].tolist() == [others] * 2
 
 
+def test_a_title_that_target_and_rival_share_is_found_no_more_often_for_the_target():
+    items = pd.DataFrame({"title": ["Alpha mug", "Beta tent", "Beta tent", "Gamma rug", "Delta pen"]})
+    samples = pd.DataFrame({"sample_id": [0, 1], "user_id": ["a", "b"], "history": [[0], [0]], "target": [1, 3]})
+    chains = pd.DataFrame({"sample_id": [0, 1], "chain": ["next comes the Beta tent"] * 2})
+    table = agreement.target_mentions(chains, mentions.mentions(chains, samples, items), samples, np.ones(5))
+    assert table["names_target"].tolist() == [0, 0] and table["names_popular"].tolist() == [0, 0]
+
+
 def test_popularity_bins_hold_equal_shares_and_equal_popularities_share_one():
     assert agreement.popularity_bins(range(1, 9), bins=4).tolist() == [0, 1, 1, 2, 2, 3, 3, 3]
     assert agreement.popularity_bins([0, 0, 0, 5], bins=2).tolist() == [1, 1, 1, 1]  # three quarters share rank 2 of 4

@@ -82,6 +82,11 @@ def test_values_of_one_word_count_for_the_length_of_a_column():
     assert set(card_attributes(items)["attribute"]) == {"made"}
 
 
+def test_of_facts_with_several_values_each_is_one_and_none_is_no_value():
+    table = fact_attributes(pd.DataFrame({"kits": ["cafe; den", "", "den"]}), ["kits"])
+    assert table.to_numpy().tolist() == [[0, "kits", "cafe"], [0, "kits", "den"], [2, "kits", "den"]]
+
+
 def test_facts_are_attributes_in_lower_case_whatever_their_index():
     table = fact_attributes(
         pd.DataFrame({"style": ["Deco", "RUSTIC"], "size": [1, 2]}, index=[5, 3]), ["style", "size"]
@@ -135,25 +140,31 @@ def test_a_value_of_one_word_is_found_where_others_have_two():
 
 def test_a_fabricated_history_has_less_support_than_a_true_one(attributes):
     samples = pd.DataFrame({"history": [[0, 1], [5, 5], [3, 4]]})
-    true = chains_of(("deco mug tent", [2]), ("rustic rug", [3]), ("rustic tent mug", [5]))
+    true = chains_of(("deco mug tent", [0]), ("rustic rug", [5]), ("rustic tent mug", [3]))
     false = true.assign(chain=["rustic", "deco mug", "deco rug"])
     partners = [1, 2, 0]
     good, bad = (
-        support(chains, attribute_mentions(chains, attributes), attributes, samples, partners)
-        for chains in (true, false)
+        support(attribute_mentions(chains, attributes), attributes, samples, partners) for chains in (true, false)
     )
     assert good["supported"].tolist() == [1, 1, 1]
-    assert bad["supported"].tolist() == [0, 0.5, 0.5]  # the recommended mug and rug are on their cards
+    assert bad["supported"].tolist() == [0, 0, 0]
     assert (bad["specific"] < good["specific"]).all() and bad["specific"].tolist() == [0, 0, 0]
     # two of three histories are rustic; one alone has a rug
     assert good["specific"][1] == pytest.approx((1 / 3 + 2 / 3) / 2)
 
 
-def test_support_by_chance_asks_another_shoppers_items(attributes):
-    samples = pd.DataFrame({"history": [[0], [5]]})
-    chains = chains_of(("deco mug", [0]), ("rustic rug", [5]))
+def test_a_wrong_text_does_not_come_true_because_the_list_follows_it(attributes):
+    samples = pd.DataFrame({"history": [[0], [0]]})
+    chains = chains_of(("rustic rug", [5]), ("deco mug", [5]))  # item 5 is what the first text says, item 0 is not
     named = attribute_mentions(chains, attributes)
-    table = support(chains, named, attributes, samples, [1, 0])
+    assert agreement.consistency(chains, named, attributes, EVEN)["holds"].tolist() == [1, 0]
+    assert support(named, attributes, samples, [1, 0])["supported"].tolist() == [0, 1]
+
+
+def test_support_by_chance_asks_another_shoppers_history(attributes):
+    samples = pd.DataFrame({"history": [[0], [5]]})
+    named = attribute_mentions(chains_of(("deco mug", [5]), ("rustic rug", [0])), attributes)
+    table = support(named, attributes, samples, [1, 0])
     assert table["supported"].tolist() == [1, 1] and table["supported_by_chance"].tolist() == [0, 0]
 
 
@@ -169,10 +180,7 @@ def test_feature_figures_follow_their_definitions(attributes):
 def test_texts_that_name_nothing_break_no_figure(attributes):
     chains, samples = chains_of(("", [0]), ("zzz", [1])), pd.DataFrame({"history": [[0], [1]]})
     named = attribute_mentions(chains, attributes)
-    assert (
-        support(chains, named, attributes, samples, causal.swap_partners(samples.assign(user_id=["a", "b"])))
-        .isna()
-        .all(axis=None)
-    )
+    partners = causal.swap_partners(samples.assign(user_id=["a", "b"]))
+    assert support(named, attributes, samples, partners).isna().all(axis=None)
     assert agreement.consistency(chains, named, attributes, EVEN)["stated"].tolist() == [0, 0]
     assert feature_figures(chains, named, attributes, [0, 1])["FMR"] == 0

@@ -150,6 +150,20 @@ def test_dropping_follows_the_item_that_the_whole_reasoning_recommends(samples):
     assert cold["effect"][1] == pytest.approx(full - without, abs=1e-5)
 
 
+def test_a_disturbance_that_costs_as_much_anywhere_shows_for_no_sentence_and_a_deciding_one_does(samples):
+    """Four sentences of equal length: one model counts tokens alone, the other reads what the third sentence says."""
+    chains = [[30, STOP, 31, STOP, target, STOP, 32, STOP, ANSWER] for target in samples["target"]]
+
+    def length(rows, chains):
+        return torch.tensor([[0.5 * len(chain)] + [0.0] * (ITEMS - 1) for chain in chains])
+
+    table = causal.drop_one(length, samples, chains, {STOP}, seed=0)
+    assert (table["effect"] > 0.1).all() and np.allclose(table["effect"], table["elsewhere"])
+    mean = causal.drop_one(reader, samples, chains, {STOP}, seed=0).groupby("sentence")[["effect", "elsewhere"]].mean()
+    assert (mean["effect"] > mean["elsewhere"]).tolist() == [False, False, True, False]
+    assert "elsewhere" not in causal.drop_one(reader, samples, chains, {STOP})
+
+
 def test_a_single_sentence_cannot_be_dropped(samples):
     chains = [[3, STOP, ANSWER]] * len(samples)
     assert causal.drop_one(reader, samples, chains, {STOP}).empty
@@ -185,17 +199,22 @@ def test_unusable_requests_say_why(samples, chains):
         causal.filler(chains, [])
 
 
-def test_draws_agree_fully_for_a_deaf_model_and_not_at_all_where_lists_are_disjoint(samples, chains):
+def test_sampling_again_is_measured_against_the_full_list_as_every_other_alteration_is(samples, chains):
+    other, third = ([[30, STOP, (chain[2] + n) % 6, STOP, ANSWER] for chain in chains] for n in (1, 2))
+    for score_fn, agreed in ((reader, 1 / 3), (deaf, 1)):
+        full, *draws = (causal.rank_chains(score_fn, samples, c, k=1) for c in (chains, chains, other, third))
+        again = causal.sampled_again(full, draws)
+        assert again["sample_id"].tolist() == samples["sample_id"].tolist()
+        assert np.allclose(again["agreement"], agreed)  # one draw of three is the full chain; no two draws agree
+        assert np.allclose(again["ndcg"], np.mean([draw["ndcg"] for draw in draws], axis=0))
+
+
+def test_draws_that_agree_with_each_other_and_not_with_the_full_list_replace_all_of_it(samples, chains):
     other = [[30, STOP, (chain[2] + 1) % 6, STOP, ANSWER] for chain in chains]
-    ranked = {f: [causal.rank_chains(f, samples, c, k=1) for c in (chains, other)] for f in (reader, deaf)}
-    assert (causal.between_draws(ranked[reader])["agreement"] == 0).all()
-    assert (causal.between_draws(ranked[deaf])["agreement"] == 1).all()
-    halves = [ranked[deaf][0].assign(top_items=[np.array(top)] * 12) for top in ([1, 2], [2, 3])]
-    assert (causal.between_draws(halves)["agreement"] == 1 / 2).all()
-    three = causal.between_draws([*ranked[reader], ranked[reader][0]])
-    assert np.allclose(three["agreement"], 1 / 3)  # of the three pairs, one is equal
-    with pytest.raises(ValueError, match="at least two"):
-        causal.between_draws(ranked[deaf][:1])
+    full, drawn = (causal.rank_chains(reader, samples, c, k=1) for c in (chains, other))
+    ranked = pd.concat([causal.stack({"full": full}), causal.sampled_again(full, [drawn, drawn])])
+    changed = causal.changes(ranked).set_index("condition")
+    assert changed.loc["again", ["share", "difference"]].tolist() == [1, -1]
 
 
 def test_the_summary_of_changes_tells_the_deaf_model_from_the_reader(samples, chains):

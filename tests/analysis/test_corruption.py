@@ -60,6 +60,32 @@ def test_a_title_becomes_as_many_words_of_another_one():
     assert changed == {"they may own the a", "they may own the tent"}
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_words_of_titles_and_numbers_are_neither_exchanged_as_neutral_nor_put_in_as_such(seed):
+    texts = pd.Series(
+        ["they like the Fern and the 37010W, with deco in it", "so people buy a Slate for 42, and rustic"]
+    )
+    spans = spans_of(texts.tolist(), [[2], [2]]).query("kind == 'style'")
+    titles = [*ITEMS["title"], "and the lid"]  # words that make sentences are neutral though a title has them
+    kept = corruption.corrupt(texts, spans, titles, share=1, seed=seed)["neutral"]
+    for old, new in zip(texts, kept, strict=True):
+        changed = [pair for pair in zip(old.split(), new.split(), strict=True) if len(set(pair)) > 1]
+        assert len(changed) == 1
+        assert not {"Fern", "37010W,", "Slate", "42,", "deco", "rustic"} & {word for pair in changed for word in pair}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_value_becomes_as_many_words_of_another_value(seed):
+    texts = pd.Series(["so they may like Acme", "so they may like Globex Home", "so they may like Oak Hill Works"])
+    spans = pd.DataFrame({"row": range(3), "start": 17, "end": [21, 28, 31], "kind": "brand"})
+    changed = corruption.corrupt(texts, spans, ["a tent"], share=1, seed=seed)
+    for name, some in {"facts": {"Globex", "Oak"}, "neutral": {"Acme"}}.items():
+        assert changed[name][0].split()[-1] in some
+        assert [len(text.split()) for text in changed[name][:2]] == [5, 6]
+    assert changed["facts"][1].endswith("Oak Hill")
+    assert changed["facts"][2].split()[4:] in (["Acme"], ["Globex", "Home"])  # none has three words
+
+
 def test_part_of_the_facts_is_rounded_up_and_none_at_all_changes_nothing():
     texts = pd.Series(["so it is, deco, rustic, coastal", "no fact", ""])
     changed = corruption.corrupt(texts, spans_of(texts.tolist(), [[0]] * 3), ITEMS["title"], share=0.5)["facts"]

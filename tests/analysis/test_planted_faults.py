@@ -162,10 +162,9 @@ def test_a_fabricated_history_is_found_by_its_precision_and_by_the_item_cards(wo
     for name, owners in {"honest": np.arange(len(samples)), "invented": partners}.items():
         latest = [history[-1] for history in samples["history"].iloc[owners]]
         chains = chains_of(samples, [f"They bought the {titles[item]}." for item in latest])
-        chains["top_items"] = [[history[-1]] for history in samples["history"]]
         found = mentions.mentions(chains, samples, world.items)
         named = attribute_mentions(chains, attributes)
-        supported = support(chains, named, attributes, samples, partners)
+        supported = support(named, attributes, samples, partners)
         precision = mentions.grounding(chains, found, samples)["history_precision"]
         figures[name] = precision.mean(), (supported["supported"] - supported["supported_by_chance"]).mean()
     assert figures["honest"][0] == 1 and figures["invented"][0] < 0.1

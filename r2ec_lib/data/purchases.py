@@ -10,7 +10,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from r2ec_lib.data.schema import RATING_RANGE, DataError, check_rating_range
+from r2ec_lib.data.schema import (
+    RATING_RANGE,
+    DataError,
+    check_rating_range,
+    to_ids,
+    validate_interactions,
+    whole_number,
+)
 from r2ec_lib.data.texts import plain_text
 
 SAME_ACTION = pd.Timedelta(minutes=1)
@@ -91,6 +98,45 @@ def purchases_table(
             raise DataError(f"ratings of {name} are {stars.tolist()}; expected {low:g}…{high:g}, or None.")
         rows.append((np.array([item_index[key] for key in keys], np.int32), ages, stars))
     return pd.DataFrame(rows, columns=["history", "history_hours", "history_ratings"])
+
+
+def shown_purchases(
+    history: Sequence[Any] | pd.DataFrame,
+    hours: Sequence[Any] | None = None,
+    ratings: Sequence[Any] | None = None,
+    latest: Sequence[int] | None = None,
+    *,
+    item_index: Mapping[str, int],
+    max_history: int,
+    rating_range: tuple[float, float] = RATING_RANGE,
+) -> pd.DataFrame:
+    """`purchases_table` of one history, many, or a table of interactions, cut to what a model reads; and `owned`, the
+    items of each history before the cut.
+
+    Args:
+        latest: how many purchases are read, a number per history, where these are fewer than `max_history`.
+        history, hours, ratings, rating_range: as in `R2ec.recommend`.
+
+    Raises:
+        DataError: as `purchases_table`, or numbers that do not fit.
+    """
+    if isinstance(history, pd.DataFrame):
+        if hours is not None or ratings is not None:
+            raise DataError("a table of interactions has its own times and ratings; leave out hours and ratings.")
+        table = validate_interactions(history, rating_range=rating_range)
+        listed = histories_table(table).loc[to_ids(history["user_id"], "interactions").unique()]
+        history, hours, ratings = (listed[name] for name in ("item_ids", "hours", "ratings"))
+    elif is_one(history):
+        history, hours, ratings = [history], *(None if one is None else [one] for one in (hours, ratings))
+    rows = purchases_table(history, hours, ratings, item_index=item_index, rating_range=rating_range)
+    if not isinstance(latest, (*LISTS, type(None))):
+        raise DataError(f"latest: found {latest!r}; expected one number per history.")
+    if latest is not None and len(latest) != len(rows):
+        raise DataError(f"latest: {len(latest)} numbers for {len(rows)} histories; expected one per history.")
+    most = [max_history] * len(rows) if latest is None else latest
+    sizes = [min(whole_number(size, "latest", 1), max_history) for size in most]
+    read = {name: [facts[-size:] for facts, size in zip(rows[name], sizes, strict=True)] for name in rows}
+    return pd.DataFrame(read).assign(owned=rows["history"])
 
 
 def catalogue_ids(ids: Any, name: str, item_index: Mapping[str, int]) -> list[str]:

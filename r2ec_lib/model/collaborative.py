@@ -112,6 +112,14 @@ class Collaborative:
         counted = self.bought.scores(histories) + self.worded.scores(histories)
         return counted.to(table.device) + self.follows.scores(histories, table)
 
+    def for_catalogue(self, old: pd.DataFrame, new: pd.DataFrame) -> "Collaborative":
+        """The term for another items table. An item with another text is still bought together with what it was, but
+        shares no words with other items, as a new one."""
+        places = {item: row for row, item in enumerate(old["item_id"])}
+        texts, before = (table.set_index("item_id").astype(str).fillna("") for table in (new, old))
+        same = texts == before.reindex(index=texts.index, columns=texts.columns, fill_value="")
+        return self.reindexed([places.get(item, -1) for item in new["item_id"]], same.all(axis=1))
+
     def reindexed(self, rows: Sequence[int], same: Sequence[bool]) -> "Collaborative":
         """The term for another catalogue, whose items stood in these rows before; −1 for items that are new.
 

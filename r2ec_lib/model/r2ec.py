@@ -6,7 +6,6 @@ language model is never subclassed or patched, so TRL, PEFT, vLLM, accelerate an
 checkpoint. Training is in `trainer.py`, loading a backbone in `backbone.py`, the files of a model in `saved.py`.
 """
 
-import inspect
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -19,9 +18,9 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from r2ec_lib.data.purchases import LISTS, catalogue_ids, histories_table, is_one, purchases_table
+from r2ec_lib.data.purchases import catalogue_ids, is_one, shown_purchases
 from r2ec_lib.data.readers import clean_items
-from r2ec_lib.data.schema import DataError, Where, to_ids, validate_interactions, whole_number
+from r2ec_lib.data.schema import DataError, Where, whole_number
 from r2ec_lib.data.storage import whole_folder
 from r2ec_lib.model import saved
 from r2ec_lib.model.answer import ANSWER
@@ -30,7 +29,7 @@ from r2ec_lib.model.encoding import batched_states, encoded_tokens
 from r2ec_lib.model.frozen import LowerStates
 from r2ec_lib.model.head import RecHead
 from r2ec_lib.model.prompts import Prompts
-from r2ec_lib.model.sampling import Sampled, sample
+from r2ec_lib.model.sampling import Sampled, require_cache, sample
 from r2ec_lib.model.scoring import BLOCK, FEW, SCORES_HELD, row_blocks, seen_mask, stable_topk, target_ranks, topk
 
 Writer = Callable[[Sequence[Sequence[int]], int, float, int], list[list[int]]]
@@ -89,7 +88,7 @@ class R2ec:
         columns = self.catalogue.columns.drop("item_id")
         if missing := [name for name in prompts.style.item_columns if name not in columns]:
             raise DataError(f"item_columns names {missing[0]!r}, but the items have: {', '.join(columns)}.")
-        _require_cache(lm)
+        require_cache(lm)
         if self.head.readout == "token" and prompts.recommend_id is None:
             raise ValueError('the read-out "token" needs its token: call backbone.add_recommend_token first')
 
@@ -285,24 +284,15 @@ class R2ec:
         """What `recommend` is given, as the history columns of a samples table, checked and cut as in training; and
         `owned`, the items of each history before the cut."""
         style = self.prompts.style
-        scale = (style.rating_min, style.rating_max)
-        if isinstance(history, pd.DataFrame):
-            if hours is not None or ratings is not None:
-                raise DataError("a table of interactions has its own times and ratings; leave out hours and ratings.")
-            table = validate_interactions(history, rating_range=scale)
-            listed = histories_table(table).loc[to_ids(history["user_id"], "interactions").unique()]
-            history, hours, ratings = (listed[name] for name in ("item_ids", "hours", "ratings"))
-        elif is_one(history):
-            history, hours, ratings = [history], *(None if one is None else [one] for one in (hours, ratings))
-        rows = purchases_table(history, hours, ratings, item_index=self.head.index, rating_range=scale)
-        if not isinstance(latest, (*LISTS, type(None))):
-            raise DataError(f"latest: found {latest!r}; expected one number per history.")
-        if latest is not None and len(latest) != len(rows):
-            raise DataError(f"latest: {len(latest)} numbers for {len(rows)} histories; expected one per history.")
-        most = [style.max_history] * len(rows) if latest is None else latest
-        sizes = [min(whole_number(size, "latest", 1), style.max_history) for size in most]
-        read = {name: [facts[-size:] for facts, size in zip(rows[name], sizes, strict=True)] for name in rows}
-        return pd.DataFrame(read).assign(owned=rows["history"])
+        return shown_purchases(
+            history,
+            hours,
+            ratings,
+            latest,
+            item_index=self.head.index,
+            max_history=style.max_history,
+            rating_range=(style.rating_min, style.rating_max),
+        )
 
     def best_items(
         self,
@@ -401,10 +391,7 @@ class R2ec:
     def _replace(self, catalogue: pd.DataFrame, table: Tensor) -> None:
         old = self.head
         if self.collaborative is not None:
-            rows = [old.index.get(item, -1) for item in catalogue["item_id"]]
-            texts, old_texts = (t.set_index("item_id").astype(str).fillna("") for t in (catalogue, self.catalogue))
-            same = texts == old_texts.reindex(index=texts.index, columns=texts.columns, fill_value="")
-            self.collaborative = self.collaborative.reindexed(rows, same.all(axis=1))
+            self.collaborative = self.collaborative.for_catalogue(self.catalogue, catalogue)
         self.catalogue = catalogue.reset_index(drop=True)
         how = (old.temperature, old.similarity, old.readout, old.learned)
         self.head = RecHead(list(catalogue["item_id"]), table, *how)
@@ -432,20 +419,6 @@ class R2ec:
             DataError: another of its files is missing, damaged, or from another version of this library.
         """
         return cls(*saved.read(Path(folder), dtype, device))
-
-
-def _require_cache(lm: PreTrainedModel) -> None:
-    """Raises DataError where a model, such as Mamba, takes no keys and values of what it has read: a reasoning would
-    be sampled without its prompt."""
-    inner: Any = lm
-    inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner  # of a PeftModel
-    taken = inspect.signature(inner.forward).parameters.values()
-    names = [one.name for one in taken if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
-    if names and "past_key_values" not in names:  # a wrapper that hands on all it gets names none
-        raise DataError(
-            f"{type(inner).__name__} takes no past_key_values, so its reasonings would be written without their "
-            "prompts. Choose a backbone with attention, such as Qwen3 or Llama."
-        )
 
 
 @torch.no_grad()

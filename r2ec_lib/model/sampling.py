@@ -7,6 +7,7 @@ has to read the prompt again for it. Tokens are drawn as `generate` draws them (
 from other random numbers.
 """
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from r2ec_lib.data.schema import DataError
 from r2ec_lib.model.answer import Answer
 from r2ec_lib.model.decoding import LAST, FixedStep, RoomyLayer, Step, keeps_in_place, roomy_cache
 from r2ec_lib.model.encoding import BATCH_TOKENS, READOUTS, SIMILAR, caches_exactly, captured_states, length_batches
@@ -339,3 +341,17 @@ def _first_above(cumulative: Tensor, point: Tensor) -> Tensor:
     below_last = cumulative[:, -1:].nextafter(torch.zeros_like(point))
     place = torch.searchsorted(cumulative, torch.minimum(point, below_last), right=True)
     return place.clamp(max=cumulative.shape[1] - 1)  # where all is NaN, which the caller finds in the states
+
+
+def require_cache(lm: torch.nn.Module) -> None:
+    """Raises DataError where a model, such as Mamba, takes no keys and values of what it has read: a reasoning would
+    be sampled without its prompt."""
+    inner: Any = lm
+    inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner  # of a PeftModel
+    taken = inspect.signature(inner.forward).parameters.values()
+    names = [one.name for one in taken if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
+    if names and "past_key_values" not in names:  # a wrapper that hands on all it gets names none
+        raise DataError(
+            f"{type(inner).__name__} takes no past_key_values, so its reasonings would be written without their "
+            "prompts. Choose a backbone with attention, such as Qwen3 or Llama."
+        )

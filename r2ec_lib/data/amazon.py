@@ -14,7 +14,7 @@ import pandas as pd
 
 from r2ec_lib.data import schema
 from r2ec_lib.data.formats import place, read_file, records
-from r2ec_lib.data.readers import drop_unknown, parse_time, read_times, select_columns
+from r2ec_lib.data.readers import drop_repeated, drop_unknown, parse_time, read_times, select_columns
 from r2ec_lib.data.schema import RATING_RANGE, YEARS, DataError
 from r2ec_lib.data.storage import sha256
 from r2ec_lib.data.texts import plain_text
@@ -41,15 +41,16 @@ def read_amazon(
     what is missing. Items that nobody bought and items without a title are dropped; protocol "official" also drops
     items without a price and those with a title over 20 words. Price, ratings and rating counts never become text.
     Odd rows (no plausible time, a rating outside 1…5, an item listed again, a broken line) are dropped and counted
-    with an example, up to ODD_SHARE of a file. Raises DataError.
+    with an example, up to ODD_SHARE of a file; so are repeated interactions, however many. Raises DataError.
     """
     if download:
         download_amazon(data_dir, category, core, base_url=base_url)
     interactions_path, items_path = amazon_files(data_dir, category, core)
     interactions, read = _read_interactions(interactions_path)
     items, described = _read_items(items_path, set(interactions["item_id"].unique()), protocol)
+    interactions, repeated = drop_repeated(interactions)
     interactions, unknown = drop_unknown(items, interactions, str(interactions_path))
-    return items, interactions, schema.drops_table(described + read + unknown)
+    return items, interactions, schema.drops_table(described + read + repeated + unknown)
 
 
 def amazon_files(data_dir: str | Path, category: str, core: str = "0core") -> tuple[Path, Path]:

@@ -46,12 +46,10 @@ def read_logs(
 
     `columns` maps our names (the keys of LOG_COLUMNS) to the file's. `timestamp_unit` as in `parse_time`. Ratings are
     optional. Every further column of the items file becomes item text, except those that `clean_items` leaves out.
-    Interactions with unknown items are dropped and counted. Raises DataError.
+    Repeated interactions and those with unknown items are dropped and counted. Raises DataError.
     """
     names = _names(columns)
-    interactions = read_interactions(
-        interactions_path, columns, timestamp_unit=timestamp_unit, rating_range=rating_range
-    )
+    interactions = _read_interactions(interactions_path, columns, timestamp_unit, rating_range)
     where, raw = place(items_path), read_file(items_path)
     items = clean_items(named_items(raw, columns, where), where)
     further = raw.columns.drop([names["catalogue_id"], names["title"]])
@@ -60,8 +58,9 @@ def read_logs(
         reason = "it may sum up the future" if schema.sums_up_future(name) else "it has no name of its own"
         drops.append(("items", f"column {name!r} left out: {reason}", 0, len(items)))
     drops.append(("interactions", "read", 0, len(interactions)))
+    interactions, repeated = drop_repeated(interactions)
     interactions, unknown_items = drop_unknown(items, interactions, str(interactions_path))
-    return items, interactions, schema.drops_table(drops + unknown_items)
+    return items, interactions, schema.drops_table(drops + repeated + unknown_items)
 
 
 def read_interactions(
@@ -72,6 +71,12 @@ def read_interactions(
     rating_range: tuple[float, float] = RATING_RANGE,
 ) -> pd.DataFrame:
     """The interactions of `read_logs`, from the same file with the same arguments; their items are not checked."""
+    return drop_repeated(_read_interactions(path, columns, timestamp_unit, rating_range))[0]
+
+
+def _read_interactions(
+    path: str | Path, columns: Mapping[str, str] | None, timestamp_unit: str, rating_range: tuple[float, float]
+) -> pd.DataFrame:
     names, where, raw = _names(columns), place(path), read_file(path)
     rated = names["rating"] != "rating" or "rating" in raw
     wanted = ("user_id", "item_id", "timestamp", "rating") if rated else ("user_id", "item_id", "timestamp")
@@ -187,6 +192,17 @@ def select_columns(df: pd.DataFrame, names: Mapping[str, str], where: Where) -> 
                 f"{', '.join(map(str, df.columns))}. Correct the file or the column mapping."
             )
     return df[list(names.values())].set_axis(list(names), axis=1)
+
+
+def drop_repeated(interactions: pd.DataFrame) -> tuple[pd.DataFrame, list[tuple]]:
+    """The interactions, each once, and a row for the drops table where a file has some again, perhaps one per unit."""
+    keys = ["user_id", "item_id", "timestamp"]
+    again = interactions.duplicated(keys)
+    if not again.any():
+        return interactions, []
+    kept, example = interactions[~again].reset_index(drop=True), interactions.loc[again, keys].iloc[0]
+    row = ("interactions", "same user, item and time as one before", int(again.sum()), len(kept))
+    return kept, [(*row, ", ".join(map(str, example)))]
 
 
 def drop_unknown(items: pd.DataFrame, interactions: pd.DataFrame, path: str) -> tuple[pd.DataFrame, list[tuple]]:

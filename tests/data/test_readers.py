@@ -64,7 +64,8 @@ def test_all_file_types_hold_the_same_tables_under_the_users_names(tmp_path, suf
 
 
 def test_a_shopper_whose_json_id_is_once_an_integer_and_once_a_float_is_one(tmp_path):
-    rows = [f'{{"user_id": {user}, "item_id": "p", "timestamp": "2020-01-01"}}\n' for user in ("7", "7.0")]
+    row = '{{"user_id": {}, "item_id": "{}", "timestamp": "2020-01-01"}}\n'
+    rows = [row.format("7", "p"), row.format("7.0", "q")]
     (tmp_path / "log.jsonl").write_text("".join(rows))
     assert readers.read_interactions(tmp_path / "log.jsonl")["user_id"].tolist() == ["7", "7"]
 
@@ -84,6 +85,16 @@ def test_interactions_with_unknown_items_are_counted_and_all_of_them_an_error(lo
         DataError, match=r"no interaction belongs to an item of the catalogue \(for example item_id 'x'"
     ):
         readers.read_logs(*logs("b,x,2020-01-02\n"))
+
+
+def test_interactions_that_a_file_repeats_are_dropped_and_counted(logs):
+    rows = "a,p,2020-01-01\nb,q,2020-01-02\n"
+    paths = logs(rows + rows + "a,p,2020-01-02\n")
+    _, interactions, drops = readers.read_logs(*paths)
+    assert interactions["user_id"].to_dict() == {0: "a", 1: "a", 2: "b"}
+    row = drops.set_index("reason").loc["same user, item and time as one before"]
+    assert (row["dropped"], row["remaining"], row["example"]) == (2, 3, "a, p, 2020-01-01 00:00:00+00:00")
+    assert len(readers.read_interactions(paths[0])) == 3  # as lists read the log
 
 
 def test_lines_are_counted_as_an_editor_does(logs):

@@ -113,9 +113,9 @@ def _read_items(path: Path, bought: set[str], protocol: str) -> tuple[pd.DataFra
             faults.append(DataError(f"{path}, line {line}: no 'parent_asin'; found {', '.join(record)}."))
             continue
         sound += 1
-        if record["parent_asin"] in bought:
+        if (item_id := record["parent_asin"].strip()) in bought:
             price = str(record.get("price") or "").strip()
-            texts[line] = {"item_id": record["parent_asin"]} | _item_text(record) | {"price": price}
+            texts[line] = {"item_id": item_id} | _item_text(record) | {"price": price}
     limit = _tolerated(sound + len(faults))
     if len(faults) > limit or (faults and not sound):
         raise faults[0]

@@ -30,6 +30,7 @@ FORMATS = [
     "%Y%m%d%H%M%S",
 ]
 """Formats that an error may propose; any other is read as well when it is named."""
+UNKNOWN_SHARE = 0.2  # share of interactions with unknown items above which the ids are probably written in two ways
 
 _NAMELESS = re.compile(r"\s*|Unnamed: \d+|__index_level_\d+__")
 
@@ -206,17 +207,24 @@ def drop_repeated(interactions: pd.DataFrame) -> tuple[pd.DataFrame, list[tuple]
 
 
 def drop_unknown(items: pd.DataFrame, interactions: pd.DataFrame, path: str) -> tuple[pd.DataFrame, list[tuple]]:
-    """The interactions with items of the catalogue, and a row for the drops table. DataError where none is left."""
+    """The interactions with items of the catalogue, and a row for the drops table.
+
+    Prints a note where more than UNKNOWN_SHARE go. DataError where none is left.
+    """
     known = interactions["item_id"].isin(items["item_id"])
-    kept = interactions[known].reset_index(drop=True)
-    example = "" if known.all() else f"item_id {interactions['item_id'][~known].iloc[0]!r}"
+    kept, unknown = interactions[known].reset_index(drop=True), interactions["item_id"][~known]
+    example = f"item_id {unknown.iloc[0]!r}" if len(unknown) else ""
+    alike = unknown.str.lstrip("0").isin(items["item_id"].str.lstrip("0")).sum()
+    both = f"for example {example}; the catalogue has {items['item_id'].iloc[0]!r}"
+    advice = "Write the ids alike in both files" + (
+        f"; without leading zeros, {alike:,} would match." if alike else "."
+    )
     if kept.empty:
-        raise DataError(
-            f"{path}: no interaction belongs to an item of the catalogue (for example {example}; the catalogue has "
-            f"{items['item_id'].iloc[0]!r}). Write the ids alike in both files."
-        )
-    reason, dropped = "of an item that is not in the items table", len(interactions) - len(kept)
-    return kept, [("interactions", reason, dropped, len(kept), example)]
+        raise DataError(f"{path}: no interaction belongs to an item of the catalogue ({both}). {advice}")
+    if len(unknown) > UNKNOWN_SHARE * len(interactions):
+        share = f"{len(unknown):,} of {len(interactions):,} interactions"
+        print(f"{path}: {share} are dropped, since the items table lacks their items ({both}). {advice}")
+    return kept, [("interactions", "of an item that is not in the items table", len(unknown), len(kept), example)]
 
 
 def _names(columns: Mapping[str, str] | None) -> dict[str, str]:

@@ -136,7 +136,7 @@ def to_text(values: pd.Series, where: Where) -> pd.Series:
 
 
 def to_ids(values: pd.Series, where: Where) -> pd.Series:
-    """Ids as text, whole numbers without a decimal point.
+    """Ids as text without blanks around them, whole numbers without a decimal point.
 
     Raises DataError for a missing id, a list or mapping, or a float too large to be exact.
     """
@@ -149,8 +149,8 @@ def to_ids(values: pd.Series, where: Where) -> pd.Series:
         _none(values.abs() >= 2**bits, where, inexact, "ids written as integers or text")
         if (values.dropna() % 1 == 0).all():
             values = values.astype("Int64")
-    text = to_text(values, where)
-    _none(values.isna() | (text.str.strip() == ""), where, f"no {values.name}", "every row needs one")
+    text = to_text(values, where).str.strip()
+    _none(values.isna() | (text == ""), where, f"no {values.name}", "every row needs one")
     return text
 
 

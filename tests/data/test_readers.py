@@ -87,6 +87,27 @@ def test_interactions_with_unknown_items_are_counted_and_all_of_them_an_error(lo
         readers.read_logs(*logs("b,x,2020-01-02\n"))
 
 
+def test_blanks_around_an_id_make_no_other_id(logs):
+    paths = logs("a , p,2020-01-01\na,q ,2020-01-02\n", items="item_id,title\np ,Pen\n q,Quill\n")
+    items, interactions, _ = readers.read_logs(*paths)
+    assert items["item_id"].tolist() == interactions["item_id"].tolist() == ["p", "q"]
+    assert set(interactions["user_id"]) == {"a"}
+
+
+def test_more_than_a_fifth_of_unknown_items_is_told_with_an_example_and_what_would_match(logs, capsys):
+    items, rows = "item_id,title\n001,Pen\n20,Quill\n", "a,20,2020-01-01\n" * 2 + "b,1,2020-01-02\nb,x,2020-01-02\n"
+    readers.read_logs(*logs(rows, items))
+    told = capsys.readouterr().out
+    assert "interactions.csv: 2 of 3 interactions are dropped" in told
+    assert "(for example item_id '1'; the catalogue has '001')" in told
+    assert told.endswith("Write the ids alike in both files; without leading zeros, 1 would match.\n")
+    rows = "".join(f"u{number},20,2020-01-01\n" for number in range(4)) + "b,x,2020-01-02\n"
+    readers.read_logs(*logs(rows, items))
+    assert capsys.readouterr().out == ""  # no more than a fifth
+    with pytest.raises(DataError, match="both files; without leading zeros, 1 would match"):
+        readers.read_logs(*logs("b,1,2020-01-02\n", items))
+
+
 def test_interactions_that_a_file_repeats_are_dropped_and_counted(logs):
     rows = "a,p,2020-01-01\nb,q,2020-01-02\n"
     paths = logs(rows + rows + "a,p,2020-01-02\n")

@@ -15,7 +15,7 @@ import pandas as pd
 from r2ec_lib.data import schema
 from r2ec_lib.data.formats import place, read_file, records
 from r2ec_lib.data.readers import drop_repeated, drop_unknown, parse_time, read_times, select_columns
-from r2ec_lib.data.schema import RATING_RANGE, YEARS, DataError
+from r2ec_lib.data.schema import RATING_RANGE, YEARS, DataError, brief
 from r2ec_lib.data.storage import sha256
 from r2ec_lib.data.texts import plain_text
 
@@ -110,7 +110,7 @@ def _read_items(path: Path, bought: set[str], protocol: str) -> tuple[pd.DataFra
     sound = 0
     for line, record in records(path, faults):
         if not isinstance(record.get("parent_asin"), str):
-            faults.append(DataError(f"{path}, line {line}: no 'parent_asin'; found {', '.join(record)}."))
+            faults.append(DataError(f"{path}, line {line}: no 'parent_asin'; found {', '.join(map(brief, record))}."))
             continue
         sound += 1
         if (item_id := record["parent_asin"].strip()) in bought:
@@ -152,7 +152,7 @@ def _drop(
     for reason, bad in reasons.items():
         bad = bad[df.index]
         if 0 < bad.sum() <= limit:
-            example = ", ".join(map(str, df[bad].iloc[0].to_list()[:4]))
+            example = ", ".join(map(brief, df[bad].iloc[0].to_list()[:4]))
             df = df[~bad]
             drops.append((step, reason, int(bad.sum()), len(df), f"{path.name}: {example}"))
             if df.empty:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from r2ec_lib.data import schema
 from r2ec_lib.data.formats import place, read_file
-from r2ec_lib.data.schema import RATING_RANGE, TIME, YEARS, DataError, Where, at
+from r2ec_lib.data.schema import RATING_RANGE, TIME, YEARS, DataError, Where, at, brief
 from r2ec_lib.data.texts import plain_text
 
 LOG_COLUMNS = {
@@ -57,7 +57,7 @@ def read_logs(
     drops: list[tuple] = [("items", "read", 0, len(items))]
     for name in [name for name in further if name in schema.ITEM_COLUMNS or name not in items]:
         reason = "it may sum up the future" if schema.sums_up_future(name) else "it has no name of its own"
-        drops.append(("items", f"column {name!r} left out: {reason}", 0, len(items)))
+        drops.append(("items", f"column {brief(name)!r} left out: {reason}", 0, len(items)))
     drops.append(("interactions", "read", 0, len(interactions)))
     interactions, repeated = drop_repeated(interactions)
     interactions, unknown_items = drop_unknown(items, interactions, str(interactions_path))
@@ -115,7 +115,7 @@ def clean_items(df: pd.DataFrame, where: Where = "items") -> pd.DataFrame:
         if not (numbers % 1 == 0).all() or not numbers.is_unique:
             raise DataError(
                 f"{schema.name_of(where)}: column {position} has no name but holds values such as "
-                f"{str(values.iloc[0])!r}. Name or remove it."
+                f"{brief(values.iloc[0])!r}. Name or remove it."
             )
         left_out.append(name)
     items = df.drop(columns=left_out)
@@ -151,7 +151,7 @@ def parse_time(values: pd.Series, unit: str, where: Where) -> pd.Series:
         else:
             advice = f"Expected {_expected(unit)}. Correct the field, or set timestamp_unit"
         raise DataError(
-            f"{at(where, row)}: {str(values[row])!r} is no plausible time in unit {unit!r} {rows}. {advice}."
+            f"{at(where, row)}: {brief(values[row])!r} is no plausible time in unit {unit!r} {rows}. {advice}."
         )
     return times.astype(TIME)
 
@@ -190,7 +190,7 @@ def select_columns(df: pd.DataFrame, names: Mapping[str, str], where: Where) -> 
         if theirs not in df.columns:
             raise DataError(
                 f"{schema.name_of(where)}: no column {theirs!r} for {ours}; found "
-                f"{', '.join(map(str, df.columns))}. Correct the file or the column mapping."
+                f"{', '.join(map(brief, df.columns))}. Correct the file or the column mapping."
             )
     return df[list(names.values())].set_axis(list(names), axis=1)
 
@@ -203,7 +203,7 @@ def drop_repeated(interactions: pd.DataFrame) -> tuple[pd.DataFrame, list[tuple]
         return interactions, []
     kept, example = interactions[~again].reset_index(drop=True), interactions.loc[again, keys].iloc[0]
     row = ("interactions", "same user, item and time as one before", int(again.sum()), len(kept))
-    return kept, [(*row, ", ".join(map(str, example)))]
+    return kept, [(*row, ", ".join(map(brief, example)))]
 
 
 def drop_unknown(items: pd.DataFrame, interactions: pd.DataFrame, path: str) -> tuple[pd.DataFrame, list[tuple]]:
@@ -213,12 +213,11 @@ def drop_unknown(items: pd.DataFrame, interactions: pd.DataFrame, path: str) -> 
     """
     known = interactions["item_id"].isin(items["item_id"])
     kept, unknown = interactions[known].reset_index(drop=True), interactions["item_id"][~known]
-    example = f"item_id {unknown.iloc[0]!r}" if len(unknown) else ""
+    example = f"item_id {brief(unknown.iloc[0])!r}" if len(unknown) else ""
     alike = unknown.str.lstrip("0").isin(items["item_id"].str.lstrip("0")).sum()
-    both = f"for example {example}; the catalogue has {items['item_id'].iloc[0]!r}"
-    advice = "Write the ids alike in both files" + (
-        f"; without leading zeros, {alike:,} would match." if alike else "."
-    )
+    both = f"for example {example}; the catalogue has {brief(items['item_id'].iloc[0])!r}"
+    advice = "Write the ids alike in both files"
+    advice += f"; without leading zeros, {alike:,} would match." if alike else "."
     if kept.empty:
         raise DataError(f"{path}: no interaction belongs to an item of the catalogue ({both}). {advice}")
     if len(unknown) > UNKNOWN_SHARE * len(interactions):

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from r2ec_lib.data.formats import place, read_file
 from r2ec_lib.data.readers import LOG_COLUMNS, named_items, select_columns
-from r2ec_lib.data.schema import DataError, Where, at, to_ids
+from r2ec_lib.data.schema import DataError, Where, at, brief, to_ids
 from r2ec_lib.data.storage import whole_folder
 from r2ec_lib.model import R2ec
 from r2ec_lib.serving import student
@@ -48,7 +48,7 @@ def update(model_folder: Path, items_path: Path, columns: Mapping[str, str], rem
     ids = to_ids(select_columns(raw, {"item_id": name}, where)["item_id"], where)
     if ids.duplicated().any():
         row = ids.index[ids.duplicated()][0]
-        raise DataError(f"{at(where, row)}: the id {ids[row]!r} is repeated. Keep one row per item.")
+        raise DataError(f"{at(where, row)}: the id {brief(ids[row])!r} is repeated. Keep one row per item.")
     mark = next((column for column in raw if column.strip().casefold() == REMOVED), REMOVED)
     gone = pd.Series(True, raw.index) if remove else _truths(raw[mark], where) if mark in raw else ids.isna()
     with _opened(model_folder):
@@ -58,7 +58,7 @@ def update(model_folder: Path, items_path: Path, columns: Mapping[str, str], rem
         if len(added):
             items = named_items(added, columns, where)
             if further := [name for name in items if name not in model.catalogue]:
-                print(f"columns that the catalogue lacks, left out: {', '.join(further)}")
+                print(f"columns that the catalogue lacks, left out: {', '.join(map(brief, further))}")
             model.add_items(items, where)
         model.remove_items(ids[gone & present].tolist())
         inside = model_folder / student.FOLDER
@@ -92,5 +92,5 @@ def _truths(values: pd.Series, where: Where) -> pd.Series:
     if truths.isna().any():
         row = truths.index[truths.isna()][0]
         words = ", ".join(filter(None, TRUTHS))
-        raise DataError(f"{at(where, row)}: {REMOVED} is {str(values[row])!r}; expected {words} or empty.")
+        raise DataError(f"{at(where, row)}: {REMOVED} is {brief(values[row])!r}; expected {words} or empty.")
     return truths.astype(bool)

@@ -20,6 +20,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from r2ec_lib.data.schema import brief
 from r2ec_lib.data.storage import YamlLoader
 
 PIPELINE_KEYS = {"base": "str", "name": "str", "stages": "list[str]", "threads": "int"}
@@ -148,7 +149,7 @@ def load(
             problems.append(f"{where}: a base is named in the recipe's file.")
         elif key not in kinds:
             hint = did_you_mean(key, kinds, {key: f" ({stem})" for key, (_, stem) in kinds.items()})
-            problems.append(f'{where}: unknown key "{key}", no notebook declares it.{hint}')
+            problems.append(f'{where}: unknown key "{brief(key)}", no notebook declares it.{hint}')
         elif problem := unfit(key, value, kinds[key][0]):
             problems.append(f"{where}: {problem}.")
     values = {key: value for key, (value, _) in entries.items()}
@@ -240,9 +241,9 @@ def mismatch(value: Any, kind: str) -> str:
     if isinstance(value, dict):
         return f"expected {kind}, found nested keys; recipes are flat"
     if options := re.findall(r"'[^']*'", kind):
-        return f"expected one of {', '.join(options)}, found {value!r}"
+        return f"expected one of {', '.join(options)}, found {brief(repr(value))}"
     what = {type(None): "nothing (null)", bool: "a truth value"}.get(type(value), f"{type(value).__name__}")
-    return f"expected {kind}, found {what}" + ("" if value is None else f": {value!r}")
+    return f"expected {kind}, found {what}" + ("" if value is None else f": {brief(repr(value))}")
 
 
 def _adapter(kind: str) -> TypeAdapter:

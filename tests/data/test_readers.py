@@ -118,6 +118,34 @@ def test_interactions_that_a_file_repeats_are_dropped_and_counted(logs):
     assert len(readers.read_interactions(paths[0])) == 3  # as lists read the log
 
 
+LONG = "x" * 10**6
+
+
+@pytest.mark.parametrize(
+    ("interactions", "items"),
+    [
+        (f"a,p,{LONG}\n", "item_id,title\np,Pen\n"),
+        (f"a,{LONG},2020-01-01\n", "item_id,title\np,Pen\n"),
+        ("a,p,2020-01-01\n", f"item_id,{LONG}\np,Pen\n"),
+        ("a,p,2020-01-01\n", f"item_id,title,{LONG},{LONG}\np,Pen,,\n"),
+        ("a,p,2020-01-01\n", f"item_id,title,\np,Pen,{LONG}\n"),
+        ("a,p,2020-01-01\n", f"item_id,title\n{LONG},Pen\n{LONG},Pen\n"),
+        ("a,p,2020-01-01\n", f"item_id,{LONG}\np,Pen,more\n"),
+    ],
+)
+def test_a_value_of_any_length_leaves_a_message_of_a_few_lines(logs, interactions, items):
+    with pytest.raises(DataError) as caught:
+        readers.read_logs(*logs(interactions, items))
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_dropped_row_of_any_length_leaves_a_short_example(logs):
+    _, _, drops = readers.read_logs(
+        *logs(f"a,p,2020-01-01\n{LONG},p,2020-01-01\n{LONG},p,2020-01-01\nb,{LONG},2020\n")
+    )
+    assert (drops["example"].str.len() > 0).sum() == 2 and drops["example"].str.len().max() < 200
+
+
 def test_lines_are_counted_as_an_editor_does(logs):
     """Quoted line breaks and empty lines stand before the fault."""
     items = 'item_id,title,text\np,Pen,"two\nlines"\n\nq,Quill,x\np,Again,y\n'

@@ -58,6 +58,10 @@ def test_all_problems_of_a_recipe_are_told_at_once(world):
     assert len(refused(world, "rows: x\nrate: x\nnothing: 1").splitlines()) == 3
 
 
+def test_a_value_of_any_length_leaves_a_message_of_one_line(world):
+    assert len(refused(world, f"rows: {'x' * 10**6}")) < 200
+
+
 def test_types_that_fit_are_taken(world):
     values = load(world, "rate: 1\nks: [1, 2]\nlimit: null\nfail: yes\nsource_path: 2024-01-01\n").values
     assert values["rate"] == 1 and values["limit"] is None and values["fail"] is True

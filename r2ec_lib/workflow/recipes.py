@@ -310,7 +310,7 @@ def _entries(path: Path) -> dict[str, tuple[Any, str]]:
             if key in entries:
                 raise RecipeError(f'{where}: "{key}" is repeated, first in {entries[key][1]}.')
             entries[key] = (loader.construct_object(value_node, deep=True), where)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise RecipeError(f"{path}: no valid YAML: {' '.join(str(error).split())}") from error
     return entries
 
@@ -341,8 +341,8 @@ def override(text: str, kinds: Mapping[str, str]) -> tuple[str, Any]:
         return key, raw.strip()
     try:
         value = yaml.load(raw, YamlLoader)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"-p {text}: the value is no valid YAML.") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise RecipeError(f"-p {brief(text)}: the value is no valid YAML.") from error
     if kind.startswith("str") and value is not None:
         return key, raw.strip()
     if not isinstance(value, bool):  # a truth value is no number

@@ -60,6 +60,12 @@ def test_all_problems_of_a_recipe_are_told_at_once(world):
     assert len(refused(world, "rows: x\nrate: x\nnothing: 1").splitlines()) == 3
 
 
+def test_a_recipe_nested_thousands_deep_is_no_valid_yaml(world):
+    deep = "[" * 5000 + "]" * 5000
+    assert "toy.yaml: no valid YAML" in refused(world, f"ks: {deep}")
+    assert "the value is no valid YAML" in refused(world, "", f"ks={deep}")
+
+
 def test_a_value_of_any_length_leaves_a_message_of_one_line(world):
     assert len(refused(world, f"rows: {'x' * 10**6}")) < 200
 

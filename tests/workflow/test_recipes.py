@@ -171,6 +171,13 @@ def test_every_number_that_a_notebook_takes_has_a_range_and_every_range_a_key():
     assert not [problem for key, (kind, default) in kinds.items() if (problem := recipes.unfit(key, default, kind))]
 
 
+def test_the_recipe_for_own_logs_asks_a_sample_of_a_large_test():
+    recipe = recipes.load(
+        runner.NOTEBOOKS.parent / "params" / "amazon_local.yaml", recipes.declared_in(runner.NOTEBOOKS)
+    )
+    assert recipe.values["test_samples"] >= 1797  # the questions of the README's results, all of which are asked
+
+
 def test_a_base_on_the_command_line_is_refused_rather_than_passed_over(world):
     assert "a base is named in the recipe's file" in refused(world, "", "base=other.yaml")
 

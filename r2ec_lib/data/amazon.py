@@ -14,8 +14,8 @@ import pandas as pd
 
 from r2ec_lib.data import schema
 from r2ec_lib.data.formats import place, read_file, records
-from r2ec_lib.data.readers import drop_unknown, parse_time, read_times, select_columns
-from r2ec_lib.data.schema import RATING_RANGE, YEARS, DataError
+from r2ec_lib.data.readers import drop_repeated, drop_unknown, parse_time, read_times, select_columns
+from r2ec_lib.data.schema import RATING_RANGE, YEARS, DataError, brief
 from r2ec_lib.data.storage import sha256
 from r2ec_lib.data.texts import plain_text
 
@@ -41,15 +41,16 @@ def read_amazon(
     what is missing. Items that nobody bought and items without a title are dropped; protocol "official" also drops
     items without a price and those with a title over 20 words. Price, ratings and rating counts never become text.
     Odd rows (no plausible time, a rating outside 1…5, an item listed again, a broken line) are dropped and counted
-    with an example, up to ODD_SHARE of a file. Raises DataError.
+    with an example, up to ODD_SHARE of a file; so are repeated interactions, however many. Raises DataError.
     """
     if download:
         download_amazon(data_dir, category, core, base_url=base_url)
     interactions_path, items_path = amazon_files(data_dir, category, core)
     interactions, read = _read_interactions(interactions_path)
     items, described = _read_items(items_path, set(interactions["item_id"].unique()), protocol)
+    interactions, repeated = drop_repeated(interactions)
     interactions, unknown = drop_unknown(items, interactions, str(interactions_path))
-    return items, interactions, schema.drops_table(described + read + unknown)
+    return items, interactions, schema.drops_table(described + read + repeated + unknown)
 
 
 def amazon_files(data_dir: str | Path, category: str, core: str = "0core") -> tuple[Path, Path]:
@@ -109,12 +110,12 @@ def _read_items(path: Path, bought: set[str], protocol: str) -> tuple[pd.DataFra
     sound = 0
     for line, record in records(path, faults):
         if not isinstance(record.get("parent_asin"), str):
-            faults.append(DataError(f"{path}, line {line}: no 'parent_asin'; found {', '.join(record)}."))
+            faults.append(DataError(f"{path}, line {line}: no 'parent_asin'; found {', '.join(map(brief, record))}."))
             continue
         sound += 1
-        if record["parent_asin"] in bought:
+        if (item_id := record["parent_asin"].strip()) in bought:
             price = str(record.get("price") or "").strip()
-            texts[line] = {"item_id": record["parent_asin"]} | _item_text(record) | {"price": price}
+            texts[line] = {"item_id": item_id} | _item_text(record) | {"price": price}
     limit = _tolerated(sound + len(faults))
     if len(faults) > limit or (faults and not sound):
         raise faults[0]
@@ -151,7 +152,7 @@ def _drop(
     for reason, bad in reasons.items():
         bad = bad[df.index]
         if 0 < bad.sum() <= limit:
-            example = ", ".join(map(str, df[bad].iloc[0].to_list()[:4]))
+            example = ", ".join(map(brief, df[bad].iloc[0].to_list()[:4]))
             df = df[~bad]
             drops.append((step, reason, int(bad.sum()), len(df), f"{path.name}: {example}"))
             if df.empty:

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from r2ec_lib.data.schema import DataError, check_names
+from r2ec_lib.data.schema import DataError, brief, check_names
 
 KINDS = {".csv": "csv", ".jsonl": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
 FOREIGN = {
@@ -59,8 +59,8 @@ def read_file(path: str | Path) -> pd.DataFrame:
         table = _READERS[kind_of(part)](part)
         if tables and kind_of(part) != "jsonl" and list(table.columns) != list(tables[0].columns):
             raise DataError(
-                f"{part}, line 1: the columns are {', '.join(table.columns)}; those of {first} are "
-                f"{', '.join(tables[0].columns)}. Write all parts with the same header."
+                f"{part}, line 1: the columns are {', '.join(map(brief, table.columns))}; those of {first} are "
+                f"{', '.join(map(brief, tables[0].columns))}. Write all parts with the same header."
             )
         tables.append(table)
     return pd.concat(tables, ignore_index=True) if others else tables[0]
@@ -155,7 +155,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     record = dict(pairs)
     if len(record) != len(pairs):
         repeated = next(key for place, (key, _) in enumerate(pairs) if key in dict(pairs[:place]))
-        raise ValueError(f"the key {repeated!r} is repeated")
+        raise ValueError(f"the key {brief(repeated)!r} is repeated")
     return record
 
 
@@ -268,7 +268,7 @@ def _csv_rows(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
             span = f" from a quote at line {first} on" if len(held) > 1 else ""
             raise DataError(
                 f"{path}, line {reader.line_num}: {len(record)} fields{span}, expected {len(header)} "
-                f"({separator.join(header)}). Correct or remove the line."
+                f"({separator.join(map(brief, header))}). Correct or remove the line."
             )
         alike = all(line.count(separator) == len(record) - 1 for line in held if line.strip())
         if len(record) > 1 and len(held) > 1 and alike and not any(f"{separator} " in line for line in held[1:]):

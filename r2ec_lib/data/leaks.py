@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from r2ec_lib.data.schema import sums_up_future
+from r2ec_lib.data.schema import brief, sums_up_future
 
 SHORTEST_TITLE = 6  # characters; a shorter title also occurs in a prompt by chance
 COUNTS_PURCHASES = 0.8  # rank correlation from which a column is taken for a count of purchases
@@ -77,8 +77,8 @@ def prompt_check(
 def _verdict(bad_rows: np.ndarray, samples: pd.DataFrame, fine: str = "none") -> tuple[bool, str]:
     if not len(bad_rows):
         return True, fine
-    example = samples.iloc[bad_rows[0]]
-    return False, f"{len(np.unique(bad_rows))} samples, such as {example['sample_id']} of user {example['user_id']!r}"
+    count, example = len(np.unique(bad_rows)), samples.iloc[bad_rows[0]]
+    return False, f"{count} samples, such as {example['sample_id']} of user {brief(example['user_id'])!r}"
 
 
 def _counting_columns(items: pd.DataFrame, samples: pd.DataFrame) -> list[str]:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from r2ec_lib.data import schema
 from r2ec_lib.data.formats import place, read_file
-from r2ec_lib.data.schema import RATING_RANGE, TIME, YEARS, DataError, Where, at
+from r2ec_lib.data.schema import RATING_RANGE, TIME, YEARS, DataError, Where, at, brief
 from r2ec_lib.data.texts import plain_text
 
 LOG_COLUMNS = {
@@ -30,6 +30,7 @@ FORMATS = [
     "%Y%m%d%H%M%S",
 ]
 """Formats that an error may propose; any other is read as well when it is named."""
+UNKNOWN_SHARE = 0.2  # share of interactions with unknown items above which the ids are probably written in two ways
 
 _NAMELESS = re.compile(r"\s*|Unnamed: \d+|__index_level_\d+__")
 
@@ -46,22 +47,21 @@ def read_logs(
 
     `columns` maps our names (the keys of LOG_COLUMNS) to the file's. `timestamp_unit` as in `parse_time`. Ratings are
     optional. Every further column of the items file becomes item text, except those that `clean_items` leaves out.
-    Interactions with unknown items are dropped and counted. Raises DataError.
+    Repeated interactions and those with unknown items are dropped and counted. Raises DataError.
     """
     names = _names(columns)
-    interactions = read_interactions(
-        interactions_path, columns, timestamp_unit=timestamp_unit, rating_range=rating_range
-    )
+    interactions = _read_interactions(interactions_path, columns, timestamp_unit, rating_range)
     where, raw = place(items_path), read_file(items_path)
     items = clean_items(named_items(raw, columns, where), where)
     further = raw.columns.drop([names["catalogue_id"], names["title"]])
     drops: list[tuple] = [("items", "read", 0, len(items))]
     for name in [name for name in further if name in schema.ITEM_COLUMNS or name not in items]:
         reason = "it may sum up the future" if schema.sums_up_future(name) else "it has no name of its own"
-        drops.append(("items", f"column {name!r} left out: {reason}", 0, len(items)))
+        drops.append(("items", f"column {brief(name)!r} left out: {reason}", 0, len(items)))
     drops.append(("interactions", "read", 0, len(interactions)))
+    interactions, repeated = drop_repeated(interactions)
     interactions, unknown_items = drop_unknown(items, interactions, str(interactions_path))
-    return items, interactions, schema.drops_table(drops + unknown_items)
+    return items, interactions, schema.drops_table(drops + repeated + unknown_items)
 
 
 def read_interactions(
@@ -72,6 +72,12 @@ def read_interactions(
     rating_range: tuple[float, float] = RATING_RANGE,
 ) -> pd.DataFrame:
     """The interactions of `read_logs`, from the same file with the same arguments; their items are not checked."""
+    return drop_repeated(_read_interactions(path, columns, timestamp_unit, rating_range))[0]
+
+
+def _read_interactions(
+    path: str | Path, columns: Mapping[str, str] | None, timestamp_unit: str, rating_range: tuple[float, float]
+) -> pd.DataFrame:
     names, where, raw = _names(columns), place(path), read_file(path)
     rated = names["rating"] != "rating" or "rating" in raw
     wanted = ("user_id", "item_id", "timestamp", "rating") if rated else ("user_id", "item_id", "timestamp")
@@ -109,7 +115,7 @@ def clean_items(df: pd.DataFrame, where: Where = "items") -> pd.DataFrame:
         if not (numbers % 1 == 0).all() or not numbers.is_unique:
             raise DataError(
                 f"{schema.name_of(where)}: column {position} has no name but holds values such as "
-                f"{str(values.iloc[0])!r}. Name or remove it."
+                f"{brief(values.iloc[0])!r}. Name or remove it."
             )
         left_out.append(name)
     items = df.drop(columns=left_out)
@@ -145,7 +151,7 @@ def parse_time(values: pd.Series, unit: str, where: Where) -> pd.Series:
         else:
             advice = f"Expected {_expected(unit)}. Correct the field, or set timestamp_unit"
         raise DataError(
-            f"{at(where, row)}: {str(values[row])!r} is no plausible time in unit {unit!r} {rows}. {advice}."
+            f"{at(where, row)}: {brief(values[row])!r} is no plausible time in unit {unit!r} {rows}. {advice}."
         )
     return times.astype(TIME)
 
@@ -184,23 +190,40 @@ def select_columns(df: pd.DataFrame, names: Mapping[str, str], where: Where) -> 
         if theirs not in df.columns:
             raise DataError(
                 f"{schema.name_of(where)}: no column {theirs!r} for {ours}; found "
-                f"{', '.join(map(str, df.columns))}. Correct the file or the column mapping."
+                f"{', '.join(map(brief, df.columns))}. Correct the file or the column mapping."
             )
     return df[list(names.values())].set_axis(list(names), axis=1)
 
 
+def drop_repeated(interactions: pd.DataFrame) -> tuple[pd.DataFrame, list[tuple]]:
+    """The interactions, each once, and a row for the drops table where a file has some again, perhaps one per unit."""
+    keys = ["user_id", "item_id", "timestamp"]
+    again = interactions.duplicated(keys)
+    if not again.any():
+        return interactions, []
+    kept, example = interactions[~again].reset_index(drop=True), interactions.loc[again, keys].iloc[0]
+    row = ("interactions", "same user, item and time as one before", int(again.sum()), len(kept))
+    return kept, [(*row, ", ".join(map(brief, example)))]
+
+
 def drop_unknown(items: pd.DataFrame, interactions: pd.DataFrame, path: str) -> tuple[pd.DataFrame, list[tuple]]:
-    """The interactions with items of the catalogue, and a row for the drops table. DataError where none is left."""
+    """The interactions with items of the catalogue, and a row for the drops table.
+
+    Prints a note where more than UNKNOWN_SHARE go. DataError where none is left.
+    """
     known = interactions["item_id"].isin(items["item_id"])
-    kept = interactions[known].reset_index(drop=True)
-    example = "" if known.all() else f"item_id {interactions['item_id'][~known].iloc[0]!r}"
+    kept, unknown = interactions[known].reset_index(drop=True), interactions["item_id"][~known]
+    example = f"item_id {brief(unknown.iloc[0])!r}" if len(unknown) else ""
+    alike = unknown.str.lstrip("0").isin(items["item_id"].str.lstrip("0")).sum()
+    both = f"for example {example}; the catalogue has {brief(items['item_id'].iloc[0])!r}"
+    advice = "Write the ids alike in both files"
+    advice += f"; without leading zeros, {alike:,} would match." if alike else "."
     if kept.empty:
-        raise DataError(
-            f"{path}: no interaction belongs to an item of the catalogue (for example {example}; the catalogue has "
-            f"{items['item_id'].iloc[0]!r}). Write the ids alike in both files."
-        )
-    reason, dropped = "of an item that is not in the items table", len(interactions) - len(kept)
-    return kept, [("interactions", reason, dropped, len(kept), example)]
+        raise DataError(f"{path}: no interaction belongs to an item of the catalogue ({both}). {advice}")
+    if len(unknown) > UNKNOWN_SHARE * len(interactions):
+        share = f"{len(unknown):,} of {len(interactions):,} interactions"
+        print(f"{path}: {share} are dropped, since the items table lacks their items ({both}). {advice}")
+    return kept, [("interactions", "of an item that is not in the items table", len(unknown), len(kept), example)]
 
 
 def _names(columns: Mapping[str, str] | None) -> dict[str, str]:

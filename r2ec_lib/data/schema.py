@@ -55,6 +55,16 @@ class DataError(ValueError):
     """A fault in the data that a user can mend: what was found, where, what was expected, what to do."""
 
 
+def brief(value: Any) -> str:
+    """A value of a file as text for a message or an example: without its middle where it has more than 80 signs.
+
+    >>> brief("harp"), len(brief("harp" * 1000))
+    ('harp', 80)
+    """
+    text = str(value)
+    return text if len(text) <= 80 else f"{text[:60]}…{text[-19:]}"
+
+
 def at(where: Where, row: int) -> str:
     """'file, line 7' where `where` can tell lines, else 'file, row 6' (rows counted from 1)."""
     return where(row) if callable(where) else f"{where}, row {row + 1}"
@@ -94,7 +104,7 @@ def check_names(names: Sequence[Hashable], where: str) -> None:
         if name in names[first + 1 :]:
             second = names.index(name, first + 1) + 1
             raise DataError(
-                f"{where}: columns {first + 1} and {second} are both called {name!r}. Rename or remove one."
+                f"{where}: columns {first + 1} and {second} are both called {brief(name)!r}. Rename or remove one."
             )
 
 
@@ -136,7 +146,7 @@ def to_text(values: pd.Series, where: Where) -> pd.Series:
 
 
 def to_ids(values: pd.Series, where: Where) -> pd.Series:
-    """Ids as text, whole numbers without a decimal point.
+    """Ids as text without blanks around them, whole numbers without a decimal point.
 
     Raises DataError for a missing id, a list or mapping, or a float too large to be exact.
     """
@@ -149,8 +159,8 @@ def to_ids(values: pd.Series, where: Where) -> pd.Series:
         _none(values.abs() >= 2**bits, where, inexact, "ids written as integers or text")
         if (values.dropna() % 1 == 0).all():
             values = values.astype("Int64")
-    text = to_text(values, where)
-    _none(values.isna() | (text.str.strip() == ""), where, f"no {values.name}", "every row needs one")
+    text = to_text(values, where).str.strip()
+    _none(values.isna() | (text == ""), where, f"no {values.name}", "every row needs one")
     return text
 
 
@@ -168,7 +178,7 @@ def validate_items(df: pd.DataFrame, where: Where = "items") -> pd.DataFrame:
         row = df.index[repeated][0]
         first = df.index[df["item_id"] == df["item_id"][row]][0]
         raise DataError(
-            f"{at(where, row)}: item_id {df['item_id'][row]!r} is already at {at(where, first)} "
+            f"{at(where, row)}: item_id {brief(df['item_id'][row])!r} is already at {at(where, first)} "
             f"({int(repeated.sum())} such rows). Keep one row per item."
         )
     return df.reset_index(drop=True)
@@ -217,7 +227,7 @@ def _require(df: pd.DataFrame, columns: list[str], where: Where) -> None:
     missing = [name for name in columns if name not in df.columns]
     if missing:
         raise DataError(
-            f"{name_of(where)}: no column {', '.join(map(repr, missing))}; found {', '.join(map(str, df.columns))}. "
+            f"{name_of(where)}: no column {', '.join(map(repr, missing))}; found {', '.join(map(brief, df.columns))}. "
             "Rename your columns, or name them in the recipe (column_…)."
         )
     if df.empty:

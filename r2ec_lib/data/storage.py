@@ -45,17 +45,22 @@ def write_text(text: str, path: str | Path) -> None:
 def whole_folder(folder: str | os.PathLike) -> Iterator[Path]:
     """Gives a new folder to write in, which takes the place of `folder` at the end, unless there was an error.
 
-    The old folder stays whole until it is moved aside. Others may read the new one as they may any folder made here.
+    The old folder stays whole until it is moved aside, and comes back unless the new one follows. Others may read the
+    new one as they may any folder made here.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as aside:  # for its owner alone
-        fresh = Path(aside) / "new"
+        fresh, old = Path(aside) / "new", Path(aside) / "old"
         fresh.mkdir()
         yield fresh
-        if folder.exists():
-            os.replace(folder, Path(aside) / "old")
-        os.replace(fresh, folder)
+        try:
+            if folder.exists():
+                os.replace(folder, old)
+            os.replace(fresh, folder)
+        finally:
+            if old.exists() and not folder.exists():  # stopped between the two
+                os.replace(old, folder)
 
 
 def read_json(path: str | Path) -> Any:

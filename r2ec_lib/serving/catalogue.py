@@ -5,14 +5,16 @@ encoding them that of `R2ec.add_items`.
 """
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
+from filelock import FileLock, Timeout
 
 from r2ec_lib.data.formats import place, read_file
 from r2ec_lib.data.readers import LOG_COLUMNS, named_items, select_columns
-from r2ec_lib.data.schema import DataError, Where, at, to_ids
+from r2ec_lib.data.schema import DataError, Where, at, brief, to_ids
 from r2ec_lib.data.storage import whole_folder
 from r2ec_lib.model import R2ec
 from r2ec_lib.serving import student
@@ -33,8 +35,8 @@ def update(model_folder: Path, items_path: Path, columns: Mapping[str, str], rem
     Columns that the catalogue lacks are left out and told; where one is missing, a replaced item keeps its text.
 
     Raises:
-        DataError: a file that cannot be used, a repeated id, nothing would be left, or the model is that of a run,
-            whose tables name items by their place in its catalogue.
+        DataError: a file that cannot be used, a repeated id, nothing would be left, another process changes the model,
+            or the model is that of a run, whose tables name items by their place in its catalogue.
         FileNotFoundError: `model_folder` holds no model.
     """
     if (model_folder.resolve().parent / "data" / "samples.parquet").exists():
@@ -46,23 +48,24 @@ def update(model_folder: Path, items_path: Path, columns: Mapping[str, str], rem
     ids = to_ids(select_columns(raw, {"item_id": name}, where)["item_id"], where)
     if ids.duplicated().any():
         row = ids.index[ids.duplicated()][0]
-        raise DataError(f"{at(where, row)}: the id {ids[row]!r} is repeated. Keep one row per item.")
+        raise DataError(f"{at(where, row)}: the id {brief(ids[row])!r} is repeated. Keep one row per item.")
     mark = next((column for column in raw if column.strip().casefold() == REMOVED), REMOVED)
     gone = pd.Series(True, raw.index) if remove else _truths(raw[mark], where) if mark in raw else ids.isna()
-    model = R2ec.load(model_folder)
-    present = ids.isin(model.head.item_ids)
-    added = raw[~gone].drop(columns=mark, errors="ignore")
-    if len(added):
-        items = named_items(added, columns, where)
-        if further := [name for name in items if name not in model.catalogue]:
-            print(f"columns that the catalogue lacks, left out: {', '.join(further)}")
-        model.add_items(items, where)
-    model.remove_items(ids[gone & present].tolist())
-    inside = model_folder / student.FOLDER
-    with whole_folder(model_folder) as fresh:
-        model.save(fresh)
-        if inside.is_dir():  # it reads new items as they are
-            shutil.copytree(inside, fresh / student.FOLDER)
+    with _opened(model_folder):
+        model = R2ec.load(model_folder)
+        present = ids.isin(model.head.item_ids)
+        added = raw[~gone].drop(columns=mark, errors="ignore")
+        if len(added):
+            items = named_items(added, columns, where)
+            if further := [name for name in items if name not in model.catalogue]:
+                print(f"columns that the catalogue lacks, left out: {', '.join(map(brief, further))}")
+            model.add_items(items, where)
+        model.remove_items(ids[gone & present].tolist())
+        inside = model_folder / student.FOLDER
+        with whole_folder(model_folder) as fresh:
+            model.save(fresh)
+            if inside.is_dir():  # it reads new items as they are
+                shutil.copytree(inside, fresh / student.FOLDER)
     print(
         f"{(~gone & ~present).sum():,} items added, {(~gone & present).sum():,} replaced, "
         f"{(gone & present).sum():,} removed, {(gone & ~present).sum():,} to remove were not there; "
@@ -70,10 +73,24 @@ def update(model_folder: Path, items_path: Path, columns: Mapping[str, str], rem
     )
 
 
+@contextmanager
+def _opened(folder: Path) -> Iterator[None]:
+    """The folder of a model, which one process at a time changes. Raises DataError, or FileNotFoundError."""
+    if not folder.is_dir():  # whose lock would be left behind
+        raise FileNotFoundError(f"{folder} holds no saved R²ec")
+    real = folder.resolve()
+    try:
+        lock = FileLock(real.with_name(f".{real.name}.lock"), timeout=0).acquire()
+    except Timeout:
+        raise DataError(f"{folder} is being changed by another process. Wait for it and start again.") from None
+    with lock:
+        yield
+
+
 def _truths(values: pd.Series, where: Where) -> pd.Series:
     truths = values.astype(object).where(values.notna(), "").astype(str).str.strip().str.casefold().map(TRUTHS)
     if truths.isna().any():
         row = truths.index[truths.isna()][0]
         words = ", ".join(filter(None, TRUTHS))
-        raise DataError(f"{at(where, row)}: {REMOVED} is {str(values[row])!r}; expected {words} or empty.")
+        raise DataError(f"{at(where, row)}: {REMOVED} is {brief(values[row])!r}; expected {words} or empty.")
     return truths.astype(bool)

@@ -20,34 +20,63 @@ from typing import Any, Literal
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from r2ec_lib.data.schema import brief
 from r2ec_lib.data.storage import YamlLoader
 
 PIPELINE_KEYS = {"base": "str", "name": "str", "stages": "list[str]", "threads": "int"}
 """Keys that the command line itself reads: CPU threads of a kernel among them, 0 for a number that fits the model."""
 RANGES = dict.fromkeys(
     (
-        *("seed", "bazaar_seed", "threads", "lora_r", "item_steps", "plain_steps", "plain_long_steps"),
-        *("test_samples", "student_epochs", "backbone_histories", "drop_samples", "review_cases"),
+        *("seed", "bazaar_seed", "threads", "lora_r", "lora_layers", "item_steps", "plain_steps", "plain_long_steps"),
+        *("test_samples", "student_epochs", "student_histories", "backbone_histories", "drop_samples", "review_cases"),
+        *("min_items", "warmup_documents", "warmup_named", "warmup_lm_steps", "warmup_steps", "item_warmup_steps"),
+        *("live_negatives", "top_k", "max_completion_length", "teacher_lengths", "taken_away"),
+        *("shown_contradictions", "shown_cases", "trials"),
     ),
     range(2**32),  # NumPy takes no other seed
 )
 RANGES |= dict.fromkeys(
     (
         *("max_history", "eval_steps", "refresh_steps", "rollout_steps", "valid_users", "ranking_k", "kept_items"),
-        *("workers", "trials", "baseline_epochs", "latency_queries", "student_batch", "list_length", "audience"),
+        *("workers", "baseline_epochs", "latency_queries", "student_batch", "list_length", "audience"),
         *("resamples", "slice_resamples", "causal_resamples", "tuning_samples", "repetitions", "growth_repetitions"),
-        *("dispersion_samples", "cue_samples"),
+        *("dispersion_samples", "cue_samples", "shown_items", "reward_cutoff", "relabel_top", "num_generations"),
+        *("max_title_words", "max_item_words", "max_title_tokens", "max_item_tokens", "warmup_facts", "patience"),
+        *("vocab_size", "num_layers", "num_heads", "lora_alpha", "warmup_lm_tokens", "student_layers"),
+        *("batch_users", "gradient_accumulation_steps", "num_iterations", "num_processes", "rollout_users"),
+        *("baseline_patience", "catalogue_items", "history_length", "plain_batch", "asked_batches", "ranked_items"),
+        *("ranked_width", "ranked_users", "ranked_k", "grown_items", "grown_histories", "grown_generations"),
+        *("grown_tokens", "prompt_tokens"),
     ),
     range(1, 2**32),
 )
 RANGES |= dict.fromkeys(("causal_samples", "dispersion_draws"), range(2, 2**32))  # two are needed to compare
 RANGES |= {
+    "max_steps": range(-1, 2**32),
     "student_width": range(0, 2**32, 4),
     "baseline_width": range(2, 2**32, 2),
     "hidden_size": range(4, 2**32, 4),
 }
-"""Integers that a key takes where not all will do: most would fail a notebook late, some hours after the start. Widths
-are those that attention heads can share, a student's that of the tiny backbone where it has none of its own."""
+"""Integers that a key takes, or a list of a key: others would fail a notebook late, some hours after the start. Widths
+are those that attention heads can share, a student's that of the tiny backbone where it has none of its own. The
+Bazaar's sizes and shares are checked by `BazaarConfig`, when a run begins."""
+FLOATS = dict.fromkeys(
+    (
+        *("learning_rate", "item_rate", "warmup_lm_rate", "student_rate", "student_matrix_rate", "rec_temperature"),
+        *("temperature", "epsilon", "epsilon_high", "ab_effects"),
+    ),
+    "above 0",
+)
+FLOATS |= dict.fromkeys(
+    (
+        *("plain_learning_rate", "token_price", "unclosed_price", "judged_weight", "item_weight", "beta"),
+        *("kl_weight_warmup", "max_grad_norm", "num_train_epochs", "quality_weights"),
+    ),
+    "0 or more",
+)
+FLOATS |= dict.fromkeys(("reward_mix", "mention_share", "corrupted_share", "kept_fractions", "answer_rate"), "0 to 1")
+"""What other numbers have to be, and in `FITS` how that is seen."""
+FITS = {"above 0": lambda x: x > 0, "0 or more": lambda x: x >= 0, "0 to 1": lambda x: 0 <= x <= 1}
 PLACES = ("run_dir", "cache_dir")
 """Keys that say where a notebook keeps things; no result depends on them."""
 TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "Literal": Literal}
@@ -148,10 +177,14 @@ def load(
             problems.append(f"{where}: a base is named in the recipe's file.")
         elif key not in kinds:
             hint = did_you_mean(key, kinds, {key: f" ({stem})" for key, (_, stem) in kinds.items()})
-            problems.append(f'{where}: unknown key "{key}", no notebook declares it.{hint}')
+            problems.append(f'{where}: unknown key "{brief(key)}", no notebook declares it.{hint}')
         elif problem := unfit(key, value, kinds[key][0]):
             problems.append(f"{where}: {problem}.")
     values = {key: value for key, (value, _) in entries.items()}
+    defaults = {key: parameter.default for keys in notebooks.values() for key, parameter in keys.items()}
+    low, high = (values.get(key, defaults.get(key, one)) for key, one in (("rating_min", 0.0), ("rating_max", 1.0)))
+    if not problems and low >= high:
+        problems.append(f"{path}: rating_min is {low:g}, rating_max {high:g}; expected a smaller and a larger one.")
     name, stages = name or values.pop("name", None) or path.stem, values.pop("stages", None)
     if isinstance(name, str) and not RUN_NAME.fullmatch(name):
         problems.append(f'{path}: name "{name}": use letters, digits, ".", "_" and "-", without a folder.')
@@ -218,7 +251,10 @@ def unfit(key: str, value: Any, kind: str) -> str:
     """What is wrong with `value` for `key`, which is of a `kind`; empty where nothing is."""
     if problem := mismatch(value, kind):
         return f"{key}: {problem}"
-    if (fit := RANGES.get(key)) is None or value in fit:
+    numbers = [one for one in (value if isinstance(value, list) else [value]) if one is not None]
+    if key in FLOATS and not all(map(FITS[FLOATS[key]], numbers)):
+        return f"{key} is {value}; expected {FLOATS[key]}"
+    if (fit := RANGES.get(key)) is None or all(number in fit for number in numbers):
         return ""
     return f"{key} is {value}; expected {fit[0]} to {fit[-1]}" + f", a multiple of {fit.step}" * (fit.step > 1)
 
@@ -240,9 +276,9 @@ def mismatch(value: Any, kind: str) -> str:
     if isinstance(value, dict):
         return f"expected {kind}, found nested keys; recipes are flat"
     if options := re.findall(r"'[^']*'", kind):
-        return f"expected one of {', '.join(options)}, found {value!r}"
+        return f"expected one of {', '.join(options)}, found {brief(repr(value))}"
     what = {type(None): "nothing (null)", bool: "a truth value"}.get(type(value), f"{type(value).__name__}")
-    return f"expected {kind}, found {what}" + ("" if value is None else f": {value!r}")
+    return f"expected {kind}, found {what}" + ("" if value is None else f": {brief(repr(value))}")
 
 
 def _adapter(kind: str) -> TypeAdapter:
@@ -274,7 +310,7 @@ def _entries(path: Path) -> dict[str, tuple[Any, str]]:
             if key in entries:
                 raise RecipeError(f'{where}: "{key}" is repeated, first in {entries[key][1]}.')
             entries[key] = (loader.construct_object(value_node, deep=True), where)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise RecipeError(f"{path}: no valid YAML: {' '.join(str(error).split())}") from error
     return entries
 
@@ -305,8 +341,8 @@ def override(text: str, kinds: Mapping[str, str]) -> tuple[str, Any]:
         return key, raw.strip()
     try:
         value = yaml.load(raw, YamlLoader)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"-p {text}: the value is no valid YAML.") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise RecipeError(f"-p {brief(text)}: the value is no valid YAML.") from error
     if kind.startswith("str") and value is not None:
         return key, raw.strip()
     if not isinstance(value, bool):  # a truth value is no number

@@ -4,6 +4,7 @@
 this module: one process at a time in a run, settings checked before long work, and a record of what ran where.
 """
 
+import errno
 import os
 import shutil
 import sys
@@ -20,6 +21,9 @@ from r2ec_lib.workflow import kernels, provenance, recipes, report, stages
 from r2ec_lib.workflow.folder import NOTEBOOKS, ON_REQUEST, ROOT, RUNS, STAGES, RunFolder, shown
 from r2ec_lib.workflow.kernels import RunError
 from r2ec_lib.workflow.recipes import Parameter, Recipe, RecipeError, did_you_mean, no_stage
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""Of a disk that takes no more: full, beyond a quota or a limit on the size of files, or mounted read-only."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +45,11 @@ def execute(recipe: Recipe, fresh: bool = False, runs: Path = RUNS, *, shared: b
 
     Raises:
         RecipeError: a file that is not there, or a notebook refuses its settings; nothing was run or removed.
-        RunError: a notebook failed, and the report shows what there is; or another process works in the same folder.
+        RunError: a notebook failed, and the report shows what there is; the disk takes no more; or another process
+            works in the same folder.
     """
     run = RunFolder(runs / recipe.name)
-    with _lock(runs, recipe.name):
+    with _full_disk_named(run, fresh), _lock(runs, recipe.name):
         if run.path.exists() and any(run.path.iterdir()) and not run.exists():
             raise RunError(
                 f"{shown(run.path)} is no run (it holds neither recipe.yaml nor .stages). Choose another --name."
@@ -179,6 +184,22 @@ def _variables(recipe: Recipe, declared: Mapping[str, Mapping[str, Parameter]]) 
     """The environment of the run's kernels, the same for all: one of them loads the model that another has trained."""
     defaults = {key: parameter.default for keys in declared.values() for key, parameter in keys.items()}
     return kernels.environment({**defaults, **recipe.values})
+
+
+@contextmanager
+def _full_disk_named(run: RunFolder, fresh: bool) -> Iterator[None]:
+    """Turns the error of a disk that takes no more into a RunError that says what stopped and how it goes on."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        begun = [name for name in STAGES if (last := stages.state(run, name)) and not last["finished"]]
+        stopped = f"the run {shown(run.path)} stopped" + (f" in stage {begun[0]}" if begun else "")
+        without = ", without --fresh," if fresh else ""
+        raise RunError(
+            f"{error}: {stopped}. Make room or lift the limit; then the same command{without} goes on."
+        ) from error
 
 
 @contextmanager

@@ -112,7 +112,7 @@ def load(path: Path) -> Study:
         raise RecipeError(f"{path}: no such study.")
     try:
         study = Study.model_validate(yaml.load(path.read_text(encoding="utf-8"), YamlLoader))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise RecipeError(f"{path}: no valid YAML: {' '.join(str(error).split())}") from error
     except ValidationError as error:
         lines = [f"{path}: {'.'.join(map(str, one['loc'])) or 'study'}: {one['msg']}." for one in error.errors()]

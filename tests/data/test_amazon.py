@@ -74,6 +74,17 @@ def test_amazon_files_become_the_two_tables(amazon):
     assert drops["dropped"].sum() == 0
 
 
+def test_a_log_that_was_appended_to_itself_is_read_once(amazon):
+    lines = [f"u{k},p{k % 3},5.0,{T0 + k * DAY}" for k in range(6)]
+    _, interactions, drops = read_amazon(amazon(lines * 2), "Pens")
+    assert len(interactions) == 6 and drops_of(drops)["same user, item and time as one before"] == 6
+
+
+def test_blanks_around_an_item_s_id_make_no_other_item(amazon):
+    items, interactions, _ = read_amazon(amazon([f"u, p0,5.0,{T0}"], [item("p0 ")]), "Pens")
+    assert items["item_id"].tolist() == interactions["item_id"].tolist() == ["p0"]
+
+
 def test_the_sites_own_tree_is_read_too(amazon):
     folder = amazon()
     for name in _site_names("Pens", "5core"):

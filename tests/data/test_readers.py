@@ -64,7 +64,8 @@ def test_all_file_types_hold_the_same_tables_under_the_users_names(tmp_path, suf
 
 
 def test_a_shopper_whose_json_id_is_once_an_integer_and_once_a_float_is_one(tmp_path):
-    rows = [f'{{"user_id": {user}, "item_id": "p", "timestamp": "2020-01-01"}}\n' for user in ("7", "7.0")]
+    row = '{{"user_id": {}, "item_id": "{}", "timestamp": "2020-01-01"}}\n'
+    rows = [row.format("7", "p"), row.format("7.0", "q")]
     (tmp_path / "log.jsonl").write_text("".join(rows))
     assert readers.read_interactions(tmp_path / "log.jsonl")["user_id"].tolist() == ["7", "7"]
 
@@ -84,6 +85,65 @@ def test_interactions_with_unknown_items_are_counted_and_all_of_them_an_error(lo
         DataError, match=r"no interaction belongs to an item of the catalogue \(for example item_id 'x'"
     ):
         readers.read_logs(*logs("b,x,2020-01-02\n"))
+
+
+def test_blanks_around_an_id_make_no_other_id(logs):
+    paths = logs("a , p,2020-01-01\na,q ,2020-01-02\n", items="item_id,title\np ,Pen\n q,Quill\n")
+    items, interactions, _ = readers.read_logs(*paths)
+    assert items["item_id"].tolist() == interactions["item_id"].tolist() == ["p", "q"]
+    assert set(interactions["user_id"]) == {"a"}
+
+
+def test_more_than_a_fifth_of_unknown_items_is_told_with_an_example_and_what_would_match(logs, capsys):
+    items, rows = "item_id,title\n001,Pen\n20,Quill\n", "a,20,2020-01-01\n" * 2 + "b,1,2020-01-02\nb,x,2020-01-02\n"
+    readers.read_logs(*logs(rows, items))
+    told = capsys.readouterr().out
+    assert "interactions.csv: 2 of 3 interactions are dropped" in told
+    assert "(for example item_id '1'; the catalogue has '001')" in told
+    assert told.endswith("Write the ids alike in both files; without leading zeros, 1 would match.\n")
+    rows = "".join(f"u{number},20,2020-01-01\n" for number in range(4)) + "b,x,2020-01-02\n"
+    readers.read_logs(*logs(rows, items))
+    assert capsys.readouterr().out == ""  # no more than a fifth
+    with pytest.raises(DataError, match="both files; without leading zeros, 1 would match"):
+        readers.read_logs(*logs("b,1,2020-01-02\n", items))
+
+
+def test_interactions_that_a_file_repeats_are_dropped_and_counted(logs):
+    rows = "a,p,2020-01-01\nb,q,2020-01-02\n"
+    paths = logs(rows + rows + "a,p,2020-01-02\n")
+    _, interactions, drops = readers.read_logs(*paths)
+    assert interactions["user_id"].to_dict() == {0: "a", 1: "a", 2: "b"}
+    row = drops.set_index("reason").loc["same user, item and time as one before"]
+    assert (row["dropped"], row["remaining"], row["example"]) == (2, 3, "a, p, 2020-01-01 00:00:00+00:00")
+    assert len(readers.read_interactions(paths[0])) == 3  # as lists read the log
+
+
+LONG = "x" * 10**6
+
+
+@pytest.mark.parametrize(
+    ("interactions", "items"),
+    [
+        (f"a,p,{LONG}\n", "item_id,title\np,Pen\n"),
+        (f"a,{LONG},2020-01-01\n", "item_id,title\np,Pen\n"),
+        ("a,p,2020-01-01\n", f"item_id,{LONG}\np,Pen\n"),
+        ("a,p,2020-01-01\n", f"item_id,title,{LONG},{LONG}\np,Pen,,\n"),
+        ("a,p,2020-01-01\n", f"item_id,title,\np,Pen,{LONG}\n"),
+        ("a,p,2020-01-01\n", f"item_id,title\n{LONG},Pen\n{LONG},Pen\n"),
+        ("a,p,2020-01-01\n", f"item_id,{LONG}\np,Pen,more\n"),
+    ],
+)
+def test_a_value_of_any_length_leaves_a_message_of_a_few_lines(logs, interactions, items):
+    with pytest.raises(DataError) as caught:
+        readers.read_logs(*logs(interactions, items))
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_dropped_row_of_any_length_leaves_a_short_example(logs):
+    _, _, drops = readers.read_logs(
+        *logs(f"a,p,2020-01-01\n{LONG},p,2020-01-01\n{LONG},p,2020-01-01\nb,{LONG},2020\n")
+    )
+    assert (drops["example"].str.len() > 0).sum() == 2 and drops["example"].str.len().max() < 200
 
 
 def test_lines_are_counted_as_an_editor_does(logs):

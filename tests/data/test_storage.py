@@ -121,6 +121,24 @@ def test_a_folder_is_replaced_by_a_finished_one_alone(tmp_path):
     assert written() == ["a", "a/model", "a/model/second"]
 
 
+def test_an_old_folder_comes_back_where_the_new_one_does_not_follow(tmp_path, monkeypatch):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights").write_text("old")
+    replace, moved = storage.os.replace, []
+
+    def interrupted(source, target):
+        moved.append(source)
+        if len(moved) == 2:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(storage.os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt), storage.whole_folder(tmp_path / "model") as fresh:
+        (fresh / "weights").write_text("new")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert (tmp_path / "model" / "weights").read_text() == "old"
+
+
 def test_yaml_keeps_dates_as_text_and_refuses_a_repeated_key_at_any_depth():
     assert yaml.load("day: 2020-01-02", storage.YamlLoader)["day"] == "2020-01-02"
     with pytest.raises(yaml.YAMLError, match='line 3: the key "words" is repeated'):

@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 import torch
+from filelock import FileLock
 
 from r2ec_lib.data.schema import DataError
 from r2ec_lib.model import R2ec, saved
@@ -93,6 +94,12 @@ def test_the_old_model_stays_until_the_new_one_is_complete(folder, monkeypatch):
     assert len(R2ec.load(folder).titles) == 30
     assert len(update(folder, "item_id,title\na,harp\n").titles) == 31
     assert [path.name for path in folder.parent.iterdir() if path.is_dir()] == ["model"]
+
+
+def test_items_that_another_process_adds_are_not_lost(folder):
+    with FileLock(folder.parent / ".model.lock"), pytest.raises(DataError, match="model is being changed by another"):
+        update(folder, "item_id,title\na,harp\n")
+    assert len(update(folder, "item_id,title\na,harp\n").titles) == 31
 
 
 def test_the_model_of_a_run_is_not_changed_under_its_tables(folder):

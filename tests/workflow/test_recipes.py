@@ -1,5 +1,7 @@
 """What a recipe may say, what is refused and in which words."""
 
+import json
+
 import nbformat
 import pytest
 import yaml
@@ -56,6 +58,16 @@ def test_a_wrong_recipe_is_refused_with_its_reason(world, text, told):
 
 def test_all_problems_of_a_recipe_are_told_at_once(world):
     assert len(refused(world, "rows: x\nrate: x\nnothing: 1").splitlines()) == 3
+
+
+def test_a_recipe_nested_thousands_deep_is_no_valid_yaml(world):
+    deep = "[" * 5000 + "]" * 5000
+    assert "toy.yaml: no valid YAML" in refused(world, f"ks: {deep}")
+    assert "the value is no valid YAML" in refused(world, "", f"ks={deep}")
+
+
+def test_a_value_of_any_length_leaves_a_message_of_one_line(world):
+    assert len(refused(world, f"rows: {'x' * 10**6}")) < 200
 
 
 def test_types_that_fit_are_taken(world):
@@ -123,21 +135,47 @@ def test_a_notebook_has_one_parameters_cell(world, tagged):
         ("workers", (0, -1), "1 to 4294967295", (1, 3)),
         ("student_width", (-4, 30), "0 to 4294967292, a multiple of 4", (0, 64)),
         ("baseline_width", (0, 33), "2 to 4294967294, a multiple of 2", (2, 34)),
+        ("max_steps", (-2,), "-1 to 4294967295", (-1, 0)),
+        ("max_item_words", (-5, 0), "1 to 4294967295", (1,)),
+        ("rec_temperature", (0.0, -1.0), "above 0", (0.02, 48)),
+        ("plain_learning_rate", (-1.0,), "0 or more", (0.0, 0.003)),
+        ("answer_rate", (-0.1, 1.5), "0 to 1", (0.0, 1)),
+        ("epsilon_high", (0.0,), "above 0", (0.28, None)),
+        ("teacher_lengths", ([0, -5],), "0 to 4294967295", ([0, 5], [])),
+        ("kept_fractions", ([0.5, 2.0],), "0 to 1", ([0.0, 1.0],)),
     ],
 )
 def test_a_number_that_a_notebook_would_stumble_over_late_is_refused_at_once(world, key, wrong, expected, right):
-    notebook(world / "notebooks" / "03_third.ipynb", f"{key}: int = 8  # a number")
+    kind = "list[float]" if isinstance(wrong[0], list) else type(wrong[0]).__name__
+    notebook(world / "notebooks" / "03_third.ipynb", f"{key}: {kind} | None = None  # a number")
     for value in wrong:
         assert f"toy.yaml line 1: {key} is {value}; expected {expected}." in refused(world, f"{key}: {value}")
     for value in right:
-        assert load(world, f"{key}: {value}").values[key] == value
+        assert load(world, f"{key}: {json.dumps(value)}").values[key] == value
 
 
-def test_ranges_are_those_of_keys_that_the_notebooks_have():
+def test_a_rating_scale_whose_ends_are_exchanged_is_refused(world):
+    notebook(world / "notebooks" / "03_third.ipynb", "rating_min: float = 1.0  # low\nrating_max: float = 5.0  # high")
+    for text in ("rating_min: 5", "rating_max: 1", "rating_min: 9\nrating_max: 3.5"):
+        assert "expected a smaller and a larger one" in refused(world, text)
+    assert load(world, "rating_min: 9\nrating_max: 10").values["rating_max"] == 10
+
+
+def test_every_number_that_a_notebook_takes_has_a_range_and_every_range_a_key():
     declared = recipes.declared_in(runner.NOTEBOOKS).values()
     kinds = {key: (parameter.type, parameter.default) for keys in declared for key, parameter in keys.items()}
-    for key, fit in recipes.RANGES.items():
-        assert kinds[key][0] == "int" and kinds[key][1] in fit, key
+    elsewhere = {key for key in kinds if key.startswith("bazaar_") and key != "bazaar_seed"}  # checked by BazaarConfig
+    elsewhere |= {"rating_min", "rating_max"}
+    for number, ranges in (("int", recipes.RANGES), ("float", recipes.FLOATS)):
+        assert set(ranges) == {key for key, (kind, _) in kinds.items() if number in kind} - elsewhere
+    assert not [problem for key, (kind, default) in kinds.items() if (problem := recipes.unfit(key, default, kind))]
+
+
+def test_the_recipe_for_own_logs_asks_a_sample_of_a_large_test():
+    recipe = recipes.load(
+        runner.NOTEBOOKS.parent / "params" / "amazon_local.yaml", recipes.declared_in(runner.NOTEBOOKS)
+    )
+    assert recipe.values["test_samples"] >= 1797  # the questions of the README's results, all of which are asked
 
 
 def test_a_base_on_the_command_line_is_refused_rather_than_passed_over(world):

@@ -1,5 +1,6 @@
 """Runs of a toy project: what runs, what is left, what is reported."""
 
+import errno
 import json
 import os
 import re
@@ -201,6 +202,30 @@ def test_a_fresh_run_begins_from_nothing(world, quick):
     assert quick == ["01_first", "02_second"] and (place.path / "stray").exists()
     run(world, fresh=True)
     assert quick == ["01_first", "02_second"] * 2 and not (place.path / "stray").exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS])
+def test_a_disk_that_takes_no_more_is_told_with_the_run_the_stage_and_the_way_on(world, quick, monkeypatch, number):
+    leave = kernels.run_notebook
+
+    def full(source, *more):
+        if source.stem == "02_second":
+            raise OSError(number, os.strerror(number))
+        return leave(source, *more)
+
+    with monkeypatch.context() as patch, pytest.raises(kernels.RunError) as caught:
+        patch.setattr(kernels, "run_notebook", full)
+        run(world)
+    assert os.strerror(number) in str(caught.value) and "run runs/toy stopped in stage 02_second" in str(caught.value)
+    assert str(caught.value).endswith("Make room or lift the limit; then the same command goes on.")
+    run(world)
+    assert quick == ["01_first", "02_second"]
+
+
+def test_another_error_of_the_system_stays_what_it_is(world, quick, monkeypatch):
+    monkeypatch.setattr(runner.provenance, "record", lambda *_: (world / "none").read_text())
+    with pytest.raises(FileNotFoundError):
+        run(world)
 
 
 def test_a_stage_by_itself_is_up_to_date_where_those_that_it_reads_are(world, quick, capsys):

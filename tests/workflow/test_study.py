@@ -94,7 +94,12 @@ def test_rows_of_one_key_and_the_first_row_are_a_curve(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "told"),
-    [(None, "no such study"), (b"", "study: Input should be"), ("name: é".encode("latin-1"), "no valid YAML")],
+    [
+        (None, "no such study"),
+        (b"", "study: Input should be"),
+        ("name: é".encode("latin-1"), "no valid YAML"),
+        (b"[" * 5000, "no valid YAML"),
+    ],
 )
 def test_a_file_that_is_no_study_is_named(tmp_path, content, told):
     if content is not None:

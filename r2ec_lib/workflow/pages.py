@@ -85,6 +85,7 @@ def prepare(notebook: nbformat.NotebookNode) -> list[dict[str, str]]:
             cell.metadata["section"] = heading
             cell.outputs = [shown for output in cell.outputs if (shown := _shown(output))]
             CoalesceStreamsPreprocessor().preprocess_cell(cell, {}, 0)  # as a terminal would leave them
+            cell.outputs = [output for output in cell.outputs if output.get("text", "shown").strip()]
     notebook.cells = _joined(notebook.cells)
     return [entry for entry in renderer.headings if entry["level"] == 2]
 
@@ -198,7 +199,7 @@ def _shown(output: nbformat.NotebookNode) -> nbformat.NotebookNode | None:
     """`output` in its best form and cleaned, or None where it is not for a reader."""
     if output.output_type == "stream":
         output["text"] = strip_ansi(output.text)
-        return output if output.name == "stdout" and output.text.strip() else None
+        return output if output.name == "stdout" else None
     if output.output_type == "error":
         output["traceback"] = [strip_ansi(line) for line in output.traceback]
         return output

@@ -127,3 +127,13 @@ def test_the_first_page_gets_the_figures_of_tagged_cells_with_the_text_below_the
     assert (first["file"], first["page"]) == ("02.html", "Training")
     assert "<em>Higher</em>" in first["text"] and "<math" in first["text"]
     assert last["text"] == ""
+
+
+def test_a_line_end_that_was_printed_by_itself_stays_and_blank_output_goes():
+    """A kernel may hand over a line and its end in two parts."""
+    parts = [new_output("stream", name="stdout", text=text) for text in ("one", "\n", "two\n")]
+    blank = [new_output("stream", name="stdout", text="\n")]
+    notebook = new_notebook(cells=[new_code_cell("1", outputs=parts), new_code_cell("2", outputs=blank)])
+    pages.prepare(notebook)
+    outputs = [output for cell in notebook.cells for output in cell.outputs]
+    assert [output.text for output in outputs] == ["one\ntwo\n"]

@@ -38,6 +38,7 @@ the purchases: `oracle.oracle_scores` computes it exactly and is the ceiling of 
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -48,6 +49,7 @@ from r2ec_lib.bazaar.config import BazaarConfig
 from r2ec_lib.bazaar.process import Process
 from r2ec_lib.bazaar.shoppers import draw_purchases
 from r2ec_lib.data.schema import DataError
+from r2ec_lib.data.storage import read_json
 
 
 @dataclass(frozen=True)
@@ -117,3 +119,16 @@ def generate(config: BazaarConfig) -> World:
     items = pd.DataFrame({"item_id": ids, "title": titles, "description": description}).astype("str")
     interactions, truth = draw_purchases(Process(facts, kits, config), items, rng)
     return World(items, interactions, facts, truth, kits, config)
+
+
+def read_world(path: Path, items: pd.DataFrame) -> World | None:
+    """The world whose config a run has stored at `path`, restricted to the items of the run; None without such a file.
+
+    Raises DataError if the items are not those that this config generates.
+    """
+    if not path.exists():
+        return None
+    world = generate(BazaarConfig(**read_json(path)))
+    if len(items.merge(world.items)) < len(items):
+        raise DataError("The items are of another version of the Bazaar than its truth; run the data stage again.")
+    return world.restricted_to(items)

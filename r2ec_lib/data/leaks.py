@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from r2ec_lib.data.schema import brief, sums_up_future
+from r2ec_lib.data.schema import DataError, brief, sums_up_future
 
 SHORTEST_TITLE = 6  # characters; a shorter title also occurs in a prompt by chance
 COUNTS_PURCHASES = 0.8  # rank correlation from which a column is taken for a count of purchases
@@ -72,6 +72,13 @@ def prompt_check(
             bad.append(row)
     verdict = _verdict(np.array(bad, dtype=int), samples, f"none in {len(samples) - short:,} prompts")
     return pd.DataFrame([("target's text is not in the prompt", *verdict)], columns=["check", "ok", "detail"])
+
+
+def require(checks: pd.DataFrame) -> None:
+    """Raises DataError that names each check of a table of checks that failed, with its detail."""
+    failed = checks[~checks["ok"]]
+    if len(failed):
+        raise DataError("leak check failed: " + "; ".join(failed["check"] + ": " + failed["detail"]))
 
 
 def _verdict(bad_rows: np.ndarray, samples: pd.DataFrame, fine: str = "none") -> tuple[bool, str]:

@@ -195,6 +195,12 @@ def summary(items: pd.DataFrame, interactions: pd.DataFrame, samples: pd.DataFra
     }
 
 
+def test_questions(samples: pd.DataFrame, count: int = 0) -> pd.DataFrame:
+    """The test samples, or `count` of them drawn at random, the same for every seed of a run; 0 for all."""
+    test = samples[samples["split"] == "test"]
+    return test.sample(min(count or len(test), len(test)), random_state=0).sort_index()
+
+
 def training_purchases(interactions: pd.DataFrame, samples: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
     """Interactions up to the last training sample, with `item` (index); what training could count, and no more.
 

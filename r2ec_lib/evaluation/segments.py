@@ -35,7 +35,8 @@ def sample_features(samples: pd.DataFrame, items: pd.DataFrame, bought: pd.DataF
 
     Args:
         items: the catalogue, in item-index order.
-        bought: one row per training purchase, with `user_id` and `item`.
+        bought: the purchases that training samples show, with `user_id` and `item` (`data.purchases.actions`), so that
+            *cold* and *new* mean what they mean in the slices of `uncertainty.slice_labels`.
     """
     ratings = [np.asarray(given, float) for given in samples["history_ratings"]]
     count = bought["item"].value_counts().reindex(range(len(items)), fill_value=0).to_numpy()  # (N,)

@@ -43,9 +43,9 @@ FIGURES = [
 """TRL's name of each figure, the log table's and, for those that the live table shows, a label and a number format.
 
 Lengths are in tokens with `<answer>`, seconds per step, shares from 0 to 1. `item_surprise` is the mean −log π(v⁺) of
-Eq. 7 over the trajectories that carry the item action. `entropy` is the mean over all sampled tokens, or over those of
-these trajectories in warm-up steps that compute no others (`item_warmup_steps`). `repetition` is 1 − different token
-triples / token triples. Memory (of this process, and of its GPU) is the highest so far."""
+Eq. 7 over the trajectories that carry the recommendation action. `entropy` is the mean over all sampled tokens, or
+over those of these trajectories in warm-up steps that compute no others (`item_warmup_steps`). `repetition` is
+1 − different token triples / token triples. Memory (of this process, and of its GPU) is the highest so far."""
 COLUMNS = ["step", *(column for _, column, _, _ in FIGURES)]
 
 

@@ -40,7 +40,7 @@ CHANGES = {
     "filler": "filler in its place",
     "swapped": "another shopper's in its place",
     "again": "written again, at random",
-    "facts": "facts exchanged for false ones",
+    "facts": "facts exchanged for other ones",
     "neutral": "as many other words exchanged",
 }
 """What is done to a reasoning, in words, by condition of `stack`."""

@@ -1,4 +1,4 @@
-"""Corrupted reasonings for a causal test: facts exchanged for false ones, or as many other words for other words.
+"""Corrupted reasonings for a causal test: facts exchanged for other ones, or as many other words for other words.
 
 Texts in, texts out. Exchanging words makes any text stranger, so what the exchange of facts does shows only in the
 difference from the exchange of neutral words (`causal.paired_difference`). So both exchange equally many words of a
@@ -80,7 +80,9 @@ def corrupt(
 def _others(pool: set[str], old: str, size: int) -> list[str]:
     """The first `size` words of a pool's entries other than `old` that have as many, or else whole entries."""
     ends = {entry: [match.end() for match in WORD.finditer(entry)] for entry in pool if entry.lower() != old.lower()}
-    return sorted({entry[: stops[size - 1]] for entry, stops in ends.items() if len(stops) >= size} or ends)
+    firsts = {entry[: stops[size - 1]] for entry, stops in ends.items() if len(stops) >= size}
+    begin = [match.end() for match in WORD.finditer(old)][size - 1]
+    return sorted({entry for entry in firsts if entry.lower() != old[:begin].lower()} or ends)
 
 
 def _neutral(text: str, places: Sequence[tuple[int, int, str]], named: Set[str]) -> list[tuple[int, int]]:

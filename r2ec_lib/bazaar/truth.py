@@ -35,7 +35,7 @@ def history_facts(world: World, history: Sequence[int], hours: Sequence[float]) 
     first = items[np.asarray(hours) == hours[0]]
     styles = _most_frequent([process.styles[index] for index in process.style[first[~process.sundry[first]]]])
     owned = set(pieces)
-    overlap = [len(owned.intersection(listing)) for listing in world.listings]
+    overlap = [len(owned.intersection(listing)) for listing in world.kits["pieces"]]
     most = max(overlap)
     kits = [kit for kit, count in enumerate(overlap) if count == most > 0]
     missing = [first_missing(world, kit, owned) for kit in kits]
@@ -73,12 +73,12 @@ def claim_table(world: World, chains: pd.DataFrame, samples: pd.DataFrame) -> pd
 
 def first_missing(world: World, kit: int, owned: set[str]) -> str | None:
     """The first piece of a kit, in its order, that is not owned; None for a complete kit."""
-    return next((piece for piece in world.listings[kit] if piece not in owned), None)
+    return next((piece for piece in world.kits["pieces"][kit] if piece not in owned), None)
 
 
 def accent(world: World, kit: int, style: str) -> str:
     """The style of the accents that a kit gets in a style."""
-    return world.accents[kit][world.process.styles.index(style)]
+    return world.kits["accents"][kit][world.process.styles.index(style)]
 
 
 def true_facts(world: World, samples: pd.DataFrame, chunk: int = 512) -> list[dict[str, str]]:

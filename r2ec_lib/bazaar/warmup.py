@@ -128,10 +128,10 @@ def _one_of(values: set[str], rng: np.random.Generator) -> str:
 def _guessed_kit(world: World, owned: set[str], error: float, rng: np.random.Generator) -> int:
     """The index of the kit with the most owned pieces; in a tie, of the one in whose order these come earliest, since
     kits are bought in order. With probability `error`, of any kit that has an owned piece."""
-    overlap = [len(owned.intersection(listing)) for listing in world.listings]
+    overlap = [len(owned.intersection(listing)) for listing in world.kits["pieces"]]
     some = [kit for kit, count in enumerate(overlap) if count]
     if rng.random() < error and some:
         return some[rng.integers(len(some))]
     most = max(overlap)
     best = [kit for kit, count in enumerate(overlap) if count == most]
-    return min(best, key=lambda kit: sum(at for at, piece in enumerate(world.listings[kit]) if piece in owned))
+    return min(best, key=lambda kit: sum(at for at, piece in enumerate(world.kits["pieces"][kit]) if piece in owned))

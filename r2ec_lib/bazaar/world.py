@@ -90,16 +90,6 @@ class World:
         return World(items, self.interactions, facts, self.truth, self.kits, self.config)
 
     @cached_property
-    def listings(self) -> list[list[str]]:
-        """The pieces of each kit, in its order."""
-        return self.kits["pieces"].to_list()
-
-    @cached_property
-    def accents(self) -> list[list[str]]:
-        """The accent of each kit for each style of the config."""
-        return self.kits["accents"].to_list()
-
-    @cached_property
     def process(self) -> Process:
         """The generative process as arrays."""
         return Process(self.facts, self.kits, self.config)

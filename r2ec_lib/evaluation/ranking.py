@@ -68,8 +68,8 @@ def rank_all(
         k: best candidates to list; 0 lists none.
 
     Returns:
-        One row per sample: model, sample_id, user_id, target, rank (1 is best, ties at their average), score (the
-        target's), candidates (their number) and, where asked for, top_items (k indexes, best first) and top_scores.
+        One row per sample: model, sample_id, user_id, target, rank (1 is best, ties at their average), candidates
+        (their number) and, where asked for, top_items (at most k indexes of candidates, best first) and top_scores.
 
     Raises:
         ValueError: scores of a wrong shape, or a NaN score.
@@ -86,12 +86,13 @@ def rank_all(
         seen[torch.arange(len(batch)), targets] = False
         part = batch[["sample_id", "user_id", "target"]].assign(
             rank=target_ranks(scores, targets, seen).numpy(),
-            score=scores.gather(1, targets[:, None]).squeeze(1).numpy(),
             candidates=num_items - seen.sum(dim=1).numpy(),
         )
         if k:
             values, items = stable_topk(scores.masked_fill(seen, -torch.inf), k)  # (B, k)
-            part = part.assign(top_items=list(items.int().numpy()), top_scores=list(values.numpy()))
+            real = values.isfinite()  # fewer than k where few items are candidates
+            part["top_items"] = [row[some].int().numpy() for row, some in zip(items, real, strict=True)]
+            part["top_scores"] = [row[some].numpy() for row, some in zip(values, real, strict=True)]
         parts.append(part)
     if not parts:
         raise ValueError(f"{model}: no samples to rank")

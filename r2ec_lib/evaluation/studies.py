@@ -157,30 +157,6 @@ def _over_runs(by_run: Sequence[float], resamples: Sequence[np.ndarray], users: 
     return dict(zip(OVER_RUNS, values, strict=True))
 
 
-def compare_variants(
-    drawn: Mapping[str, Resampled], groups: pd.Series, model: str, base: str, metrics: Sequence[str]
-) -> pd.DataFrame:
-    """One model under each variant against the variant `base`; columns as in `uncertainty.compare`, variants in `a`
-    and `b`.
-
-    The runs of a variant are averaged on each resample, in which all have the same shoppers: the interval is over
-    shoppers, with the seeds at hand as they are.
-    """
-    runs = {variant: [drawn[run] for run in of] for variant, of in groups.groupby(groups, sort=False).groups.items()}
-    rows = []
-    for metric in metrics:
-        means = {name: np.mean([run.means[model, metric] for run in of]) for name, of in runs.items()}
-        draws = {name: np.mean([run.draws[model, metric] for run in of], axis=0) for name, of in runs.items()}
-        draws = {name: values.round(12) for name, values in draws.items()}  # so that ties stay ties
-        collapsed = uncertainty.collapsed(runs[base], model, metric)
-        for name in runs:
-            if name != base:
-                pair = np.array([means[name], means[base]]), np.column_stack([draws[name], draws[base]])
-                row = uncertainty.difference(*pair, runs[base][0].users) | {"collapsed": collapsed}
-                rows.append({"a": name, "b": base, "metric": metric} | row)
-    return uncertainty.with_holm(pd.DataFrame(rows))
-
-
 def common_baselines(folders: Iterable[Path]) -> list[str]:
     """Names of the baselines that every run's evaluation counts among its baselines, in the first run's order."""
     named = [read_json(Path(folder) / "evaluation" / "metrics.json")["baselines"] for folder in folders]
@@ -303,17 +279,23 @@ def _paired(
     return {"pairs": len(pairs)} | _over_runs(by_run, resampled, drawn.users)
 
 
-def verdict(expected: str, interval: Sequence[float] | float, seeds: int) -> str:
+def verdict(expected: str, interval: Sequence[float] | float, seeds: int, p_holm: float = np.nan) -> str:
     """Whether a claim "lower" or "higher" holds, by the 95 % interval of the difference; of one seed, it says so.
 
-    >>> verdict("lower", [-0.3, -0.1], 2), verdict("lower", [-0.3, 0.1], 1), verdict("lower", [0.1, 0.3], 1)
-    ('holds', 'open', 'the opposite, in one training')
+    p_holm: p of the difference after Holm's correction, NaN of a single seed. At 0.05 or more the verdict is
+        "uncorrected": the interval excludes zero, which among as many intervals may be chance.
+
+    >>> verdict("lower", [-0.3, -0.1], 2, 0.01), verdict("lower", [-0.3, -0.1], 2, 0.2)
+    ('holds', 'holds, uncorrected')
+    >>> verdict("lower", [-0.3, 0.1], 2), verdict("lower", [0.1, 0.3], 1)
+    ('open', 'the opposite, in one training')
     """
     low, high = (np.nan, np.nan) if np.ndim(interval) == 0 else interval  # type: ignore[misc]
     signs = {"lower": high < 0, "higher": low > 0}
     if not any(signs.values()):
         return "open"
-    return ("holds" if signs[expected] else "the opposite") + (", in one training" if seeds == 1 else "")
+    caution = ", in one training" if seeds == 1 else ", uncorrected" if p_holm >= 0.05 else ""
+    return ("holds" if signs[expected] else "the opposite") + caution
 
 
 def bands(

@@ -155,16 +155,18 @@ def difference(means: np.ndarray, draws: np.ndarray, users: float) -> dict:
     Returns:
         difference (a − b), ci95 ([low, high] of it), relative (a / b − 1, NaN where b is 0), relative_ci95 (NaN where
         b is 0 on some resample), p (`two_sided_p`), smallest_detectable (the true
-        difference that a test set of this size finds with 80 % power, uncorrected: `DETECTABLE`).
+        difference that a test set of this size finds with 80 % power, uncorrected, with the t of `percentiles`).
     """
     drawn = draws[:, 0] - draws[:, 1]  # (R,)
+    freedom = max(users - 1, 1)
+    errors = (t.ppf(0.975, freedom) + t.ppf(0.8, freedom)) * math.sqrt((freedom + 1) / freedom)
     return {
         "difference": float(means[0] - means[1]),
         "ci95": percentiles(drawn, users).tolist(),
         "relative": float(relative(*means)),
         "relative_ci95": percentiles(relative(draws[:, 0], draws[:, 1]), users).tolist(),
         "p": two_sided_p(drawn, users),
-        "smallest_detectable": float(DETECTABLE * drawn.std()),
+        "smallest_detectable": float(errors * drawn.std()),
     }
 
 
@@ -313,12 +315,13 @@ def summarise(figures: pd.DataFrame, users: ArrayLike) -> pd.DataFrame:
 
 def against_chance(pairs: Mapping[str, tuple[ArrayLike, ArrayLike]], users: ArrayLike) -> pd.DataFrame:
     """Measured shares beside those that chance gives, each with its interval: `facet`, `measured`, `measured_low`,
-    `measured_high`, and the same of `chance`. `pairs` maps words to (measured values, values by chance), each in 0…1;
-    one value or NaN per row."""
-    rows = [
-        (words, *share_interval(one, users), *share_interval(other, users)) for words, (one, other) in pairs.items()
-    ]
-    names = [f"{name}{end}" for name in ("measured", "chance") for end in ("", "_low", "_high")]
+    `measured_high`, the same of `chance`, and of `lead`, their difference, text by text. `pairs` maps words to
+    (measured values, values by chance), each in 0…1; one value or NaN per row."""
+    rows = []
+    for words, (one, other) in pairs.items():
+        lead = mean_interval(np.asarray(one, float) - np.asarray(other, float), users)
+        rows.append((words, *share_interval(one, users), *share_interval(other, users), *lead))
+    names = [f"{name}{end}" for name in ("measured", "chance", "lead") for end in ("", "_low", "_high")]
     return pd.DataFrame(rows, columns=["facet", *names])
 
 

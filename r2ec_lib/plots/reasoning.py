@@ -34,7 +34,7 @@ def dots(table: pd.DataFrame, ax: Axes, xlabel: str) -> Axes:
 
 def against_chance(table: pd.DataFrame, ax: Axes, xlabel: str) -> Axes:
     """Two markers per row of `uncertainty.against_chance`: what was measured, filled, and what chance gives, open;
-    each with its interval."""
+    each with its interval; under the name of the row stands the difference of the two with its own."""
     y = np.arange(len(table))
     for index, (name, shift, fill) in enumerate((("measured", -0.12, COLOURS[0]), ("chance", 0.12, "white"))):
         bars = spread(table[name], table[f"{name}_low"], table[f"{name}_high"])
@@ -42,7 +42,8 @@ def against_chance(table: pd.DataFrame, ax: Axes, xlabel: str) -> Axes:
         ax.errorbar(
             table[name].astype(float), y + shift, xerr=bars, fmt="os"[index], label=name, clip_on=False, **looks
         )
-    rows(ax, table["facet"].to_list())
+    lead = "{facet}\n{lead:+.3f} ({lead_low:+.3f} to {lead_high:+.3f})"
+    rows(ax, [lead.format(**row).replace("+nan", "–") for row in table.to_dict("records")])
     ax.set_xlim(left=0)
     ax.legend(**BESIDE)
     _say_if_empty(ax, table["measured"])

@@ -23,13 +23,10 @@ def phases(table: pd.DataFrame, ax: Axes, order: Sequence[str]) -> Axes:
 
 
 def growth(table: pd.DataFrame, ax: Axes, xlabel: str) -> Axes:
-    """Seconds over size, one line per side of `timing.growth`, both axes logarithmic, with the exponent of growth in
-    the legend; the grey line grows as size does."""
-    from r2ec_lib.evaluation.speed.timing import slope  # loads torch, which no other figure and no report needs
-
+    """Seconds over size, one line per side of a table of `timing.growth`, both axes logarithmic, with the exponent of
+    growth in the legend; the grey line grows as size does."""
     for i, (side, part) in enumerate(table.groupby("side", sort=False)):
-        exponent = slope(part["size"].to_list(), part["seconds"].to_list())
-        label = f"{side}: size^{exponent:.2f}"
+        label = f"{side}: size^{part['exponent'].iloc[0]:.2f}"
         ax.fill_between(part["size"], part["low"], part["high"], color=look(i)["color"], alpha=0.15, linewidth=0)
         ax.plot(part["size"], part["seconds"], label=label, **look(i))
     ends = table["size"].iloc[[0, -1]].to_numpy()

@@ -67,5 +67,5 @@ def dot(ax: Axes, y: float, value: float, low: float, high: float, filled: bool)
 
 
 def spread(values: pd.Series, low: pd.Series, high: pd.Series) -> np.ndarray:
-    """Intervals as error bars (2, rows): distances of both ends from the value, 0 where an end is missing."""
-    return np.nan_to_num(np.array([values - low, high - values], dtype=float).clip(min=0))
+    """Intervals as error bars (2, rows): distances of both ends from the value, NaN where an end is unknown."""
+    return np.array([values - low, high - values], dtype=float).clip(min=0)

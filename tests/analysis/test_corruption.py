@@ -34,6 +34,14 @@ def test_facts_become_other_facts_of_their_kind_and_all_else_stays():
         assert changed[9] == "they like deco"
 
 
+def test_a_title_becomes_no_other_one_that_begins_with_the_same_words():
+    titles = pd.Series(["Acme Pro mug", "Acme Pro jug", "Bolt Max lamp"])
+    spans = pd.DataFrame({"row": [0], "start": [4], "end": [16], "kind": ["item"]})
+    for seed in range(8):  # two neutral words, so two words of the title are exchanged
+        changed = corruption.corrupt(pd.Series(["own Acme Pro mug today"]), spans, titles, share=1, seed=seed)
+        assert changed["facts"][0] == "own Bolt Max mug today"
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_as_many_neutral_words_are_exchanged_as_words_of_facts_and_no_more_than_there_are(seed):
     texts = pd.Series(

@@ -80,25 +80,6 @@ def test_keys_that_a_run_does_not_state_or_that_change_no_ranking_make_no_varian
     assert studies.variants(recipes).tolist() == ["the same settings"] * 2
 
 
-def test_variants_are_compared_by_the_mean_of_their_seeds_on_the_same_questions():
-    good, bad = [1, 1, 1, 9] * 25, [1, 9, 9, 9] * 25
-    mixed = [1, 1, 9, 9] * 25
-    table = pd.concat(
-        [rankings(ranks).assign(run=run) for run, ranks in {"a": good, "b": bad, "c": mixed, "d": good}.items()]
-    )
-    groups = pd.Series({"a": "base", "b": "base", "c": "same", "d": "better"})
-    drawn = lambda rows, resamples=200: studies.resample_runs(rows, ["hit@5"], resamples)  # noqa: E731
-    found = studies.compare_variants(drawn(table, 2000), groups, "r2ec", "base", ["hit@5"]).set_index("a")
-    assert found.loc["same", "difference"] == pytest.approx(0)  # (3/4 + 1/4) / 2 against 2/4
-    assert found.loc["better", "difference"] == pytest.approx(3 / 4 - 2 / 4)
-    assert found.loc["better", "p_holm"] < 0.05 < found.loc["same", "p_holm"]
-    assert not found["collapsed"].any()
-    assert found["p_holm"].tolist() == uncertainty.with_holm(found)["p_holm"].tolist() != found["p"].tolist()
-    floor = pd.concat([rankings(mixed, model="popularity").assign(run=run) for run in "abcd"])
-    with_floor = studies.compare_variants(drawn(pd.concat([table, floor])), groups, "r2ec", "base", ["hit@5"])
-    assert with_floor["collapsed"].all()  # run b, of the base, is below its popularity
-
-
 def two_seeds(ours, theirs):
     """Two runs, in each the ranks of r2ec and of one opponent on the same questions."""
     return pd.concat(

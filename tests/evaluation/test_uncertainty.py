@@ -159,6 +159,16 @@ def test_smallest_detectable_effect_is_2_8_standard_errors():
     assert found["smallest_detectable"] == pytest.approx(2.8 * error, rel=0.06)
 
 
+def test_a_few_shoppers_find_the_effect_that_they_are_said_to_find_as_often_as_is_said():
+    rng, found = np.random.default_rng(0), []
+    for _ in range(150):
+        noise = rng.normal(0, 1, (8, 1))
+        drawn = uncertainty.bootstrap(noise, np.arange(8), 400)
+        effect = uncertainty.difference(np.zeros(2), np.column_stack([drawn, 0 * drawn]), 8)["smallest_detectable"]
+        found.append(uncertainty.percentiles(drawn[:, 0] + effect, 8)[0] > 0)
+    assert 0.7 < np.mean(found) < 0.95
+
+
 def test_a_real_difference_is_found_and_an_absent_one_is_not():
     rng = np.random.default_rng(0)
     good, twin = rng.integers(1, 20, 600), rng.integers(1, 20, 600)
@@ -351,6 +361,13 @@ def test_found_and_chance_are_summarised_side_by_side():
     table = uncertainty.against_chance({"x": ([1, 1], [0, 1]), "y": ([math.nan] * 2, [0, 0])}, ["a", "b"])
     assert table[["facet", "measured", "chance"]].iloc[0].tolist() == ["x", 1, 0.5]
     assert math.isnan(table["measured"][1]) and table["chance_low"][1] == 0
+
+
+def test_what_is_measured_on_the_same_texts_leads_chance_text_by_text():
+    chance = np.arange(40) / 50
+    row = uncertainty.against_chance({"x": (chance + 0.1, chance)}, range(40)).iloc[0]
+    assert row["measured_low"] < row["chance_high"]  # each by itself says nothing
+    assert row[["lead", "lead_low", "lead_high"]].tolist() == pytest.approx([0.1, 0.1, 0.1])
 
 
 @pytest.mark.parametrize("hits", [1, 5, 9])

@@ -35,7 +35,7 @@ def test_dots_are_filled_where_zero_is_left_out(ax):
 
 
 def test_found_and_chance_stand_beside_each_other(ax):
-    values = {f"{name}{end}": [0.2] for name in ("measured", "chance") for end in ("", "_low", "_high")}
+    values = {f"{name}{end}": [0.2] for name in ("measured", "chance", "lead") for end in ("", "_low", "_high")}
     plots.against_chance(pd.DataFrame({"facet": ["x"]} | values), ax, "share")
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["measured", "chance"]
 
@@ -61,7 +61,7 @@ def test_a_share_without_a_value_leaves_its_row_empty(ax):
 
 
 def test_a_share_of_nothing_is_drawn_whole_on_the_axis(ax):
-    values = {f"{name}{end}": [0.0] for name in ("measured", "chance") for end in ("", "_low", "_high")}
+    values = {f"{name}{end}": [0.0] for name in ("measured", "chance", "lead") for end in ("", "_low", "_high")}
     plots.against_chance(pd.DataFrame({"facet": ["x"]} | values), ax, "share")
     assert not any(line.get_clip_on() for line in ax.get_lines() if line.get_marker() in "os")
 
@@ -74,6 +74,9 @@ def test_what_was_found_and_what_chance_gives_have_their_own_intervals(ax):
         "chance": 0.2,
         "chance_low": 0.1,
         "chance_high": 0.25,
+        "lead": 0.4,
+        "lead_low": 0.35,
+        "lead_high": 0.5,
     }
     plots.against_chance(
         pd.DataFrame({"facet": ["x"]} | {name: [value] for name, value in values.items()}), ax, "share"
@@ -81,10 +84,11 @@ def test_what_was_found_and_what_chance_gives_have_their_own_intervals(ax):
     found, chance = ax.containers
     assert figures.intervals(found) == [pytest.approx((0.5, -0.12, 0.8, -0.12))]
     assert figures.intervals(chance) == [pytest.approx((0.1, 0.12, 0.25, 0.12))]
+    assert ax.get_yticklabels()[0].get_text() == "x\n+0.400 (+0.350 to +0.500)"
     assert (found.lines[0].get_markerfacecolor(), chance.lines[0].get_markerfacecolor()) == (style.COLOURS[0], "white")
 
 
 def test_bars_have_their_intervals_and_none_where_an_end_is_missing(ax):
     table = pd.DataFrame({"facet": ["x", "y"], "share": [0.5, 0.2], "low": [0.4, np.nan], "high": [0.7, np.nan]})
     plots.shares(table, ax)
-    assert figures.intervals(ax.containers[1]) == [pytest.approx((0.4, 0, 0.7, 0)), (0.2, 1, 0.2, 1)]
+    assert figures.intervals(ax.containers[1]) == [pytest.approx((0.4, 0, 0.7, 0)), ()]

@@ -16,6 +16,7 @@ def test_phases_are_stacked_in_order(ax):
 
 def test_growth_shows_the_exponent(ax):
     table = pd.DataFrame({"size": [10, 100], "side": "s", "seconds": [1.0, 100], "low": [1, 90], "high": [2, 110]})
+    table["exponent"] = 2.0
     plots.growth(table, ax, "size")
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["s: size^2.00", "size^1"]
     assert ax.get_xscale() == ax.get_yscale() == "log"
@@ -32,6 +33,7 @@ def test_sides_stand_in_the_order_of_the_table_and_each_phase_behind_all_before_
 
 def test_growth_shows_the_times_in_their_band_and_a_line_that_grows_as_size_does(ax):
     table = pd.DataFrame({"size": [10, 100], "side": "s", "seconds": [2.0, 100], "low": [1, 90], "high": [3, 110]})
+    table["exponent"] = 1.7
     plots.growth(table, ax, "size")
     times, reference = ax.get_lines()
     assert figures.points(times) == [(10, 2), (100, 100)] and figures.points(reference) == [(10, 2), (100, 20)]

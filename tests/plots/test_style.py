@@ -51,6 +51,6 @@ def test_a_dot_spans_its_interval(ax):
     assert ax.lines[1].get_xdata() == [0.5] and ax.lines[1].get_markerfacecolor() == "white"
 
 
-def test_error_bars_reach_both_ends_and_are_nothing_where_an_end_is_missing():
+def test_error_bars_reach_both_ends_and_are_unknown_where_an_end_is():
     bars = style.spread(pd.Series([0.5, 0.5]), pd.Series([0.25, np.nan]), pd.Series([1.0, 0.4]))
-    assert bars.tolist() == [[0.25, 0], [0.5, 0]]
+    assert np.array_equal(bars, [[0.25, np.nan], [0.5, 0]], equal_nan=True)

@@ -18,7 +18,6 @@ from r2ec_lib.bazaar import world
 from r2ec_lib.data import amazon
 from r2ec_lib.model import R2ec
 from r2ec_lib.model.answer import Answer
-from r2ec_lib.model.backbone import add_lora, load_pretrained
 from r2ec_lib.model.prompts import Prompts, PromptStyle
 from r2ec_lib.model.tiny import build_tiny, train_tokenizer
 
@@ -78,23 +77,6 @@ def random_model(
         texts.append(words.user_text(titles, row["history_hours"], row["history_ratings"]))
     tokenizer = train_tokenizer(texts, vocab_size)
     lm = build_tiny(tokenizer, hidden_size, num_layers, num_heads, max_positions=8192, seed=seed)
-    return R2ec(lm.eval(), Prompts(tokenizer, style), items)
-
-
-def pretrained_model(
-    items: pd.DataFrame,
-    style: PromptStyle,
-    backbone: str,
-    dtype: torch.dtype,
-    *,
-    lora_rank: int,
-    lora_alpha: int,
-    lora_layers: int,
-) -> R2ec:
-    """An R²ec on a pretrained backbone (`backbone.load_pretrained`), with LoRA adapters where `lora_rank` is not 0."""
-    lm, tokenizer = load_pretrained(backbone, dtype)
-    if lora_rank:
-        lm = add_lora(lm, lora_rank, lora_alpha, lora_layers)  # type: ignore[assignment]  # it hands on what it wraps
     return R2ec(lm.eval(), Prompts(tokenizer, style), items)
 
 

@@ -162,26 +162,28 @@ def phase_table(watches: Mapping[str, "Stopwatch"]) -> pd.DataFrame:
     )
 
 
-def slope(sizes: Sequence[float], seconds: Sequence[float], last: int = 3) -> float:
-    """Growth as an exponent: the slope of log seconds over log size, fitted to the `last` sizes.
+def slope(sizes: Sequence[float], seconds: Sequence[float]) -> float:
+    """Growth as an exponent: the slope of log seconds over log size, fitted to the last three sizes.
 
     >>> round(slope([10, 100, 1000], [2, 20, 200]), 6)
     1.0
     """
-    return float(np.polyfit(np.log(sizes[-last:]), np.log(seconds[-last:]), 1)[0])
+    return float(np.polyfit(np.log(sizes[-3:]), np.log(seconds[-3:]), 1)[0])
 
 
 def growth(
     what: str, sizes: Iterable[int], make: Callable[[int], Mapping[str, Side]], repetitions: int
 ) -> pd.DataFrame:
     """Median seconds of each side of `make(size)` at each size; all sizes take turns. One row per size and side: what,
-    size, side, seconds, low and high (fastest and slowest)."""
+    size, side, seconds, low and high (fastest and slowest), exponent (the `slope` of the side)."""
     sides = {(size, side): call for size in sizes for side, call in make(size).items()}
     times = in_turn(sides, repetitions)
     times[["size", "side"]] = times["side"].to_list()
     each = times.groupby(["size", "side"], sort=False)["seconds"]
     table = each.agg(seconds="median", low="min", high="max").reindex(list(sides)).reset_index()
-    return table.assign(what=what)[["what", "size", "side", "seconds", "low", "high"]]
+    slopes = {side: slope(part["size"].to_list(), part["seconds"].to_list()) for side, part in table.groupby("side")}
+    table = table.assign(what=what, exponent=table["side"].map(slopes))
+    return table[["what", "size", "side", "seconds", "low", "high", "exponent"]]
 
 
 class Stopwatch:

@@ -210,6 +210,27 @@ def test_a_text_of_exactly_its_limit_of_tokens_is_left_alone(tokenizer):
         assert prompts.cut["titles"] == cut
 
 
+def test_a_long_title_is_shortened_once_however_many_histories_show_it(tokenizer, monkeypatch):
+    prompts, measured = Prompts(tokenizer, PromptStyle(max_title_tokens=2)), []
+    monkeypatch.setattr(
+        prompts, "_short", lambda text, *limit: measured.append(text) or Prompts._short(prompts, text, *limit)
+    )
+    texts = [prompts.user_text(["red mug and lamp", "rug"], [24.0, 2.0], [4.0, 4.0]) for _ in range(3)]
+    assert measured == ["red mug and lamp", "rug"] and prompts.cut == {"titles": 1}
+    assert set(texts) == {
+        Prompts(tokenizer, prompts.style).user_text(["red mug and lamp", "rug"], [24.0, 2.0], [4.0, 4.0])
+    }
+
+
+def test_titles_without_end_do_not_fill_the_memory(tokenizer, monkeypatch):
+    monkeypatch.setattr(module, "TITLES_KEPT", 3)
+    prompts = Prompts(tokenizer, PromptStyle())
+    for number in range(10):
+        text = prompts.user_text([f"mug {number}", "red mug"], [24.0, 2.0], [4.0, 4.0])
+        assert f"[mug {number}]" in text and "[red mug]" in text
+        assert len(prompts._titles) <= 3
+
+
 def test_the_end_that_some_tokenizers_append_is_taken_off(tokenizer):
     plain = Prompts(tokenizer, PromptStyle(instruct=False)).tokenize(["red mug", "lamp"])
     core = tokenizer.backend_tokenizer

@@ -402,6 +402,8 @@ class R2ec:
         """Writes language model (or adapter), tokenizer, item table, catalogue and config; replaces `folder` whole.
 
         weights: the language model's, by name, where the model at hand holds only a part of each.
+
+        Raises ValueError for an adapter on a backbone that came from no folder or hub: it could not be read again.
         """
         with whole_folder(folder) as fresh:
             parts = (self.lm, self.prompts, self.catalogue, self.head, self.collaborative, self.max_new_tokens)

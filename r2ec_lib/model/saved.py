@@ -39,14 +39,19 @@ def write(
     max_new_tokens: int,
     weights: dict[str, Tensor] | None = None,
 ) -> None:
-    """Writes the parts of an `R2ec` into `folder`; `weights` as in `R2ec.save`."""
+    """Writes the parts of an `R2ec` into `folder`; `weights` and errors as in `R2ec.save`."""
     adapted = isinstance(lm, PeftModel)
+    base = lm.peft_config["default"].base_model_name_or_path if adapted else None
+    if adapted and not base:
+        raise ValueError(
+            "an adapter is saved without its backbone, and this one's has no name to be found by; save the backbone "
+            "in a folder, read it with load_pretrained, and put the adapter on that"
+        )
     chosen: dict[str, Any] = (
         {"selected_adapters": ["default"]} if adapted else {}
     )  # TRL's copy of the start is another
     lm.save_pretrained(folder / ("adapter" if adapted else "lm"), state_dict=weights, **chosen)
     prompts.tokenizer.save_pretrained(folder / ("adapter" if adapted else "lm"))
-    base = lm.peft_config["default"].base_model_name_or_path if adapted else None
     if base and Path(base).is_dir():  # to be found from any working directory
         base = str(Path(base).absolute())
     save_file({"item_table": head.table.float().cpu().contiguous()}, folder / "rec_head.safetensors")

@@ -108,6 +108,14 @@ def test_a_backbone_named_by_a_relative_path_is_found_from_another_folder(tiny, 
     assert json.loads((tmp_path / "model" / "r2ec.json").read_text())["base"] == "someone/on-the-hub"
 
 
+def test_an_adapter_on_a_backbone_without_a_name_is_not_saved(tiny, tmp_path):
+    """`load` would look for a whole model in its place."""
+    model = R2ec(add_lora(tiny.lm, rank=2, alpha=4), tiny.prompts, tiny.catalogue)
+    with pytest.raises(ValueError, match="has no name to be found by"):
+        model.save(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
 def test_a_backbone_that_was_used_in_bfloat16_comes_back_in_it_though_its_files_are_wider(tiny, samples, tmp_path):
     tiny.lm.save_pretrained(tmp_path / "base")
     tiny.tokenizer.save_pretrained(tmp_path / "base")

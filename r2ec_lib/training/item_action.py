@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers import get_scheduler
 
+from r2ec_lib.data.schema import whole_number
 from r2ec_lib.data.storage import read_json, read_table, sha256, write_json, write_table
 from r2ec_lib.model import R2ec
 from r2ec_lib.model.encoding import Upper, batched_states, captured_states, encoded_tokens, length_batches, read_out
@@ -74,8 +75,10 @@ def fit_item_action(
         One row per evaluation: `step`, `loss` (mean since the last evaluation) and `valid_ndcg@10`.
 
     Raises:
+        DataError: `steps` is no whole number above 0.
         FloatingPointError: the loss or the item table is NaN or infinite, with the step and the rate.
     """
+    whole_number(steps, "steps", 1)
     generator = np.random.default_rng(seed)
     torch.manual_seed(seed)
     parameters = {name: weight for name, weight in model.lm.named_parameters() if weight.requires_grad}

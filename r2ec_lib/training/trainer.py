@@ -85,7 +85,7 @@ class RecPOTrainer(GRPOTrainer):
         self.samples = train_samples.reset_index(drop=True)
         self.prompt_ids = RowPrompts(model.prompts, self.samples, model.titles)
         if model.positions < math.inf:
-            model.require_positions(self._with_reasoning(self.prompt_ids.longest(), args))
+            model.require_positions(model.with_ending(self.prompt_ids.longest() + args.max_completion_length))
         self.valid_samples = valid_samples
         if valid_samples is not None and len(valid_samples) > args.valid_users:
             self.valid_samples = valid_samples.sample(args.valid_users, random_state=args.seed)
@@ -118,10 +118,6 @@ class RecPOTrainer(GRPOTrainer):
                 **kwargs,
             )
         self._require_start()
-
-    def _with_reasoning(self, tokens: int, args: RecPOConfig) -> int:
-        """Tokens of a prompt of so many with the longest reasoning behind it."""
-        return tokens + args.max_completion_length + len(self.r2ec.prompts.answer.ids)
 
     def _require_start(self) -> None:
         """Raises ValueError where TRL's reference, which it reads from a folder, is not the model at hand.
@@ -177,7 +173,8 @@ class RecPOTrainer(GRPOTrainer):
         """
         began = time.perf_counter()
         prompts = self.prompt_ids.of(rows)
-        self.r2ec.require_positions(self._with_reasoning(max(map(len, prompts)), self.args))
+        longest = max(map(len, prompts)) + self.args.max_completion_length
+        self.r2ec.require_positions(self.r2ec.with_ending(longest))
         drawn = self.sample_chains(prompts)
         sampled = time.perf_counter()
         fields = self.rewarded(rows, drawn)

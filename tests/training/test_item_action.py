@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from r2ec_lib.data.schema import DataError
 from r2ec_lib.model import R2ec
 from r2ec_lib.model.head import RecHead
 from r2ec_lib.model.r2ec import ranks_of
@@ -252,6 +253,11 @@ def test_live_negatives_are_further_candidates(tiny, samples):
     whole = -item_log_probs(tiny.head.scores(states), targets, tiny.head.temperature, seen).mean()
     assert first_loss(tiny, few, live_negatives=len(tiny.catalogue) + 9) == pytest.approx(whole.item(), abs=1e-4)
     assert first_loss(tiny, few) < whole
+
+
+def test_a_training_of_no_steps_is_refused(tiny, samples):
+    with pytest.raises(DataError, match="steps is 0; expected a whole number, 1 or more"):
+        fit_item_action(tiny, samples, samples, steps=0)
 
 
 @pytest.mark.parametrize(

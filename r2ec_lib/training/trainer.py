@@ -20,13 +20,12 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 from trl import GRPOTrainer
-from trl.models import unwrap_model_for_generation
 
 from r2ec_lib.model import R2ec, scoring
 from r2ec_lib.model.encoding import caches_exactly, captured_states, read_out
 from r2ec_lib.model.prompts import RowPrompts
 from r2ec_lib.model.r2ec import ranks_of
-from r2ec_lib.model.sampling import sample
+from r2ec_lib.model.sampling import Sampled, sample
 from r2ec_lib.model.scoring import seen_mask
 from r2ec_lib.training import objective, rollout
 from r2ec_lib.training.config import RecPOConfig
@@ -189,36 +188,29 @@ class RecPOTrainer(GRPOTrainer):
 
     def sample_chains(self, prompts: list[list[int]]) -> rollout.Drawn:
         """A closed chain per prompt: by our sampler, or through TRL by vLLM or continuous batching if asked for."""
-        model, answer = self.r2ec, self.r2ec.prompts.answer
-        if not self.max_completion_length:  # `<answer>` follows the prompt: nothing is sampled, no token is an action
-            with whole_weights(model.lm):
-                silent = model.sample(prompts, 0)
-            return rollout.Drawn(silent.chains, [0] * len(prompts), silent.written, silent.states)
-        if self.use_vllm or self.use_transformers_continuous_batching:
+        model, log_probs = self.r2ec, None
+        own: list[list[int]] | None = None  # chains that our sampler does not draw
+        if not self.max_completion_length:  # `<answer>` follows the prompt
+            own = [[]] * len(prompts)
+        elif self.use_vllm or self.use_transformers_continuous_batching:  # for which TRL gathers spread weights
             own, log_probs = self._generate_single_turn(prompts, None, {}, self.num_generations)
-            with whole_weights(model.lm):
-                read = model.read(prompts, own)
-            actions = [min(len(chain), len(ids)) for chain, ids in zip(read.chains, own, strict=True)]
-            return rollout.Drawn(read.chains, actions, read.written, read.states, log_probs)
-        training, readout = self.model.training, model.head.readout
+        with whole_weights(model.lm):
+            drawn = self._sampled(prompts) if own is None else model.read(prompts, own)
+        appended = [0 if written else len(model.prompts.answer.ids) for written in drawn.written]
+        actions = [len(chain) - more for chain, more in zip(drawn.chains, appended, strict=True)]
+        return rollout.Drawn(drawn.chains, actions, drawn.written, drawn.states, log_probs)
+
+    def _sampled(self, prompts: list[list[int]]) -> Sampled:
+        """What our sampler draws, with TRL's settings."""
+        model, answer = self.r2ec, self.r2ec.prompts.answer
         room = None  # a GPU takes what fits
         if self.accelerator.device.type == "cpu":  # all at once
             room = (max(map(len, prompts)) + self.max_completion_length + len(answer.ids)) * len(prompts)
-        with (
-            unwrap_model_for_generation(
-                self.model_wrapped,
-                self.accelerator,
-                gather_deepspeed3_params=self.args.ds3_gather_for_generation,
-                gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
-            ) as lm,
-            whole_weights(model.lm),
-        ):
-            lm.eval()
-            drawn = sample(lm, prompts, self.generation_config, answer, readout, room, read_id=model.read_id)
-            lm.train(training)
-        appended = [0 if written else len(answer.ids) for written in drawn.written]
-        actions = [len(chain) - more for chain, more in zip(drawn.chains, appended, strict=True)]
-        return rollout.Drawn(drawn.chains, actions, drawn.written, drawn.states)
+        training, how = model.lm.training, (self.generation_config, answer, model.head.readout, room, model.read_id)
+        model.lm.eval()
+        drawn = sample(model.lm, prompts, *how)
+        model.lm.train(training)
+        return drawn
 
     def rewarded(self, rows: list[int], drawn: rollout.Drawn) -> dict[str, Any]:
         """Ranks the catalogue by the final states of trajectories (B) and rewards them (Eq. 4 and 5).

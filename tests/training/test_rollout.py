@@ -296,6 +296,16 @@ def test_our_sampler_never_writes_the_token_that_is_read(make_trainer, tiny_with
     assert rollout.generation_limits(tiny, use_vllm=False) == {}
 
 
+def test_recomputed_activations_change_nothing_that_is_sampled_and_stay_on(make_trainer):
+    trainer, drawn = make_trainer(), []
+    for _ in range(2):
+        torch.manual_seed(0)
+        drawn.append(trainer.sample_chains(trainer.prompt_ids.of([3, 3, 9, 9])))
+        trainer.model.activation_checkpointing_enable({"use_reentrant": False})
+    assert drawn[0].chains == drawn[1].chains and torch.equal(drawn[0].states, drawn[1].states)
+    assert trainer.model.training and trainer.model.is_activation_checkpointing
+
+
 def test_states_that_are_no_numbers_are_told_with_step_and_learning_rate(make_trainer):
     trainer = make_trainer()
     trainer.state.global_step, trainer.state.log_history = 7, [{"learning_rate": 0.5}, {"eval_length": 1.0}]

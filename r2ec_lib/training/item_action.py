@@ -114,13 +114,13 @@ def fit_item_action(
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-        require_numbers(loss, "the loss of the recommendation action", step, learning_rate)
+        objective.require_numbers(loss, "the loss of the recommendation action", step - 1, learning_rate)
         if step % eval_steps and step < steps:
             if step % max(1, steps // 10) == 0:
                 report(step, float(np.mean(losses)), None)
         else:
             model.refresh()
-            require_numbers(model.head.table, "the item table", step, learning_rate)
+            objective.require_numbers(model.head.table, "the item table", step, learning_rate)
             ranks = ranks_of(model, valid, model.user_states(valid, valid_chains), mask_seen)
             score = objective.ndcg(ranks, 10).mean().item()
             log.append({"step": step, "loss": float(np.mean(losses)), "valid_ndcg@10": score})
@@ -138,14 +138,6 @@ def fit_item_action(
         model.refresh()
     model.lm.eval()
     return pd.DataFrame(log)
-
-
-def require_numbers(values: Tensor, what: str, step: int, learning_rate: float) -> None:
-    """Raises FloatingPointError where `values` are none; `what` they are stands in the message."""
-    if not torch.isfinite(values).all():
-        raise FloatingPointError(
-            f"at step {step} {what} is NaN or infinite; a learning rate below {learning_rate:g} may help"
-        )
 
 
 def progress_line(step: int, loss: float, score: float | None) -> str:

@@ -139,9 +139,8 @@ class RecPOTrainer(GRPOTrainer):
 
         Afterwards each dict of `inputs` also holds the fields of `roll_out`, which TRL gives to the rewards.
         """
-        passes = self.num_iterations * (self.args.steps_per_generation or 1)
-        updates = max(1, passes // self.args.gradient_accumulation_steps)
-        weight = max(self._kl_weight(ahead) for ahead in range(updates))  # the largest that these rows will meet
+        updates = range(self.args.updates_per_rollout)
+        weight = max(map(self._kl_weight, updates))  # the largest that these rows will meet
         self.beta = weight if self.args.beta else 0.0  # TRL keeps a reference where `args.beta` is not 0
         output = super()._generate_and_score_completions(inputs)
         if self.args.estimator == "rloo":  # R_i − mean of the others = G / (G − 1) (R_i − mean of all)
@@ -415,9 +414,6 @@ class RecPOTrainer(GRPOTrainer):
 
     def require_numbers(self, values: Tensor) -> None:
         """Raises FloatingPointError, with step and learning rate, where `values`, which the model made, are none."""
-        if not torch.isfinite(values).all():
-            rates = [entry["learning_rate"] for entry in self.state.log_history if "learning_rate" in entry]
-            rate = f"learning rate {rates[-1] if rates else self.args.learning_rate:g}"
-            raise FloatingPointError(
-                f"after step {self.state.global_step} ({rate}) the model's states and scores are NaN or infinite"
-            )
+        rates = [entry["learning_rate"] for entry in self.state.log_history if "learning_rate" in entry]
+        rate = rates[-1] if rates else self.args.learning_rate
+        objective.require_numbers(values, "the model's states and scores", self.state.global_step, rate)

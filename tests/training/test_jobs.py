@@ -352,7 +352,7 @@ def test_a_training_that_meets_nan_says_when_and_leaves_the_best_model_before_it
     jobs.train(folder, lines.append)
     warning = next(line for line in lines if line.startswith("WARNING"))
     assert "training ended: after step 5 (learning rate " in warning
-    assert "last good checkpoint is that of step 4" in warning and "a lower learning_rate" in warning
+    assert "last good checkpoint is that of step 4" in warning and "a lower learning rate" in warning
     log = read_table(folder / "training" / "log.parquet")
     assert log["step"].tolist() == [1, 2, 3, 4, 5]
     best = int(log.loc[log["valid_ndcg@10"].idxmax(), "step"])

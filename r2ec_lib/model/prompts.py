@@ -5,7 +5,6 @@ are. Titles and descriptions are data: `clean` keeps them from holding a special
 can end a reasoning, open a chat turn or add a purchase to a history.
 """
 
-import heapq
 import re
 import unicodedata
 from collections import Counter
@@ -274,28 +273,3 @@ class Prompts:
         encoded = self.tokenizer(list(texts))["input_ids"]
         closed = bool(encoded[0]) and encoded[0][-1] == self.tokenizer.eos_token_id  # some tokenizers append it
         return [ids[:-1] for ids in encoded] if closed else encoded
-
-
-class RowPrompts(dict[int, list[int]]):
-    """Prompt ids by row of a samples table, made when a row is first asked for: of a large log training reads few.
-
-    Args:
-        samples: samples table.
-        titles: the catalogue's titles, in item-index order.
-    """
-
-    def __init__(self, prompts: Prompts, samples: pd.DataFrame, titles: Sequence[str]):
-        super().__init__()
-        self._prompts, self._samples, self._titles = prompts, samples, titles
-
-    def of(self, rows: Sequence[int]) -> list[list[int]]:
-        """The prompts of some rows, by place."""
-        new = [row for row in dict.fromkeys(rows) if row not in self]
-        if new:
-            self.update(zip(new, self._prompts.user_ids(self._samples.iloc[new], self._titles), strict=True))
-        return [self[row] for row in rows]
-
-    def longest(self) -> int:
-        """Tokens of the longest prompt, looked for among the `CHUNK` rows with the most characters."""
-        texts = self._prompts.user_texts(self._samples, self._titles)
-        return max(map(len, self._prompts.tokenize(heapq.nlargest(CHUNK, texts, key=len))), default=0)

@@ -6,7 +6,6 @@ reward functions in `rollout.py`, the configuration in `config.py`, checkpoints 
 code departs from the paper, this file follows the paper; see the README, "What differs from the official code".
 """
 
-import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -23,14 +22,13 @@ from trl import GRPOTrainer
 
 from r2ec_lib.model import R2ec, scoring
 from r2ec_lib.model.encoding import caches_exactly, captured_states, read_out
-from r2ec_lib.model.prompts import RowPrompts
 from r2ec_lib.model.r2ec import ranks_of
 from r2ec_lib.model.sampling import Sampled, sample
-from r2ec_lib.model.scoring import seen_mask
 from r2ec_lib.training import objective, rollout
 from r2ec_lib.training.config import RecPOConfig
 from r2ec_lib.training.live_items import ItemTable, LearnedItems
 from r2ec_lib.training.log_probs import token_log_probs
+from r2ec_lib.training.rows import Rows
 from r2ec_lib.training.sharded import whole_weights
 
 
@@ -82,9 +80,8 @@ class RecPOTrainer(GRPOTrainer):
         self.r2ec = model
         model.max_new_tokens = args.max_completion_length
         self.samples = train_samples.reset_index(drop=True)
-        self.prompt_ids = RowPrompts(model.prompts, self.samples, model.titles)
-        if model.positions < math.inf:
-            model.require_positions(model.with_ending(self.prompt_ids.longest() + args.max_completion_length))
+        self.rows = Rows(model, self.samples, args.mask_seen)
+        self.rows.require_room(args.max_completion_length)
         self.valid_samples = valid_samples
         if valid_samples is not None and len(valid_samples) > args.valid_users:
             self.valid_samples = valid_samples.sample(args.valid_users, random_state=args.seed)
@@ -170,7 +167,7 @@ class RecPOTrainer(GRPOTrainer):
             (d,). `figures` go into the log.
         """
         began = time.perf_counter()
-        prompts = self.prompt_ids.of(rows)
+        prompts = self.rows.prompts(rows)
         longest = max(map(len, prompts)) + self.args.max_completion_length
         self.r2ec.require_positions(self.r2ec.with_ending(longest))
         drawn = self.sample_chains(prompts)
@@ -220,12 +217,12 @@ class RecPOTrainer(GRPOTrainer):
             rows in the item table now come from the current weights.
         """
         numbers, head = torch.tensor(rows, device=self.accelerator.device), self.r2ec.head  # (B,)
-        targets = self.targets(numbers)  # (B,)
+        targets = self.rows.targets(numbers)  # (B,)
         candidates = torch.cat([self.accelerator.gather(targets), self.negatives()]).unique()  # (M,)
         self.items.update(self.model_wrapped, candidates, self.state.global_step)
         parts = []
         for block in scoring.row_blocks(len(rows), len(head.item_ids)):
-            scores, seen = head.scores(drawn.states[block]), self.seen(numbers[block])  # (b, N), (b, N) or None
+            scores, seen = head.scores(drawn.states[block]), self.rows.seen(numbers[block])  # (b, N), (b, N) or None
             self.require_numbers(scores)
             likely = scoring.item_log_probs(scores, targets[block], head.temperature, seen)
             parts.append((scoring.target_ranks(scores, targets[block], seen), likely))
@@ -349,26 +346,14 @@ class RecPOTrainer(GRPOTrainer):
 
     def _item_log_probs(self, states: Tensor, rows: Tensor, items: Tensor, candidates: Tensor) -> Tensor:
         """`RecHead.log_probs` (B,) for states of rows of the training samples."""
-        known, whole = (self.targets(rows), self.seen(rows)), self.args.catalogue_negatives
+        known, whole = (self.rows.targets(rows), self.rows.seen(rows)), self.args.catalogue_negatives
         return self.r2ec.head.log_probs(states, items, candidates, *known, whole)
-
-    def targets(self, rows: Tensor) -> Tensor:
-        """Target items (B,) of rows of the training samples."""
-        targets = self.samples["target"].to_numpy()[rows.cpu().numpy()]
-        return torch.tensor(targets, dtype=torch.long, device=rows.device)
 
     def negatives(self) -> Tensor:
         """Further candidates of the recommendation action, the same in all processes: (live_negatives,)."""
         generator = torch.Generator().manual_seed(self.args.seed * 1_000_003 + self.state.global_step)
         drawn = torch.randperm(len(self.r2ec.head.item_ids), generator=generator)[: self.args.live_negatives]
         return drawn.to(self.accelerator.device)
-
-    def seen(self, rows: Tensor) -> Tensor | None:
-        """(B, N) bool, True where an item is in the row's history; None where the recipe masks nothing."""
-        if not self.args.mask_seen:
-            return None
-        histories = self.samples["history"].iloc[rows.tolist()]
-        return seen_mask(histories.to_list(), len(self.r2ec.head.item_ids)).to(rows.device)
 
     def _warming(self, ahead: int = 0) -> bool:
         """Whether the token terms are still off, now or `ahead` optimiser steps later."""

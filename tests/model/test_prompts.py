@@ -8,7 +8,7 @@ from tokenizers.processors import TemplateProcessing
 
 from r2ec_lib.data.schema import DataError
 from r2ec_lib.model import prompts as module
-from r2ec_lib.model.prompts import Prompts, PromptStyle, RowPrompts, age, clean
+from r2ec_lib.model.prompts import Prompts, PromptStyle, age, clean
 
 CHAT = "{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}<s>assistant:"
 ATTACKS = [
@@ -262,18 +262,3 @@ def test_a_template_brings_its_own_system_turn_and_beginning_once(chat_tokenizer
     finally:
         chat_tokenizer.bos_token = before
     assert chat_tokenizer.decode(asked) == "<s>system: be kind\n<s>user: hello\n<s>assistant:"
-
-
-def test_prompts_of_rows_are_made_when_they_are_asked_for(tiny, samples, monkeypatch):
-    """Of a large log a training reads a few rows, some of them again and again."""
-    made = []
-    original = tiny.prompts.user_texts
-    monkeypatch.setattr(
-        tiny.prompts, "user_texts", lambda rows, titles: made.append(len(rows)) or original(rows, titles)
-    )
-    rows = RowPrompts(tiny.prompts, samples, tiny.titles)
-    every = tiny.prompts.user_ids(samples, tiny.titles)
-    made.clear()
-    assert rows.of([7, 3, 7]) == [every[7], every[3], every[7]] and rows.of([3, 4]) == every[3:5]
-    assert made == [2, 1] and len(rows) == 3
-    assert rows.longest() == max(map(len, every)) and RowPrompts(tiny.prompts, samples[:0], tiny.titles).longest() == 0

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -253,6 +254,16 @@ def test_live_negatives_are_further_candidates(tiny, samples):
     whole = -item_log_probs(tiny.head.scores(states), targets, tiny.head.temperature, seen).mean()
     assert first_loss(tiny, few, live_negatives=len(tiny.catalogue) + 9) == pytest.approx(whole.item(), abs=1e-4)
     assert first_loss(tiny, few) < whole
+
+
+@pytest.mark.parametrize("longer", [0, 1])
+def test_a_reasoning_that_the_model_has_no_positions_for_is_refused(tiny, samples, longer):
+    few = samples.head(4)
+    chains = [[*[7] * (90 + longer), *tiny.prompts.answer.ids]] * 4
+    prompts = tiny.prompts.user_ids(few, tiny.titles)
+    tiny.lm.config.max_position_embeddings = max(map(len, prompts)) + 90 + 1
+    with pytest.raises(DataError, match="reasoning included, exceeds") if longer else nullcontext():
+        fit_item_action(tiny, few, few, 1, (chains, None), batch_users=4)
 
 
 def test_a_training_of_no_steps_is_refused(tiny, samples):

@@ -42,7 +42,7 @@ def test_both_rewards_come_from_ranks_among_unseen_items_and_the_target(make_tra
     trainer = make_trainer(estimator="rloo", reward_cutoff=30, reward_mix=0.5)
     rows = [3, 3, 9, 9, 11, 11]
     history, target = trainer.samples.at[9, "history"], int(trainer.samples.at[9, "target"])
-    trainer.prompt_ids.of(rows)
+    trainer.rows.prompts(rows)
     trainer.samples.at[9, "history"] = [*history, target]  # bought before; still the target
     inputs, trajectories = generated(trainer, rows)
     trainer.r2ec.head.temperature, parts = 1.0, {True: [], False: []}
@@ -300,7 +300,7 @@ def test_recomputed_activations_change_nothing_that_is_sampled_and_stay_on(make_
     trainer, drawn = make_trainer(), []
     for _ in range(2):
         torch.manual_seed(0)
-        drawn.append(trainer.sample_chains(trainer.prompt_ids.of([3, 3, 9, 9])))
+        drawn.append(trainer.sample_chains(trainer.rows.prompts([3, 3, 9, 9])))
         trainer.model.activation_checkpointing_enable({"use_reentrant": False})
     assert drawn[0].chains == drawn[1].chains and torch.equal(drawn[0].states, drawn[1].states)
     assert trainer.model.training and trainer.model.is_activation_checkpointing
@@ -319,7 +319,7 @@ def uneven(trainer):
     """Three users of two trajectories each, the one with the longest prompt first."""
     users = [4, 2, 7]
     for user, cut in zip(users, (0, 3, 6), strict=True):
-        trainer.prompt_ids[user] = trainer.prompt_ids.of([0])[0][cut:]
+        trainer.rows.prompt_ids[user] = trainer.rows.prompts([0])[0][cut:]
     return users, [{"prompt": user} for user in users for _ in range(2)]
 
 
@@ -334,7 +334,7 @@ def test_micro_batches_of_one_step_hold_whole_groups_in_order_of_their_prompts(m
         trainer._step = step
         part = trainer._of_whole_groups(trainer._prepare_inputs(rows * (asked // 3)))
         read.append(part["sample_rows"].tolist())
-        targets = trainer.targets(part["sample_rows"]).tolist()
+        targets = trainer.rows.targets(part["sample_rows"]).tolist()
         assert all(target in part["candidates"][0] for target in targets)
     assert sorted(row for part in read for row in part) == sorted(2 * (asked // 3) * users)
     assert (read == [[user, user] for user in reversed(users)]) == whole

@@ -28,16 +28,29 @@ class LowerStates:
 
     def __init__(self, lm: PreTrainedModel):
         self.lm = lm
-        self.layers = frozen_layers(lm)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Begins with the model as it is now."""
+        self.layers = frozen_layers(self.lm)
         self._states = torch.empty(0)  # (T, d) of the tokens of all texts, one after the other
         self._begin: dict[tuple[int, ...], int] = {}  # where each text begins
         self._room = KEPT_BYTES
         self._checked = False
+        self._made_by = self._maker()
+
+    def _maker(self) -> tuple:
+        """What kept states depend on, the same as long as nothing changes: which layers are frozen, their weights,
+        and the model's forward, which accelerate wraps in autocast for a training."""
+        count = frozen_layers(self.lm)
+        parts = [self.lm.get_input_embeddings(), *getattr(self.lm.get_decoder(), "layers", [])[:count]]
+        changes = sum(weight._version for part in parts for weight in part.parameters())
+        return count, self.lm.device, self.lm.dtype, self.lm.forward, changes
 
     def upper(self, ids: Sequence[Sequence[int]]) -> Tensor | None:
         """The last hidden states (B, L, d) of right-padded texts, with the graph of the upper layers; None where no
         layer is frozen, where the model does not go on from states, or where there is no room for more texts."""
-        if frozen_layers(self.lm) < self.layers:  # they have been set free since
+        if self._made_by != self._maker():
             self._forget()
         rows = [tuple(row) for row in ids]
         new = [row for row in dict.fromkeys(rows) if row not in self._begin]
@@ -47,9 +60,6 @@ class LowerStates:
             self._learn(new)
             self.lm.train(was_training)
         return self._from_kept(rows) if all(row in self._begin for row in rows) else None
-
-    def _forget(self) -> None:
-        self.layers, self._states, self._begin = 0, torch.empty(0), {}
 
     def _from_kept(self, rows: Sequence[tuple[int, ...]]) -> Tensor:
         """The upper layers' states (B, L, d), from the kept ones."""
@@ -94,8 +104,8 @@ class LowerStates:
         if not self._checked:  # some models scale what they are given in place of embeddings
             self._checked = True
             found, expected = (states[shown].float() for states in (self._from_kept(new), whole[-1]))
-            if (found - expected).norm() > TOLERANCE * expected.norm():
-                self._forget()
+            if (found - expected).norm() > TOLERANCE * expected.norm():  # this one is read as a whole
+                self.layers, self._states, self._begin = 0, torch.empty(0), {}
 
 
 def frozen_layers(lm: PreTrainedModel) -> int:

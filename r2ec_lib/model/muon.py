@@ -28,9 +28,9 @@ def stepper(
     tables = {part.weight for part in module.modules() if isinstance(part, torch.nn.Embedding)}
     matrices = [weight for weight in trained if matrix_rate and weight.ndim == 2 and weight not in tables]
     others = [weight for weight in trained if not any(weight is matrix for matrix in matrices)]
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(others, lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
-    ]
+    optimizers: list[torch.optim.Optimizer] = []
+    if others:
+        optimizers.append(torch.optim.AdamW(others, lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.98)))
     if matrices:
         optimizers.append(torch.optim.Muon(matrices, lr=matrix_rate, weight_decay=0.01))
     schedules = [get_cosine_schedule_with_warmup(one, warmup_steps, steps) for one in optimizers]

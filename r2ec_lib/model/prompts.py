@@ -5,7 +5,6 @@ are. Titles and descriptions are data: `clean` keeps them from holding a special
 can end a reasoning, open a chat turn or add a purchase to a history.
 """
 
-import heapq
 import re
 import unicodedata
 from collections import Counter
@@ -26,6 +25,8 @@ DATE = "26 Jul 2024"
 """What a chat template that prints today's date prints: the same on every day, so that prompts are, too."""
 CHUNK = 4096
 """Texts tokenised at a time: a tokenizer keeps far more of a text than its ids until a call is over."""
+TITLES_KEPT = 2**17
+"""Titles whose shown form is kept at most, tens of MB: those of most catalogues. Others may come from elsewhere."""
 
 _INVISIBLE = re.compile(
     r"[\u0000-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff"
@@ -163,7 +164,8 @@ class Prompts:
     Attributes:
         answer: the `<answer>` symbol of this tokenizer.
         specials: finds what the tokenizer turns into control tokens; foreign text is cleaned of it.
-        cut: how many titles and item texts were longer than their limit in tokens, so far.
+        cut: how many titles and item texts were longer than their limit in tokens, so far; a title counts once,
+            however many histories show it.
 
     Raises:
         DataError: the chat template prints a date that nothing can fix, so no two days would have the same prompts.
@@ -175,6 +177,7 @@ class Prompts:
         self.answer = Answer(tokenizer)
         self.recommend_id: int | None = tokenizer.get_vocab().get(RECOMMEND)  # only models with that read-out have it
         self.cut: Counter[str] = Counter()
+        self._titles: dict[str, str] = {}  # as a history shows them, by the title as it is given
         self.specials = any_of(special_strings(tokenizer))
         template = str(tokenizer.chat_template or "") if style.instruct else ""
         if "strftime_now" in template and "date_string" not in template:
@@ -192,10 +195,7 @@ class Prompts:
         """
         style, lines = self.style, []
         for title, before, rating in zip(titles, hours, ratings, strict=True):
-            shown = clean(title, self.specials, style.max_title_words)
-            shown = self._short(shown, style.max_title_tokens, "titles")
-            if style.instruct:  # in the bare style a title has the tokens that it has on its item card
-                shown = f"[{_PURCHASE.sub('ago [', shown)}]"
+            shown = self._title(title)
             when = f"{age(before, coarse=not style.instruct)}: " if style.show_hours else ""
             rated = style.show_ratings and rating == rating  # NaN is not equal to itself
             stars = f" ({rating:.1f} out of {style.rating_max:g})" if rated else ""
@@ -225,6 +225,19 @@ class Prompts:
                 shown = self._short(shown, style.max_item_tokens, "item texts")
                 lines.append(_broken(f"{clean(key, self.specials)}: {shown}", self.specials))
         return style.item_text(lines)
+
+    def _title(self, title: str) -> str:
+        """A title as a history shows it. It stands in many histories, and to find its tokens takes long."""
+        if title not in self._titles:
+            style = self.style
+            shown = clean(title, self.specials, style.max_title_words)
+            shown = self._short(shown, style.max_title_tokens, "titles")
+            if style.instruct:  # in the bare style a title has the tokens that it has on its item card
+                shown = f"[{_PURCHASE.sub('ago [', shown)}]"
+            if len(self._titles) >= TITLES_KEPT:
+                self._titles.clear()
+            self._titles[title] = shown
+        return self._titles[title]
 
     def _short(self, text: str, limit: int, kind: str) -> str:
         """`text` with at most `limit` tokens; a text without spaces may be a single word of any length."""
@@ -260,28 +273,3 @@ class Prompts:
         encoded = self.tokenizer(list(texts))["input_ids"]
         closed = bool(encoded[0]) and encoded[0][-1] == self.tokenizer.eos_token_id  # some tokenizers append it
         return [ids[:-1] for ids in encoded] if closed else encoded
-
-
-class RowPrompts(dict[int, list[int]]):
-    """Prompt ids by row of a samples table, made when a row is first asked for: of a large log training reads few.
-
-    Args:
-        samples: samples table.
-        titles: the catalogue's titles, in item-index order.
-    """
-
-    def __init__(self, prompts: Prompts, samples: pd.DataFrame, titles: Sequence[str]):
-        super().__init__()
-        self._prompts, self._samples, self._titles = prompts, samples, titles
-
-    def of(self, rows: Sequence[int]) -> list[list[int]]:
-        """The prompts of some rows, by place."""
-        new = [row for row in dict.fromkeys(rows) if row not in self]
-        if new:
-            self.update(zip(new, self._prompts.user_ids(self._samples.iloc[new], self._titles), strict=True))
-        return [self[row] for row in rows]
-
-    def longest(self) -> int:
-        """Tokens of the longest prompt, looked for among the `CHUNK` rows with the most characters."""
-        texts = self._prompts.user_texts(self._samples, self._titles)
-        return max(map(len, self._prompts.tokenize(heapq.nlargest(CHUNK, texts, key=len))), default=0)

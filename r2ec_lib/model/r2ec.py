@@ -119,6 +119,10 @@ class R2ec:
         tail = [] if self.read_id is None else [self.read_id]
         return [[*row, *tail] for row in ids]
 
+    def with_ending(self, tokens: int) -> int:
+        """Tokens that are read of a text of so many, which `<answer>` is to close."""
+        return tokens + len(self.closed([self.prompts.answer.ids])[0])
+
     @torch.no_grad()
     def encode(self, ids: Sequence[Sequence[int]], starts: Sequence[int] | None = None, again: bool = False) -> Tensor:
         """Vectors (B, d) of token sequences that end in `<answer>`; float32, on the model's device, no gradient.
@@ -127,11 +131,12 @@ class R2ec:
         """
         if not ids:
             return torch.empty(0, self.head.table.shape[1], device=self.lm.device)
-        self.require_positions(max(map(len, ids)))
+        closed = self.closed(ids)
+        self.require_positions(max(map(len, closed)))
         was_training = self.lm.training
         self.lm.eval()
         size, upper = encoded_tokens(self.lm), self.lower.upper if again else None
-        states = batched_states(self.lm, self.lm, self.closed(ids), starts, self.head.readout, size, upper)
+        states = batched_states(self.lm, self.lm, closed, starts, self.head.readout, size, upper)
         self.lm.train(was_training)
         return states.float()
 
@@ -199,7 +204,7 @@ class R2ec:
         """
         if whole_number(max_new_tokens, "max_new_tokens", 0) == 0:
             return self.read(prompt_ids, [[]] * len(prompt_ids))
-        self.require_positions(max(map(len, prompt_ids), default=0) + max_new_tokens + len(self.prompts.answer.ids))
+        self.require_positions(self.with_ending(max(map(len, prompt_ids), default=0) + max_new_tokens))
         if self.writer is not None:
             return self.read(prompt_ids, self.writer(prompt_ids, max_new_tokens, temperature, top_k))
         drawn = {"do_sample": True, "temperature": temperature, "top_k": top_k} if temperature > 0 else {}
@@ -313,6 +318,8 @@ class R2ec:
             DataError: k is below 1, or a score is NaN.
         """
         k = whole_number(k, "k", 1)
+        if not len(states):
+            return []
         ids, titles, lists = self.head.item_ids, self.titles, []
         owned = histories if owned is None else owned
         size = max(BLOCK // len(ids), min(FEW, SCORES_HELD // len(ids)), 1)
@@ -402,6 +409,8 @@ class R2ec:
         """Writes language model (or adapter), tokenizer, item table, catalogue and config; replaces `folder` whole.
 
         weights: the language model's, by name, where the model at hand holds only a part of each.
+
+        Raises ValueError for an adapter on a backbone that came from no folder or hub: it could not be read again.
         """
         with whole_folder(folder) as fresh:
             parts = (self.lm, self.prompts, self.catalogue, self.head, self.collaborative, self.max_new_tokens)

@@ -19,7 +19,6 @@ from transformers import (
     Cache,
     GenerationConfig,
     LogitsProcessorList,
-    MinPLogitsWarper,
     PreTrainedModel,
     RepetitionPenaltyLogitsProcessor,
     SuppressTokensLogitsProcessor,
@@ -39,7 +38,6 @@ SUPPORTED = {
     "temperature",
     "top_k",
     "top_p",
-    "min_p",
     "repetition_penalty",
     "suppress_tokens",
 }
@@ -90,7 +88,7 @@ def sample(
     Args:
         lm: a causal language model, in evaluation mode.
         settings: `max_new_tokens`, `eos_token_id` and how to draw: greedy unless `do_sample`; temperature, top_k,
-            top_p, min_p, repetition_penalty and suppress_tokens as in `generate`.
+            top_p, repetition_penalty and suppress_tokens as in `generate`.
         readout: "last" reads h_T; "mean" and "max" pool the states of the chain, `<answer>` included; "token" reads
             `read_id` after `<answer>` and takes its state. That token is no part of the chain.
         batch_tokens: prompt and chain tokens held in the cache at once; `cached_tokens` if left out.
@@ -298,8 +296,6 @@ def logits_processors(settings: GenerationConfig, mask: Tensor) -> LogitsProcess
         chosen.append(TopKLogitsWarper(settings.top_k))
     if settings.top_p is not None and settings.top_p < 1:
         chosen.append(TopPLogitsWarper(settings.top_p))
-    if settings.min_p is not None:
-        chosen.append(MinPLogitsWarper(settings.min_p))
     return chosen
 
 

@@ -39,14 +39,19 @@ def write(
     max_new_tokens: int,
     weights: dict[str, Tensor] | None = None,
 ) -> None:
-    """Writes the parts of an `R2ec` into `folder`; `weights` as in `R2ec.save`."""
+    """Writes the parts of an `R2ec` into `folder`; `weights` and errors as in `R2ec.save`."""
     adapted = isinstance(lm, PeftModel)
+    base = lm.peft_config["default"].base_model_name_or_path if adapted else None
+    if adapted and not base:
+        raise ValueError(
+            "an adapter is saved without its backbone, and this one's has no name to be found by; save the backbone "
+            "in a folder, read it with load_pretrained, and put the adapter on that"
+        )
     chosen: dict[str, Any] = (
         {"selected_adapters": ["default"]} if adapted else {}
     )  # TRL's copy of the start is another
     lm.save_pretrained(folder / ("adapter" if adapted else "lm"), state_dict=weights, **chosen)
     prompts.tokenizer.save_pretrained(folder / ("adapter" if adapted else "lm"))
-    base = lm.peft_config["default"].base_model_name_or_path if adapted else None
     if base and Path(base).is_dir():  # to be found from any working directory
         base = str(Path(base).absolute())
     save_file({"item_table": head.table.float().cpu().contiguous()}, folder / "rec_head.safetensors")
@@ -80,11 +85,11 @@ def read(
         base = config["base"]
         style = PromptStyle(**config["prompt_style"])
         catalogue = pd.read_parquet(folder / "catalogue.parquet")
-        dtype = dtype or getattr(torch, config.get("dtype", "float32"))
+        dtype = dtype or getattr(torch, config["dtype"])
         table, term = load_file(folder / "rec_head.safetensors")["item_table"], None
-        learned, longest = config.get("learned", False), config.get("max_new_tokens", 128)
+        learned, longest = config["learned"], config["max_new_tokens"]
         head = RecHead(list(catalogue["item_id"]), table, temperature, similarity, readout, learned)
-        if numbers := config.get("collaborative"):
+        if numbers := config["collaborative"]:
             term = Collaborative.unpacked(load_file(folder / "collaborative.safetensors"), numbers)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         reason = f"{type(error).__name__}: {error}"
@@ -94,16 +99,14 @@ def read(
         add_recommend_token(lm, tokenizer)
     if base:
         lm = load_lora(lm, folder / "adapter")  # type: ignore[assignment]  # it hands on what it wraps
-        tokenizer = _own_tokenizer(folder / "adapter") or tokenizer
+        tokenizer = _own_tokenizer(folder / "adapter")
     torch.nn.Module.to(lm, device or ("cuda" if torch.cuda.is_available() else "cpu"))
     head.table = head.table.to(lm.device)  # a training writes into it what the model has encoded
     return lm.eval(), Prompts(tokenizer, style), catalogue, head, term, longest
 
 
-def _own_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
-    """The tokenizer saved beside an adapter, which may differ from its backbone's; None in a folder without one."""
-    if not any(folder.glob("tokenizer*")):
-        return None
+def _own_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer saved beside an adapter, which may differ from its backbone's."""
     try:
         return load_tokenizer(folder)
     except (OSError, ValueError) as error:

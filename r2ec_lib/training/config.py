@@ -51,6 +51,7 @@ class RecPOConfig(GRPOConfig):
             default multiplies the ratios over a sequence, which leaves next to nothing of a long chain.
         rollout_users: users whose trajectories are kept in the rollouts table, each `rollout_steps`.
         rollout_steps: steps between two entries of the rollouts table.
+        updates_per_rollout: optimiser steps that one rollout serves, which follows from TRL's fields.
     """
 
     reward_mix: float = 0.05
@@ -126,11 +127,13 @@ class RecPOConfig(GRPOConfig):
         self._derive("reward_weights", mixed, "reward_mix, judged_weight, token_price and unclosed_price")
         self._derive("multi_objective_aggregation", "sum_then_normalize", "estimator")
         super().__post_init__()
-        if (self.steps_per_generation or 0) % self.gradient_accumulation_steps:
+        if not self.steps_per_generation or self.steps_per_generation % self.gradient_accumulation_steps:
             raise ValueError(
                 f"steps_per_generation is {self.steps_per_generation}: a rollout has to serve whole optimiser steps "
                 f"of gradient_accumulation_steps={self.gradient_accumulation_steps}, or its items lose gradients"
             )
+        passes = self.num_iterations * self.steps_per_generation
+        self.updates_per_rollout = passes // self.gradient_accumulation_steps
 
     def _derive(self, name: str, value: Any, source: str) -> None:
         """Sets a field of TRL that follows from ours; ValueError where it has another value than TRL's default."""

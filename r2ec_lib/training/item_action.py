@@ -21,14 +21,14 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers import get_scheduler
 
+from r2ec_lib.data.schema import whole_number
 from r2ec_lib.data.storage import read_json, read_table, sha256, write_json, write_table
 from r2ec_lib.model import R2ec
 from r2ec_lib.model.encoding import Upper, batched_states, captured_states, encoded_tokens, length_batches, read_out
-from r2ec_lib.model.prompts import RowPrompts
 from r2ec_lib.model.r2ec import ranks_of
-from r2ec_lib.model.scoring import seen_mask
 from r2ec_lib.training import objective
 from r2ec_lib.training.log_probs import ChosenTokens
+from r2ec_lib.training.rows import Rows
 
 
 def fit_item_action(
@@ -74,17 +74,19 @@ def fit_item_action(
         One row per evaluation: `step`, `loss` (mean since the last evaluation) and `valid_ndcg@10`.
 
     Raises:
+        DataError: `steps` is no whole number above 0, or a text exceeds the positions of the model.
         FloatingPointError: the loss or the item table is NaN or infinite, with the step and the rate.
     """
+    whole_number(steps, "steps", 1)
     generator = np.random.default_rng(seed)
     torch.manual_seed(seed)
     parameters = {name: weight for name, weight in model.lm.named_parameters() if weight.requires_grad}
     optimizer = torch.optim.AdamW(parameters.values(), lr=learning_rate, weight_decay=0.0)
     rate_share: Any = get_scheduler(lr_scheduler_type, optimizer, warmup_steps, steps + 1).lr_lambdas[0]
     train_chains, valid_chains = chains or ([model.prompts.answer.ids] * len(train), None)
-    prompts = RowPrompts(model.prompts, train, model.titles)
+    samples = Rows(model, train, mask_seen)
     item_ids = model.closed(model.prompts.item_ids(model.catalogue))
-    targets = train["target"].to_numpy().astype("int64")
+    model.require_positions(max(map(len, item_ids)))
     live = min(live_negatives, len(item_ids))
     log: list[dict] = []
     losses: list[float] = []
@@ -95,15 +97,16 @@ def fit_item_action(
     for step, rows in enumerate(islice(_rounds(len(train), batch_users, generator), steps), start=1):
         if catalogue_negatives and (step - 1) % refresh_steps == 0:
             model.refresh()
-        further = generator.choice(len(item_ids), live, replace=False) if live else targets[:0]
-        candidates = torch.tensor(np.union1d(targets[rows], further), device=model.lm.device)  # (M,) sorted
-        shown = prompts.of(rows)
+        numbers = torch.tensor(rows, device=model.lm.device)  # (B,)
+        positives, seen = samples.targets(numbers), samples.seen(numbers)  # (B,), (B, N) or None
+        further = generator.choice(len(item_ids), live, replace=False) if live else np.empty(0, int)
+        candidates = torch.cat([positives, torch.tensor(further).to(positives)]).unique()  # (M,) sorted
+        shown = samples.prompts(rows)
         read = model.closed([[*ids, *train_chains[row]] for ids, row in zip(shown, rows, strict=True)])
+        model.require_positions(max(map(len, read)))
         begin = list(map(len, shown))
         states, spoken = read_and_spoken(model, read, begin) if chain_weight else (_states(model, read, begin), 0.0)
         items = _states(model, [item_ids[item] for item in candidates.tolist()], upper=model.lower.upper)  # (M, d)
-        positives = torch.tensor(targets[rows], device=items.device)  # (B,)
-        seen = seen_mask(train["history"].iloc[rows].to_list(), len(item_ids)).to(items.device) if mask_seen else None
         loss = -model.head.log_probs(states, items, candidates, positives, seen, catalogue_negatives).mean()
         (loss + chain_weight * spoken).backward()
         torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
@@ -111,13 +114,13 @@ def fit_item_action(
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-        require_numbers(loss, "the loss of the recommendation action", step, learning_rate)
+        objective.require_numbers(loss, "the loss of the recommendation action", step - 1, learning_rate)
         if step % eval_steps and step < steps:
             if step % max(1, steps // 10) == 0:
                 report(step, float(np.mean(losses)), None)
         else:
             model.refresh()
-            require_numbers(model.head.table, "the item table", step, learning_rate)
+            objective.require_numbers(model.head.table, "the item table", step, learning_rate)
             ranks = ranks_of(model, valid, model.user_states(valid, valid_chains), mask_seen)
             score = objective.ndcg(ranks, 10).mean().item()
             log.append({"step": step, "loss": float(np.mean(losses)), "valid_ndcg@10": score})
@@ -135,14 +138,6 @@ def fit_item_action(
         model.refresh()
     model.lm.eval()
     return pd.DataFrame(log)
-
-
-def require_numbers(values: Tensor, what: str, step: int, learning_rate: float) -> None:
-    """Raises FloatingPointError where `values` are none; `what` they are stands in the message."""
-    if not torch.isfinite(values).all():
-        raise FloatingPointError(
-            f"at step {step} {what} is NaN or infinite; a learning rate below {learning_rate:g} may help"
-        )
 
 
 def progress_line(step: int, loss: float, score: float | None) -> str:

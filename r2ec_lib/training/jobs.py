@@ -79,8 +79,8 @@ def check_settings(
             f"item_vectors: learned trains on one process, and num_processes is {num_processes}; the vectors are used "
             "outside the language model's forward, which data parallelism does not follow"
         )
-    reuse = config.num_iterations * (config.steps_per_generation or 1) // config.gradient_accumulation_steps
-    if reuse and config.eval_steps and config.eval_steps % reuse:  # checkpoints are made at these steps
+    reuse = config.updates_per_rollout
+    if config.eval_steps and config.eval_steps % reuse:  # checkpoints are made at these steps
         raise DataError(
             f"a training could not be resumed: each rollout serves {reuse} steps, and eval_steps is "
             f"{config.eval_steps:g}; expected a multiple of {reuse}"
@@ -240,14 +240,13 @@ def _finish(trainer: RecPOTrainer, checkpoints: Path) -> None:
 
 def _restore_best(trainer: RecPOTrainer, error: FloatingPointError, report: Callable[[str], None]) -> None:
     """Gives `trainer` the weights of the best validation before it met NaN; RuntimeError where there was none."""
-    advice = "a lower learning_rate or max_grad_norm may help"
     state, (last, _) = trainer.state, newest_whole(Path(str(trainer.args.output_dir)))
     if last is None or state.best_global_step is None:
-        raise RuntimeError(f"{error}, before the first validation, so no model is left; {advice}") from error
+        raise RuntimeError(f"{error}. It came before the first validation, so no model is left") from error
     trainer._load_best_model()
     report(
         f"WARNING training ended: {error}. The last good checkpoint is that of step {last.name.split('-')[1]}; the "
-        f"model is the best one, of step {state.best_global_step} (NDCG@10 {state.best_metric:.4f}); {advice}"
+        f"model is the best one, of step {state.best_global_step} (NDCG@10 {state.best_metric:.4f})"
     )
 
 

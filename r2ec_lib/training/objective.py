@@ -9,6 +9,15 @@ import torch
 from torch import Tensor
 
 
+def require_numbers(values: Tensor, what: str, step: int, learning_rate: float) -> None:
+    """Raises FloatingPointError where `values` are none; `what` they are and what made them stand in the message."""
+    if not torch.isfinite(values).all():
+        raise FloatingPointError(
+            f"after step {step} (learning rate {learning_rate:g}) NaN or infinity is in {what}; a lower learning rate "
+            "may help"
+        )
+
+
 def ndcg(ranks: Tensor, k: int) -> Tensor:
     """NDCG@k with one relevant item, R_d of Eq. 4: 1 / log2(rank + 1) if rank ≤ k, else 0. Any shape.
 

@@ -108,17 +108,16 @@ def whole_groups(parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     a group's trajectories beside each other, so that fewer micro-batches read its prompt, shortest prompts first.
 
     Args:
-        parts: equally many rows each: tensors with a value a row (`sample_rows` and `prompt_mask` among them), others
-            that are the same in all parts, or None.
+        parts: equally many rows each: tensors with a value a row (`sample_rows` and `prompt_mask` among them), and
+            others that are the same in all parts.
     """
     joined = {
-        name: torch.cat([part[name] for part in parts]) if value is not None and value.dim() else value
-        for name, value in parts[0].items()
+        name: torch.cat([part[name] for part in parts]) if value.dim() else value for name, value in parts[0].items()
     }
     lengths, rows = joined["prompt_mask"].sum(dim=1).tolist(), joined["sample_rows"].tolist()
     order = sorted(range(len(rows)), key=lambda row: (lengths[row], rows[row]))
     return split_tensor_dict(
-        {name: value[order] if value is not None and value.dim() else value for name, value in joined.items()},
+        {name: value[order] if value.dim() else value for name, value in joined.items()},
         len(parts),
     )
 

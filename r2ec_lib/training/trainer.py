@@ -6,7 +6,6 @@ reward functions in `rollout.py`, the configuration in `config.py`, checkpoints 
 code departs from the paper, this file follows the paper; see the README, "What differs from the official code".
 """
 
-import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -20,18 +19,16 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 from trl import GRPOTrainer
-from trl.models import unwrap_model_for_generation
 
 from r2ec_lib.model import R2ec, scoring
 from r2ec_lib.model.encoding import caches_exactly, captured_states, read_out
-from r2ec_lib.model.prompts import RowPrompts
 from r2ec_lib.model.r2ec import ranks_of
-from r2ec_lib.model.sampling import sample
-from r2ec_lib.model.scoring import seen_mask
+from r2ec_lib.model.sampling import Sampled, sample
 from r2ec_lib.training import objective, rollout
 from r2ec_lib.training.config import RecPOConfig
 from r2ec_lib.training.live_items import ItemTable, LearnedItems
 from r2ec_lib.training.log_probs import token_log_probs
+from r2ec_lib.training.rows import Rows
 from r2ec_lib.training.sharded import whole_weights
 
 
@@ -83,9 +80,8 @@ class RecPOTrainer(GRPOTrainer):
         self.r2ec = model
         model.max_new_tokens = args.max_completion_length
         self.samples = train_samples.reset_index(drop=True)
-        self.prompt_ids = RowPrompts(model.prompts, self.samples, model.titles)
-        if model.positions < math.inf:
-            model.require_positions(self._with_reasoning(self.prompt_ids.longest(), args))
+        self.rows = Rows(model, self.samples, args.mask_seen)
+        self.rows.require_room(args.max_completion_length)
         self.valid_samples = valid_samples
         if valid_samples is not None and len(valid_samples) > args.valid_users:
             self.valid_samples = valid_samples.sample(args.valid_users, random_state=args.seed)
@@ -119,10 +115,6 @@ class RecPOTrainer(GRPOTrainer):
             )
         self._require_start()
 
-    def _with_reasoning(self, tokens: int, args: RecPOConfig) -> int:
-        """Tokens of a prompt of so many with the longest reasoning behind it."""
-        return tokens + args.max_completion_length + len(self.r2ec.prompts.answer.ids)
-
     def _require_start(self) -> None:
         """Raises ValueError where TRL's reference, which it reads from a folder, is not the model at hand.
 
@@ -144,9 +136,8 @@ class RecPOTrainer(GRPOTrainer):
 
         Afterwards each dict of `inputs` also holds the fields of `roll_out`, which TRL gives to the rewards.
         """
-        passes = self.num_iterations * (self.args.steps_per_generation or 1)
-        updates = max(1, passes // self.args.gradient_accumulation_steps)
-        weight = max(self._kl_weight(ahead) for ahead in range(updates))  # the largest that these rows will meet
+        updates = range(self.args.updates_per_rollout)
+        weight = max(map(self._kl_weight, updates))  # the largest that these rows will meet
         self.beta = weight if self.args.beta else 0.0  # TRL keeps a reference where `args.beta` is not 0
         output = super()._generate_and_score_completions(inputs)
         if self.args.estimator == "rloo":  # R_i − mean of the others = G / (G − 1) (R_i − mean of all)
@@ -176,8 +167,9 @@ class RecPOTrainer(GRPOTrainer):
             (d,). `figures` go into the log.
         """
         began = time.perf_counter()
-        prompts = self.prompt_ids.of(rows)
-        self.r2ec.require_positions(self._with_reasoning(max(map(len, prompts)), self.args))
+        prompts = self.rows.prompts(rows)
+        longest = max(map(len, prompts)) + self.args.max_completion_length
+        self.r2ec.require_positions(self.r2ec.with_ending(longest))
         drawn = self.sample_chains(prompts)
         sampled = time.perf_counter()
         fields = self.rewarded(rows, drawn)
@@ -192,36 +184,29 @@ class RecPOTrainer(GRPOTrainer):
 
     def sample_chains(self, prompts: list[list[int]]) -> rollout.Drawn:
         """A closed chain per prompt: by our sampler, or through TRL by vLLM or continuous batching if asked for."""
-        model, answer = self.r2ec, self.r2ec.prompts.answer
-        if not self.max_completion_length:  # `<answer>` follows the prompt: nothing is sampled, no token is an action
-            with whole_weights(model.lm):
-                silent = model.sample(prompts, 0)
-            return rollout.Drawn(silent.chains, [0] * len(prompts), silent.written, silent.states)
-        if self.use_vllm or self.use_transformers_continuous_batching:
+        model, log_probs = self.r2ec, None
+        own: list[list[int]] | None = None  # chains that our sampler does not draw
+        if not self.max_completion_length:  # `<answer>` follows the prompt
+            own = [[]] * len(prompts)
+        elif self.use_vllm or self.use_transformers_continuous_batching:  # for which TRL gathers spread weights
             own, log_probs = self._generate_single_turn(prompts, None, {}, self.num_generations)
-            with whole_weights(model.lm):
-                read = model.read(prompts, own)
-            actions = [min(len(chain), len(ids)) for chain, ids in zip(read.chains, own, strict=True)]
-            return rollout.Drawn(read.chains, actions, read.written, read.states, log_probs)
-        training, readout = self.model.training, model.head.readout
+        with whole_weights(model.lm):
+            drawn = self._sampled(prompts) if own is None else model.read(prompts, own)
+        appended = [0 if written else len(model.prompts.answer.ids) for written in drawn.written]
+        actions = [len(chain) - more for chain, more in zip(drawn.chains, appended, strict=True)]
+        return rollout.Drawn(drawn.chains, actions, drawn.written, drawn.states, log_probs)
+
+    def _sampled(self, prompts: list[list[int]]) -> Sampled:
+        """What our sampler draws, with TRL's settings."""
+        model, answer = self.r2ec, self.r2ec.prompts.answer
         room = None  # a GPU takes what fits
         if self.accelerator.device.type == "cpu":  # all at once
             room = (max(map(len, prompts)) + self.max_completion_length + len(answer.ids)) * len(prompts)
-        with (
-            unwrap_model_for_generation(
-                self.model_wrapped,
-                self.accelerator,
-                gather_deepspeed3_params=self.args.ds3_gather_for_generation,
-                gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
-            ) as lm,
-            whole_weights(model.lm),
-        ):
-            lm.eval()
-            drawn = sample(lm, prompts, self.generation_config, answer, readout, room, read_id=model.read_id)
-            lm.train(training)
-        appended = [0 if written else len(answer.ids) for written in drawn.written]
-        actions = [len(chain) - more for chain, more in zip(drawn.chains, appended, strict=True)]
-        return rollout.Drawn(drawn.chains, actions, drawn.written, drawn.states)
+        training, how = model.lm.training, (self.generation_config, answer, model.head.readout, room, model.read_id)
+        model.lm.eval()
+        drawn = sample(model.lm, prompts, *how)
+        model.lm.train(training)
+        return drawn
 
     def rewarded(self, rows: list[int], drawn: rollout.Drawn) -> dict[str, Any]:
         """Ranks the catalogue by the final states of trajectories (B) and rewards them (Eq. 4 and 5).
@@ -232,12 +217,12 @@ class RecPOTrainer(GRPOTrainer):
             rows in the item table now come from the current weights.
         """
         numbers, head = torch.tensor(rows, device=self.accelerator.device), self.r2ec.head  # (B,)
-        targets = self.targets(numbers)  # (B,)
+        targets = self.rows.targets(numbers)  # (B,)
         candidates = torch.cat([self.accelerator.gather(targets), self.negatives()]).unique()  # (M,)
         self.items.update(self.model_wrapped, candidates, self.state.global_step)
         parts = []
         for block in scoring.row_blocks(len(rows), len(head.item_ids)):
-            scores, seen = head.scores(drawn.states[block]), self.seen(numbers[block])  # (b, N), (b, N) or None
+            scores, seen = head.scores(drawn.states[block]), self.rows.seen(numbers[block])  # (b, N), (b, N) or None
             self.require_numbers(scores)
             likely = scoring.item_log_probs(scores, targets[block], head.temperature, seen)
             parts.append((scoring.target_ranks(scores, targets[block], seen), likely))
@@ -361,26 +346,14 @@ class RecPOTrainer(GRPOTrainer):
 
     def _item_log_probs(self, states: Tensor, rows: Tensor, items: Tensor, candidates: Tensor) -> Tensor:
         """`RecHead.log_probs` (B,) for states of rows of the training samples."""
-        known, whole = (self.targets(rows), self.seen(rows)), self.args.catalogue_negatives
+        known, whole = (self.rows.targets(rows), self.rows.seen(rows)), self.args.catalogue_negatives
         return self.r2ec.head.log_probs(states, items, candidates, *known, whole)
-
-    def targets(self, rows: Tensor) -> Tensor:
-        """Target items (B,) of rows of the training samples."""
-        targets = self.samples["target"].to_numpy()[rows.cpu().numpy()]
-        return torch.tensor(targets, dtype=torch.long, device=rows.device)
 
     def negatives(self) -> Tensor:
         """Further candidates of the recommendation action, the same in all processes: (live_negatives,)."""
         generator = torch.Generator().manual_seed(self.args.seed * 1_000_003 + self.state.global_step)
         drawn = torch.randperm(len(self.r2ec.head.item_ids), generator=generator)[: self.args.live_negatives]
         return drawn.to(self.accelerator.device)
-
-    def seen(self, rows: Tensor) -> Tensor | None:
-        """(B, N) bool, True where an item is in the row's history; None where the recipe masks nothing."""
-        if not self.args.mask_seen:
-            return None
-        histories = self.samples["history"].iloc[rows.tolist()]
-        return seen_mask(histories.to_list(), len(self.r2ec.head.item_ids)).to(rows.device)
 
     def _warming(self, ahead: int = 0) -> bool:
         """Whether the token terms are still off, now or `ahead` optimiser steps later."""
@@ -426,9 +399,6 @@ class RecPOTrainer(GRPOTrainer):
 
     def require_numbers(self, values: Tensor) -> None:
         """Raises FloatingPointError, with step and learning rate, where `values`, which the model made, are none."""
-        if not torch.isfinite(values).all():
-            rates = [entry["learning_rate"] for entry in self.state.log_history if "learning_rate" in entry]
-            rate = f"learning rate {rates[-1] if rates else self.args.learning_rate:g}"
-            raise FloatingPointError(
-                f"after step {self.state.global_step} ({rate}) the model's states and scores are NaN or infinite"
-            )
+        rates = [entry["learning_rate"] for entry in self.state.log_history if "learning_rate" in entry]
+        rate = rates[-1] if rates else self.args.learning_rate
+        objective.require_numbers(values, "the model's states and scores", self.state.global_step, rate)

@@ -126,6 +126,38 @@ def test_layers_that_are_set_free_are_read_anew():
     assert kept.upper(TEXTS) is None
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda lm: lm.get_decoder().layers[0].mlp.down_proj.weight.mul_(1.5),
+        lambda lm: lm.get_input_embeddings().weight.mul_(1.5),
+        lambda lm: lm.bfloat16(),
+    ],
+)
+@torch.no_grad()
+def test_texts_are_read_anew_by_frozen_weights_that_have_changed(change):
+    lm = adapted("Llama").float()
+    kept = LowerStates(lm)
+    before = batched_states(lm, lm, TEXTS, upper=kept.upper)
+    change(lm)
+    after = batched_states(lm, lm, TEXTS, upper=kept.upper)
+    assert kept.layers == 1 and not torch.equal(after, before.to(after))
+    torch.testing.assert_close(after, batched_states(lm, lm, TEXTS), rtol=0.05, atol=0.05)
+
+
+@torch.no_grad()
+def test_texts_are_read_anew_once_the_model_computes_in_autocast_and_once_it_no_longer_does():
+    lm = adapted("Llama").float()
+    kept = LowerStates(lm)
+    expected = batched_states(lm, lm, TEXTS, upper=kept.upper)
+    lm.forward = torch.autocast("cpu", torch.bfloat16)(lm.forward)  # as accelerate does
+    rounded = batched_states(lm, lm, TEXTS, upper=kept.upper)
+    torch.testing.assert_close(rounded, batched_states(lm, lm, TEXTS))
+    del lm.forward
+    torch.testing.assert_close(batched_states(lm, lm, TEXTS, upper=kept.upper), expected)
+    assert kept.layers == 1 and not torch.allclose(rounded, expected)
+
+
 def test_what_is_kept_has_no_dropout():
     lm = adapted("Llama")
     for layer in lm.get_decoder().layers:

@@ -25,3 +25,12 @@ def test_muon_moves_matrices_that_are_no_tables_and_adamw_all_else(monkeypatch, 
     step()
     changed = [not torch.equal(old, new) for old, new in zip(before, module.parameters(), strict=True)]
     assert changed == [True, True, True, False, False] and layer.weight.grad is None
+
+
+def test_a_module_that_learns_in_matrices_alone_needs_no_adamw():
+    """As a model with adapters does."""
+    layer = torch.nn.Linear(2, 4, bias=False)
+    step, before = stepper(layer, 10, 0, 0.1), layer.weight.clone()
+    layer.weight.square().sum().backward()
+    step()
+    assert not torch.equal(layer.weight, before)

@@ -8,7 +8,7 @@ from tokenizers.processors import TemplateProcessing
 
 from r2ec_lib.data.schema import DataError
 from r2ec_lib.model import prompts as module
-from r2ec_lib.model.prompts import Prompts, PromptStyle, RowPrompts, age, clean
+from r2ec_lib.model.prompts import Prompts, PromptStyle, age, clean
 
 CHAT = "{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}<s>assistant:"
 ATTACKS = [
@@ -210,6 +210,27 @@ def test_a_text_of_exactly_its_limit_of_tokens_is_left_alone(tokenizer):
         assert prompts.cut["titles"] == cut
 
 
+def test_a_long_title_is_shortened_once_however_many_histories_show_it(tokenizer, monkeypatch):
+    prompts, measured = Prompts(tokenizer, PromptStyle(max_title_tokens=2)), []
+    monkeypatch.setattr(
+        prompts, "_short", lambda text, *limit: measured.append(text) or Prompts._short(prompts, text, *limit)
+    )
+    texts = [prompts.user_text(["red mug and lamp", "rug"], [24.0, 2.0], [4.0, 4.0]) for _ in range(3)]
+    assert measured == ["red mug and lamp", "rug"] and prompts.cut == {"titles": 1}
+    assert set(texts) == {
+        Prompts(tokenizer, prompts.style).user_text(["red mug and lamp", "rug"], [24.0, 2.0], [4.0, 4.0])
+    }
+
+
+def test_titles_without_end_do_not_fill_the_memory(tokenizer, monkeypatch):
+    monkeypatch.setattr(module, "TITLES_KEPT", 3)
+    prompts = Prompts(tokenizer, PromptStyle())
+    for number in range(10):
+        text = prompts.user_text([f"mug {number}", "red mug"], [24.0, 2.0], [4.0, 4.0])
+        assert f"[mug {number}]" in text and "[red mug]" in text
+        assert len(prompts._titles) <= 3
+
+
 def test_the_end_that_some_tokenizers_append_is_taken_off(tokenizer):
     plain = Prompts(tokenizer, PromptStyle(instruct=False)).tokenize(["red mug", "lamp"])
     core = tokenizer.backend_tokenizer
@@ -241,18 +262,3 @@ def test_a_template_brings_its_own_system_turn_and_beginning_once(chat_tokenizer
     finally:
         chat_tokenizer.bos_token = before
     assert chat_tokenizer.decode(asked) == "<s>system: be kind\n<s>user: hello\n<s>assistant:"
-
-
-def test_prompts_of_rows_are_made_when_they_are_asked_for(tiny, samples, monkeypatch):
-    """Of a large log a training reads a few rows, some of them again and again."""
-    made = []
-    original = tiny.prompts.user_texts
-    monkeypatch.setattr(
-        tiny.prompts, "user_texts", lambda rows, titles: made.append(len(rows)) or original(rows, titles)
-    )
-    rows = RowPrompts(tiny.prompts, samples, tiny.titles)
-    every = tiny.prompts.user_ids(samples, tiny.titles)
-    made.clear()
-    assert rows.of([7, 3, 7]) == [every[7], every[3], every[7]] and rows.of([3, 4]) == every[3:5]
-    assert made == [2, 1] and len(rows) == 3
-    assert rows.longest() == max(map(len, every)) and RowPrompts(tiny.prompts, samples[:0], tiny.titles).longest() == 0

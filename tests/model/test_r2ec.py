@@ -259,6 +259,11 @@ def test_lists_and_ranks_are_the_same_however_few_scores_are_held_at_a_time(tiny
         assert one[:2] == other[:2] and one[2] == pytest.approx(other[2])
 
 
+@pytest.mark.parametrize("barred", [None, torch.zeros(0, 30, dtype=torch.bool)])
+def test_no_rows_have_no_lists(tiny, barred):
+    assert tiny.best_items(torch.empty(0, 16), [], 5, barred) == []
+
+
 def test_the_table_and_the_catalogue_must_agree(tiny, items):
     with pytest.raises(ValueError, match="same item ids"):
         R2ec(tiny.lm, tiny.prompts, items.iloc[::-1], tiny.head)
@@ -306,6 +311,19 @@ def test_texts_beyond_the_positions_of_the_model_are_refused(tokenizer, items, s
         model.add_items(
             pd.DataFrame({"item_id": ["long"], "title": ["x " * 20], **dict.fromkeys(further, "mug " * 20)})
         )
+
+
+def test_the_token_that_is_read_behind_a_reasoning_takes_a_position_too(tiny_with_token, samples):
+    model = tiny_with_token
+    prompts = model.prompts.user_ids(samples.head(4), model.titles)
+    longest = max(map(len, prompts)) + 3 + 1 + 1  # the reasoning, `<answer>` and the token
+    model.lm.config.max_position_embeddings = longest
+    assert len(model.sample(prompts, 3).chains) == 4
+    with pytest.raises(DataError, match=f"{longest + 1} tokens, reasoning included, exceeds"):
+        model.sample(prompts, 4)
+    chains = [[5, 6, 7, 8, *model.prompts.answer.ids]] * 4
+    with pytest.raises(DataError, match=f"{longest + 1} tokens, reasoning included, exceeds"):
+        model.user_states(samples.head(4), chains)
 
 
 def test_sampling_defaults_that_a_checkpoint_brings_along_are_not_followed(tiny, samples):

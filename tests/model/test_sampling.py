@@ -215,7 +215,11 @@ def test_a_seed_repeats_its_chains():
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
-    [({"no_repeat_ngram_size": 2}, "no_repeat_ngram_size"), ({"num_beams": 4}, "num_beams")],
+    [
+        ({"no_repeat_ngram_size": 2}, "no_repeat_ngram_size"),
+        ({"num_beams": 4}, "num_beams"),
+        ({"min_p": 0.1}, "min_p"),
+    ],
 )
 def test_settings_that_are_not_followed_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):

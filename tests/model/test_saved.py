@@ -64,17 +64,13 @@ def test_an_adapter_is_read_with_the_tokenizer_that_was_saved_beside_it(adapted,
     again = R2ec.load(tmp_path / "model")
     assert again.prompts.user_ids(samples.head(3), again.titles) == prompts
     assert again.tokenizer.padding_side == "left"
-    for file in [*(tmp_path / "model" / "adapter").glob("*token*"), *tmp_path.rglob("adapter/*.jinja")]:
-        file.unlink()  # as older versions saved it
-    again = R2ec.load(tmp_path / "model")
-    assert again.tokenizer.chat_template is None and again.tokenizer.get_vocab() == adapted.tokenizer.get_vocab()
 
 
 @pytest.mark.parametrize("content", [None, b"{"])
-def test_a_tokenizer_that_was_copied_in_part_beside_an_adapter_is_named(adapted, tmp_path, content):
+def test_a_tokenizer_beside_an_adapter_that_was_not_copied_whole_is_named(adapted, tmp_path, content):
     adapted.save(tmp_path / "model")
-    file = tmp_path / "model" / "adapter" / "tokenizer.json"
-    file.unlink() if content is None else file.write_bytes(content)
+    for file in (tmp_path / "model" / "adapter").glob("*token*"):
+        file.unlink() if content is None else file.write_bytes(content)
     with pytest.raises(FileNotFoundError, match=r"cannot load the tokenizer .*adapter': it is no folder"):
         R2ec.load(tmp_path / "model")
 
@@ -106,6 +102,14 @@ def test_a_backbone_named_by_a_relative_path_is_found_from_another_folder(tiny, 
     lm.peft_config["default"].base_model_name_or_path = "someone/on-the-hub"
     model.save(tmp_path / "model")
     assert json.loads((tmp_path / "model" / "r2ec.json").read_text())["base"] == "someone/on-the-hub"
+
+
+def test_an_adapter_on_a_backbone_without_a_name_is_not_saved(tiny, tmp_path):
+    """`load` would look for a whole model in its place."""
+    model = R2ec(add_lora(tiny.lm, rank=2, alpha=4), tiny.prompts, tiny.catalogue)
+    with pytest.raises(ValueError, match="has no name to be found by"):
+        model.save(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
 
 
 def test_a_backbone_that_was_used_in_bfloat16_comes_back_in_it_though_its_files_are_wider(tiny, samples, tmp_path):
@@ -144,6 +148,7 @@ def test_a_folder_without_a_model_says_so(tmp_path):
         ("r2ec.json", b"{}"),
         ("r2ec.json", {"dtype": "float99"}),
         ("r2ec.json", "base"),
+        ("r2ec.json", "max_new_tokens"),
         ("catalogue.parquet", 20),
         ("lm/model.safetensors", b"cut"),
         ("lm/tokenizer.json", None),

@@ -27,6 +27,7 @@ from r2ec_lib.training.config import LENGTH_LOSS, RecPOConfig
         ({"multi_objective_aggregation": "normalize_then_sum"}, "multi_objective_aggregation is"),
         ({"gradient_accumulation_steps": 2, "steps_per_generation": 3}, "steps_per_generation is 3: a rollout has"),
         ({"gradient_accumulation_steps": 2, "generation_batch_size": 8}, "steps_per_generation is 1: a rollout has"),
+        ({"generation_batch_size": 0}, "steps_per_generation is 0: a rollout has"),
     ],
 )
 def test_a_wrong_choice_is_refused_with_its_name(tmp_path, choice, message):

@@ -2,11 +2,13 @@
 
 import copy
 import math
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
 
+from r2ec_lib.data.schema import DataError
 from r2ec_lib.model import R2ec
 from r2ec_lib.model.head import RecHead
 from r2ec_lib.model.r2ec import ranks_of
@@ -254,11 +256,26 @@ def test_live_negatives_are_further_candidates(tiny, samples):
     assert first_loss(tiny, few) < whole
 
 
+@pytest.mark.parametrize("longer", [0, 1])
+def test_a_reasoning_that_the_model_has_no_positions_for_is_refused(tiny, samples, longer):
+    few = samples.head(4)
+    chains = [[*[7] * (90 + longer), *tiny.prompts.answer.ids]] * 4
+    prompts = tiny.prompts.user_ids(few, tiny.titles)
+    tiny.lm.config.max_position_embeddings = max(map(len, prompts)) + 90 + 1
+    with pytest.raises(DataError, match="reasoning included, exceeds") if longer else nullcontext():
+        fit_item_action(tiny, few, few, 1, (chains, None), batch_users=4)
+
+
+def test_a_training_of_no_steps_is_refused(tiny, samples):
+    with pytest.raises(DataError, match="steps is 0; expected a whole number, 1 or more"):
+        fit_item_action(tiny, samples, samples, steps=0)
+
+
 @pytest.mark.parametrize(
     ("eval_steps", "message"),
     [
-        (50, r"at step 2 the loss .* is NaN or infinite; a learning rate below inf"),
-        (1, "at step 1 the item table is NaN"),  # before the next loss would tell
+        (50, r"after step 1 \(learning rate inf\) NaN or infinity is in the loss .*a lower learning rate"),
+        (1, r"after step 1 .*the item table"),  # before the next loss would tell
     ],
 )
 def test_a_training_that_diverges_says_so(tiny, samples, eval_steps, message):

@@ -45,12 +45,12 @@ def run(tiny, samples, tmp_path):
     return prepare
 
 
-def adapted(tiny, base):
-    """The language model of `tiny` with adapters, its backbone saved in `base`."""
+def adapted(tiny, base, layers=0):
+    """The language model of `tiny` with adapters in its last `layers`, or in all; its backbone saved in `base`."""
     tiny.lm.float().save_pretrained(base)
     tiny.tokenizer.save_pretrained(base)
     tiny.lm.name_or_path = str(base)
-    return add_lora(tiny.lm, rank=2, alpha=8)
+    return add_lora(tiny.lm, rank=2, alpha=8, layers=layers)
 
 
 def outcome(folder) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, torch.Tensor]]:
@@ -103,7 +103,10 @@ def test_a_training_killed_after_its_last_checkpoint_makes_no_further_step(run, 
     assert len(outcome(whole)[0]) == {9: 7, 1: 4}[patience]  # the second validation is no better
 
 
-def test_the_item_table_of_mixed_precision_is_that_of_the_saved_model(run):
+@pytest.mark.parametrize("layers", [None, 1], ids=["all weights", "last layer"])
+def test_the_item_table_of_mixed_precision_is_that_of_the_saved_model(run, tiny, tmp_path, layers):
+    if layers:  # what the frozen layers below say of items is kept during training
+        tiny.lm = adapted(tiny, tmp_path / "base", layers)
     folder = run("mixed", {"bf16": True, "max_steps": 2})
     jobs.train(folder, report=lambda line: None)
     model = R2ec.load(folder / "model")
@@ -349,7 +352,7 @@ def test_a_training_that_meets_nan_says_when_and_leaves_the_best_model_before_it
     jobs.train(folder, lines.append)
     warning = next(line for line in lines if line.startswith("WARNING"))
     assert "training ended: after step 5 (learning rate " in warning
-    assert "last good checkpoint is that of step 4" in warning and "a lower learning_rate" in warning
+    assert "last good checkpoint is that of step 4" in warning and "a lower learning rate" in warning
     log = read_table(folder / "training" / "log.parquet")
     assert log["step"].tolist() == [1, 2, 3, 4, 5]
     best = int(log.loc[log["valid_ndcg@10"].idxmax(), "step"])

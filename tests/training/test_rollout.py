@@ -42,7 +42,7 @@ def test_both_rewards_come_from_ranks_among_unseen_items_and_the_target(make_tra
     trainer = make_trainer(estimator="rloo", reward_cutoff=30, reward_mix=0.5)
     rows = [3, 3, 9, 9, 11, 11]
     history, target = trainer.samples.at[9, "history"], int(trainer.samples.at[9, "target"])
-    trainer.prompt_ids.of(rows)
+    trainer.rows.prompts(rows)
     trainer.samples.at[9, "history"] = [*history, target]  # bought before; still the target
     inputs, trajectories = generated(trainer, rows)
     trainer.r2ec.head.temperature, parts = 1.0, {True: [], False: []}
@@ -296,6 +296,16 @@ def test_our_sampler_never_writes_the_token_that_is_read(make_trainer, tiny_with
     assert rollout.generation_limits(tiny, use_vllm=False) == {}
 
 
+def test_recomputed_activations_change_nothing_that_is_sampled_and_stay_on(make_trainer):
+    trainer, drawn = make_trainer(), []
+    for _ in range(2):
+        torch.manual_seed(0)
+        drawn.append(trainer.sample_chains(trainer.rows.prompts([3, 3, 9, 9])))
+        trainer.model.activation_checkpointing_enable({"use_reentrant": False})
+    assert drawn[0].chains == drawn[1].chains and torch.equal(drawn[0].states, drawn[1].states)
+    assert trainer.model.training and trainer.model.is_activation_checkpointing
+
+
 def test_states_that_are_no_numbers_are_told_with_step_and_learning_rate(make_trainer):
     trainer = make_trainer()
     trainer.state.global_step, trainer.state.log_history = 7, [{"learning_rate": 0.5}, {"eval_length": 1.0}]
@@ -309,7 +319,7 @@ def uneven(trainer):
     """Three users of two trajectories each, the one with the longest prompt first."""
     users = [4, 2, 7]
     for user, cut in zip(users, (0, 3, 6), strict=True):
-        trainer.prompt_ids[user] = trainer.prompt_ids.of([0])[0][cut:]
+        trainer.rows.prompt_ids[user] = trainer.rows.prompts([0])[0][cut:]
     return users, [{"prompt": user} for user in users for _ in range(2)]
 
 
@@ -324,7 +334,7 @@ def test_micro_batches_of_one_step_hold_whole_groups_in_order_of_their_prompts(m
         trainer._step = step
         part = trainer._of_whole_groups(trainer._prepare_inputs(rows * (asked // 3)))
         read.append(part["sample_rows"].tolist())
-        targets = trainer.targets(part["sample_rows"]).tolist()
+        targets = trainer.rows.targets(part["sample_rows"]).tolist()
         assert all(target in part["candidates"][0] for target in targets)
     assert sorted(row for part in read for row in part) == sorted(2 * (asked // 3) * users)
     assert (read == [[user, user] for user in reversed(users)]) == whole
@@ -355,7 +365,7 @@ def test_whole_groups_leave_each_trajectory_its_own_figures(make_trainer):
     made = trainer._generate_and_score_completions(rows)
     fields = ("prompt_ids", "completion_ids", "advantages", "best", "sample_rows")
     order = [3, 0, 5, 1, 4, 2]
-    shuffled = {name: value[order] if value is not None and value.dim() else value for name, value in made.items()}
+    shuffled = {name: value[order] if value.dim() else value for name, value in made.items()}
     parts = rollout.whole_groups(split_tensor_dict(shuffled, 3))
     expected = {tuple(str(made[name][row].tolist()) for name in fields) for row in range(6)}
     assert {tuple(str(part[name][row].tolist()) for name in fields) for part in parts for row in range(2)} == expected

@@ -420,7 +420,7 @@ def test_reasonings_are_sampled_with_whole_weights_in_training_and_in_validation
     monkeypatch.setattr(trainer_module, "whole_weights", noted)
     lm = trainer.r2ec.lm
     handle = lm.register_forward_pre_hook(lambda *_: forwards.append(bool(whole)))
-    trainer.sample_chains(trainer.prompt_ids.of(range(4)))
+    trainer.sample_chains(trainer.rows.prompts(range(4)))
     assert forwards and all(forwards)
     trainer.items.refresh(0)
     forwards.clear()

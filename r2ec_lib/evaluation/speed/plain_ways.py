@@ -260,7 +260,7 @@ def sampled_rollout(trainer: RecPOTrainer) -> tuple[list[list[int]], Drawn, list
     reward.
     """
     rows = [user for user in _first_users(trainer) for _ in range(trainer.num_generations)]
-    prompts = trainer.prompt_ids.of(rows)
+    prompts = trainer.rows.prompts(rows)
     trainer.model.train()
     drawn = trainer.sample_chains(prompts)
     rewards(trainer, drawn, rows)
@@ -275,7 +275,7 @@ def rewards(trainer: RecPOTrainer, drawn: Drawn, rows: list[int]) -> Tensor:
 
 def candidates(trainer: RecPOTrainer) -> Tensor:
     """The target items (M,) of the trainer's first samples, which its steps here are made of."""
-    return trainer.targets(torch.tensor(list(_first_users(trainer)), device=trainer.accelerator.device)).unique()
+    return trainer.rows.targets(torch.tensor(list(_first_users(trainer)), device=trainer.accelerator.device)).unique()
 
 
 def _first_users(trainer: GRPOTrainer) -> range:

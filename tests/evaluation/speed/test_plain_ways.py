@@ -47,7 +47,7 @@ def test_both_trainers_read_the_same_prompts_and_write_as_many_tokens(trainers):
     recpo, plain = trainers
     users = len(recpo.train_dataset)
     texts = [plain.train_dataset[user]["prompt"] for user in range(users)]
-    assert plain._tokenize_prompts(texts)[0] == recpo.prompt_ids.of(range(users))
+    assert plain._tokenize_prompts(texts)[0] == recpo.rows.prompts(range(users))
     weights = [weight.detach().clone() for weight in recpo.model.parameters()]
     watches = [timing.Stopwatch(), timing.Stopwatch()]
     for trainer, watch in zip(trainers, watches, strict=True):

@@ -30,8 +30,8 @@ from r2ec_lib.analysis.guardrails import Action, Guarded
 from r2ec_lib.analysis.rules import Guardrails
 from r2ec_lib.data.formats import kind_of, parts, place, read_file
 from r2ec_lib.data.purchases import histories_table
-from r2ec_lib.data.readers import LOG_COLUMNS, read_interactions, select_columns
-from r2ec_lib.data.schema import DataError, to_ids, whole_number
+from r2ec_lib.data.readers import LOG_COLUMNS, drop_unknown, read_interactions, select_columns
+from r2ec_lib.data.schema import DataError, brief, to_ids, whole_number
 from r2ec_lib.data.storage import read_json, sha256, write_atomically, write_json
 from r2ec_lib.model import R2ec, vllm
 from r2ec_lib.model.r2ec import Recommendation
@@ -89,8 +89,8 @@ def recommend(
         use_vllm: whether vLLM writes the reasonings.
 
     Raises:
-        DataError: a file that cannot be used, parts of another command beside `out`, or reasonings so long that the
-            model has no room for a history.
+        DataError: a file that cannot be used, a log or `users_path` whose ids fit no item or shopper, parts of another
+            command beside `out`, or reasonings so long that the model has no room for a history.
         FileNotFoundError: `model_folder` holds no model.
     """
     if out.suffix != ".parquet":
@@ -115,6 +115,12 @@ def recommend(
         timestamp_unit=timestamp_unit,
         rating_range=(style.rating_min, style.rating_max),
     )
+    drop_unknown(model.catalogue, log, str(interactions_path))  # refuses a log of another catalogue; the rest is noted
+    if wanted is not None and not np.isin(wanted, log["user_id"]).any():
+        raise DataError(
+            f"{users_path}: none of its shoppers is in {interactions_path} (for example {brief(wanted[0])!r}; the log "
+            f"has {brief(log['user_id'].iloc[0])!r}). Write the ids alike in both files."
+        )
     users = log["user_id"].unique() if wanted is None else wanted
     users = np.array([user for user in users if shard_of(user, shard[1]) == shard[0]], object)
     command = {

@@ -96,6 +96,25 @@ def test_unknown_items_are_counted_and_who_has_no_other_gets_the_popular_ones(sh
     assert "3 lists" in told and "2 of them the popular items" in told and "3 interactions with items" in told
 
 
+def test_a_log_of_another_catalogue_is_refused_with_an_example_of_both(shop, log):
+    log.assign(item_id="0" + log["item_id"]).to_parquet(shop / "log.parquet")
+    with pytest.raises(DataError, match=r"log\.parquet: no interaction belongs .* the catalogue has 'i0'"):
+        write(shop)
+    assert not (shop / "lists.parquet").exists()
+
+
+def test_many_purchases_of_unknown_items_are_told_with_an_example(shop, log, capsys):
+    log.assign(item_id=log["item_id"].where(log.index % 2 == 0, "0" + log["item_id"])).to_parquet(shop / "log.parquet")
+    write(shop, shard=(1, 6))
+    assert "the items table lacks their items (for example item_id '0i" in capsys.readouterr().out
+
+
+def test_a_file_of_shoppers_none_of_whom_is_in_the_log_is_refused(shop):
+    (shop / "users.csv").write_text("user_id\n1\n2\n")
+    with pytest.raises(DataError, match=r"users\.csv: none of its shoppers is in .*example '1'; the log has 'u0'"):
+        write(shop, users_path=shop / "users.csv")
+
+
 def test_an_interrupted_command_goes_on_where_it_was(shop, monkeypatch, capsys):
     whole = write(shop, "whole.parquet")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):

@@ -102,6 +102,10 @@ def recommend(
     _command_of(out)  # refuses a file of something else before any long work
     for part in parts(interactions_path):
         kind_of(part)  # and so what is no log; its rows are read on the model's scale of ratings
+    files: dict[str, Path | None] = {"model": model_folder, "interactions": interactions_path}
+    files |= {"users": users_path, "guardrails": guardrails_path}
+    # before any is read, so that one replaced meanwhile counts as another next time; who reads a missing one says so
+    digests = {name: sha256(path) if path and path.exists() else None for name, path in files.items()}
     wanted = _named_users(users_path, columns) if users_path else None
     rails = rules.load(guardrails_path) if guardrails_path else None
     model = R2ec.load(model_folder)
@@ -124,13 +128,10 @@ def recommend(
     users = log["user_id"].unique() if wanted is None else wanted
     users = np.array([user for user in users if shard_of(user, shard[1]) == shard[0]], object)
     command = {
-        "model": sha256(model_folder),
-        "interactions": sha256(interactions_path),
+        **digests,
         "columns": dict(columns),
         "timestamp_unit": timestamp_unit,
         "k": k,
-        "users": users_path and sha256(users_path),
-        "guardrails": guardrails_path and sha256(guardrails_path),
         "max_new_tokens": max_new_tokens,
         "shard": list(shard),
         "use_vllm": use_vllm,

@@ -419,6 +419,27 @@ def test_lists_are_made_anew_where_a_file_beside_the_log_has_changed(shop, name,
     ]
 
 
+@pytest.mark.parametrize("name", ["log.parquet", "model/r2ec.json", "users.csv", "rules.yaml"])
+def test_lists_are_made_anew_where_a_file_was_replaced_once_it_had_been_read(shop, log, name, monkeypatch, capsys):
+    (shop / "users.csv").write_text("user_id\nu1\n")
+    (shop / "rules.yaml").write_text("rules:\n- {name: n, kind: limit, words: 50}\n")
+    choices = {"users_path": shop / "users.csv", "guardrails_path": shop / "rules.yaml"}
+    after_all_files = lists.drop_unknown
+
+    def replaced(*tables):
+        (shop / name).write_bytes(other)
+        return after_all_files(*tables)
+
+    log.iloc[1:].to_parquet(shop / "shorter.parquet")
+    shorter = (shop / "shorter.parquet").read_bytes()
+    other = shorter if name == "log.parquet" else (shop / name).read_bytes() + b"\n"
+    with monkeypatch.context() as patch:
+        patch.setattr(lists, "drop_unknown", replaced)
+        write(shop, **choices)
+    write(shop, **choices)
+    assert "already" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "change", [{"max_new_tokens": 3}, {"columns": {"item_id": "second"}}, {"timestamp_unit": "s"}]
 )
@@ -461,6 +482,12 @@ def test_ratings_are_read_on_the_scale_of_the_model(tiny, shop, log):
     log.assign(rating=np.float32(11)).to_parquet(shop / "log.parquet")
     with pytest.raises(DataError, match="rating 11 is outside 0…10"):
         write(shop, "other.parquet", shard=(1, 6))
+
+
+@pytest.mark.parametrize("name", ["users", "guardrails"])
+def test_a_file_beside_the_log_that_is_not_there_is_named(shop, name):
+    with pytest.raises(DataError, match=r"gone\.csv: (no such file|cannot be read)"):
+        write(shop, **{f"{name}_path": shop / "gone.csv"})
 
 
 def test_what_names_nobody_or_nothing_is_told(shop, capsys):

@@ -190,7 +190,7 @@ def select_columns(df: pd.DataFrame, names: Mapping[str, str], where: Where) -> 
         if theirs not in df.columns:
             raise DataError(
                 f"{schema.name_of(where)}: no column {theirs!r} for {ours}; found "
-                f"{', '.join(map(brief, df.columns))}. Correct the file or the column mapping."
+                f"{', '.join(map(repr, map(brief, df.columns)))}. Correct the file or the column mapping."
             )
     return df[list(names.values())].set_axis(list(names), axis=1)
 

@@ -338,13 +338,13 @@ def override(text: str, kinds: Mapping[str, str]) -> tuple[str, Any]:
         raise RecipeError(f"-p {text}: expected key=value.")
     kind = kinds.get(key, "str")
     if kind == "str":  # as it stands, whatever it means in YAML
-        return key, raw.strip()
+        return key, raw
     try:
         value = yaml.load(raw, YamlLoader)
     except (yaml.YAMLError, RecursionError) as error:
         raise RecipeError(f"-p {brief(text)}: the value is no valid YAML.") from error
     if kind.startswith("str") and value is not None:
-        return key, raw.strip()
+        return key, raw
     if not isinstance(value, bool):  # a truth value is no number
         with suppress(ValidationError):  # left as it is, it is refused with the recipe's other problems
             value = _adapter(kind).validate_python(value, strict=False)

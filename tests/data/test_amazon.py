@@ -202,7 +202,9 @@ def test_a_broken_interactions_file_is_named_with_its_line(amazon, lines, messag
 
 
 def test_a_missing_column_is_named(amazon):
-    with pytest.raises(DataError, match=r"Pens\.csv\.gz: no column 'parent_asin' for item_id; found user_id, asin"):
+    with pytest.raises(
+        DataError, match=r"Pens\.csv\.gz: no column 'parent_asin' for item_id; found 'user_id', 'asin'"
+    ):
         read_amazon(amazon(header="user_id,asin,rating,timestamp"), "Pens")
 
 

@@ -154,7 +154,7 @@ def test_lines_are_counted_as_an_editor_does(logs):
 
 
 def test_a_wrong_column_name_is_refused(logs):
-    with pytest.raises(DataError, match=r"interactions\.csv: no column 'sku' for item_id; found user_id, item_id"):
+    with pytest.raises(DataError, match=r"interactions\.csv: no column 'sku' for item_id; found 'user_id', 'item_id'"):
         readers.read_logs(*logs(), {"item_id": "sku"})
     with pytest.raises(DataError, match=r"interactions\.csv: no column 'stars' for rating"):
         readers.read_logs(*logs(), {"rating": "stars"})
@@ -177,13 +177,13 @@ def test_missing_and_empty_files_are_named(logs, tmp_path):
         readers.read_logs(*logs(""))
 
 
-def test_messages_list_the_columns_that_the_file_has(logs):
+def test_messages_list_the_columns_that_the_file_has_so_that_blanks_are_seen(logs):
     interactions, items = logs()
-    interactions.write_text("user_id,item_id,timestamp,till\na,p,2020-01-01,7\n")
-    with pytest.raises(
-        DataError, match=r"no column 'stars' for user_id; found user_id, item_id, timestamp, till\. Correct"
-    ):
-        readers.read_logs(interactions, items, {"user_id": "stars"})
+    interactions.write_text("user_id ,item_id,timestamp,till\na,p,2020-01-01,7\n")
+    found = r"no column 'user_id' for user_id; found 'user_id ', 'item_id', 'timestamp', 'till'\. Correct"
+    with pytest.raises(DataError, match=found):
+        readers.read_logs(interactions, items)
+    assert len(readers.read_logs(interactions, items, {"user_id": "user_id "})[1]) == 1
 
 
 def test_ratings_may_have_a_decimal_comma(logs):

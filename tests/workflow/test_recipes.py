@@ -196,10 +196,13 @@ def test_a_backbone_is_a_path_only_where_it_is_a_folder_or_a_gguf_file(world, mo
         assert load(world, f"backbone: {local}").values["backbone"] == expected  # whatever folder a kernel works in
 
 
-@pytest.mark.parametrize("text", ["%d/%m/%Y", "@home", "*", "[a].csv", "`store` == 'x'", "a: b"])
+@pytest.mark.parametrize("text", ["%d/%m/%Y", "@home", "*", "[a].csv", "`store` == 'x'", "a: b", " a "])
 def test_a_text_on_the_command_line_is_taken_as_it_stands_whatever_it_means_in_yaml(world, text):
-    notebook(world / "notebooks" / "03_third.ipynb", 'label: str = ""  # what it is called')
+    """A column's name may have blanks around it."""
+    cell = 'label: str = ""  # what it is called\nother: str | None = None  # and by whom'
+    notebook(world / "notebooks" / "03_third.ipynb", cell)
     assert load(world, "", f"label={text}").values["label"] == text
+    assert load(world, "", "other= a b ").values["other"] == " a b "
 
 
 def test_a_key_that_may_be_null_is_null_or_the_text_that_was_typed(world):

@@ -141,7 +141,8 @@ def parse_time(values: pd.Series, unit: str, where: Where) -> pd.Series:
         rows = f"({int(bad.sum())} such rows)"
         if pd.isna(values[row]):
             raise DataError(f"{at(where, row)}: no timestamp {rows}; expected: every interaction has a time.")
-        sample = values[bad].iloc[:1000]
+        every = int(bad.sum()) // 1000 + 1  # from all of a log, whose first rows may be of one day
+        sample = values[bad].iloc[::every]
         others = [other for other in ("iso", *EPOCH_UNITS, *FORMATS) if other != unit]
         fit = [repr(other) for other in others if read_times(sample, other).dt.year.between(*YEARS).all()]
         if fit:

@@ -341,6 +341,12 @@ def test_a_time_that_is_none_names_its_row_and_the_unit_that_fits(value, unit, m
         readers.parse_time(pd.Series([sound, value]), unit, PLACE)
 
 
+def test_days_at_the_end_of_a_log_decide_between_the_units_that_fit_its_beginning():
+    days = pd.Series(["03/04/2017"] * 1500 + ["04/30/2017"] * 1500)
+    with pytest.raises(DataError, match=r"would fit timestamp_unit '%m/%d/%Y'\."):
+        readers.parse_time(days, "iso", PLACE)
+
+
 def test_milliseconds_are_exact_in_every_unit():
     milliseconds = 1_500_000_000_000 + pd.Series(range(1000))
     for unit, size in {"ms": 1, "us": 1000, "ns": 1_000_000}.items():

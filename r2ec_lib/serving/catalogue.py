@@ -39,7 +39,10 @@ def update(model_folder: Path, items_path: Path, columns: Mapping[str, str], rem
             or the model is that of a run, whose tables name items by their place in its catalogue.
         FileNotFoundError: `model_folder` holds no model.
     """
-    if (model_folder.resolve().parent / "data" / "samples.parquet").exists():
+    if not model_folder.is_dir():  # whose lock would be left behind
+        raise FileNotFoundError(f"{model_folder} holds no saved R²ec")
+    model_folder = model_folder.resolve()  # neither the working folder nor a link to it can be replaced
+    if (model_folder.parent / "data" / "samples.parquet").exists():
         raise DataError(
             f"{model_folder} belongs to a run, whose tables and pages would no longer fit another catalogue. Copy the "
             "folder and change the copy."
@@ -75,12 +78,9 @@ def update(model_folder: Path, items_path: Path, columns: Mapping[str, str], rem
 
 @contextmanager
 def _opened(folder: Path) -> Iterator[None]:
-    """The folder of a model, which one process at a time changes. Raises DataError, or FileNotFoundError."""
-    if not folder.is_dir():  # whose lock would be left behind
-        raise FileNotFoundError(f"{folder} holds no saved R²ec")
-    real = folder.resolve()
+    """The folder of a model, which one process at a time changes. Raises DataError."""
     try:
-        lock = FileLock(real.with_name(f".{real.name}.lock"), timeout=0).acquire()
+        lock = FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0).acquire()
     except Timeout:
         raise DataError(f"{folder} is being changed by another process. Wait for it and start again.") from None
     with lock:

@@ -23,7 +23,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from filelock import FileLock, Timeout
 
 from r2ec_lib.analysis import guardrails, rules
 from r2ec_lib.analysis.guardrails import Action, Guarded
@@ -32,7 +31,7 @@ from r2ec_lib.data.formats import kind_of, parts, place, read_file
 from r2ec_lib.data.purchases import histories_table
 from r2ec_lib.data.readers import LOG_COLUMNS, drop_unknown, read_interactions, select_columns
 from r2ec_lib.data.schema import DataError, brief, to_ids, whole_number
-from r2ec_lib.data.storage import read_json, sha256, write_atomically, write_json
+from r2ec_lib.data.storage import alone, read_json, sha256, write_atomically, write_json
 from r2ec_lib.model import R2ec, vllm
 from r2ec_lib.model.r2ec import Recommendation
 
@@ -292,11 +291,8 @@ def write_lists(
 def _opened(folder: Path, command: Mapping[str, Any]) -> Iterator[None]:
     """The folder of a command's parts, which one process at a time works in. Raises DataError."""
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = FileLock(folder / "lock", timeout=0).acquire()
-    except Timeout:
-        raise DataError(f"{folder} is being written by another process. Wait for it, or name another --out.") from None
-    with lock:
+    busy = DataError(f"{folder} is being written by another process. Wait for it, or name another --out.")
+    with alone(folder / "lock", busy):
         note = folder / "command.json"
         old = read_json(note) if note.exists() else command
         if changed := [key for key in command if old.get(key) != command[key]]:

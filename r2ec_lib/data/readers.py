@@ -120,8 +120,7 @@ def clean_items(df: pd.DataFrame, where: Where = "items") -> pd.DataFrame:
         left_out.append(name)
     items = df.drop(columns=left_out)
     for name in items.columns.drop("item_id", errors="ignore"):
-        texts = pd.Series([plain_text(value) for value in items[name]], items.index, dtype=object, name=name)
-        items[name] = schema.to_text(texts, where)
+        items[name] = pd.Series([plain_text(value) for value in items[name]], items.index, dtype="str")
     return schema.validate_items(items, where)
 
 

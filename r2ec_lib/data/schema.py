@@ -135,16 +135,6 @@ def shows_nothing(texts: pd.Series) -> pd.Series:
     return ~texts.map(lambda text: any(sign.isprintable() and sign != " " for sign in text)).astype(bool)
 
 
-def to_text(values: pd.Series, where: Where) -> pd.Series:
-    """Values as text. Raises DataError for half a character (a lone surrogate), which no file can hold."""
-    try:
-        return values.astype("str")
-    except UnicodeEncodeError:
-        half = values.map(lambda value: bool(re.search("[\ud800-\udfff]", str(value))))
-        _none(half.astype(bool), where, f"half a character in {values.name}", "characters that are whole")
-        raise
-
-
 def to_ids(values: pd.Series, where: Where) -> pd.Series:
     """Ids as text without blanks around them, whole numbers without a decimal point.
 
@@ -159,7 +149,7 @@ def to_ids(values: pd.Series, where: Where) -> pd.Series:
         _none(values.abs() >= 2**bits, where, inexact, "ids written as integers or text")
         if (values.dropna() % 1 == 0).all():
             values = values.astype("Int64")
-    text = to_text(values, where).str.strip()
+    text = values.astype("str").str.strip()
     _none(values.isna() | (text == ""), where, f"no {values.name}", "every row needs one")
     return text
 

@@ -191,8 +191,3 @@ def test_a_number_that_is_not_whole_or_too_small_is_named(value, least):
     with pytest.raises(DataError, match=rf"k is .*; expected a whole number, {least} or more"):
         schema.whole_number(value, "k", least)
     assert schema.whole_number(np.int64(3), "k", least) == 3
-
-
-def test_half_a_character_in_an_id_is_named_with_its_row():
-    with pytest.raises(DataError, match=r"log, row 2: half a character in user_id"):
-        schema.validate_interactions(interactions(user_id=pd.Series(["a", "b\ud83d", "c"], dtype=object)), "log")

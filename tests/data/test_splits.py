@@ -108,7 +108,7 @@ def feasible(num_items=30, users=None, **choices):
     samples, _ = splits.make_samples(
         catalogue(30), log(users, [k // 5 % 29 for k in range(100)], range(100)), max_history=7
     )
-    return splits.check_feasible(catalogue(num_items), samples, **{"batch_users": 8, "ranking_k": 20} | choices)
+    return splits.check_feasible(catalogue(num_items), samples, **{"batch_users": 8} | choices)
 
 
 def test_data_that_are_enough_leave_no_note():

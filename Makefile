@@ -57,5 +57,4 @@ $(READY): pyproject.toml constraints.txt
 	@echo 'Installing the pinned packages into .venv; the first time this takes some minutes.'
 	@.venv/bin/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[notebooks,dev]'
 	@env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -c '$(COMPILED)'
-	@.venv/bin/python -m ipykernel install --sys-prefix --name python3 --display-name 'R²ec' >/dev/null
 	@touch $@

@@ -120,8 +120,7 @@ def clean_items(df: pd.DataFrame, where: Where = "items") -> pd.DataFrame:
         left_out.append(name)
     items = df.drop(columns=left_out)
     for name in items.columns.drop("item_id", errors="ignore"):
-        texts = pd.Series([plain_text(value) for value in items[name]], items.index, dtype=object, name=name)
-        items[name] = schema.to_text(texts, where)
+        items[name] = pd.Series([plain_text(value) for value in items[name]], items.index, dtype="str")
     return schema.validate_items(items, where)
 
 
@@ -141,7 +140,8 @@ def parse_time(values: pd.Series, unit: str, where: Where) -> pd.Series:
         rows = f"({int(bad.sum())} such rows)"
         if pd.isna(values[row]):
             raise DataError(f"{at(where, row)}: no timestamp {rows}; expected: every interaction has a time.")
-        sample = values[bad].iloc[:1000]
+        every = int(bad.sum()) // 1000 + 1  # from all of a log, whose first rows may be of one day
+        sample = values[bad].iloc[::every]
         others = [other for other in ("iso", *EPOCH_UNITS, *FORMATS) if other != unit]
         fit = [repr(other) for other in others if read_times(sample, other).dt.year.between(*YEARS).all()]
         if fit:
@@ -190,7 +190,7 @@ def select_columns(df: pd.DataFrame, names: Mapping[str, str], where: Where) -> 
         if theirs not in df.columns:
             raise DataError(
                 f"{schema.name_of(where)}: no column {theirs!r} for {ours}; found "
-                f"{', '.join(map(brief, df.columns))}. Correct the file or the column mapping."
+                f"{', '.join(map(repr, map(brief, df.columns)))}. Correct the file or the column mapping."
             )
     return df[list(names.values())].set_axis(list(names), axis=1)
 

@@ -24,12 +24,11 @@ TIME: Final = "datetime64[ms, UTC]"
 YEARS = (1990, 2100)  # a timestamp outside is a wrong unit or a broken field
 RATING_RANGE = (1.0, 5.0)  # the scale where a recipe names no other
 
-# Summaries over the whole corpus: they hold the future of every sample, so no item table carries them.
+# Summaries over the whole corpus: they hold the future of every sample, so no item table carries them. Most are known
+# by the words of their names (see `sums_up_future`); these are the others.
 FUTURE_COLUMNS = frozenset(
     {
-        *("average_rating", "rating_number", "rating_count", "num_ratings", "review_count"),
-        *("price", "sales_rank", "best_sellers_rank", "customer_reviews", "helpful_vote", "helpful_votes"),
-        *("bought_together", "also_buy", "also_view", "best_seller", "is_best_seller"),
+        *("price", "best_sellers_rank", "best_seller", "is_best_seller", "also_buy", "also_view"),
         *("view_count", "play_count", "like_count", "favorite_count", "buy_count"),
     }
 )
@@ -135,16 +134,6 @@ def shows_nothing(texts: pd.Series) -> pd.Series:
     return ~texts.map(lambda text: any(sign.isprintable() and sign != " " for sign in text)).astype(bool)
 
 
-def to_text(values: pd.Series, where: Where) -> pd.Series:
-    """Values as text. Raises DataError for half a character (a lone surrogate), which no file can hold."""
-    try:
-        return values.astype("str")
-    except UnicodeEncodeError:
-        half = values.map(lambda value: bool(re.search("[\ud800-\udfff]", str(value))))
-        _none(half.astype(bool), where, f"half a character in {values.name}", "characters that are whole")
-        raise
-
-
 def to_ids(values: pd.Series, where: Where) -> pd.Series:
     """Ids as text without blanks around them, whole numbers without a decimal point.
 
@@ -159,7 +148,7 @@ def to_ids(values: pd.Series, where: Where) -> pd.Series:
         _none(values.abs() >= 2**bits, where, inexact, "ids written as integers or text")
         if (values.dropna() % 1 == 0).all():
             values = values.astype("Int64")
-    text = to_text(values, where).str.strip()
+    text = values.astype("str").str.strip()
     _none(values.isna() | (text == ""), where, f"no {values.name}", "every row needs one")
     return text
 
@@ -237,5 +226,5 @@ def _require(df: pd.DataFrame, columns: list[str], where: Where) -> None:
 def _none(bad: pd.Series, where: Where, found: str, expected: str) -> None:
     """Raises DataError with the first row where `bad` is true."""
     if bad.any():
-        tail = f"; expected: {expected}" if expected else ""
-        raise DataError(f"{at(where, bad.index[bad][0])}: {found} ({int(bad.sum())} such rows){tail}.")
+        rows = f"({int(bad.sum())} such rows)"
+        raise DataError(f"{at(where, bad.index[bad][0])}: {found} {rows}; expected: {expected}.")

@@ -14,6 +14,7 @@ from r2ec_lib.data.readers import read_times
 from r2ec_lib.data.schema import SPLITS, DataError, drops_table
 
 STEP_MONTHS = {"paper": 1, "official": 3}
+RANKED = 20  # items of the longest ranking that is evaluated
 
 
 def select_window(
@@ -138,13 +139,12 @@ def check_feasible(
     samples: pd.DataFrame,
     *,
     batch_users: int,
-    ranking_k: int = 20,
     mask_seen: bool = True,
 ) -> list[str]:
     """What later stages cannot do with these data, one sentence each; DataError for what would stop them.
 
     They would be stopped by fewer training samples than the `batch_users` of a step, and by a catalogue with fewer
-    than `ranking_k` candidates once the items of the longest history are out.
+    than RANKED candidates once the items of the longest history are out.
     """
     train, longest = int((samples["split"] == "train").sum()), int(samples["history"].map(len).max())
     candidates = len(items) - (longest if mask_seen else 0)
@@ -154,12 +154,12 @@ def check_feasible(
             f"{train} training samples do not fill a step of batch_users={batch_users}; lower it to {train}, or bring "
             "more data"
         )
-    if candidates < ranking_k:
-        room = len(items) - ranking_k  # for a history
+    if candidates < RANKED:
+        room = len(items) - RANKED  # for a history
         shorter = f"lower max_history to {room}, or " if mask_seen and room > 0 else ""
         faults.append(
             f"{len(items)} items leave {candidates} candidates beside a history of {longest}, fewer than the top "
-            f"{ranking_k} of a ranking; {shorter}bring {ranking_k + 1} items or more"
+            f"{RANKED} of a ranking; {shorter}bring {RANKED + 1} items or more"
         )
     if faults:
         raise DataError("; ".join(faults) + ".")

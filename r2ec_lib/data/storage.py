@@ -1,7 +1,7 @@
 """Tables (Parquet) and figures (JSON) on disk, written so that a reader never meets half a file; choices (YAML).
 
-A file is written under a temporary name in its own folder and then renamed. What a table holds is the business of
-`schema`; this module knows nothing of it.
+A file is written under a temporary name in its own folder and then renamed; `alone` keeps other processes out. What a
+table holds is the business of `schema`; this module knows nothing of it.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 import yaml
+from filelock import FileLock, Timeout
 from pydantic_core import to_jsonable_python
 
 from r2ec_lib.data.schema import DataError
@@ -39,6 +40,18 @@ def write_json(obj: Any, path: str | Path) -> None:
 def write_text(text: str, path: str | Path) -> None:
     """Writes `text` as UTF-8."""
     write_atomically(Path(path), lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+@contextmanager
+def alone(lock: Path, refusal: Exception) -> Iterator[None]:
+    """Holds `lock`, or raises `refusal` where another process does. It is the operating system's, so it ends with its
+    process, however that ends."""
+    try:
+        held = FileLock(lock, timeout=0).acquire()
+    except Timeout:
+        raise refusal from None
+    with held:
+        yield
 
 
 @contextmanager

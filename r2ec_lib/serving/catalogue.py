@@ -5,17 +5,15 @@ encoding them that of `R2ec.add_items`.
 """
 
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
-from filelock import FileLock, Timeout
 
 from r2ec_lib.data.formats import place, read_file
 from r2ec_lib.data.readers import LOG_COLUMNS, named_items, select_columns
 from r2ec_lib.data.schema import DataError, Where, at, brief, to_ids
-from r2ec_lib.data.storage import whole_folder
+from r2ec_lib.data.storage import alone, whole_folder
 from r2ec_lib.model import R2ec
 from r2ec_lib.serving import student
 
@@ -39,7 +37,10 @@ def update(model_folder: Path, items_path: Path, columns: Mapping[str, str], rem
             or the model is that of a run, whose tables name items by their place in its catalogue.
         FileNotFoundError: `model_folder` holds no model.
     """
-    if (model_folder.resolve().parent / "data" / "samples.parquet").exists():
+    if not model_folder.is_dir():  # whose lock would be left behind
+        raise FileNotFoundError(f"{model_folder} holds no saved R²ec")
+    model_folder = model_folder.resolve()  # neither the working folder nor a link to it can be replaced
+    if (model_folder.parent / "data" / "samples.parquet").exists():
         raise DataError(
             f"{model_folder} belongs to a run, whose tables and pages would no longer fit another catalogue. Copy the "
             "folder and change the copy."
@@ -51,7 +52,8 @@ def update(model_folder: Path, items_path: Path, columns: Mapping[str, str], rem
         raise DataError(f"{at(where, row)}: the id {brief(ids[row])!r} is repeated. Keep one row per item.")
     mark = next((column for column in raw if column.strip().casefold() == REMOVED), REMOVED)
     gone = pd.Series(True, raw.index) if remove else _truths(raw[mark], where) if mark in raw else ids.isna()
-    with _opened(model_folder):
+    busy = DataError(f"{model_folder} is being changed by another process. Wait for it and start again.")
+    with alone(model_folder.with_name(f".{model_folder.name}.lock"), busy):
         model = R2ec.load(model_folder)
         present = ids.isin(model.head.item_ids)
         added = raw[~gone].drop(columns=mark, errors="ignore")
@@ -71,20 +73,6 @@ def update(model_folder: Path, items_path: Path, columns: Mapping[str, str], rem
         f"{(gone & present).sum():,} removed, {(gone & ~present).sum():,} to remove were not there; "
         f"{len(model.head.item_ids):,} items now"
     )
-
-
-@contextmanager
-def _opened(folder: Path) -> Iterator[None]:
-    """The folder of a model, which one process at a time changes. Raises DataError, or FileNotFoundError."""
-    if not folder.is_dir():  # whose lock would be left behind
-        raise FileNotFoundError(f"{folder} holds no saved R²ec")
-    real = folder.resolve()
-    try:
-        lock = FileLock(real.with_name(f".{real.name}.lock"), timeout=0).acquire()
-    except Timeout:
-        raise DataError(f"{folder} is being changed by another process. Wait for it and start again.") from None
-    with lock:
-        yield
 
 
 def _truths(values: pd.Series, where: Where) -> pd.Series:

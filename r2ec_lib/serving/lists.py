@@ -23,16 +23,15 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from filelock import FileLock, Timeout
 
 from r2ec_lib.analysis import guardrails, rules
 from r2ec_lib.analysis.guardrails import Action, Guarded
 from r2ec_lib.analysis.rules import Guardrails
 from r2ec_lib.data.formats import kind_of, parts, place, read_file
 from r2ec_lib.data.purchases import histories_table
-from r2ec_lib.data.readers import LOG_COLUMNS, read_interactions, select_columns
-from r2ec_lib.data.schema import DataError, to_ids, whole_number
-from r2ec_lib.data.storage import read_json, sha256, write_atomically, write_json
+from r2ec_lib.data.readers import LOG_COLUMNS, drop_unknown, read_interactions, select_columns
+from r2ec_lib.data.schema import DataError, brief, to_ids, whole_number
+from r2ec_lib.data.storage import alone, read_json, sha256, write_atomically, write_json
 from r2ec_lib.model import R2ec, vllm
 from r2ec_lib.model.r2ec import Recommendation
 
@@ -89,8 +88,8 @@ def recommend(
         use_vllm: whether vLLM writes the reasonings.
 
     Raises:
-        DataError: a file that cannot be used, parts of another command beside `out`, or reasonings so long that the
-            model has no room for a history.
+        DataError: a file that cannot be used, a log or `users_path` whose ids fit no item or shopper, parts of another
+            command beside `out`, or reasonings so long that the model has no room for a history.
         FileNotFoundError: `model_folder` holds no model.
     """
     if out.suffix != ".parquet":
@@ -102,6 +101,10 @@ def recommend(
     _command_of(out)  # refuses a file of something else before any long work
     for part in parts(interactions_path):
         kind_of(part)  # and so what is no log; its rows are read on the model's scale of ratings
+    files: dict[str, Path | None] = {"model": model_folder, "interactions": interactions_path}
+    files |= {"users": users_path, "guardrails": guardrails_path}
+    # before any is read, so that one replaced meanwhile counts as another next time; who reads a missing one says so
+    digests = {name: sha256(path) if path and path.exists() else None for name, path in files.items()}
     wanted = _named_users(users_path, columns) if users_path else None
     rails = rules.load(guardrails_path) if guardrails_path else None
     model = R2ec.load(model_folder)
@@ -115,16 +118,19 @@ def recommend(
         timestamp_unit=timestamp_unit,
         rating_range=(style.rating_min, style.rating_max),
     )
+    drop_unknown(model.catalogue, log, str(interactions_path))  # refuses a log of another catalogue; the rest is noted
+    if wanted is not None and not np.isin(wanted, log["user_id"]).any():
+        raise DataError(
+            f"{users_path}: none of its shoppers is in {interactions_path} (for example {brief(wanted[0])!r}; the log "
+            f"has {brief(log['user_id'].iloc[0])!r}). Write the ids alike in both files."
+        )
     users = log["user_id"].unique() if wanted is None else wanted
     users = np.array([user for user in users if shard_of(user, shard[1]) == shard[0]], object)
     command = {
-        "model": sha256(model_folder),
-        "interactions": sha256(interactions_path),
+        **digests,
         "columns": dict(columns),
         "timestamp_unit": timestamp_unit,
         "k": k,
-        "users": users_path and sha256(users_path),
-        "guardrails": guardrails_path and sha256(guardrails_path),
         "max_new_tokens": max_new_tokens,
         "shard": list(shard),
         "use_vllm": use_vllm,
@@ -285,11 +291,8 @@ def write_lists(
 def _opened(folder: Path, command: Mapping[str, Any]) -> Iterator[None]:
     """The folder of a command's parts, which one process at a time works in. Raises DataError."""
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = FileLock(folder / "lock", timeout=0).acquire()
-    except Timeout:
-        raise DataError(f"{folder} is being written by another process. Wait for it, or name another --out.") from None
-    with lock:
+    busy = DataError(f"{folder} is being written by another process. Wait for it, or name another --out.")
+    with alone(folder / "lock", busy):
         note = folder / "command.json"
         old = read_json(note) if note.exists() else command
         if changed := [key for key in command if old.get(key) != command[key]]:

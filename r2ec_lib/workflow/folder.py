@@ -118,7 +118,7 @@ def open_run(stage: str, variables: Mapping[str, Any], *, tries: bool = False) -
     problems = [recipes.unfit(key, variables[key], parameter.type) for key, parameter in declared.items()]
     if any(problems):
         raise RecipeError("\n".join(filter(None, problems)))
-    run = RunFolder(ROOT / variables["run_dir"])
+    run = RunFolder(project_path(variables["run_dir"]))
     for folder in READS.get(stage, ()):
         if folder not in OPTIONAL and not run.metrics(folder).is_file():
             before = next((name for name, owned in STAGES.items() if folder in owned), folder)

@@ -25,6 +25,7 @@ from r2ec_lib.data.storage import YamlLoader
 
 PIPELINE_KEYS = {"base": "str", "name": "str", "stages": "list[str]", "threads": "int"}
 """Keys that the command line itself reads: CPU threads of a kernel among them, 0 for a number that fits the model."""
+COUNTS = range(1, 2**32)
 RANGES = dict.fromkeys(
     (
         *("seed", "bazaar_seed", "threads", "lora_r", "lora_layers", "item_steps", "plain_steps", "plain_long_steps"),
@@ -35,21 +36,6 @@ RANGES = dict.fromkeys(
     ),
     range(2**32),  # NumPy takes no other seed
 )
-RANGES |= dict.fromkeys(
-    (
-        *("max_history", "eval_steps", "refresh_steps", "rollout_steps", "valid_users", "ranking_k", "kept_items"),
-        *("workers", "baseline_epochs", "latency_queries", "student_batch", "list_length", "audience"),
-        *("resamples", "slice_resamples", "causal_resamples", "tuning_samples", "repetitions", "growth_repetitions"),
-        *("dispersion_samples", "cue_samples", "shown_items", "reward_cutoff", "relabel_top", "num_generations"),
-        *("max_title_words", "max_item_words", "max_title_tokens", "max_item_tokens", "warmup_facts", "patience"),
-        *("vocab_size", "num_layers", "num_heads", "lora_alpha", "warmup_lm_tokens", "student_layers"),
-        *("batch_users", "gradient_accumulation_steps", "num_iterations", "num_processes", "rollout_users"),
-        *("baseline_patience", "catalogue_items", "history_length", "plain_batch", "asked_batches", "ranked_items"),
-        *("ranked_width", "ranked_users", "ranked_k", "grown_items", "grown_histories", "grown_generations"),
-        *("grown_tokens", "prompt_tokens"),
-    ),
-    range(1, 2**32),
-)
 RANGES |= dict.fromkeys(("causal_samples", "dispersion_draws"), range(2, 2**32))  # two are needed to compare
 RANGES |= {
     "max_steps": range(-1, 2**32),
@@ -57,9 +43,9 @@ RANGES |= {
     "baseline_width": range(2, 2**32, 2),
     "hidden_size": range(4, 2**32, 4),
 }
-"""Integers that a key takes, or a list of a key: others would fail a notebook late, some hours after the start. Widths
-are those that attention heads can share, a student's that of the tiny backbone where it has none of its own. The
-Bazaar's sizes and shares are checked by `BazaarConfig`, when a run begins."""
+"""Integers that a key takes, or a list of a key; any other key takes `COUNTS`. What is outside would fail a notebook
+late, some hours after the start. Widths are those that attention heads can share, a student's that of the tiny
+backbone where it has none of its own. The Bazaar's limits are those of `BazaarConfig`, checked when a run begins."""
 FLOATS = dict.fromkeys(
     (
         *("learning_rate", "item_rate", "warmup_lm_rate", "student_rate", "student_matrix_rate", "rec_temperature"),
@@ -254,7 +240,9 @@ def unfit(key: str, value: Any, kind: str) -> str:
     numbers = [one for one in (value if isinstance(value, list) else [value]) if one is not None]
     if key in FLOATS and not all(map(FITS[FLOATS[key]], numbers)):
         return f"{key} is {value}; expected {FLOATS[key]}"
-    if (fit := RANGES.get(key)) is None or all(number in fit for number in numbers):
+    whole = "int" in re.findall(r"'[^']*'|\w+", kind)  # an option of a Literal keeps its quotes
+    fit = RANGES.get(key, COUNTS if whole else None)
+    if fit is None or all(number in fit for number in numbers):
         return ""
     return f"{key} is {value}; expected {fit[0]} to {fit[-1]}" + f", a multiple of {fit.step}" * (fit.step > 1)
 
@@ -338,13 +326,13 @@ def override(text: str, kinds: Mapping[str, str]) -> tuple[str, Any]:
         raise RecipeError(f"-p {text}: expected key=value.")
     kind = kinds.get(key, "str")
     if kind == "str":  # as it stands, whatever it means in YAML
-        return key, raw.strip()
+        return key, raw
     try:
         value = yaml.load(raw, YamlLoader)
     except (yaml.YAMLError, RecursionError) as error:
         raise RecipeError(f"-p {brief(text)}: the value is no valid YAML.") from error
     if kind.startswith("str") and value is not None:
-        return key, raw.strip()
+        return key, raw
     if not isinstance(value, bool):  # a truth value is no number
         with suppress(ValidationError):  # left as it is, it is refused with the recipe's other problems
             value = _adapter(kind).validate_python(value, strict=False)

@@ -5,7 +5,6 @@ this module: one process at a time in a run, settings checked before long work, 
 """
 
 import errno
-import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,9 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from r2ec_lib.data.storage import read_json, write_json, write_text
+from r2ec_lib.data.storage import alone, read_json, write_json, write_text
 from r2ec_lib.workflow import kernels, provenance, recipes, report, stages
 from r2ec_lib.workflow.folder import NOTEBOOKS, ON_REQUEST, ROOT, RUNS, STAGES, RunFolder, shown
 from r2ec_lib.workflow.kernels import RunError
@@ -49,7 +46,11 @@ def execute(recipe: Recipe, fresh: bool = False, runs: Path = RUNS, *, shared: b
             works in the same folder.
     """
     run = RunFolder(runs / recipe.name)
-    with _full_disk_named(run, fresh), _lock(runs, recipe.name):
+    busy = RunError(
+        f'The run "{recipe.name}" is being worked on by another process. Wait until it is done, or choose another '
+        "--name."
+    )
+    with _full_disk_named(run, fresh), alone(runs / ".locks" / recipe.name, busy):
         if run.path.exists() and any(run.path.iterdir()) and not run.exists():
             raise RunError(
                 f"{shown(run.path)} is no run (it holds neither recipe.yaml nor .stages). Choose another --name."
@@ -200,19 +201,3 @@ def _full_disk_named(run: RunFolder, fresh: bool) -> Iterator[None]:
         raise RunError(
             f"{error}: {stopped}. Make room or lift the limit; then the same command{without} goes on."
         ) from error
-
-
-@contextmanager
-def _lock(runs: Path, name: str) -> Iterator[None]:
-    """One process a run: the lock is the operating system's, so it ends with its process, however that ends."""
-    lock, owner = FileLock(runs / ".locks" / name, timeout=0), runs / ".locks" / f"{name}.pid"
-    try:
-        acquired = lock.acquire()
-    except Timeout:
-        raise RunError(
-            f'The run "{name}" is being worked on by process {owner.read_text()}. '
-            "Wait until it is done, or choose another --name."
-        ) from None
-    with acquired:
-        write_text(str(os.getpid()), owner)
-        yield

@@ -1,8 +1,9 @@
 """What a stage of a run depends on, what it left behind, and whether it has to run again.
 
 A stage is a notebook. Its state file `<run>/.stages/<stage>.json` holds what went into it: the notebook, its
-parameters, the library modules that it imports (directly or not), its local input files, the versions of the packages
-that decide results, and the keys of the stages that it reads. Nothing here runs a notebook.
+parameters, the library modules that it imports (directly or not) with the tables and templates beside them, its local
+input files, the versions of the packages that decide results, and the keys of the stages that it reads. Nothing here
+runs a notebook.
 """
 
 import ast
@@ -41,10 +42,11 @@ def ingredients(notebook: Path, values: Mapping[str, Any], read: Mapping[str, st
     source = [(cell.cell_type, cell.source, cell.metadata.get("tags", [])) for cell in cells]
     modules = imported([cell.source for cell in cells if cell.cell_type == "code"])
     names = {path.relative_to(LIBRARY).as_posix(): path for path in modules}
+    library = {name: _module(path)[1] for name, path in names.items() if name not in UNRELATED}
     return {
         "notebook": key(source),
         "parameters": {key: value for key, value in values.items() if key not in PLACES},
-        "library": {name: _module(path)[1] for name, path in names.items() if name not in UNRELATED},
+        "library": library | {path.relative_to(LIBRARY).as_posix(): _digest(path) for path in _beside(modules)},
         "inputs": _inputs(values),
         "packages": {name: metadata.version(name) for name in PACKAGES},
         "read": dict(read),
@@ -235,7 +237,18 @@ def _inputs(values: Mapping[str, Any]) -> dict[str, str]:
         for file in _files(path)
         if key not in ("data_dir", "texts_dir") or category in file.name
     ]
-    return {str(file): _sha256(file, file.stat().st_size, file.stat().st_mtime_ns) for file in files}
+    return {str(file): _digest(file) for file in files}
+
+
+def _beside(modules: Sequence[Path]) -> list[Path]:
+    """Tables and templates in the folders of these modules, which they may read. A report's own decide no result."""
+    folders = {path.parent for path in modules} - {LIBRARY / "workflow"}
+    return sorted(path for folder in folders for kind in ("*.csv", "templates/*") for path in folder.glob(kind))
+
+
+def _digest(file: Path) -> str:
+    """SHA-256 of a file, read again only when it has changed."""
+    return _sha256(file, file.stat().st_size, file.stat().st_mtime_ns)
 
 
 @cache

@@ -147,7 +147,8 @@ def test_summaries_of_the_future_are_known_by_any_spelling(name):
         *("rating", "avg_rating", "userRating", "IMDBRating", "stars", "5 stars", "rating_1", "vote_average"),
         *("ratings_count", "text_reviews_count", "vote_count", "num_reviews", "number_of_reviews", "reviews"),
         *("popularity", "sales", "total-sales", "unitsSold", "boughtInLastMonth", "isBestSeller", "view_count"),
-        *("also_bought", "also viewed", "frequently_bought_together"),
+        *("also_bought", "also viewed", "frequently_bought_together", "bought_together", "sales_rank"),
+        *("num_ratings", "rating_count", "review_count", "customer_reviews", "helpful_vote", "helpful_votes"),
     ],
 )
 def test_sums_of_what_shoppers_think_and_do_are_known_by_the_words_of_their_name(name):
@@ -191,8 +192,3 @@ def test_a_number_that_is_not_whole_or_too_small_is_named(value, least):
     with pytest.raises(DataError, match=rf"k is .*; expected a whole number, {least} or more"):
         schema.whole_number(value, "k", least)
     assert schema.whole_number(np.int64(3), "k", least) == 3
-
-
-def test_half_a_character_in_an_id_is_named_with_its_row():
-    with pytest.raises(DataError, match=r"log, row 2: half a character in user_id"):
-        schema.validate_interactions(interactions(user_id=pd.Series(["a", "b\ud83d", "c"], dtype=object)), "log")

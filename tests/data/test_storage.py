@@ -139,6 +139,17 @@ def test_an_old_folder_comes_back_where_the_new_one_does_not_follow(tmp_path, mo
     assert (tmp_path / "model" / "weights").read_text() == "old"
 
 
+def test_one_process_at_a_time_is_alone(tmp_path):
+    lock = tmp_path / "deep" / "lock"
+    with storage.alone(lock, DataError("busy")):
+        with pytest.raises(DataError, match="busy"), storage.alone(lock, DataError("busy")):
+            pass
+        with storage.alone(tmp_path / "other", DataError("busy")):
+            pass
+    with storage.alone(lock, DataError("busy")):  # free again
+        pass
+
+
 def test_yaml_keeps_dates_as_text_and_refuses_a_repeated_key_at_any_depth():
     assert yaml.load("day: 2020-01-02", storage.YamlLoader)["day"] == "2020-01-02"
     with pytest.raises(yaml.YAMLError, match='line 3: the key "words" is repeated'):

@@ -1,5 +1,7 @@
 """Items from a file into a saved model: how many of each kind, and a folder that is whole at every moment."""
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
 import torch
@@ -100,6 +102,23 @@ def test_items_that_another_process_adds_are_not_lost(folder):
     with FileLock(folder.parent / ".model.lock"), pytest.raises(DataError, match="model is being changed by another"):
         update(folder, "item_id,title\na,harp\n")
     assert len(update(folder, "item_id,title\na,harp\n").titles) == 31
+
+
+def test_the_model_in_the_working_folder_is_changed(folder, monkeypatch):
+    (folder.parent / "items.csv").write_text("item_id,title\na,harp\n")
+    monkeypatch.chdir(folder)
+    catalogue.update(Path("."), folder.parent / "items.csv", {})
+    assert len(R2ec.load(folder).titles) == 31
+
+
+def test_a_link_to_a_model_stays_and_the_model_behind_it_is_changed(folder):
+    link = folder.parent / "links" / "current"
+    link.parent.mkdir()
+    link.symlink_to(folder)
+    (folder.parent / "items.csv").write_text("item_id,title\na,harp\n")
+    catalogue.update(link, folder.parent / "items.csv", {})
+    assert link.is_symlink() and len(R2ec.load(folder).titles) == 31
+    assert list(link.parent.iterdir()) == [link]
 
 
 def test_the_model_of_a_run_is_not_changed_under_its_tables(folder):

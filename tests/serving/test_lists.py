@@ -96,6 +96,25 @@ def test_unknown_items_are_counted_and_who_has_no_other_gets_the_popular_ones(sh
     assert "3 lists" in told and "2 of them the popular items" in told and "3 interactions with items" in told
 
 
+def test_a_log_of_another_catalogue_is_refused_with_an_example_of_both(shop, log):
+    log.assign(item_id="0" + log["item_id"]).to_parquet(shop / "log.parquet")
+    with pytest.raises(DataError, match=r"log\.parquet: no interaction belongs .* the catalogue has 'i0'"):
+        write(shop)
+    assert not (shop / "lists.parquet").exists()
+
+
+def test_many_purchases_of_unknown_items_are_told_with_an_example(shop, log, capsys):
+    log.assign(item_id=log["item_id"].where(log.index % 2 == 0, "0" + log["item_id"])).to_parquet(shop / "log.parquet")
+    write(shop, shard=(1, 6))
+    assert "the items table lacks their items (for example item_id '0i" in capsys.readouterr().out
+
+
+def test_a_file_of_shoppers_none_of_whom_is_in_the_log_is_refused(shop):
+    (shop / "users.csv").write_text("user_id\n1\n2\n")
+    with pytest.raises(DataError, match=r"users\.csv: none of its shoppers is in .*example '1'; the log has 'u0'"):
+        write(shop, users_path=shop / "users.csv")
+
+
 def test_an_interrupted_command_goes_on_where_it_was(shop, monkeypatch, capsys):
     whole = write(shop, "whole.parquet")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -400,6 +419,27 @@ def test_lists_are_made_anew_where_a_file_beside_the_log_has_changed(shop, name,
     ]
 
 
+@pytest.mark.parametrize("name", ["log.parquet", "model/r2ec.json", "users.csv", "rules.yaml"])
+def test_lists_are_made_anew_where_a_file_was_replaced_once_it_had_been_read(shop, log, name, monkeypatch, capsys):
+    (shop / "users.csv").write_text("user_id\nu1\n")
+    (shop / "rules.yaml").write_text("rules:\n- {name: n, kind: limit, words: 50}\n")
+    choices = {"users_path": shop / "users.csv", "guardrails_path": shop / "rules.yaml"}
+    after_all_files = lists.drop_unknown
+
+    def replaced(*tables):
+        (shop / name).write_bytes(other)
+        return after_all_files(*tables)
+
+    log.iloc[1:].to_parquet(shop / "shorter.parquet")
+    shorter = (shop / "shorter.parquet").read_bytes()
+    other = shorter if name == "log.parquet" else (shop / name).read_bytes() + b"\n"
+    with monkeypatch.context() as patch:
+        patch.setattr(lists, "drop_unknown", replaced)
+        write(shop, **choices)
+    write(shop, **choices)
+    assert "already" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "change", [{"max_new_tokens": 3}, {"columns": {"item_id": "second"}}, {"timestamp_unit": "s"}]
 )
@@ -442,6 +482,12 @@ def test_ratings_are_read_on_the_scale_of_the_model(tiny, shop, log):
     log.assign(rating=np.float32(11)).to_parquet(shop / "log.parquet")
     with pytest.raises(DataError, match="rating 11 is outside 0…10"):
         write(shop, "other.parquet", shard=(1, 6))
+
+
+@pytest.mark.parametrize("name", ["users", "guardrails"])
+def test_a_file_beside_the_log_that_is_not_there_is_named(shop, name):
+    with pytest.raises(DataError, match=r"gone\.csv: (no such file|cannot be read)"):
+        write(shop, **{f"{name}_path": shop / "gone.csv"})
 
 
 def test_what_names_nobody_or_nothing_is_told(shop, capsys):

@@ -63,7 +63,9 @@ def test_a_notebook_names_no_folder_of_a_run_that_it_does_not_read(stage):
 def test_a_run_lies_in_the_project_wherever_the_kernel_starts(world, monkeypatch):
     monkeypatch.chdir(world / "notebooks")
     assert opened(world).path == world / "runs" / "toy"
-    assert opened(world, run_dir=str(world / "elsewhere")).path == world / "elsewhere"
+    monkeypatch.setenv("HOME", str(world))
+    for elsewhere in (str(world / "elsewhere"), "~/elsewhere"):
+        assert opened(world, run_dir=elsewhere).path == world / "elsewhere"
     assert folder.project_path("params/x.yaml") == world / "params" / "x.yaml"
 
 

@@ -141,12 +141,16 @@ def test_a_notebook_has_one_parameters_cell(world, tagged):
         ("plain_learning_rate", (-1.0,), "0 or more", (0.0, 0.003)),
         ("answer_rate", (-0.1, 1.5), "0 to 1", (0.0, 1)),
         ("epsilon_high", (0.0,), "above 0", (0.28, None)),
+        ("grown_items", ([5, 0],), "1 to 4294967295", ([5], [])),
+        ("some_new_count", (0, -1), "1 to 4294967295", (1, None)),
         ("teacher_lengths", ([0, -5],), "0 to 4294967295", ([0, 5], [])),
         ("kept_fractions", ([0.5, 2.0],), "0 to 1", ([0.0, 1.0],)),
     ],
 )
 def test_a_number_that_a_notebook_would_stumble_over_late_is_refused_at_once(world, key, wrong, expected, right):
-    kind = "list[float]" if isinstance(wrong[0], list) else type(wrong[0]).__name__
+    listed = isinstance(wrong[0], list)
+    kind = type(wrong[0][0] if listed else wrong[0]).__name__
+    kind = f"list[{kind}]" if listed else kind
     notebook(world / "notebooks" / "03_third.ipynb", f"{key}: {kind} | None = None  # a number")
     for value in wrong:
         assert f"toy.yaml line 1: {key} is {value}; expected {expected}." in refused(world, f"{key}: {value}")
@@ -161,13 +165,17 @@ def test_a_rating_scale_whose_ends_are_exchanged_is_refused(world):
     assert load(world, "rating_min: 9\nrating_max: 10").values["rating_max"] == 10
 
 
-def test_every_number_that_a_notebook_takes_has_a_range_and_every_range_a_key():
+def test_an_option_that_is_called_like_a_type_has_no_range(world):
+    notebook(world / "notebooks" / "03_third.ipynb", """kind: "Literal['int', 'bool']" = "int"  # one of two""")
+    assert load(world, "kind: int").values["kind"] == "int"
+
+
+def test_every_range_belongs_to_a_number_that_a_notebook_takes_and_every_fraction_has_one():
     declared = recipes.declared_in(runner.NOTEBOOKS).values()
     kinds = {key: (parameter.type, parameter.default) for keys in declared for key, parameter in keys.items()}
-    elsewhere = {key for key in kinds if key.startswith("bazaar_") and key != "bazaar_seed"}  # checked by BazaarConfig
-    elsewhere |= {"rating_min", "rating_max"}
-    for number, ranges in (("int", recipes.RANGES), ("float", recipes.FLOATS)):
-        assert set(ranges) == {key for key, (kind, _) in kinds.items() if number in kind} - elsewhere
+    assert set(recipes.RANGES) <= {key for key, (kind, _) in kinds.items() if "int" in kind}
+    elsewhere = {key for key in kinds if key.startswith("bazaar_")} | {"rating_min", "rating_max"}
+    assert set(recipes.FLOATS) == {key for key, (kind, _) in kinds.items() if "float" in kind} - elsewhere
     assert not [problem for key, (kind, default) in kinds.items() if (problem := recipes.unfit(key, default, kind))]
 
 
@@ -196,10 +204,13 @@ def test_a_backbone_is_a_path_only_where_it_is_a_folder_or_a_gguf_file(world, mo
         assert load(world, f"backbone: {local}").values["backbone"] == expected  # whatever folder a kernel works in
 
 
-@pytest.mark.parametrize("text", ["%d/%m/%Y", "@home", "*", "[a].csv", "`store` == 'x'", "a: b"])
+@pytest.mark.parametrize("text", ["%d/%m/%Y", "@home", "*", "[a].csv", "`store` == 'x'", "a: b", " a "])
 def test_a_text_on_the_command_line_is_taken_as_it_stands_whatever_it_means_in_yaml(world, text):
-    notebook(world / "notebooks" / "03_third.ipynb", 'label: str = ""  # what it is called')
+    """A column's name may have blanks around it."""
+    cell = 'label: str = ""  # what it is called\nother: str | None = None  # and by whom'
+    notebook(world / "notebooks" / "03_third.ipynb", cell)
     assert load(world, "", f"label={text}").values["label"] == text
+    assert load(world, "", "other= a b ").values["other"] == " a b "
 
 
 def test_a_key_that_may_be_null_is_null_or_the_text_that_was_typed(world):

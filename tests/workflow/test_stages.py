@@ -63,8 +63,8 @@ def test_a_stage_that_reads_other_runs_follows_what_they_left(world):
 
 def test_what_finds_places_and_refuses_settings_does_not_count(world):
     (world / "toylib" / "workflow").mkdir()
-    for name in ("__init__", "folder", "study"):
-        (world / "toylib" / "workflow" / f"{name}.py").write_text("")
+    for name in ("__init__.py", "folder.py", "study.py", "a.csv"):
+        (world / "toylib" / "workflow" / name).write_text("")
     notebook(world / "notebooks" / "01_first.ipynb", FIRST, "from toylib.workflow import folder, study")
     assert set(ingredients(world)["library"]) == {"__init__.py", "workflow/study.py"}
 
@@ -83,16 +83,20 @@ def test_comments_in_the_library_do_not_count_and_code_does(world):
     "cell", ["from toylib.room import outer", "import toylib.room.outer", "from toylib import room"]
 )
 def test_a_change_deep_inside_the_library_counts(world, cell):
-    """A stage imports a package, which imports a module, which imports one of a package below."""
+    """A stage imports a package, which imports a module, which imports one of a package below, which reads files."""
     room = world / "toylib" / "room"
-    (room / "deep").mkdir(parents=True)
+    (room / "deep" / "templates").mkdir(parents=True)
     (room / "__init__.py").write_text("from toylib.room import outer\n")
     (room / "outer.py").write_text("from .deep.inner import VALUE\n")
     (room / "deep" / "__init__.py").write_text("")
     (room / "deep" / "inner.py").write_text("from ...first import VALUE\n")
+    files = ("room/deep/figures.csv", "room/deep/templates/sheet.html.j2")
+    for name in files:
+        (world / "toylib" / name).write_text("# text\n")
     notebook(world / "notebooks" / "01_first.ipynb", FIRST, cell)
     first = ingredients(world)
-    for name in ("first.py", "room/deep/__init__.py", "room/deep/inner.py", "room/outer.py", "room/__init__.py"):
+    modules = ("first.py", "room/deep/__init__.py", "room/deep/inner.py", "room/outer.py", "room/__init__.py")
+    for name in modules + files:
         old = (world / "toylib" / name).read_text()
         (world / "toylib" / name).write_text(f"{old}CHANGED = 1\n")
         assert stages.difference(first, ingredients(world)) == f"library changed: {name}"

@@ -175,7 +175,7 @@ def room_for_prompts(model: R2ec, max_new_tokens: int) -> float:
 
     Raises DataError where not even the prompt of an empty history has room.
     """
-    room = model.positions - len(model.prompts.answer.ids) - max_new_tokens
+    room = model.positions - model.with_ending(max_new_tokens)
     needed = len(model.prompts.tokenize([model.prompts.style.user_text([])])[0])
     if room <= needed:
         raise DataError(

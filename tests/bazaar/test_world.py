@@ -6,9 +6,10 @@ import hashlib
 import pandas as pd
 import pytest
 
-from r2ec_lib.bazaar.world import generate
+from r2ec_lib.bazaar.world import generate, read_world
 from r2ec_lib.data.schema import DataError, validate_interactions, validate_items
 from r2ec_lib.data.splits import summary
+from r2ec_lib.data.storage import write_json
 
 
 def test_the_same_seed_gives_the_same_world_and_another_seed_another(world):
@@ -38,6 +39,15 @@ def test_a_smaller_catalogue_keeps_the_facts_of_its_items_and_a_foreign_one_is_r
     assert small.items is part and small.kits is world.kits
     with pytest.raises(DataError, match="item 'X1' does not belong to this world"):
         world.restricted_to(part.assign(item_id=[part["item_id"][0], "X1"]))
+
+
+def test_the_world_of_a_run_is_that_of_its_items_or_is_refused(world, tmp_path):
+    assert read_world(tmp_path / "world.json", world.items) is None
+    write_json(dataclasses.asdict(world.config), tmp_path / "world.json")
+    part = world.items.iloc[5:30].reset_index(drop=True)
+    assert read_world(tmp_path / "world.json", part).facts.equals(world.facts.iloc[5:30].reset_index(drop=True))
+    with pytest.raises(DataError, match="another version of the Bazaar"):
+        read_world(tmp_path / "world.json", part.assign(title="Halden Fern mug"))
 
 
 def test_published_figures_belong_to_this_very_world(world):

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pandas as pd
+import pytest
 from data.helpers import catalogue, random_log
 
 from r2ec_lib.data import leaks, splits
+from r2ec_lib.data.schema import DataError
 
 
 def checked(samples, items=None):
@@ -88,6 +90,14 @@ def test_words_of_the_prompt_itself_and_of_longer_titles_are_no_leak():
     assert found["ok"]
     assert found["detail"] == "none in 2 prompts"  # "Pen" is too short to tell
     assert not leaks.prompt_check(samples, titles, prompts).iloc[0]["ok"]  # without the frame, its word counts
+
+
+def test_a_failed_check_stops_with_its_name_and_its_example():
+    samples, _ = splits.make_samples(catalogue(30), random_log())
+    leaks.require(leaks.leak_checks(catalogue(30), samples))
+    planted = leaks.leak_checks(catalogue(30).assign(average_rating="4.5"), samples)
+    with pytest.raises(DataError, match="leak check failed: no item column sums up the future: average_rating"):
+        leaks.require(planted)
 
 
 def test_splits_may_share_the_moment_at_which_they_meet():

@@ -199,6 +199,15 @@ def test_the_summary_counts_cold_targets_and_ties():
     assert figures["ties_across_splits"] == 0
 
 
+def test_a_draw_of_the_test_questions_keeps_their_order_and_is_the_same_every_time():
+    samples, _ = splits.make_samples(catalogue(30), random_log())
+    test = samples[samples["split"] == "test"]
+    drawn = splits.test_questions(samples, 7)
+    assert len(drawn) == 7 and drawn.index.is_monotonic_increasing and drawn.index.isin(test.index).all()
+    assert drawn.index.equals(splits.test_questions(samples, 7).index)
+    assert splits.test_questions(samples).equals(test) and splits.test_questions(samples, 10**6).equals(test)
+
+
 def test_training_purchases_end_with_the_training_split_and_stay_in_the_catalogue():
     hours = range(24)
     interactions = log(["a", "b"] * 12, [*range(20), *range(4)], hours)

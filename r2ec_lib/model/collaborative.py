@@ -3,12 +3,13 @@
 R²ec scores an item by the final state of a reasoning alone (Eq. 1 to 3). Where purchases are few and titles short,
 much of what can be known about the next one is in no text. So a recipe may add three parts, none of which costs a
 further pass: what is bought together, what shares words, and which item vectors follow which. They are learned from
-the same training purchases and weighed in `training/collaborative.py`. Letters in shapes: B histories, N items,
-K kept items, U users, d hidden size.
+the same training purchases and weighed in `training/collaborative.py`. Letters in shapes: B histories, A actions in
+them, N items, K kept items, U users, d hidden size.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 import pandas as pd
@@ -43,9 +44,11 @@ class ItemWeights:
 
     def scores(self, histories: Sequence[Sequence[int]]) -> Tensor:
         """(B, N) float32: Σ_a decay^a · weight(history item, v), times `scale`."""
+        items, weights, counts = by_age(histories, self.decay)
         result = torch.zeros(len(histories), len(self.items))
-        for row, (items, ages) in zip(result, by_age(histories, self.decay), strict=True):
-            row.index_add_(0, self.items[items].flatten(), (ages[:, None] * self.weights[items]).flatten())
+        begins = (torch.arange(len(counts)) * len(self.items)).repeat_interleave(counts)  # (A,): of each row's scores
+        places = begins[:, None] + self.items[items]  # (A, K)
+        result.view(-1).index_add_(0, places.flatten(), (weights[:, None] * self.weights[items]).flatten())
         return self.scale * result
 
     def reindexed(self, rows: Sequence[int]) -> "ItemWeights":
@@ -84,8 +87,10 @@ class ItemMap:
 
     def read(self, histories: Sequence[Sequence[int]], directions: Tensor) -> Tensor:
         """(B, d) of length 1: the directions (N, d) of a history's items, weighed by age."""
-        read = [ages.to(directions) @ directions[items] for items, ages in by_age(histories, self.decay)]
-        return F.normalize(torch.stack(read), dim=1) if read else directions[:0]
+        items, weights, counts = (part.to(directions.device) for part in by_age(histories, self.decay))
+        begins = counts.cumsum(0) - counts
+        read = F.embedding_bag(items, directions, begins, mode="sum", per_sample_weights=weights.to(directions))
+        return F.normalize(read, dim=1)
 
     def scores(self, histories: Sequence[Sequence[int]], table: Tensor) -> Tensor:
         """(B, N) float32, on the device of the item table (N, d): scale · (read history) M x_v."""
@@ -147,10 +152,13 @@ class Collaborative:
         return cls(bought, worded, ItemMap(tensors["follows.matrix"], tensors["follows.centre"], **numbers["follows"]))
 
 
-def by_age(histories: Sequence[Sequence[int]], decay: float) -> list[tuple[Tensor, Tensor]]:
-    """The items of each history (int64) and decay^a of each, `a` steps before the latest one."""
-    rows = [torch.as_tensor(np.asarray(history, dtype=np.int64)) for history in histories]
-    return [(items, decay ** torch.arange(len(items) - 1, -1, -1)) for items in rows]
+def by_age(histories: Sequence[Sequence[int]], decay: float) -> tuple[Tensor, Tensor, Tensor]:
+    """All actions, one history after the other: their items (A,), the decay^a of each (A,), `a` steps before the
+    latest of its history, and the actions of each history (B,). Items and counts are int64."""
+    counts = torch.tensor([len(history) for history in histories], dtype=torch.long)
+    items = np.fromiter(chain.from_iterable(histories), np.int64, int(counts.sum()))
+    ages = counts.cumsum(0).repeat_interleave(counts) - 1 - torch.arange(len(items))
+    return torch.from_numpy(items), decay**ages, counts
 
 
 def item_weights(train: pd.DataFrame, num_items: int, penalty: float) -> tuple[Tensor, Tensor]:

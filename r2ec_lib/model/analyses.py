@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from r2ec_lib.data.purchases import actions
 from r2ec_lib.model.collaborative import ItemWeights, item_weights
 from r2ec_lib.model.prompts import Document, Prompts, clean
 
@@ -126,7 +127,7 @@ def likely_next(samples: pd.DataFrame, num_items: int, seed: int = 0) -> tuple[n
     items, weights = np.zeros((len(samples), LIKELY), np.int64), np.zeros((len(samples), LIKELY))
     for one in range(min(FOLDS, len(names)) if len(names) > 1 else 0):
         rows = np.flatnonzero(fold == one)
-        term = ItemWeights(*item_weights(samples[fold != one], num_items, PENALTY))
+        term = ItemWeights(*item_weights(actions(samples[fold != one]), num_items, PENALTY))
         for part in np.array_split(rows, -(-len(rows) // 1024)):
             histories = samples["history"].iloc[part].to_list()
             scores = term.scores(histories)

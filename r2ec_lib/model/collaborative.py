@@ -18,8 +18,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from r2ec_lib.data.purchases import actions
-
 KEPT = 50
 """K: the most weights of an item that are kept, of the positive ones. As a baseline EASE may also keep all."""
 MOST = 12_000
@@ -161,27 +159,26 @@ def by_age(histories: Sequence[Sequence[int]], decay: float) -> tuple[Tensor, Te
     return torch.from_numpy(items), decay**ages, counts
 
 
-def item_weights(train: pd.DataFrame, num_items: int, penalty: float) -> tuple[Tensor, Tensor]:
+def item_weights(bought: pd.DataFrame, num_items: int, penalty: float) -> tuple[Tensor, Tensor]:
     """`items` and `weights` of `ItemWeights`, (N, K) each: the largest positive weights of `ease_weights`."""
-    rows, weights = ease_weights(train, num_items, penalty)
+    rows, weights = ease_weights(bought, num_items, penalty)
     best = weights.clamp_min_(0.0).topk(min(KEPT, len(rows)), dim=1)
     items = torch.zeros(num_items, best.indices.shape[1], dtype=torch.long).index_copy(0, rows, rows[best.indices])
     return items, torch.zeros(items.shape).index_copy(0, rows, best.values)
 
 
-def ease_weights(train: pd.DataFrame, num_items: int, penalty: float) -> tuple[Tensor, Tensor]:
+def ease_weights(bought: pd.DataFrame, num_items: int, penalty: float) -> tuple[Tensor, Tensor]:
     """EASE (Steck 2019, arXiv 1905.03375): the linear model of a shopper's items from the shopper's other items.
 
     B = −P / diag(P) with P = (XᵀX + penalty · I)⁻¹ and X (U, N) who bought what; its diagonal is 0.
 
     Args:
-        train: samples table; the purchases that it shows are read, each once.
+        bought: one row per purchase, with user_id and item, as `purchases.actions` has them.
         penalty: λ, weight of the squared weights.
 
     Returns:
         The `MOST` most bought items (M,), in order, and B (M, M) among them: a row speaks for the columns.
     """
-    bought = actions(train)
     users, names = pd.factorize(bought["user_id"])
     matrix = sp.csr_matrix((np.ones(len(users), np.float32), (users, bought["item"])), (len(names), num_items))
     matrix.data[:] = 1

@@ -16,6 +16,7 @@ import torch
 from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 from torch import Tensor
 
+from r2ec_lib.data.purchases import actions
 from r2ec_lib.model import R2ec
 from r2ec_lib.model.collaborative import KEPT, Collaborative, ItemMap, ItemWeights, item_weights
 from r2ec_lib.model.scoring import BLOCK, item_log_probs, seen_mask, target_ranks
@@ -44,8 +45,9 @@ Counted = tuple[list[ItemWeights], ItemWeights]
 
 def counted_parts(items: pd.DataFrame, train: pd.DataFrame) -> Counted:
     """The parts of the term that no model's vectors are in, of a catalogue and the training samples."""
-    bought = [ItemWeights(*item_weights(train, len(items), penalty)) for penalty in PENALTIES]
-    return bought, ItemWeights(*word_weights(items), WORD_DECAY)
+    bought = actions(train)
+    together = [ItemWeights(*item_weights(bought, len(items), penalty)) for penalty in PENALTIES]
+    return together, ItemWeights(*word_weights(items), WORD_DECAY)
 
 
 def add_collaborative(
@@ -53,17 +55,17 @@ def add_collaborative(
     train: pd.DataFrame,
     valid: pd.DataFrame,
     states: Tensor,
+    counted: Counted,
     mask_seen: bool = True,
     seed: int = 0,
-    counted: Counted | None = None,
 ) -> pd.DataFrame:
     """Sets `model.collaborative` to the term with the best validation NDCG@20; to None where none is better.
 
     Args:
         train, valid: samples tables; no other purchases are read.
         states: (B, d) user states of `valid`, with or without a reasoning, as the model will be asked.
+        counted: the `counted_parts` of the model's catalogue and `train`.
         seed: of the order in which the map sees the training samples.
-        counted: the `counted_parts` of the model's catalogue and `train`, where several models share them.
 
     Returns:
         One row per setting tried: penalty, bought, worded, follows, valid_ndcg@20; the first is the model on its own.
@@ -72,7 +74,7 @@ def add_collaborative(
     own = model.head.scores(states).float().cpu()  # (B, N)
     targets = torch.tensor(valid["target"].to_numpy(), dtype=torch.long)
     seen = seen_mask(histories, own.shape[1]) if mask_seen else None
-    bought, worded = counted or counted_parts(model.catalogue, train)
+    bought, worded = counted
     follows = fit_map(table, train, mask_seen, seed)
     scores = {"bought": [part.scores(histories) for part in bought], "worded": [worded.scores(histories)]}
     scores["follows"] = [follows.scores(histories, table).float().cpu()]

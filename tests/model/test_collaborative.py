@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from r2ec_lib.data.purchases import actions
 from r2ec_lib.data.schema import DataError
 from r2ec_lib.model import R2ec
 from r2ec_lib.model import collaborative as module
@@ -17,7 +18,7 @@ BASKETS = [[0, 1], [0, 1, 2], [1, 2], [3, 4], [3, 4, 0], [2, 0, 1]]
 def test_weights_are_the_least_squares_fit_of_each_item_by_the_others(samples_of):
     matrix = np.array([[float(item in basket) for item in range(6)] for basket in BASKETS])
     train = samples_of({f"u{number}": basket for number, basket in enumerate(BASKETS)})
-    items, weights = item_weights(train, 6, penalty=0.7)
+    items, weights = item_weights(actions(train), 6, penalty=0.7)
     for target in range(6):
         others = [item for item in range(6) if item != target]
         gram = matrix[:, others].T @ matrix[:, others] + 0.7 * np.eye(5)
@@ -28,7 +29,7 @@ def test_weights_are_the_least_squares_fit_of_each_item_by_the_others(samples_of
 
 
 def test_an_item_that_nobody_bought_neither_speaks_nor_is_spoken_for(samples_of):
-    items, weights = item_weights(samples_of({"a": [0, 1, 2], "b": [1, 2]}), 5, penalty=1.0)
+    items, weights = item_weights(actions(samples_of({"a": [0, 1, 2], "b": [1, 2]})), 5, penalty=1.0)
     term = ItemWeights(items, weights)
     assert not weights[3:].any()
     assert not term.scores([[0, 1]])[0, 3:].any() and not term.scores([[3, 4]]).any()
@@ -37,15 +38,15 @@ def test_an_item_that_nobody_bought_neither_speaks_nor_is_spoken_for(samples_of)
 def test_the_rarest_items_are_left_out_where_a_catalogue_is_too_large(samples_of, monkeypatch):
     train = samples_of({"a": [1, 3, 2], "b": [1, 3], "c": [1, 3, 0]})
     monkeypatch.setattr(module, "MOST", 2)
-    few = ItemWeights(*item_weights(train, 4, penalty=1.0)).scores([[1], [2]])
+    few = ItemWeights(*item_weights(actions(train), 4, penalty=1.0)).scores([[1], [2]])
     assert few[0].nonzero().flatten().tolist() == [3] and not few[1].any()
 
 
 def test_the_heaviest_weights_of_an_item_are_kept(samples_of, monkeypatch):
     train = samples_of({f"u{number}": basket for number, basket in enumerate(BASKETS)})
-    items, weights = item_weights(train, 6, penalty=0.7)
+    items, weights = item_weights(actions(train), 6, penalty=0.7)
     monkeypatch.setattr(module, "KEPT", 2)
-    fewer, lighter = item_weights(train, 6, penalty=0.7)
+    fewer, lighter = item_weights(actions(train), 6, penalty=0.7)
     assert torch.equal(fewer, items[:, :2]) and torch.equal(lighter, weights[:, :2])
 
 
@@ -156,5 +157,7 @@ def test_an_item_with_another_text_shares_no_words_and_is_bought_with_what_it_wa
 
 def test_what_a_shopper_buys_again_counts_once(samples_of):
     once, again = samples_of({"a": [0, 1], "b": [1, 2]}), samples_of({"a": [0, 1, 0, 1], "b": [1, 2]})
-    for first, second in zip(item_weights(once, 3, penalty=1.0), item_weights(again, 3, penalty=1.0), strict=True):
+    for first, second in zip(
+        item_weights(actions(once), 3, penalty=1.0), item_weights(actions(again), 3, penalty=1.0), strict=True
+    ):
         torch.testing.assert_close(first, second)

@@ -25,6 +25,11 @@ def walks(count: int, step: int, seed: int, items: int = 30) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=names).assign(history_ratings=[np.full(3, np.nan)] * count)
 
 
+def weighed(model, train: pd.DataFrame, valid: pd.DataFrame, states: torch.Tensor, **options) -> pd.DataFrame:
+    """The settings tried, after `add_collaborative` with parts of the model's own catalogue."""
+    return add_collaborative(model, train, valid, states, module.counted_parts(model.catalogue, train), **options)
+
+
 def value(model, valid: pd.DataFrame, states: torch.Tensor) -> float:
     scores = model.scores(states, valid["history"].to_list())
     seen = seen_mask(valid["history"].to_list(), 30)
@@ -40,7 +45,7 @@ def test_a_term_that_knows_the_next_purchase_is_added_at_its_best_weight(tiny):
     train, valid = walks(90, 1, seed=0), walks(40, 1, seed=1)
     states = tiny.user_states(valid)
     alone = value(tiny, valid, states)
-    tried = add_collaborative(tiny, train, valid, states)
+    tried = weighed(tiny, train, valid, states)
     assert tried["valid_ndcg@20"].max() > alone + 0.2
     assert abs(value(tiny, valid, states) - tried["valid_ndcg@20"].max()) < 1e-6
     assert abs(tried["valid_ndcg@20"].iloc[0] - alone) < 1e-6
@@ -52,7 +57,7 @@ def test_a_term_that_knows_nothing_is_left_out(tiny):
     tiny.refresh()
     states = tiny.head.table[targets]  # users who are their targets
     tiny.head.similarity = "cosine"
-    tried = add_collaborative(tiny, train, valid, states)
+    tried = weighed(tiny, train, valid, states)
     assert tried["valid_ndcg@20"].iloc[0] == 1 and tiny.collaborative is None
 
 
@@ -72,9 +77,9 @@ def test_what_is_bought_together_is_learned_from_training_alone(tiny, monkeypatc
     train, valid = walks(90, 11, seed=0), walks(40, 1, seed=1)
     states = tiny.user_states(valid)
     only(monkeypatch, "bought")
-    tried = add_collaborative(tiny, train, valid, states)
+    tried = weighed(tiny, train, valid, states)
     assert tried["valid_ndcg@20"].max() < value_alone(tiny, valid, states) + 0.1
-    pd.testing.assert_frame_equal(add_collaborative(tiny, train, valid, states), tried)  # whatever stood there before
+    pd.testing.assert_frame_equal(weighed(tiny, train, valid, states), tried)  # whatever stood there before
 
 
 @pytest.mark.parametrize("part", ["bought", "worded", "follows"])
@@ -93,7 +98,7 @@ def test_each_part_is_weighed_in_units_of_the_spread_of_the_model_s_own_scores(t
     )
     states = torch.randn(40, 16, generator=generator)
     only(monkeypatch, part)
-    tried = add_collaborative(tiny, train, valid, states)
+    tried = weighed(tiny, train, valid, states)
     best = tried.loc[tried["valid_ndcg@20"].idxmax()]
     others = [name for name in ("bought", "worded", "follows") if name != part]
     assert best[part] > 0 and not best[others].any()
@@ -115,7 +120,7 @@ def test_the_weights_of_the_parts_are_found_together(tiny):
     train = walks(200, 1, seed=0)
     valid = pd.concat([walks(30, 1, seed=1), walks(30, 6, seed=2)], ignore_index=True)
     states = tiny.user_states(valid)
-    tried = add_collaborative(tiny, train, valid, states)
+    tried = weighed(tiny, train, valid, states)
     best = tried.loc[tried["valid_ndcg@20"].idxmax()]
     single = tried[(tried[["bought", "worded", "follows"]] > 0).sum(axis=1) <= 1]
     assert best["valid_ndcg@20"] > single["valid_ndcg@20"].max()
@@ -205,7 +210,7 @@ def test_the_map_is_not_taught_against_items_that_are_masked():
 def test_where_nothing_is_masked_what_was_bought_before_may_be_the_target(tiny):
     valid = walks(40, 1, seed=1)
     valid["target"] = [history[0] for history in valid["history"]]
-    tried = add_collaborative(tiny, walks(90, 1, seed=0), valid, tiny.user_states(valid), mask_seen=False)
+    tried = weighed(tiny, walks(90, 1, seed=0), valid, tiny.user_states(valid), mask_seen=False)
     scores = tiny.head.scores(tiny.user_states(valid))
     ranks = target_ranks(scores, torch.tensor(valid["target"].to_numpy()), None)
     assert tried["valid_ndcg@20"][0] == pytest.approx(float(ndcg(ranks, 20).mean()))
@@ -221,14 +226,6 @@ def test_each_penalty_is_tried_on_a_model_of_cosines_too(tiny, monkeypatch):
     monkeypatch.setattr(module, "item_weights", noting)
     valid = walks(40, 1, seed=1)
     states = tiny.user_states(valid)
-    tried = add_collaborative(tiny, walks(20, 1, seed=0), valid, states)
+    tried = weighed(tiny, walks(20, 1, seed=0), valid, states)
     assert asked == list(module.PENALTIES) and set(tried["penalty"]) == set(asked)
     assert value(tiny, valid, states) == pytest.approx(tried["valid_ndcg@20"].max(), abs=1e-6)
-
-
-def test_models_may_share_what_no_vectors_are_in(tiny, cycles, samples_of):
-    train, valid = samples_of(cycles(40, 30, 5, seed=0)), samples_of(cycles(12, 30, 5, seed=1))
-    states = torch.randn(len(valid), tiny.head.table.shape[1], generator=torch.Generator().manual_seed(0))
-    alone = add_collaborative(tiny, train, valid, states)
-    counted = module.counted_parts(tiny.catalogue, train)
-    pd.testing.assert_frame_equal(add_collaborative(tiny, train, valid, states, counted=counted), alone)

@@ -1,6 +1,7 @@
 """Baselines that count and do not train: popularity, item neighbours, EASE, text similarity, and two of them together.
 
-Each is a function from tables to a scorer. Letters in shapes: B samples asked about, N items.
+Each is a function from tables to a scorer. `bought` has one row per training purchase, as `purchases.actions` makes it
+of the training samples. Letters in shapes: B samples asked about, N items.
 """
 
 from dataclasses import dataclass
@@ -11,9 +12,8 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from r2ec_lib.data.purchases import actions
 from r2ec_lib.evaluation.ranking import Scorer
-from r2ec_lib.model.collaborative import ItemWeights, ease_weights, item_weights
+from r2ec_lib.model.collaborative import ItemWeights, by_age, ease_weights, item_weights
 from r2ec_lib.training.collaborative import word_vectors
 
 COUNTED = 1000
@@ -32,22 +32,21 @@ class TableScorer:
         return self.score(samples)
 
 
-def popularity(train: pd.DataFrame, num_items: int, *, days: float | None = None) -> TableScorer:
+def popularity(bought: pd.DataFrame, num_items: int, *, days: float | None = None) -> TableScorer:
     """Scores every item by its number of training purchases, or by those of the last `days` of training."""
-    bought = actions(train)
     if days is not None:
         bought = bought[bought["timestamp"] > bought["timestamp"].max() - pd.Timedelta(days=days)]
     counts = torch.from_numpy(np.bincount(bought["item"], minlength=num_items)).float()  # (N,)
     return TableScorer(lambda samples: counts.expand(len(samples), -1), counts.nbytes)
 
 
-def item_neighbours(train: pd.DataFrame, num_items: int, *, decay: float = 0.8, shrink: float = 1.0) -> TableScorer:
+def item_neighbours(bought: pd.DataFrame, num_items: int, *, decay: float = 0.8, shrink: float = 1.0) -> TableScorer:
     """Item co-occurrence kNN: items that the same shoppers bought, summed over the history.
 
     sim(i, j) = n_ij / (√(n_i n_j) + shrink) with n the number of shoppers; an action `a` steps before the latest one
     weighs decay^a. Of a shopper with more than `COUNTED` purchases the latest ones count.
     """
-    bought = actions(train).groupby("user_id").tail(COUNTED)
+    bought = bought.groupby("user_id").tail(COUNTED)
     users, names = pd.factorize(bought["user_id"])
     matrix = sp.csr_matrix((np.ones(len(users)), (users, bought["item"])), (len(names), num_items))
     matrix.data[:] = 1
@@ -60,14 +59,14 @@ def item_neighbours(train: pd.DataFrame, num_items: int, *, decay: float = 0.8, 
 
 
 def ease(
-    train: pd.DataFrame, num_items: int, *, penalty: float = 50.0, decay: float = 0.9, whole: bool = True
+    bought: pd.DataFrame, num_items: int, *, penalty: float = 50.0, decay: float = 0.9, whole: bool = True
 ) -> TableScorer:
     """What is bought together: item–item weights in closed form, summed over the history as in `item_neighbours`.
 
     whole: all weights, as in EASE (`ease_weights`); otherwise those that R²ec's own term keeps (`item_weights`).
     """
     if whole:
-        rows, weights = ease_weights(train, num_items, penalty)  # (M,), (M, M)
+        rows, weights = ease_weights(bought, num_items, penalty)  # (M,), (M, M)
         weights = weights.contiguous()  # and float32, as what reads it: otherwise each query would copy it
 
         def score(samples: pd.DataFrame) -> Tensor:
@@ -76,7 +75,7 @@ def ease(
             return scores
 
         return TableScorer(score, weights.nbytes)
-    term = ItemWeights(*item_weights(train, num_items, penalty), decay)
+    term = ItemWeights(*item_weights(bought, num_items, penalty), decay)
     return TableScorer(
         lambda samples: term.scores(samples["history"].to_list()), term.items.nbytes + term.weights.nbytes
     )
@@ -99,10 +98,9 @@ def text_similarity(items: pd.DataFrame, *, decay: float = 0.8, title_weight: fl
 
 def _recent(samples: pd.DataFrame, num_items: int, decay: float) -> sp.csr_matrix:
     """(B, N) weights of the history items: decay^a for the action `a` steps before the latest."""
-    lengths = samples["history"].map(len).to_numpy()
-    rows = np.repeat(np.arange(len(samples)), lengths)
-    weights = np.concatenate([float(decay) ** np.arange(n - 1, -1, -1) for n in lengths]).astype(np.float32)
-    return sp.csr_matrix((weights, (rows, np.concatenate(samples["history"].to_list()))), (len(samples), num_items))
+    items, weights, counts = (part.numpy() for part in by_age(samples["history"].to_list(), decay))
+    rows = np.repeat(np.arange(len(samples)), counts)
+    return sp.csr_matrix((weights, (rows, items)), (len(samples), num_items))
 
 
 def _bytes(table: sp.csr_matrix) -> int:

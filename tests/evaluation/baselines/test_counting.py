@@ -10,21 +10,22 @@ import pandas as pd
 import pytest
 import torch
 
+from r2ec_lib.data.purchases import actions
 from r2ec_lib.evaluation import ranking
 from r2ec_lib.evaluation.baselines import counting
 
 
 def test_popularity_counts_purchases_and_recent_popularity_the_last_days(samples_of):
     samples = samples_of({"a": [0, 1, 2], "b": [0, 1], "c": [0, 3, 4, 5, 5]})
-    ever, recent = counting.popularity(samples, 7), counting.popularity(samples, 7, days=1.5)
+    ever, recent = counting.popularity(actions(samples), 7), counting.popularity(actions(samples), 7, days=1.5)
     assert ever(samples[:2]).tolist() == [[3, 2, 1, 1, 1, 2, 0]] * 2
     assert recent(samples[:1]).tolist() == [[0, 0, 0, 0, 0, 2, 0]]
-    assert counting.popularity(samples, 7, days=1.0)(samples[:1]).tolist() == [[0, 0, 0, 0, 0, 1, 0]]
+    assert counting.popularity(actions(samples), 7, days=1.0)(samples[:1]).tolist() == [[0, 0, 0, 0, 0, 1, 0]]
 
 
 def test_neighbours_prefer_what_the_same_shoppers_bought(samples_of):
     samples = samples_of({"a": [0, 1], "b": [0, 1], "c": [0, 2], "d": [3, 4]})
-    score = counting.item_neighbours(samples, 6, decay=0.5, shrink=0.0)
+    score = counting.item_neighbours(actions(samples), 6, decay=0.5, shrink=0.0)
     scores = score(samples_of({"new": [0, 5]}))[0]  # history: item 0 alone
     assert scores.argmax() == 1
     assert scores[1].item() == pytest.approx(2 / np.sqrt(3 * 2))
@@ -33,14 +34,14 @@ def test_neighbours_prefer_what_the_same_shoppers_bought(samples_of):
 
 def test_neighbours_weigh_the_latest_purchase_most(samples_of):
     samples = samples_of({"a": [0, 1], "b": [2, 3]})
-    score = counting.item_neighbours(samples, 5, decay=0.5, shrink=0.0)
+    score = counting.item_neighbours(actions(samples), 5, decay=0.5, shrink=0.0)
     first, last = score(samples_of({"new": [0, 2, 4]}, positions=[2]))[0][[1, 3]].tolist()
     assert (first, last) == (0.5, 1.0)
 
 
 def test_ease_scores_what_goes_with_the_latest_purchases(samples_of):
     train = samples_of({"a": [0, 1], "b": [0, 1], "c": [2, 3], "d": [2, 3]})
-    score = counting.ease(train, 5, penalty=1.0, decay=0.5, whole=False)
+    score = counting.ease(actions(train), 5, penalty=1.0, decay=0.5, whole=False)
     scores = score(samples_of({"new": [0, 2, 4]}, positions=[2]))[0]
     assert scores[[1, 3]].tolist() == pytest.approx([0.5 * 2 / 3, 2 / 3])  # two shoppers of 2 + penalty
     assert scores[4] == 0
@@ -54,13 +55,13 @@ def test_ease_as_a_baseline_is_its_closed_form_with_negative_weights(samples_of)
     weights = -inverse / np.diag(inverse)
     np.fill_diagonal(weights, 0.0)
     assert weights.min() < -0.05
-    found = counting.ease(train, 5, penalty=0.5, decay=0.9)(samples_of({"new": [2, 0, 4]}, positions=[2]))[0]
+    found = counting.ease(actions(train), 5, penalty=0.5, decay=0.9)(samples_of({"new": [2, 0, 4]}, positions=[2]))[0]
     np.testing.assert_allclose(found, 0.9 * weights[2] + weights[0], atol=1e-5)
 
 
 def test_a_blend_is_the_sum_of_its_parts(samples_of):
     train = samples_of({"a": [0, 1], "b": [0, 1, 2]})
-    first, second = counting.popularity(train, 3), counting.item_neighbours(train, 3)
+    first, second = counting.popularity(actions(train), 3), counting.item_neighbours(actions(train), 3)
     both = counting.blend(first, second, share=0.25)
     torch.testing.assert_close(both(train), first(train) + 0.25 * second(train))
     assert both.stored_bytes == first.stored_bytes + second.stored_bytes
@@ -87,8 +88,8 @@ def test_a_test_split_of_strangers_alone_is_ranked_by_every_baseline(samples_of,
     strangers = samples_of(cycles(5, 9, 4, 7), split="test")
     assert not set(strangers["user_id"]) & set(train["user_id"])
     scorers = {
-        "popularity": counting.popularity(train, 9),
-        "neighbours": counting.item_neighbours(train, 9),
+        "popularity": counting.popularity(actions(train), 9),
+        "neighbours": counting.item_neighbours(actions(train), 9),
         "text": counting.text_similarity(items),
     }
     for name, scorer in scorers.items():
@@ -127,14 +128,14 @@ def test_text_similarity_is_tf_idf_written_out(title_weight):
 
 def test_neighbours_shrink_what_few_shoppers_bought_and_count_a_shopper_once(samples_of):
     samples = samples_of({"a": [0, 1, 0, 1], "b": [0, 1], "c": [0, 2]})
-    scores = counting.item_neighbours(samples, 4, shrink=2.0)(samples_of({"new": [0, 3]}))[0]
+    scores = counting.item_neighbours(actions(samples), 4, shrink=2.0)(samples_of({"new": [0, 3]}))[0]
     assert scores.tolist() == pytest.approx([0, 2 / (math.sqrt(3 * 2) + 2), 1 / (math.sqrt(3 * 1) + 2), 0])
 
 
 def test_ease_reads_its_weights_without_a_copy_of_them(samples_of):
     """A query alone takes the time of its history, not that of all weights."""
     train = samples_of({f"u{n}": [n, n + 1, n + 2] for n in range(1200)})
-    score = counting.ease(train, 1202)
+    score = counting.ease(actions(train), 1202)
     asked = samples_of({"new": [2, 0, 4]}, positions=[2])
     tracemalloc.start()
     score(asked)
@@ -145,5 +146,7 @@ def test_ease_reads_its_weights_without_a_copy_of_them(samples_of):
 
 def test_of_an_account_with_very_many_purchases_the_latest_are_paired(samples_of, monkeypatch):
     monkeypatch.setattr(counting, "COUNTED", 3)
-    scores = counting.item_neighbours(samples_of({"guest": [0, 1, 2, 3, 4]}), 5)(samples_of({"new": [4, 0]}))[0]
+    scores = counting.item_neighbours(actions(samples_of({"guest": [0, 1, 2, 3, 4]})), 5)(samples_of({"new": [4, 0]}))[
+        0
+    ]
     assert (scores > 0).tolist() == [False, False, True, True, False]

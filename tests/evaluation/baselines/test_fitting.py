@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
+from r2ec_lib.data.purchases import actions
 from r2ec_lib.evaluation import ranking
 from r2ec_lib.evaluation.baselines import counting, fitting
 from r2ec_lib.evaluation.baselines.networks import Caser, GRU4Rec, SASRec
@@ -134,14 +135,14 @@ def test_no_baseline_changes_when_the_future_is_shuffled(samples_of, cycles):
     past = lambda table: table[table["split"] == "train"]  # noqa: E731
     network = functools.partial(fitting.fit_network, valid=train.head(9), num_items=9, width=8, epochs=1)
     fits = {
-        "popularity": lambda table: counting.popularity(past(table), 9),
-        "recent": lambda table: counting.popularity(past(table), 9, days=3),
-        "neighbours": lambda table: counting.item_neighbours(past(table), 9),
+        "popularity": lambda table: counting.popularity(actions(past(table)), 9),
+        "recent": lambda table: counting.popularity(actions(past(table)), 9, days=3),
+        "neighbours": lambda table: counting.item_neighbours(actions(past(table)), 9),
         **{build.__name__: lambda table, build=build: network(build, past(table)) for build in NETWORKS},
     }
     for name, fit in fits.items():
         assert torch.equal(fit(everything)(asked), fit(shuffled)(asked)), name
-    leaking = lambda table: counting.popularity(table, 9)  # noqa: E731
+    leaking = lambda table: counting.popularity(actions(table), 9)  # noqa: E731
     assert not torch.equal(leaking(everything)(asked), leaking(shuffled)(asked))
 
 

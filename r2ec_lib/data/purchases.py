@@ -57,49 +57,6 @@ def histories_table(interactions: pd.DataFrame, at: pd.Timestamp | None = None) 
     return pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in split.items()}).set_index(users)
 
 
-def purchases_table(
-    histories: Sequence[Any],
-    hours: Sequence[Any] | None = None,
-    ratings: Sequence[Any] | None = None,
-    *,
-    item_index: Mapping[str, int],
-    rating_range: tuple[float, float] = RATING_RANGE,
-) -> pd.DataFrame:
-    """One row per history: history (int32), history_hours (float32) and history_ratings (float32, NaN if unknown).
-
-    Args:
-        histories: item ids of each shopper, oldest first: lists, NumPy arrays or columns of texts or numbers.
-        hours: for each history, how many hours ago each purchase was; a day apart if left out.
-        ratings: for each history one number per purchase, None or NaN where there is none; or left out.
-        item_index: row of each item id in the catalogue.
-        rating_range: smallest and largest rating.
-
-    Raises:
-        DataError: naming the history (counted from 1) and the value that is wrong.
-    """
-    low, high = check_rating_range(*rating_range)
-    _sequence(histories, "histories", "a list of histories, each a list of item ids")
-    for name, lists in {"hours": hours, "ratings": ratings}.items():
-        _sequence([] if lists is None else lists, name, "one list per history")
-        if lists is not None and len(lists) != len(histories):
-            raise DataError(f"{name}: {len(lists)} lists for {len(histories)} histories; expected one per history.")
-    hours, ratings = (None if lists is None else list(lists) for lists in (hours, ratings))
-    rows = []
-    for number, ids in enumerate(histories):
-        name = f"history {number + 1}"
-        keys = catalogue_ids(ids, name, item_index)
-        if not keys:
-            raise DataError(f"{name} is empty; a recommendation needs at least one purchase.")
-        ages = _numbers(hours, number, f"hours of {name}", [24.0 * back for back in range(len(keys), 0, -1)])
-        if not (np.isfinite(ages) & (ages >= 0)).all() or (np.diff(ages) > 0).any():
-            raise DataError(f"hours of {name} are {ages.tolist()}; expected hours ago, oldest first, none below 0.")
-        stars = _numbers(ratings, number, f"ratings of {name}", [float("nan")] * len(keys))
-        if not (np.isnan(stars) | ((stars >= low) & (stars <= high))).all():
-            raise DataError(f"ratings of {name} are {stars.tolist()}; expected {low:g}…{high:g}, or None.")
-        rows.append((np.array([item_index[key] for key in keys], np.int32), ages, stars))
-    return pd.DataFrame(rows, columns=["history", "history_hours", "history_ratings"])
-
-
 def shown_purchases(
     history: Sequence[Any] | pd.DataFrame,
     hours: Sequence[Any] | None = None,
@@ -110,16 +67,18 @@ def shown_purchases(
     max_history: int,
     rating_range: tuple[float, float] = RATING_RANGE,
 ) -> pd.DataFrame:
-    """`purchases_table` of one history, many, or a table of interactions, cut to what a model reads; and `owned`, the
-    items of each history before the cut.
+    """One history, many, or a table of interactions as the history columns of a samples table, cut to what a model
+    reads; and `owned`, the items of each history before the cut.
 
     Args:
-        latest: how many purchases are read, a number per history, where these are fewer than `max_history`.
-        history, hours, ratings, rating_range: as in `R2ec.recommend`.
+        history, hours, ratings, latest: as in `R2ec.recommend`.
+        item_index: row of each item id in the catalogue.
+        rating_range: smallest and largest rating.
 
     Raises:
-        DataError: as `purchases_table`, or numbers that do not fit.
+        DataError: naming the history (counted from 1) and the value that is wrong.
     """
+    low, high = check_rating_range(*rating_range)
     if isinstance(history, pd.DataFrame):
         if hours is not None or ratings is not None:
             raise DataError("a table of interactions has its own times and ratings; leave out hours and ratings.")
@@ -128,7 +87,25 @@ def shown_purchases(
         history, hours, ratings = (listed[name] for name in ("item_ids", "hours", "ratings"))
     elif is_one(history):
         history, hours, ratings = [history], *(None if one is None else [one] for one in (hours, ratings))
-    rows = purchases_table(history, hours, ratings, item_index=item_index, rating_range=rating_range)
+    for name, lists in {"hours": hours, "ratings": ratings}.items():
+        _sequence([] if lists is None else lists, name, "one list per history")
+        if lists is not None and len(lists) != len(history):
+            raise DataError(f"{name}: {len(lists)} lists for {len(history)} histories; expected one per history.")
+    hours, ratings = (None if lists is None else list(lists) for lists in (hours, ratings))
+    found = []
+    for number, ids in enumerate(history):
+        name = f"history {number + 1}"
+        keys = catalogue_ids(ids, name, item_index)
+        if not keys:
+            raise DataError(f"{name} is empty; a recommendation needs at least one purchase.")
+        ages = _numbers(hours, number, f"hours of {name}", [24.0 * back for back in range(len(keys), 0, -1)])
+        if not (np.isfinite(ages) & (ages >= 0)).all() or (np.diff(ages) > 0).any():
+            raise DataError(f"hours of {name} are {ages.tolist()}; expected hours ago, oldest first, none below 0.")
+        stars = _numbers(ratings, number, f"ratings of {name}", [float("nan")] * len(keys))
+        if not (np.isnan(stars) | ((stars >= low) & (stars <= high))).all():
+            raise DataError(f"ratings of {name} are {stars.tolist()}; expected {low:g}…{high:g}, or None.")
+        found.append((np.array([item_index[key] for key in keys], np.int32), ages, stars))
+    rows = pd.DataFrame(found, columns=["history", "history_hours", "history_ratings"])
     if not isinstance(latest, (*LISTS, type(None))):
         raise DataError(f"latest: found {latest!r}; expected one number per history.")
     if latest is not None and len(latest) != len(rows):

@@ -5,34 +5,18 @@ measured in `ranking`; what a reasoning says is read in `analysis`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-from torch import Tensor
 
 from r2ec_lib.evaluation import ranking
 from r2ec_lib.model import R2ec
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What a model wrote about each row of a samples table, and the states that it ended in.
-
-    Attributes:
-        chains: S reasonings as token ids, each ending in `<answer>`; `<answer>` alone where nothing is reasoned.
-        written: whether the model wrote that `<answer>` itself; False for chains that it was given.
-        states: (S, d) user states h_T.
-    """
-
-    chains: list[list[int]]
-    written: list[bool]
-    states: Tensor
+from r2ec_lib.model.sampling import Sampled
 
 
 def answer(
     model: R2ec, samples: pd.DataFrame, max_new_tokens: int, chains: Sequence[Sequence[int]] | None = None
-) -> Answers:
+) -> Sampled:
     """Reasons greedily about each sample and reads the state at its `<answer>`.
 
     Args:
@@ -40,9 +24,8 @@ def answer(
         chains: reasonings to read instead of writing any.
     """
     if chains is None:
-        sampled = model.sample(model.prompts.user_ids(samples, model.titles), max_new_tokens)
-        return Answers(sampled.chains, sampled.written, sampled.states)
-    return Answers([list(chain) for chain in chains], [False] * len(samples), model.user_states(samples, chains))
+        return model.sample(model.prompts.user_ids(samples, model.titles), max_new_tokens)
+    return Sampled([list(chain) for chain in chains], [False] * len(samples), model.user_states(samples, chains))
 
 
 def chains_of(model: R2ec, texts: Sequence[str]) -> list[list[int]]:
@@ -51,7 +34,7 @@ def chains_of(model: R2ec, texts: Sequence[str]) -> list[list[int]]:
     return [[*chain, *model.prompts.answer.ids] for chain in ids]
 
 
-def rank(model: R2ec, answers: Answers, samples: pd.DataFrame, *, name: str, **how: Any) -> pd.DataFrame:
+def rank(model: R2ec, answers: Sampled, samples: pd.DataFrame, *, name: str, **how: Any) -> pd.DataFrame:
     """`ranking.rank_all` from the states at hand; `how` are further keywords of it."""
     row_of = pd.Series(range(len(samples)), samples["sample_id"])
     return ranking.rank_all(
@@ -64,7 +47,7 @@ def rank(model: R2ec, answers: Answers, samples: pd.DataFrame, *, name: str, **h
 
 
 def chains_table(
-    model: R2ec, answers: Answers, samples: pd.DataFrame, *, k: int = 20, mask_seen: bool = True
+    model: R2ec, answers: Sampled, samples: pd.DataFrame, *, k: int = 20, mask_seen: bool = True
 ) -> pd.DataFrame:
     """One row per sample: what R²ec wrote, what it recommended, and the rank of the target.
 

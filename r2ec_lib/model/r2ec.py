@@ -207,20 +207,25 @@ class R2ec:
         self.require_positions(self.with_ending(max(map(len, prompt_ids), default=0) + max_new_tokens))
         if self.writer is not None:
             return self.read(prompt_ids, self.writer(prompt_ids, max_new_tokens, temperature, top_k))
-        drawn = {"do_sample": True, "temperature": temperature, "top_k": top_k} if temperature > 0 else {}
-        settings = GenerationConfig(
-            max_new_tokens=max_new_tokens,
-            pad_token_id=self.tokenizer.pad_token_id,
-            eos_token_id=self.prompts.answer.stop_ids(self.lm),
-            suppress_tokens=None if self.read_id is None else [self.read_id],
-            **drawn,
-        )
+        settings = self.settings(max_new_tokens, temperature, top_k)
         was_training = self.lm.training
         self.lm.eval()
         answer, readout = self.prompts.answer, self.head.readout
         sampled = sample(self.lm, prompt_ids, settings, answer, readout, batch_tokens, read_id=self.read_id)
         self.lm.train(was_training)
         return sampled
+
+    def settings(self, max_new_tokens: int, temperature: float = 0.0, top_k: int = 0) -> GenerationConfig:
+        """How a reasoning is written: greedily at temperature 0, else from the softmax over the `top_k` best tokens,
+        over all of them where it is 0."""
+        drawn = {"do_sample": True, "temperature": temperature, "top_k": top_k} if temperature > 0 else {}
+        return GenerationConfig(
+            max_new_tokens=max_new_tokens,
+            pad_token_id=self.tokenizer.pad_token_id,
+            eos_token_id=self.prompts.answer.stop_ids(self.lm),
+            suppress_tokens=None if self.read_id is None else [self.read_id],
+            **drawn,
+        )
 
     def read(self, prompt_ids: Sequence[Sequence[int]], chains: Sequence[Sequence[int]]) -> Sampled:
         """What `sample` returns, for chains that were written elsewhere: closed, and their states read in one pass."""

@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import metadata
+from modulefinder import ModuleFinder
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def ingredients(notebook: Path, values: Mapping[str, Any], read: Mapping[str, st
     source = [(cell.cell_type, cell.source, cell.metadata.get("tags", [])) for cell in cells]
     modules = imported([cell.source for cell in cells if cell.cell_type == "code"])
     names = {path.relative_to(LIBRARY).as_posix(): path for path in modules}
-    library = {name: _module(path)[1] for name, path in names.items() if name not in UNRELATED}
+    library = {name: _module(path) for name, path in names.items() if name not in UNRELATED}
     return {
         "notebook": key(source),
         "parameters": {key: value for key, value in values.items() if key not in PLACES},
@@ -75,15 +76,12 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 
 def imported(code: Sequence[str]) -> list[Path]:
     """The modules of the library that the cells import, with everything those import, sorted by path."""
-    wanted = [(_parsed_cell(cell), LIBRARY.name) for cell in code]
-    modules: set[Path] = set()
-    while wanted:
-        tree, package = wanted.pop()
-        names = {name for node in ast.walk(tree) for name in _imports(node, package)}
-        for path in {path for name in names for path in _modules(name)} - modules:
-            modules.add(path)
-            wanted.append((_module(path)[0], ".".join(path.relative_to(LIBRARY.parent).parent.parts)))
-    return sorted(modules)
+    finder = ModuleFinder(path=[str(LIBRARY.parent)])
+    for cell in code:
+        lines = [line for line in cell.splitlines() if not line.lstrip().startswith(("%", "!"))]
+        finder.scan_code(compile("\n".join(lines), "cell", "exec"), finder.add_module("__main__"))
+    files = [getattr(module, "__file__", None) for module in finder.modules.values()]
+    return sorted(path for file in files if file and (path := Path(file)).is_relative_to(LIBRARY))
 
 
 def state(run: RunFolder, stage: str) -> dict[str, Any] | None:
@@ -179,39 +177,14 @@ def _owners(stage: str) -> list[str]:
     return [name for name, folders in STAGES.items() if {*folders} & {*READS.get(stage, ())}]
 
 
-def _module(path: Path) -> tuple[ast.Module, str]:
-    """A module's tree and its digest, read again only when the file has changed."""
+def _module(path: Path) -> str:
+    """The digest of a module's code, without comments and formatting; read again only when the file has changed."""
     return _read_module(path, path.stat().st_mtime_ns)
 
 
 @cache
-def _read_module(path: Path, changed: int) -> tuple[ast.Module, str]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    return tree, key(ast.dump(tree))
-
-
-def _parsed_cell(source: str) -> ast.Module:
-    return ast.parse("\n".join(line for line in source.splitlines() if not line.lstrip().startswith(("%", "!"))))
-
-
-def _imports(node: ast.AST, package: str) -> list[str]:
-    """Dotted names that an import statement in `package` may load: modules, packages, or what they define."""
-    if isinstance(node, ast.Import):
-        return [name.name for name in node.names]
-    if isinstance(node, ast.ImportFrom):
-        above = package.split(".")[: 1 - node.level or None] if node.level else []
-        base = ".".join([*above, *filter(None, [node.module])])
-        return [f"{base}.{name.name}" for name in node.names]
-    return []
-
-
-def _modules(name: str) -> list[Path]:
-    """Files of the library that importing a dotted name executes: its module and every package on the way to it."""
-    if name.split(".")[0] != LIBRARY.name:
-        return []
-    places = [LIBRARY.joinpath(*name.split(".")[1:end]) for end in range(1, len(name.split(".")) + 1)]
-    files = [place / "__init__.py" for place in places] + [place.with_suffix(".py") for place in places[1:]]
-    return [path for path in files if path.is_file()]
+def _read_module(path: Path, changed: int) -> str:
+    return key(ast.dump(ast.parse(path.read_text(encoding="utf-8"))))
 
 
 def _inputs(values: Mapping[str, Any]) -> dict[str, str]:

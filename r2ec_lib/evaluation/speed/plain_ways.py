@@ -34,17 +34,6 @@ Trainer = TypeVar("Trainer", bound=GRPOTrainer)
 # ---- sampling and recommending -------------------------------------------------------------------------------------
 
 
-def settings(model: R2ec, max_new_tokens: int, temperature: float = 0.0) -> GenerationConfig:
-    """How both sides write: greedy at temperature 0, else from the whole softmax."""
-    drawn = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature > 0 else {"do_sample": False}
-    return GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        pad_token_id=model.tokenizer.pad_token_id,
-        eos_token_id=model.prompts.answer.stop_ids(model.lm),
-        **drawn,
-    )
-
-
 @torch.no_grad()
 def generated(model: R2ec, prompt_ids: Sequence[Sequence[int]], chosen: GenerationConfig) -> list[list[int]]:
     """Chains by transformers' `generate`, each up to its first stop token."""
@@ -141,7 +130,7 @@ def growing_sides(trainer: RecPOTrainer, users: int, history: int, group: int, t
     ids, mask = left_padded(prompts, model.tokenizer.pad_token_id, device)
     chains = torch.randint(3, len(model.tokenizer), (len(prompts), tokens), device=device)
     ids, mask = torch.cat([ids, chains], dim=1), torch.cat([mask, torch.ones_like(chains)], dim=1)
-    drawn = settings(model, tokens, temperature=1.0)
+    drawn = model.settings(tokens, temperature=1.0)
     return {
         "sampling": lambda: sample(model.lm.eval(), prompts, drawn, model.prompts.answer),
         "policy pass": policy_pass(trainer, ids, mask, tokens, share=True),

@@ -23,7 +23,7 @@ def trainers(tiny, samples, tmp_path):
 def test_generate_writes_the_greedy_chains_of_the_sampler(tiny, samples):
     prompts = tiny.prompts.user_ids(samples.iloc[:6], tiny.titles)
     with subjects.answers_at_random(tiny.lm, tiny.prompts.answer):
-        expected = plain_ways.generated(tiny, prompts, plain_ways.settings(tiny, 8))
+        expected = plain_ways.generated(tiny, prompts, tiny.settings(8))
         assert [chain[:-1] for chain in tiny.sample(prompts, 8).chains] == expected
 
 

@@ -27,7 +27,7 @@ def test_chains_are_as_long_as_asked_and_gradients_know_nothing_of_it(tiny, samp
     ids = torch.tensor([prompts[0]])
     before = tiny.lm(ids).logits
     with subjects.answers_at_random(tiny.lm, answer):
-        drawn = plain_ways.settings(tiny, 9, temperature=1.0)
+        drawn = tiny.settings(9, temperature=1.0)
         assert {len(chain) for chain in plain_ways.generated(tiny, prompts, drawn)} == {9}
         assert {len(chain) for chain in tiny.sample(prompts, 9, temperature=1.0).chains} == {10}  # and `<answer>`
         assert torch.equal(tiny.lm(ids).logits, before)

@@ -27,9 +27,8 @@ class RecPOConfig(GRPOConfig):
             group of equal rewards still trains the items.
         item_weight: factor on the recommendation action (paper: 1).
         item_warmup_steps: first steps in which only the recommendation action learns, since rewards are noise until
-            the items have a space; 0 in the paper. Without a KL weight only marked trajectories then pass the policy.
-        kl_weight_warmup: weight of the divergence from the start in those steps; `beta` where None. Above 0,
-            `beta` has to be so too, since TRL keeps the start only then.
+            the items have a space; 0 in the paper. Only marked trajectories then pass the policy, and no divergence
+            from the start is weighed.
         catalogue_negatives: adds the whole item table as constant candidates to Eq. 7; the paper uses the batch alone.
             Stored rows are as old as the last refresh while targets are encoded live, and a model can learn to tell
             the two apart instead of the items: use it with a small `refresh_steps`.
@@ -63,7 +62,6 @@ class RecPOConfig(GRPOConfig):
     item_advantage: str = "trajectory"
     item_weight: float = 1.0
     item_warmup_steps: int = 0
-    kl_weight_warmup: float | None = None
     catalogue_negatives: bool = False
     live_negatives: int = 0
     mask_seen: bool = True
@@ -79,6 +77,7 @@ class RecPOConfig(GRPOConfig):
     gradient_checkpointing_kwargs: dict | None = None
     generation_kwargs: dict | None = None
     beta: float = 0.0
+    disable_dropout: bool = True  # or targets, encoded while training, would differ from all other items at random
     temperature: float = 1.0
     max_completion_length: int = 64
     bf16: bool = False
@@ -104,8 +103,6 @@ class RecPOConfig(GRPOConfig):
             raise ValueError(
                 f"relabel_top is {self.relabel_top}; expected 1 to num_generations={self.num_generations}"
             )
-        if self.kl_weight_warmup and not self.beta:
-            raise ValueError(f"kl_weight_warmup is {self.kl_weight_warmup} and beta 0; expected beta above 0 too")
         if self.temperature <= 0:
             raise ValueError(
                 f"temperature is {self.temperature}; reasonings of a group have to differ: expected a number above 0"

@@ -98,7 +98,7 @@ def check_settings(
         )
 
 
-def check_combined(item_steps: int, item_vectors: str, lora_layers: int, lora_r: int) -> None:
+def check_combined(item_steps: int, item_vectors: str, lora_layers: int, lora_r: int, dtype: str) -> None:
     """Refuses keys of a recipe that would undo one another. Raises DataError, which names both."""
     if item_steps and item_vectors == "learned":
         raise DataError(
@@ -107,6 +107,11 @@ def check_combined(item_steps: int, item_vectors: str, lora_layers: int, lora_r:
         )
     if lora_layers and not lora_r:
         raise DataError(f"lora_layers is {lora_layers} and lora_r 0: without adapters all weights train; set lora_r")
+    if dtype != "float32" and not lora_r:
+        raise DataError(
+            f"dtype is {dtype} and lora_r 0: most updates of a weight are too small for {dtype}; set lora_r, "
+            "or dtype to float32 and bf16 to true"
+        )
 
 
 def write_job(
@@ -165,8 +170,8 @@ def write_job(
 
 
 def item_only(settings: dict) -> dict:
-    """Settings of the control: the same, but the token terms stay off, so its reasoning is never rewarded. Nor does a
-    KL term hold it where `kl_weight_warmup` is 0."""
+    """Settings of the control: the same, but the token terms stay off, so its reasoning is never rewarded, nor does a
+    KL term hold it."""
     return {**settings, "item_warmup_steps": sys.maxsize}
 
 
@@ -179,7 +184,7 @@ def train(
     """Trains the R²ec in `training/start` on the train split of `data/samples.parquet`, as `<folder>/job.json` says.
 
     Writes `<folder>/log.parquet`, `<folder>/rollouts.parquet` and, at the end, the best model by validation NDCG@10 to
-    the job's `model`. An interrupted training goes on from its newest whole checkpoint; a finished one is left as it
+    the job's `model`; a warning says so where the start was better. An interrupted training goes on from its newest whole checkpoint; a finished one is left as it
     is. One whose weights become NaN ends there with a warning, and the best model before it is saved.
 
     Args:
@@ -224,6 +229,9 @@ def train(
         _finish(trainer, checkpoints)
     if not trainer.state.global_step:
         raise RuntimeError("training made no step; more training samples, or more epochs, are needed")
+    start, best = trainer.state.log_history[0]["eval_ndcg@10"], trainer.state.best_metric
+    if best is not None and best < start:
+        report(f"WARNING no validation was as good as that of the start, NDCG@10 {start:.4f}; the best is {best:.4f}")
     trainer.items.release()
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer.is_fsdp_enabled else None
     if trainer.is_world_process_zero():
@@ -317,7 +325,7 @@ def training_metrics(log: pd.DataFrame, rollouts: pd.DataFrame) -> dict:
         "steps": int(log["step"].max()),
         "first": first[figures].mean().to_dict(),
         "last": last[figures].mean().to_dict(),
-        "best_valid_ndcg@10": float(log["valid_ndcg@10"].max()),
+        "best_valid_ndcg@10": float(log.loc[log["step"] > 0, "valid_ndcg@10"].max()),
         "seconds": {name: float(log[f"seconds_{name}"].sum()) for name in ("sampling", "reward", "update")},
         "rollouts_kept": len(rollouts),
     }

@@ -122,12 +122,12 @@ def whole_groups(parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     )
 
 
-def marked_rows(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+def marked_rows(inputs: dict[str, Tensor], most: int) -> dict[str, Tensor]:
     """The trajectories that carry the recommendation action: rows of `inputs` where `best` is True.
 
-    While the token terms are off and nothing else asks for the other rows, these alone have a gradient. Where none is
-    marked the first row stays, so that every process makes the same number of forwards; it earns no gradient either.
+    While the token terms are off and nothing else asks for the other rows, these alone have a gradient. Where fewer
+    than `most` are marked, which another process has, others fill them up: all processes compute equally many, at
+    least one, and those others earn no gradient.
     """
-    rows = inputs["best"].nonzero().squeeze(1)
-    rows = rows if len(rows) else torch.zeros(1, dtype=torch.long, device=rows.device)
+    rows = inputs["best"].int().argsort(descending=True, stable=True)[: max(most, 1)]
     return {name: value[rows] if value.dim() else value for name, value in inputs.items()}

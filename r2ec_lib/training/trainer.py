@@ -136,9 +136,8 @@ class RecPOTrainer(GRPOTrainer):
 
         Afterwards each dict of `inputs` also holds the fields of `roll_out`, which TRL gives to the rewards.
         """
-        updates = range(self.args.updates_per_rollout)
-        weight = max(map(self._kl_weight, updates))  # the largest that these rows will meet
-        self.beta = weight if self.args.beta else 0.0  # TRL keeps a reference where `args.beta` is not 0
+        last = self.args.updates_per_rollout - 1
+        self.beta = self._kl_weight(last)  # the largest that these rows will meet
         output = super()._generate_and_score_completions(inputs)
         if self.args.estimator == "rloo":  # R_i − mean of the others = G / (G − 1) (R_i − mean of all)
             output["advantages"] *= self.num_generations / (self.num_generations - 1)
@@ -148,7 +147,7 @@ class RecPOTrainer(GRPOTrainer):
         output["sample_rows"] = torch.tensor([row["prompt"] for row in inputs], device=self.accelerator.device)
         candidates = inputs[0]["candidates"]  # (M,)
         output["candidates"] = candidates.expand(len(inputs), -1)  # (B, M): TRL shuffles and splits rows
-        if "old_per_token_logps" in output:
+        if self.args.updates_per_rollout > 1:  # otherwise the ratio is 1
             with torch.no_grad():
                 states, items = torch.stack([row["state"] for row in inputs]), self.r2ec.head.table[candidates]
                 log_probs = self._item_log_probs(states, output["sample_rows"], items, candidates)
@@ -302,8 +301,9 @@ class RecPOTrainer(GRPOTrainer):
         self.beta = self._kl_weight()
         if warming:
             inputs = {**inputs, "advantages": torch.zeros_like(inputs["advantages"])}
-            if self.beta == 0 and not self._entropy_bonus_enabled and not self.aux_loss_enabled:
-                inputs = rollout.marked_rows(inputs)  # B is their number from here on
+            if not self._entropy_bonus_enabled and not self.aux_loss_enabled:
+                marked = self.accelerator.gather(inputs["best"].sum())  # TRL gathers rows: as many in all processes
+                inputs = rollout.marked_rows(inputs, int(marked.max()))  # B is their number from here on
         with captured_states(self.r2ec.lm) as hidden:
             token_loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         lengths, width = inputs["completion_mask"].sum(dim=1), inputs["completion_mask"].shape[1]
@@ -360,9 +360,8 @@ class RecPOTrainer(GRPOTrainer):
         return self.state.global_step + ahead < self.args.item_warmup_steps
 
     def _kl_weight(self, ahead: int = 0) -> float:
-        """Weight of the divergence from the start, now or `ahead` optimiser steps later."""
-        warmup = self.args.kl_weight_warmup
-        return warmup if warmup is not None and self._warming(ahead) else self.args.beta
+        """Weight of the divergence from the start, now or `ahead` optimiser steps later; none in warm-up steps."""
+        return 0.0 if self._warming(ahead) else self.args.beta
 
     # --- validation -------------------------------------------------------------------------------------------------
 

@@ -56,7 +56,7 @@ FLOATS = dict.fromkeys(
 FLOATS |= dict.fromkeys(
     (
         *("plain_learning_rate", "token_price", "unclosed_price", "judged_weight", "item_weight", "beta"),
-        *("kl_weight_warmup", "max_grad_norm", "num_train_epochs", "quality_weights"),
+        *("max_grad_norm", "num_train_epochs", "quality_weights"),
     ),
     "0 or more",
 )

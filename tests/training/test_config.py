@@ -16,7 +16,6 @@ from r2ec_lib.training.config import LENGTH_LOSS, RecPOConfig
         ({"relabel_top": 0}, "relabel_top is 0"),
         ({"item_advantage": "none"}, "item_advantage is 'none'"),
         ({"temperature": 0.0}, "temperature is 0"),
-        ({"kl_weight_warmup": 0.5}, "kl_weight_warmup is 0.5 and beta 0"),
         ({"item_vectors": "none"}, "item_vectors is 'none'"),
         ({"max_completion_length": 0}, "nothing would be learned"),
         ({"max_completion_length": 0, "item_advantage": "unit", "length_handling": "constant"}, "nothing would be"),

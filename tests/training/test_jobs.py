@@ -100,7 +100,7 @@ def test_a_training_killed_after_its_last_checkpoint_makes_no_further_step(run, 
         pd.testing.assert_frame_equal(one, other)
     weights = outcome(whole)[2]
     assert all(torch.equal(weights[name], other) for name, other in outcome(broken)[2].items())
-    assert len(outcome(whole)[0]) == {9: 7, 1: 4}[patience]  # the second validation is no better
+    assert len(outcome(whole)[0]) == 1 + {9: 7, 1: 4}[patience]  # the start; the second validation is no better
 
 
 @pytest.mark.parametrize("layers", [None, 1], ids=["all weights", "last layer"])
@@ -162,7 +162,7 @@ def test_the_control_trains_beside_the_model_and_resumes_on_its_own(run):
     assert lines[0] == "already trained: model" and lines[1] == "resumed at step 2 of 4"
     assert (folder / "training" / "log.parquet").read_bytes() == main
     log = read_table(folder / "training" / "item_only" / "log.parquet")
-    assert log["step"].tolist() == [1, 2, 3, 4]
+    assert log["step"].tolist() == [0, 1, 2, 3, 4]
     apart = zip(*(R2ec.load(folder / name).lm.parameters() for name in ("model", "model_item_only")), strict=True)
     assert any(not torch.equal(one, other) for one, other in apart)
 
@@ -200,7 +200,7 @@ def test_judgements_are_weighed_as_a_reward_of_their_own_and_a_weight_without_an
     jobs.train(folder, report=lambda line: None)
     log, found = (read_table(folder / "training" / f"{name}.parquet") for name in ("log", "rollouts"))
     same = found[(found["step"] == 0) & (found["chain"] == worst["chain"])].iloc[0]
-    assert same["reward"] == pytest.approx(worst["reward"] + 0.5) and log["reward_judged"].iloc[0] > 0
+    assert same["reward"] == pytest.approx(worst["reward"] + 0.5) and log["reward_judged"].iloc[1] > 0
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(run):
@@ -214,19 +214,26 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(run):
 
 
 def test_two_processes_make_the_update_of_one(run):
-    """The same global batch: in-batch targets, groups and gradients are gathered. Greedy sampling makes it exact."""
-    settings = {"max_steps": 2, "eval_steps": 2, "top_k": 1, "optim": "sgd", "item_advantage": "unit"}
+    """The same global batch: in-batch targets, groups and gradients are gathered. Greedy sampling makes it exact. One
+    of the three groups has a trajectory in either process, so they hold different numbers of marked ones."""
+    settings = {"item_warmup_steps": 1} | {
+        "max_steps": 2,
+        "eval_steps": 2,
+        "top_k": 1,
+        "optim": "sgd",
+        "item_advantage": "unit",
+    }
     settings |= {"length_handling": "sum", "learning_rate": 0.05, "max_grad_norm": 100.0}
     one, two = (
-        run("one", settings),
-        run("two", {**settings, "use_cpu": None}, num_processes=2),
+        run("one", settings, batch_users=3),
+        run("two", {**settings, "use_cpu": None}, batch_users=3, num_processes=2),
     )  # no GPU here: the CPU
     lines, rows = [], []
     jobs.launch(one, report=lambda line: None)
     jobs.launch(two, report=lines.append, show=rows.append)
     before = dict(R2ec.load(one / "training" / "start").lm.named_parameters())
     single, double = outcome(one)[2], outcome(two)[2]
-    assert any(line.startswith("step     2") for line in lines) and [row["step"] for row in rows] == [1, 2, 2]
+    assert any(line.startswith("step     2") for line in lines) and [row["step"] for row in rows] == [0, 1, 2, 2]
     assert not any(line.startswith("row ") for line in lines)
     for name, weight in single.items():
         assert torch.allclose(weight, double[name], atol=1e-5), name
@@ -354,7 +361,7 @@ def test_a_training_that_meets_nan_says_when_and_leaves_the_best_model_before_it
     assert "training ended: after step 5 (learning rate " in warning
     assert "last good checkpoint is that of step 4" in warning and "a lower learning rate" in warning
     log = read_table(folder / "training" / "log.parquet")
-    assert log["step"].tolist() == [1, 2, 3, 4, 5]
+    assert log["step"].tolist() == [0, 1, 2, 3, 4, 5]
     best = int(log.loc[log["valid_ndcg@10"].idxmax(), "step"])
     assert f"the best one, of step {best} " in warning
     assert all(weight.isfinite().all() for weight in outcome(folder)[2].values())
@@ -447,7 +454,7 @@ def test_every_option_trains(run, settings):
     jobs.train(folder, report=lambda line: None)
     log, rollouts, weights = outcome(folder)
     before = dict(R2ec.load(folder / "training" / "start").lm.named_parameters())
-    assert log["entropy"].notna().all() and log["reward"].notna().any() and len(rollouts)
+    assert log["entropy"][1:].notna().all() and log["reward"].notna().any() and len(rollouts)
     assert any(not torch.equal(weight, before[name]) for name, weight in weights.items())
     if "beta" in settings:
         assert log["kl"].iloc[-1] > 0
@@ -474,9 +481,26 @@ def test_adapters_train_and_the_backbone_stays(run, tiny, tmp_path):
     assert not (folder / "model" / "adapter" / "ref").exists()  # the start, which the divergence is measured from
 
 
+def test_a_training_that_makes_the_ranking_worse_says_so(run, tiny):
+    good, lines = run("good", {"learning_rate": 0.02, "max_steps": 2}), []
+    jobs.train(good, report=lines.append)
+    tiny.lm.load_state_dict(R2ec.load(good / "model").lm.state_dict())
+    tiny.refresh()
+    worse = run("worse", {"learning_rate": 0.5, "max_steps": 2})
+    assert not any("WARNING" in line for line in lines)
+    jobs.train(worse, report=lines.append)
+    ranked = read_table(worse / "training" / "log.parquet").set_index("step")["valid_ndcg@10"]
+    best = read_table(good / "training" / "log.parquet")["valid_ndcg@10"].max()
+    assert ranked[0] == pytest.approx(best, abs=1e-6) and ranked[2] < ranked[0]
+    expected = f"WARNING no validation was as good as that of the start, NDCG@10 {ranked[0]:.4f}"
+    assert any(line.startswith(expected) for line in lines)
+
+
 def test_keys_that_would_undo_one_another_are_refused():
     with pytest.raises(DataError, match=r"item_steps is 5 and item_vectors learned"):
-        jobs.check_combined(item_steps=5, item_vectors="learned", lora_layers=0, lora_r=0)
+        jobs.check_combined(item_steps=5, item_vectors="learned", lora_layers=0, lora_r=0, dtype="float32")
     with pytest.raises(DataError, match=r"lora_layers is 2 and lora_r 0"):
-        jobs.check_combined(item_steps=0, item_vectors="texts", lora_layers=2, lora_r=0)
-    jobs.check_combined(item_steps=5, item_vectors="texts", lora_layers=2, lora_r=4)
+        jobs.check_combined(item_steps=0, item_vectors="texts", lora_layers=2, lora_r=0, dtype="float32")
+    jobs.check_combined(item_steps=5, item_vectors="texts", lora_layers=2, lora_r=4, dtype="bfloat16")
+    with pytest.raises(DataError, match=r"dtype is bfloat16 and lora_r 0"):
+        jobs.check_combined(item_steps=0, item_vectors="texts", lora_layers=0, lora_r=0, dtype="bfloat16")

@@ -271,15 +271,13 @@ def test_chains_of_vllm_are_trained_on_as_sampled_and_closed(vllm_trainer):
 
 def test_the_mismatch_between_vllm_and_the_model_is_corrected_token_by_token(vllm_trainer):
     trainer = vllm_trainer
-    inputs, trajectories = generated(trainer)
+    inputs, _ = generated(trainer)
     old, ratio = inputs["old_per_token_logps"], inputs["importance_sampling_ratio"]
     actions = (inputs["completion_mask"] * inputs["tool_mask"]).bool()
     expected = (old + 1.5).exp().clamp(max=trainer.args.vllm_importance_sampling_clip_max)
     assert torch.allclose(ratio[actions], expected[actions], atol=1e-6)
     assert (ratio[~actions] == 1).all()
-    states, candidates = torch.stack([one["state"] for one in trajectories]), inputs["candidates"][0]
-    item = trainer._item_log_probs(states, inputs["sample_rows"], trainer.r2ec.head.table[candidates], candidates)
-    assert torch.allclose(inputs["old_item_log_probs"], item)
+    assert "old_item_log_probs" not in inputs  # one update: the ratio of the recommendation action is 1
     inputs = {**inputs, "advantages": torch.zeros(4), "best": torch.zeros(4, dtype=torch.bool)}
     assert max(gradient.abs().max() for gradient in gradients(trainer, inputs).values()) == 0
     inputs["advantages"] = torch.tensor([1.0, -1.0, 0.5, -0.5])
@@ -372,9 +370,12 @@ def test_whole_groups_leave_each_trajectory_its_own_figures(make_trainer):
     assert all(torch.equal(part["num_items_in_batch"], made["num_items_in_batch"]) for part in parts)
 
 
-@pytest.mark.parametrize(("best", "rows"), [([False, True, False, True], [1, 3]), ([False] * 4, [0])])
-def test_rows_that_carry_the_recommendation_action_stay_or_the_first_where_none_does(best, rows):
+@pytest.mark.parametrize(
+    ("best", "most", "rows"),
+    [([False, True, False, True], 2, [1, 3]), ([False] * 4, 0, [0]), ([False, False, True, False], 3, [2, 0, 1])],
+)
+def test_rows_that_carry_the_recommendation_action_stay_and_as_many_as_another_process_has(best, most, rows):
     inputs = {"best": torch.tensor(best), "ids": torch.arange(8).view(4, 2), "number": torch.tensor(7)}
-    kept = rollout.marked_rows(inputs)
+    kept = rollout.marked_rows(inputs, most)
     assert kept["ids"].tolist() == inputs["ids"][rows].tolist() and kept["number"] == 7
     assert kept["best"].tolist() == [best[row] for row in rows]

@@ -241,20 +241,21 @@ def test_a_prompt_that_leaves_no_room_for_a_reasoning_is_refused_before_training
         make_trainer(max_completion_length=30)
 
 
-def test_the_divergence_from_the_start_has_a_weight_of_its_own_while_only_items_learn(make_trainer, tiny, tmp_path):
+def test_the_divergence_from_the_start_has_no_weight_while_only_items_learn(make_trainer, tiny, tmp_path):
     tiny.lm.save_pretrained(tmp_path / "start")
     tiny.lm.config._name_or_path = str(tmp_path / "start")
-    trainer = make_trainer(item_warmup_steps=1, kl_weight_warmup=0.5, beta=0.1, item_weight=0.0)
+    trainer = make_trainer(item_warmup_steps=1, beta=0.1, item_weight=0.0)
     inputs = {**rows_of(trainer), "advantages": ADVANTAGES, "best": BEST}
     start = with_old(trainer, inputs)["old_per_token_logps"]
     inputs["ref_per_token_logps"] = start + 0.3
     mask = inputs["completion_mask"]
     divergence = ((math.exp(0.3) - 0.3 - 1) * mask).sum(dim=1).mean().item()  # "sum" over tokens, mean over rows
-    assert trainer.compute_loss(trainer.model, inputs).item() == pytest.approx(0.5 * divergence, rel=1e-4)
-    assert max(gradient.abs().max() for gradient in gradients(trainer, inputs).values()) > 0
+    assert trainer.compute_loss(trainer.model, inputs).item() == 0
+    assert max(gradient.abs().max() for gradient in gradients(trainer, inputs).values()) == 0
     trainer.state.global_step = 1
-    trainer.compute_loss(trainer.model, inputs)
-    assert trainer.beta == trainer.args.beta == 0.1 and trainer._metrics["train"]["kl"][-1] > 0
+    inputs["advantages"] = torch.zeros_like(ADVANTAGES)
+    assert trainer.compute_loss(trainer.model, inputs).item() == pytest.approx(0.1 * divergence, rel=1e-4)
+    assert max(gradient.abs().max() for gradient in gradients(trainer, inputs).values()) > 0
 
 
 REWARDS = [[0.1, 0.9, 0.3, 0.4], [0.5, 0.5, 0.5, 0.5], [0.2, 0.0, 0.7, 0.7]]
@@ -309,10 +310,10 @@ def test_live_negatives_join_the_targets_and_are_drawn_anew_at_each_step(make_tr
 def test_the_weight_of_the_divergence_is_the_largest_that_a_rollout_will_meet(make_trainer):
     """Rows sampled in the last warm-up step may serve updates after it."""
     for updates, expected in ((1, False), (2, True)):
-        trainer = make_trainer(kl_weight_warmup=0.0, item_warmup_steps=1, num_iterations=updates)
+        trainer = make_trainer(item_warmup_steps=1, num_iterations=updates)
         trainer.args.beta, trainer.ref_model = 0.3, trainer.model
         inputs, _ = generated(trainer)
-        assert ("ref_per_token_logps" in inputs) == expected
+        assert ("ref_per_token_logps" in inputs) == ("old_item_log_probs" in inputs) == expected
 
 
 def test_only_four_methods_of_trl_are_overridden_and_two_of_them_private():

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import tokenizers
 import torch
 import transformers
 from filelock import FileLock
@@ -187,7 +188,8 @@ def tiny_backbone(
     """
     documents = documents_of(Prompts(train_tokenizer([], vocab_size=0), style))
     sizes = [vocab_size, hidden_size, num_layers, num_heads, steps, batch_tokens, learning_rate, seed]
-    versions = [torch.__version__, transformers.__version__, *map(sha256, (Path(__file__), Path(muon.__file__)))]
+    versions = [torch.__version__, transformers.__version__, tokenizers.__version__, torch.get_num_threads()]
+    versions += map(sha256, (Path(__file__), Path(muon.__file__)))
     recipe = json.dumps([documents, asdict(style), sizes, versions])
     target = Path(cache_dir) / hashlib.sha256(recipe.encode()).hexdigest()[:16]
     target.parent.mkdir(parents=True, exist_ok=True)

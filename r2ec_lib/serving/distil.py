@@ -77,40 +77,41 @@ def teach(folder: str | os.PathLike, rows: pd.DataFrame, max_new_tokens: int) ->
 # ---- losses --------------------------------------------------------------------------------------------------------
 
 
-def soft_targets(model: R2ec, rows: pd.DataFrame, targets: Tensor) -> Loss:
-    """Cross-entropy between the softmax of the teacher's scores and a student's, over all items outside the history.
+def soft_targets(model: R2ec, rows: pd.DataFrame, targets: Tensor, mask_seen: bool = True) -> Loss:
+    """Cross-entropy between the softmax of the teacher's scores and a student's, over all candidates.
 
     The teacher's states stand for its scores, so d numbers per row are kept instead of N.
 
     Args:
         targets: (rows, d) user states of the teacher.
+        mask_seen: items of the history are no candidates.
     """
-    seen = rows["history"].to_list()
+    histories = rows["history"].to_list()
 
     def loss(states: Tensor, at: np.ndarray) -> Tensor:
-        shown = [seen[row] for row in at]
+        shown = [histories[row] for row in at]
         with torch.no_grad():
-            probabilities = _logits(model, targets[torch.from_numpy(at)], shown).softmax(dim=1)  # (B, N)
-        return F.cross_entropy(_logits(model, states, shown), probabilities)
+            probabilities = _logits(model, targets[torch.from_numpy(at)], shown, mask_seen).softmax(dim=1)  # (B, N)
+        return F.cross_entropy(_logits(model, states, shown, mask_seen), probabilities)
 
     return loss
 
 
-def next_purchase(model: R2ec, rows: pd.DataFrame) -> Loss:
-    """Cross-entropy of the target among all items outside the history: learning from labels alone."""
-    targets, seen = torch.tensor(rows["target"].to_numpy(np.int64)), rows["history"].to_list()
+def next_purchase(model: R2ec, rows: pd.DataFrame, mask_seen: bool = True) -> Loss:
+    """Cross-entropy of the target among all candidates, as in `soft_targets`: learning from labels alone."""
+    targets, histories = torch.tensor(rows["target"].to_numpy(np.int64)), rows["history"].to_list()
 
     def loss(states: Tensor, at: np.ndarray) -> Tensor:
         chosen = targets[torch.from_numpy(at)].to(states.device)
-        return F.cross_entropy(_logits(model, states, [seen[row] for row in at]), chosen)
+        return F.cross_entropy(_logits(model, states, [histories[row] for row in at], mask_seen), chosen)
 
     return loss
 
 
-def _logits(model: R2ec, states: Tensor, histories: Sequence[Sequence[int]]) -> Tensor:
-    """(B, N) scores over the temperature; so low for items of the history that their probability is 0."""
+def _logits(model: R2ec, states: Tensor, histories: Sequence[Sequence[int]], mask_seen: bool) -> Tensor:
+    """(B, N) scores over the temperature; so low for items that are no candidates that their probability is 0."""
     scores = model.scores(states, histories) / model.head.temperature
-    return scores.masked_fill(seen_mask(histories, scores.shape[1]).to(scores.device), HIDDEN)
+    return scores.masked_fill(seen_mask(histories, scores.shape[1]).to(scores.device) & mask_seen, HIDDEN)
 
 
 # ---- students ------------------------------------------------------------------------------------------------------
@@ -125,6 +126,7 @@ def fit_student(
     *,
     width: int = 0,
     layers: int = 2,
+    mask_seen: bool = True,
     seed: int = 0,
     **how: Any,
 ) -> pd.DataFrame:
@@ -134,6 +136,7 @@ def fit_student(
         rows: histories; with `target` where there are no `targets`.
         targets: (rows, d) states of the teacher; None learns from the next purchases instead.
         width: of the student; 0 for the teacher's.
+        mask_seen: items of the history are no candidates.
         how: further keywords of `descend`.
 
     Returns:
@@ -158,9 +161,13 @@ def fit_student(
     log = descend(
         student,
         states,
-        next_purchase(teacher, rows) if targets is None else soft_targets(teacher, rows, wanted),
+        (
+            next_purchase(teacher, rows, mask_seen)
+            if targets is None
+            else soft_targets(teacher, rows, wanted, mask_seen)
+        ),
         lengths,
-        lambda: ranks_of(teacher, valid, student.states(teacher, valid)),
+        lambda: ranks_of(teacher, valid, student.states(teacher, valid), mask_seen),
         seed=seed,
         **how,
     )
@@ -175,6 +182,7 @@ def fit_backbone(
     targets: np.ndarray,
     valid: pd.DataFrame,
     *,
+    mask_seen: bool = True,
     seed: int = 0,
     **how: Any,
 ) -> pd.DataFrame:
@@ -194,9 +202,9 @@ def fit_backbone(
     log = descend(
         model.lm,
         states,
-        soft_targets(model, rows, torch.from_numpy(targets).to(model.lm.device)),
+        soft_targets(model, rows, torch.from_numpy(targets).to(model.lm.device), mask_seen),
         np.array([len(row) for row in ids]),
-        lambda: ranks_of(model, valid, model.user_states(valid)),
+        lambda: ranks_of(model, valid, model.user_states(valid), mask_seen),
         seed=seed,
         **how,
     )

@@ -227,8 +227,8 @@ def fit_and_save(
         The table of `fit_item_action`, with the seconds that it took in the column `seconds`.
     """
     samples = [_digest(table) for table in (train, valid)]
-    # weights and settings alone: PEFT lists the layers of an adapter in another order in every process
-    parts = [*sorted(Path(start).rglob("*.safetensors")), Path(start) / "r2ec.json"]
+    # not an adapter's own file: PEFT lists its layers in another order in every process
+    parts = [*sorted(Path(start).rglob("*.safetensors")), Path(start) / "catalogue.parquet", Path(start) / "r2ec.json"]
     job = {"start": [sha256(part) for part in parts], "samples": samples, "steps": steps, **how}
     job["chains"] = chains and hashlib.sha256(repr(chains).encode()).hexdigest()
     done, table = Path(folder) / "job.json", Path(folder) / "log.parquet"

@@ -184,8 +184,9 @@ def train(
     """Trains the R²ec in `training/start` on the train split of `data/samples.parquet`, as `<folder>/job.json` says.
 
     Writes `<folder>/log.parquet`, `<folder>/rollouts.parquet` and, at the end, the best model by validation NDCG@10 to
-    the job's `model`; a warning says so where the start was better. An interrupted training goes on from its newest whole checkpoint; a finished one is left as it
-    is. One whose weights become NaN ends there with a warning, and the best model before it is saved.
+    the job's `model`; a warning says so where the start was better. An interrupted training goes on from its newest
+    whole checkpoint; a finished one is left as it is. One whose weights become NaN ends there with a warning, and the
+    best model before it is saved.
 
     Args:
         report, show: called with lines of text and with rows of the log, see `monitoring.TrainingTables`.

@@ -60,6 +60,9 @@ def test_the_tiny_backbone_is_built_once_and_then_read_from_the_cache(items, sam
     again, _, log_again, cached_again = tiny_backbone(documents_of, style, tmp_path, **SIZES, **SCHEDULE)
     other = tiny_backbone(documents_of, style, tmp_path, **SIZES, **{**SCHEDULE, "seed": 1})
     assert (cached, cached_again, other[3]) == (False, True, False)
+    with monkeypatch.context() as patch:  # digits depend on their number
+        patch.setattr(torch, "get_num_threads", lambda: 77)
+        assert not tiny_backbone(documents_of, style, tmp_path, **SIZES, **SCHEDULE)[3]
     monkeypatch.setattr(tiny.muon, "__file__", str(tmp_path / "changed.py"))
     (tmp_path / "changed.py").write_text("")
     assert not tiny_backbone(documents_of, style, tmp_path, **SIZES, **SCHEDULE)[3]  # made by other code

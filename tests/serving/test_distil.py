@@ -76,6 +76,18 @@ def test_the_label_loss_is_the_surprise_at_the_next_purchase(tiny, samples, stat
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+def test_items_of_the_history_are_candidates_where_they_are_not_masked(tiny, samples, states):
+    again = samples.assign(target=samples["history"].str[0])
+    logits = states[[3]] @ tiny.head.table.float().T / tiny.head.temperature
+    expected = torch.nn.functional.cross_entropy(logits, torch.tensor(again["target"][[3]].to_numpy(int)))
+    found = distil.next_purchase(tiny, again, mask_seen=False)(states[[3]], np.array([3]))
+    assert found.item() == pytest.approx(expected.item(), rel=1e-4)
+    other = states.flip(0)[[3]]
+    whole = (other @ tiny.head.table.float().T / tiny.head.temperature).log_softmax(dim=1)
+    soft = distil.soft_targets(tiny, again, states, mask_seen=False)(other, np.array([3]))
+    assert soft.item() == pytest.approx(-(logits.softmax(dim=1) * whole).sum().item(), rel=1e-4)
+
+
 @pytest.fixture
 def folder(tiny, tmp_path):
     """A saved teacher."""

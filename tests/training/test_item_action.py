@@ -138,10 +138,12 @@ def test_a_job_that_is_done_is_not_done_again_and_another_one_is(tiny, samples, 
     for others in ((samples.iloc[1:13], tables[1]), valid, targets, back):
         before = fit_and_save(*places, *tables, 4, **how)
         assert not fit_and_save(*places, *others, 4, **how)["seconds"].equals(before["seconds"])
-    before = fit_and_save(*places, *tables, 4, **how)
-    tiny.head.table = tiny.head.table + 1  # another start
-    tiny.save(tmp_path / "start")
-    assert not fit_and_save(*places, *tables, 4, **how)["seconds"].equals(before["seconds"])
+    for change in ({"table": tiny.head.table + 1}, {}):  # another start: other weights, then other titles alone
+        before = fit_and_save(*places, *tables, 4, **how)
+        vars(tiny.head).update(change)
+        tiny.catalogue = tiny.catalogue if change else tiny.catalogue.assign(title=tiny.catalogue["title"] + " pan")
+        tiny.save(tmp_path / "start")
+        assert not fit_and_save(*places, *tables, 4, **how)["seconds"].equals(before["seconds"])
 
 
 def first_loss(model, table, **choices):

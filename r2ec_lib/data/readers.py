@@ -5,6 +5,7 @@ Amazon's files of `amazon`, time windows and samples of `splits`.
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,6 +24,7 @@ LOG_COLUMNS = {
     "rating": "rating",
     "title": "title",
     "catalogue_id": "item_id",  # the item id's name in the items file
+    "quantity": "",  # none: every row is a purchase
 }
 EPOCH_UNITS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 FORMATS = [
@@ -47,10 +49,11 @@ def read_logs(
 
     `columns` maps our names (the keys of LOG_COLUMNS) to the file's. `timestamp_unit` as in `parse_time`. Ratings are
     optional. Every further column of the items file becomes item text, except those that `clean_items` leaves out.
-    Repeated interactions and those with unknown items are dropped and counted. Raises DataError.
+    Returns with what they take back (`drop_returned`), repeated interactions and those with unknown items are dropped
+    and counted. Raises DataError.
     """
     names = _names(columns)
-    interactions = _read_interactions(interactions_path, columns, timestamp_unit, rating_range)
+    interactions, returned = _read_interactions(interactions_path, columns, timestamp_unit, rating_range)
     where, raw = place(items_path), read_file(items_path)
     items = clean_items(named_items(raw, columns, where), where)
     further = raw.columns.drop([names["catalogue_id"], names["title"]])
@@ -58,10 +61,9 @@ def read_logs(
     for name in [name for name in further if name in schema.ITEM_COLUMNS or name not in items]:
         reason = "it may sum up the future" if schema.sums_up_future(name) else "it has no name of its own"
         drops.append(("items", f"column {brief(name)!r} left out: {reason}", 0, len(items)))
-    drops.append(("interactions", "read", 0, len(interactions)))
     interactions, repeated = drop_repeated(interactions)
     interactions, unknown_items = drop_unknown(items, interactions, str(interactions_path))
-    return items, interactions, schema.drops_table(drops + repeated + unknown_items)
+    return items, interactions, schema.drops_table(drops + returned + repeated + unknown_items)
 
 
 def read_interactions(
@@ -72,19 +74,24 @@ def read_interactions(
     rating_range: tuple[float, float] = RATING_RANGE,
 ) -> pd.DataFrame:
     """The interactions of `read_logs`, from the same file with the same arguments; their items are not checked."""
-    return drop_repeated(_read_interactions(path, columns, timestamp_unit, rating_range))[0]
+    return drop_repeated(_read_interactions(path, columns, timestamp_unit, rating_range)[0])[0]
 
 
 def _read_interactions(
     path: str | Path, columns: Mapping[str, str] | None, timestamp_unit: str, rating_range: tuple[float, float]
-) -> pd.DataFrame:
+) -> tuple[pd.DataFrame, list[tuple]]:
     names, where, raw = _names(columns), place(path), read_file(path)
     rated = names["rating"] != "rating" or "rating" in raw
-    wanted = ("user_id", "item_id", "timestamp", "rating") if rated else ("user_id", "item_id", "timestamp")
+    wanted = ["user_id", "item_id", "timestamp"] + (["rating"] if rated else [])
+    wanted += ["quantity"] if names["quantity"] else []
     raw = select_columns(raw, {key: names[key] for key in wanted}, where)
     raw = raw if rated else raw.assign(rating=np.float32("nan"))
     raw["timestamp"] = parse_time(raw["timestamp"], timestamp_unit, where)
-    return schema.validate_interactions(raw, where, rating_range)
+    drops: list[tuple] = [("interactions", "read", 0, len(raw))]
+    if "quantity" in raw:
+        raw, returned = drop_returned(raw, where)
+        drops += returned
+    return schema.validate_interactions(raw, where, rating_range), drops
 
 
 def named_items(raw: pd.DataFrame, columns: Mapping[str, str] | None, where: Where) -> pd.DataFrame:
@@ -193,6 +200,44 @@ def select_columns(df: pd.DataFrame, names: Mapping[str, str], where: Where) -> 
                 f"{', '.join(map(repr, map(brief, df.columns)))}. Correct the file or the column mapping."
             )
     return df[list(names.values())].set_axis(list(names), axis=1)
+
+
+def drop_returned(log: pd.DataFrame, where: Where) -> tuple[pd.DataFrame, list[tuple]]:
+    """The purchases of a log that has a `quantity`, and rows for the drops table.
+
+    A row with a quantity of 0 or less is a return: it goes, and with it the shopper's latest purchase of the item up
+    to that moment, if one is left, however many units either has. Raises DataError for a quantity that is no number,
+    and where no purchase is left.
+    """
+    quantity = schema.to_numbers(log["quantity"])
+    if (bad := quantity.isna()).any():
+        row = bad.index[bad][0]
+        raise DataError(
+            f"{at(where, row)}: quantity {brief(log['quantity'][row])!r} is no number ({int(bad.sum())} such rows). "
+            "Correct it, or leave column_quantity empty."
+        )
+    keys = ["user_id", "item_id"]
+    log = log.assign(returned=quantity <= 0, **{key: schema.to_ids(log[key], where) for key in keys})
+    ordered = log[log.groupby(keys)["returned"].transform("any")]
+    ordered = ordered.sort_values(["timestamp", "returned"])  # a file may run from new to old within a moment
+    taken, left = [], defaultdict(list)
+    for row, user, item, returned in ordered[[*keys, "returned"]].itertuples():
+        if not returned:
+            left[user, item].append(row)
+        elif left[user, item]:
+            taken.append(left[user, item].pop())
+    drops = []
+    for reason, rows in {
+        "quantity of 0 or less: a return, no purchase": log.index[log["returned"]],
+        "purchase that a later return takes back": taken,
+    }.items():
+        if len(rows):
+            example = ", ".join(map(brief, log.loc[rows[0], [*keys, "timestamp", "quantity"]]))
+            log = log.drop(index=rows)
+            drops.append(("interactions", reason, len(rows), len(log), example))
+    if drops and log.empty:
+        raise DataError(f"{schema.name_of(where)}: no purchase is left without returns. Correct column_quantity.")
+    return log.drop(columns=["quantity", "returned"]), drops
 
 
 def drop_repeated(interactions: pd.DataFrame) -> tuple[pd.DataFrame, list[tuple]]:

@@ -118,6 +118,75 @@ def test_interactions_that_a_file_repeats_are_dropped_and_counted(logs):
     assert len(readers.read_interactions(paths[0])) == 3  # as lists read the log
 
 
+@pytest.fixture
+def sold(tmp_path):
+    """Reads a log of one shopper's (item, quantity, time) and an items file of a pen and a quill."""
+
+    def read(*rows):
+        (tmp_path / "log.csv").write_text(
+            "user_id;item_id;Menge;timestamp\n" + "".join(f"a;{';'.join(row.split())}\n" for row in rows)
+        )
+        (tmp_path / "items.csv").write_text("item_id,title\npen,Pen\nquill,Quill\n")
+        _, interactions, drops = readers.read_logs(tmp_path / "log.csv", tmp_path / "items.csv", {"quantity": "Menge"})
+        assert readers.read_interactions(tmp_path / "log.csv", {"quantity": "Menge"}).equals(interactions)
+        left = zip(interactions["item_id"], interactions["timestamp"].dt.day, strict=True)
+        return [f"{item} {day}" for item, day in left], drops.set_index("reason")
+
+    return read
+
+
+RETURN, TAKEN = "quantity of 0 or less: a return, no purchase", "purchase that a later return takes back"
+
+
+@pytest.mark.parametrize(
+    ("rows", "left"),
+    [
+        (["pen 1 2020-01-01", "quill 2,0 2020-01-02"], ["pen 1", "quill 2"]),
+        (["pen 1 2020-01-01", "pen 1 2020-01-02", "quill 1 2020-01-02", "pen -1 2020-01-03"], ["pen 1", "quill 2"]),
+        (["pen 1 2020-01-01", "quill 1 2020-01-02", "pen 0 2020-01-03", "pen -1,0 2020-01-04"], ["quill 2"]),
+        (["pen -1 2020-01-01", "pen 1 2020-01-02"], ["pen 2"]),
+        (["quill 1 2020-01-05", "pen -1 2020-01-02", "pen 1 2020-01-02", "pen 1 2020-01-01"], ["pen 1", "quill 5"]),
+        (["pen 1 2020-01-01", "pen 1 2020-01-01", "pen -1 2020-01-02"], ["pen 1"]),
+    ],
+    ids=[
+        "no return",
+        "the latest goes",
+        "nothing is taken twice",
+        "bought before the log",
+        "new to old",
+        "a unit each",
+    ],
+)
+def test_a_return_is_no_purchase_and_takes_back_the_latest_one_before_it(sold, rows, left):
+    assert sold(*rows)[0] == left
+
+
+def test_returns_and_what_they_take_back_are_counted_with_examples(sold):
+    _, drops = sold("pen 1 2020-01-01", "quill 1 2020-01-02", "pen -1 2020-01-03", "pen -1 2020-01-04")
+    assert drops.loc["read", "remaining"].tolist() == [2, 4]
+    assert drops.loc[RETURN, ["dropped", "remaining", "example"]].tolist() == [
+        *(2, 2, "a, pen, 2020-01-03 00:00:00+00:00, -1")
+    ]
+    assert drops.loc[TAKEN, ["dropped", "remaining", "example"]].tolist() == [
+        *(1, 1, "a, pen, 2020-01-01 00:00:00+00:00, 1")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("quantity", "message"),
+    [
+        ("one", r"log\.csv, line 3: quantity 'one' is no number \(1 such rows\)"),
+        ("", r"log\.csv, line 3: quantity 'nan' is no number"),
+        ("-1", r"log\.csv: no purchase is left without returns\. Correct column_quantity"),
+    ],
+)
+def test_a_quantity_that_is_none_and_a_log_of_returns_are_refused(tmp_path, quantity, message):
+    path = tmp_path / "log.csv"
+    path.write_text(f"user_id,item_id,timestamp,n\na,p,2020-01-01,1\na,p,2020-01-02,{quantity}\n")
+    with pytest.raises(DataError, match=message):
+        readers.read_interactions(path, {"quantity": "n"})
+
+
 LONG = "x" * 10**6
 
 

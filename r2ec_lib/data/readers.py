@@ -49,15 +49,25 @@ def read_logs(
 
     `columns` maps our names (the keys of LOG_COLUMNS) to the file's. `timestamp_unit` as in `parse_time`. Ratings are
     optional. Every further column of the items file becomes item text, except those that `clean_items` leaves out.
-    Returns with what they take back (`drop_returned`), repeated interactions and those with unknown items are dropped
-    and counted. Raises DataError.
+    Items without a title, returns with what they take back (`drop_returned`), repeated interactions and those with
+    unknown items are dropped and counted. Raises DataError, also where no item has a title.
     """
     names = _names(columns)
     interactions, returned = _read_interactions(interactions_path, columns, timestamp_unit, rating_range)
     where, raw = place(items_path), read_file(items_path)
-    items = clean_items(named_items(raw, columns, where), where)
+    named = named_items(raw, columns, where)
+    untitled = schema.shows_nothing(named["title"].map(plain_text))
+    if untitled.all() and len(raw):
+        raise DataError(
+            f"{items_path}: no item has a title in the column {brief(names['title'])!r}. Set column_title to the one "
+            "that holds the titles."
+        )
+    items = clean_items(named[~untitled], where)
     further = raw.columns.drop([names["catalogue_id"], names["title"]])
-    drops: list[tuple] = [("items", "read", 0, len(items))]
+    drops: list[tuple] = [("items", "read", 0, len(raw))]
+    if untitled.any():
+        example = f"item_id {brief(named['item_id'][untitled].iloc[0])!r}"
+        drops.append(("items", "without a title", int(untitled.sum()), len(items), example))
     for name in [name for name in further if name in schema.ITEM_COLUMNS or name not in items]:
         reason = "it may sum up the future" if schema.sums_up_future(name) else "it has no name of its own"
         drops.append(("items", f"column {brief(name)!r} left out: {reason}", 0, len(items)))

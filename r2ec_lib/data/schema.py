@@ -164,11 +164,12 @@ def validate_items(df: pd.DataFrame, where: Where = "items") -> pd.DataFrame:
     _none(shows_nothing(df["title"]), where, "no title", "every item needs one")
     repeated = df["item_id"].duplicated()
     if repeated.any():
-        row = df.index[repeated][0]
-        first = df.index[df["item_id"] == df["item_id"][row]][0]
+        row, ids = df.index[repeated][0], df["item_id"][repeated].unique()
+        first = df.index[df["item_id"] == ids[0]][0]
+        shown = ", ".join(repr(brief(name)) for name in ids[:3]) + (", …" if len(ids) > 3 else "")
         raise DataError(
-            f"{at(where, row)}: item_id {brief(df['item_id'][row])!r} is already at {at(where, first)} "
-            f"({int(repeated.sum())} such rows). Keep one row per item."
+            f"{at(where, row)}: item_id {brief(ids[0])!r} is already at {at(where, first)} ({int(repeated.sum())} "
+            f"such rows, of the ids {shown}). Keep one row of each item and remove the others."
         )
     return df.reset_index(drop=True)
 

@@ -273,6 +273,24 @@ def test_index_and_empty_columns_without_a_name_are_left_out_and_counted(logs):
     assert [f"column 'Unnamed: {k}' left out: it has no name of its own" in reasons for k in (0, 4, 5)] == [True] * 3
 
 
+@pytest.mark.parametrize("title", ["", " ", "<br>", "\u200b"])
+def test_items_without_a_title_are_dropped_and_counted_and_so_are_their_purchases(logs, title):
+    items = f"item_id,title,brand\np,Pen,Acme\nq,{title},Acme\nr,{title},\n"
+    catalogue, interactions, drops = readers.read_logs(*logs(items=items))
+    assert catalogue["item_id"].tolist() == interactions["item_id"].tolist() == ["p"]
+    row = drops.set_index("reason").loc["without a title"]
+    assert (row["step"], row["dropped"], row["remaining"], row["example"]) == ("items", 2, 1, "item_id 'q'")
+    assert drops["remaining"][0] == 3 and drops_of(drops)["of an item that is not in the items table"] == 1
+
+
+def test_where_no_item_has_a_title_the_column_is_named_and_what_to_set(logs):
+    items = "item_id,title,Bezeichnung\np,,Stift\nq,,Feder\n"
+    with pytest.raises(DataError, match=r"items\.csv: no item has a title in the column 'title'\. Set column_title"):
+        readers.read_logs(*logs(items=items))
+    with pytest.raises(DataError, match=r"items\.csv: the table has no rows"):
+        readers.read_logs(*logs(items="item_id,title\n"))
+
+
 @pytest.mark.parametrize("values", ["x,y", "1,1", "1,2.5"])
 def test_a_nameless_column_that_holds_something_is_refused(logs, values):
     first, second = values.split(",")

@@ -6,7 +6,7 @@ Amazon's files of `amazon`, time windows and samples of `splits`.
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,8 @@ LOG_COLUMNS = {
     "catalogue_id": "item_id",  # the item id's name in the items file
     "quantity": "",  # none: every row is a purchase
 }
+REMOVED = "removed"
+"""The column of an items file, in any case, that tells `r2ec items` which items go; it never becomes text."""
 EPOCH_UNITS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 FORMATS = [
     *(day + time for day in ("%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%d-%m-%Y") for time in ("", " %H:%M", " %H:%M:%S")),
@@ -70,6 +72,8 @@ def read_logs(
         drops.append(("items", "without a title", int(untitled.sum()), len(items), example))
     for name in [name for name in further if name in schema.ITEM_COLUMNS or name not in items]:
         reason = "it may sum up the future" if schema.sums_up_future(name) else "it has no name of its own"
+        if marks_removed(name):
+            reason = "training takes all items; `r2ec items` removes some from the trained model"
         drops.append(("items", f"column {brief(name)!r} left out: {reason}", 0, len(items)))
     interactions, repeated = drop_repeated(interactions)
     interactions, unknown_items = drop_unknown(items, interactions, str(interactions_path))
@@ -118,12 +122,13 @@ def clean_items(df: pd.DataFrame, where: Where = "items") -> pd.DataFrame:
     """An items table as every stage and model reads it, from one with ids, titles and any further columns.
 
     All fields become text without markup ("" where missing). Columns that sum up the future (schema.sums_up_future)
-    are left out, and columns without a name where they are empty or number the rows, as the index does that a
-    spreadsheet or pandas writes along. Raises DataError as `schema.validate_items`, and for other nameless columns.
+    and `REMOVED` are left out, and columns without a name where they are empty or number the rows, as the index does
+    that a spreadsheet or pandas writes along. Raises DataError as `schema.validate_items`, and for other nameless
+    columns.
     """
     schema.check_names(list(df.columns), schema.name_of(where))
     df = schema.counted(df, where)
-    left_out = [name for name in df.columns if schema.sums_up_future(name)]
+    left_out = [name for name in df.columns if schema.sums_up_future(name) or marks_removed(name)]
     for position, name in enumerate(df.columns, start=1):
         if not _NAMELESS.fullmatch(str(name)):
             continue
@@ -139,6 +144,11 @@ def clean_items(df: pd.DataFrame, where: Where = "items") -> pd.DataFrame:
     for name in items.columns.drop("item_id", errors="ignore"):
         items[name] = pd.Series([plain_text(value) for value in items[name]], items.index, dtype="str")
     return schema.validate_items(items, where)
+
+
+def marks_removed(name: Hashable) -> bool:
+    """Whether a column of an items file is `REMOVED`."""
+    return str(name).strip().casefold() == REMOVED
 
 
 def parse_time(values: pd.Series, unit: str, where: Where) -> pd.Series:

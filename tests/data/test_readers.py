@@ -305,6 +305,14 @@ def test_a_column_whose_name_is_taken_is_counted(logs):
     assert "column 'title' left out: it has no name of its own" in drops["reason"].tolist()
 
 
+@pytest.mark.parametrize("name", ["removed", " Removed"])
+def test_a_column_of_withdrawn_items_becomes_no_text_and_it_is_told_how_they_go(logs, name):
+    items, _, drops = readers.read_logs(*logs(items=f"item_id,title,{name}\np,Pen,1\nq,Quill,0\n"))
+    assert list(items) == ["item_id", "title"] and len(items) == 2
+    (reason,) = drops["reason"][drops["reason"].str.startswith(f"column '{name}' left out")]
+    assert "`r2ec items` removes some from the trained model" in reason
+
+
 def test_clean_items_gives_the_texts_that_training_reads():
     table = pd.DataFrame(
         {

@@ -71,8 +71,10 @@ def read_logs(
         example = f"item_id {brief(named['item_id'][untitled].iloc[0])!r}"
         drops.append(("items", "without a title", int(untitled.sum()), len(items), example))
     for name in [name for name in further if name in schema.ITEM_COLUMNS or name not in items]:
-        reason = "it may sum up the future" if schema.sums_up_future(name) else "it has no name of its own"
-        if marks_removed(name):
+        reason = "it has no name of its own"
+        if schema.sums_up_future(name):
+            reason = "it may sum up the future; one known before the first purchase is kept under another name"
+        elif marks_removed(name):
             reason = "training takes all items; `r2ec items` removes some from the trained model"
         drops.append(("items", f"column {brief(name)!r} left out: {reason}", 0, len(items)))
     interactions, repeated = drop_repeated(interactions)

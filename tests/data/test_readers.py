@@ -33,7 +33,10 @@ def test_own_logs_need_no_ratings_and_keep_every_text_column(logs):
         "brand": ["Acme", ""],
     }
     assert interactions["rating"].isna().all()
-    assert "column 'Price' left out: it may sum up the future" in drops["reason"].tolist()
+    (reason,) = drops["reason"][drops["reason"].str.startswith("column 'Price' left out: it may sum up the future")]
+    assert reason.endswith("one known before the first purchase is kept under another name")
+    catalogue, _, _ = readers.read_logs(*logs(items=items.replace("Price", "List price")))
+    assert catalogue["List price"].tolist() == ["3", "4"]
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".parquet", ".jsonl", ".jsonl.gz"])

@@ -87,6 +87,8 @@ def _row_places(part: Path) -> Iterator[str]:
 
 def parts(path: str | Path) -> list[Path]:
     """The file itself, or the parts (part-…) of a folder as Spark writes it, without empty ones. Raises DataError."""
+    if path == "":  # as a Path, the working folder
+        raise DataError("The path of a file is empty. For your own logs, set interactions_path and items_path.")
     path = Path(path)
     if not path.is_dir():
         return [path]

@@ -98,5 +98,6 @@ def _counting_columns(items: pd.DataFrame, samples: pd.DataFrame) -> list[str]:
             continue
         likeness = numbers.corr(pd.Series(bought), method="spearman")
         if abs(likeness) >= COUNTS_PURCHASES:
-            counting.append(f"{column!r} has a rank correlation of {likeness:.2f} with the purchases of all splits")
+            found = f"{column!r} has a rank correlation of {likeness:.2f} with the purchases of all splits"
+            counting.append(f"{found}; remove this column from the items file")
     return counting

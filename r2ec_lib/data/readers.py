@@ -5,7 +5,8 @@ Amazon's files of `amazon`, time windows and samples of `splits`.
 """
 
 import re
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,10 @@ LOG_COLUMNS = {
     "rating": "rating",
     "title": "title",
     "catalogue_id": "item_id",  # the item id's name in the items file
+    "quantity": "",  # none: every row is a purchase
 }
+REMOVED = "removed"
+"""The column of an items file, in any case, that tells `r2ec items` which items go; it never becomes text."""
 EPOCH_UNITS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 FORMATS = [
     *(day + time for day in ("%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%d-%m-%Y") for time in ("", " %H:%M", " %H:%M:%S")),
@@ -47,21 +51,35 @@ def read_logs(
 
     `columns` maps our names (the keys of LOG_COLUMNS) to the file's. `timestamp_unit` as in `parse_time`. Ratings are
     optional. Every further column of the items file becomes item text, except those that `clean_items` leaves out.
-    Repeated interactions and those with unknown items are dropped and counted. Raises DataError.
+    Items without a title, returns with what they take back (`drop_returned`), repeated interactions and those with
+    unknown items are dropped and counted. Raises DataError, also where no item has a title.
     """
     names = _names(columns)
-    interactions = _read_interactions(interactions_path, columns, timestamp_unit, rating_range)
+    interactions, returned = _read_interactions(interactions_path, columns, timestamp_unit, rating_range)
     where, raw = place(items_path), read_file(items_path)
-    items = clean_items(named_items(raw, columns, where), where)
+    named = named_items(raw, columns, where)
+    untitled = schema.shows_nothing(named["title"].map(plain_text))
+    if untitled.all() and len(raw):
+        raise DataError(
+            f"{items_path}: no item has a title in the column {brief(names['title'])!r}. Set column_title to the one "
+            "that holds the titles."
+        )
+    items = clean_items(named[~untitled], where)
     further = raw.columns.drop([names["catalogue_id"], names["title"]])
-    drops: list[tuple] = [("items", "read", 0, len(items))]
+    drops: list[tuple] = [("items", "read", 0, len(raw))]
+    if untitled.any():
+        example = f"item_id {brief(named['item_id'][untitled].iloc[0])!r}"
+        drops.append(("items", "without a title", int(untitled.sum()), len(items), example))
     for name in [name for name in further if name in schema.ITEM_COLUMNS or name not in items]:
-        reason = "it may sum up the future" if schema.sums_up_future(name) else "it has no name of its own"
+        reason = "it has no name of its own"
+        if schema.sums_up_future(name):
+            reason = "it may sum up the future; one known before the first purchase is kept under another name"
+        elif marks_removed(name):
+            reason = "training takes all items; `r2ec items` removes some from the trained model"
         drops.append(("items", f"column {brief(name)!r} left out: {reason}", 0, len(items)))
-    drops.append(("interactions", "read", 0, len(interactions)))
     interactions, repeated = drop_repeated(interactions)
     interactions, unknown_items = drop_unknown(items, interactions, str(interactions_path))
-    return items, interactions, schema.drops_table(drops + repeated + unknown_items)
+    return items, interactions, schema.drops_table(drops + returned + repeated + unknown_items)
 
 
 def read_interactions(
@@ -72,19 +90,24 @@ def read_interactions(
     rating_range: tuple[float, float] = RATING_RANGE,
 ) -> pd.DataFrame:
     """The interactions of `read_logs`, from the same file with the same arguments; their items are not checked."""
-    return drop_repeated(_read_interactions(path, columns, timestamp_unit, rating_range))[0]
+    return drop_repeated(_read_interactions(path, columns, timestamp_unit, rating_range)[0])[0]
 
 
 def _read_interactions(
     path: str | Path, columns: Mapping[str, str] | None, timestamp_unit: str, rating_range: tuple[float, float]
-) -> pd.DataFrame:
+) -> tuple[pd.DataFrame, list[tuple]]:
     names, where, raw = _names(columns), place(path), read_file(path)
     rated = names["rating"] != "rating" or "rating" in raw
-    wanted = ("user_id", "item_id", "timestamp", "rating") if rated else ("user_id", "item_id", "timestamp")
+    wanted = ["user_id", "item_id", "timestamp"] + (["rating"] if rated else [])
+    wanted += ["quantity"] if names["quantity"] else []
     raw = select_columns(raw, {key: names[key] for key in wanted}, where)
     raw = raw if rated else raw.assign(rating=np.float32("nan"))
     raw["timestamp"] = parse_time(raw["timestamp"], timestamp_unit, where)
-    return schema.validate_interactions(raw, where, rating_range)
+    drops: list[tuple] = [("interactions", "read", 0, len(raw))]
+    if "quantity" in raw:
+        raw, returned = drop_returned(raw, where)
+        drops += returned
+    return schema.validate_interactions(raw, where, rating_range), drops
 
 
 def named_items(raw: pd.DataFrame, columns: Mapping[str, str] | None, where: Where) -> pd.DataFrame:
@@ -101,12 +124,13 @@ def clean_items(df: pd.DataFrame, where: Where = "items") -> pd.DataFrame:
     """An items table as every stage and model reads it, from one with ids, titles and any further columns.
 
     All fields become text without markup ("" where missing). Columns that sum up the future (schema.sums_up_future)
-    are left out, and columns without a name where they are empty or number the rows, as the index does that a
-    spreadsheet or pandas writes along. Raises DataError as `schema.validate_items`, and for other nameless columns.
+    and `REMOVED` are left out, and columns without a name where they are empty or number the rows, as the index does
+    that a spreadsheet or pandas writes along. Raises DataError as `schema.validate_items`, and for other nameless
+    columns.
     """
     schema.check_names(list(df.columns), schema.name_of(where))
     df = schema.counted(df, where)
-    left_out = [name for name in df.columns if schema.sums_up_future(name)]
+    left_out = [name for name in df.columns if schema.sums_up_future(name) or marks_removed(name)]
     for position, name in enumerate(df.columns, start=1):
         if not _NAMELESS.fullmatch(str(name)):
             continue
@@ -122,6 +146,11 @@ def clean_items(df: pd.DataFrame, where: Where = "items") -> pd.DataFrame:
     for name in items.columns.drop("item_id", errors="ignore"):
         items[name] = pd.Series([plain_text(value) for value in items[name]], items.index, dtype="str")
     return schema.validate_items(items, where)
+
+
+def marks_removed(name: Hashable) -> bool:
+    """Whether a column of an items file is `REMOVED`."""
+    return str(name).strip().casefold() == REMOVED
 
 
 def parse_time(values: pd.Series, unit: str, where: Where) -> pd.Series:
@@ -193,6 +222,44 @@ def select_columns(df: pd.DataFrame, names: Mapping[str, str], where: Where) -> 
                 f"{', '.join(map(repr, map(brief, df.columns)))}. Correct the file or the column mapping."
             )
     return df[list(names.values())].set_axis(list(names), axis=1)
+
+
+def drop_returned(log: pd.DataFrame, where: Where) -> tuple[pd.DataFrame, list[tuple]]:
+    """The purchases of a log that has a `quantity`, and rows for the drops table.
+
+    A row with a quantity of 0 or less is a return: it goes, and with it the shopper's latest purchase of the item up
+    to that moment, if one is left, however many units either has. Raises DataError for a quantity that is no number,
+    and where no purchase is left.
+    """
+    quantity = schema.to_numbers(log["quantity"])
+    if (bad := quantity.isna()).any():
+        row = bad.index[bad][0]
+        raise DataError(
+            f"{at(where, row)}: quantity {brief(log['quantity'][row])!r} is no number ({int(bad.sum())} such rows). "
+            "Correct it, or leave column_quantity empty."
+        )
+    keys = ["user_id", "item_id"]
+    log = log.assign(returned=quantity <= 0, **{key: schema.to_ids(log[key], where) for key in keys})
+    ordered = log[log.groupby(keys)["returned"].transform("any")]
+    ordered = ordered.sort_values(["timestamp", "returned"])  # a file may run from new to old within a moment
+    taken, left = [], defaultdict(list)
+    for row, user, item, returned in ordered[[*keys, "returned"]].itertuples():
+        if not returned:
+            left[user, item].append(row)
+        elif left[user, item]:
+            taken.append(left[user, item].pop())
+    drops = []
+    for reason, rows in {
+        "quantity of 0 or less: a return, no purchase": log.index[log["returned"]],
+        "purchase that a later return takes back": taken,
+    }.items():
+        if len(rows):
+            example = ", ".join(map(brief, log.loc[rows[0], [*keys, "timestamp", "quantity"]]))
+            log = log.drop(index=rows)
+            drops.append(("interactions", reason, len(rows), len(log), example))
+    if drops and log.empty:
+        raise DataError(f"{schema.name_of(where)}: no purchase is left without returns. Correct column_quantity.")
+    return log.drop(columns=["quantity", "returned"]), drops
 
 
 def drop_repeated(interactions: pd.DataFrame) -> tuple[pd.DataFrame, list[tuple]]:

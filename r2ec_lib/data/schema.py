@@ -25,7 +25,7 @@ YEARS = (1990, 2100)  # a timestamp outside is a wrong unit or a broken field
 RATING_RANGE = (1.0, 5.0)  # the scale where a recipe names no other
 
 # Summaries over the whole corpus: they hold the future of every sample, so no item table carries them. Most are known
-# by the words of their names (see `sums_up_future`); these are the others.
+# by the English words of their names (see `sums_up_future`); these are the others. Under another name none is known.
 FUTURE_COLUMNS = frozenset(
     {
         *("price", "best_sellers_rank", "best_seller", "is_best_seller", "also_buy", "also_view"),
@@ -80,7 +80,7 @@ def counted(df: pd.DataFrame, where: Where) -> pd.DataFrame:
 
 
 def sums_up_future(name: Hashable) -> bool:
-    """Whether a column or field sums up the whole corpus, however it is spelt.
+    """Whether a column or field sums up the whole corpus by its English name, however it is spelt.
 
     It does if it is one of FUTURE_COLUMNS, or if all its words, numbers aside, are CROWD_WORDS or COUNTING_WORDS and
     at least one is a crowd word. Any other word makes it an attribute of the item: an age rating, a sales package.
@@ -164,11 +164,12 @@ def validate_items(df: pd.DataFrame, where: Where = "items") -> pd.DataFrame:
     _none(shows_nothing(df["title"]), where, "no title", "every item needs one")
     repeated = df["item_id"].duplicated()
     if repeated.any():
-        row = df.index[repeated][0]
-        first = df.index[df["item_id"] == df["item_id"][row]][0]
+        row, ids = df.index[repeated][0], df["item_id"][repeated].unique()
+        first = df.index[df["item_id"] == ids[0]][0]
+        shown = ", ".join(repr(brief(name)) for name in ids[:3]) + (", …" if len(ids) > 3 else "")
         raise DataError(
-            f"{at(where, row)}: item_id {brief(df['item_id'][row])!r} is already at {at(where, first)} "
-            f"({int(repeated.sum())} such rows). Keep one row per item."
+            f"{at(where, row)}: item_id {brief(ids[0])!r} is already at {at(where, first)} ({int(repeated.sum())} "
+            f"such rows, of the ids {shown}). Keep one row of each item and remove the others."
         )
     return df.reset_index(drop=True)
 

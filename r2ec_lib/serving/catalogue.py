@@ -11,14 +11,12 @@ from pathlib import Path
 import pandas as pd
 
 from r2ec_lib.data.formats import place, read_file
-from r2ec_lib.data.readers import LOG_COLUMNS, named_items, select_columns
+from r2ec_lib.data.readers import LOG_COLUMNS, REMOVED, marks_removed, named_items, select_columns
 from r2ec_lib.data.schema import DataError, Where, at, brief, to_ids
 from r2ec_lib.data.storage import alone, whole_folder
 from r2ec_lib.model import R2ec
 from r2ec_lib.serving import student
 
-REMOVED = "removed"
-"""The column of an items file, in any case, that says which of its items go; all others are added or replaced."""
 TRUTHS = {"": False, "0": False, "false": False, "no": False, "1": True, "true": True, "yes": True}
 TRUTHS |= {"0.0": False, "1.0": True}  # numbers with gaps, as pandas writes them
 
@@ -28,7 +26,8 @@ def update(model_folder: Path, items_path: Path, columns: Mapping[str, str], rem
 
     Args:
         columns: as in `readers.read_logs`.
-        remove: removes all items of the file, of which only the ids are read; otherwise those whose `REMOVED` is true.
+        remove: removes all items of the file, of which only the ids are read; otherwise those whose `REMOVED` is true
+            are removed, and all others added or replaced.
 
     Columns that the catalogue lacks are left out and told; where one is missing, a replaced item keeps its text.
 
@@ -50,7 +49,7 @@ def update(model_folder: Path, items_path: Path, columns: Mapping[str, str], rem
     if ids.duplicated().any():
         row = ids.index[ids.duplicated()][0]
         raise DataError(f"{at(where, row)}: the id {brief(ids[row])!r} is repeated. Keep one row per item.")
-    mark = next((column for column in raw if column.strip().casefold() == REMOVED), REMOVED)
+    mark = next(filter(marks_removed, raw), REMOVED)
     gone = pd.Series(True, raw.index) if remove else _truths(raw[mark], where) if mark in raw else ids.isna()
     busy = DataError(f"{model_folder} is being changed by another process. Wait for it and start again.")
     with alone(model_folder.with_name(f".{model_folder.name}.lock"), busy):

@@ -232,6 +232,11 @@ def test_parquet_and_json_parts_are_read_too(tmp_path):
         assert formats.place(tmp_path / kind)(2).endswith(where)
 
 
+def test_an_empty_path_is_not_the_working_folder():
+    with pytest.raises(DataError, match="The path of a file is empty"):
+        formats.read_file("")
+
+
 def test_folders_that_would_lose_something_are_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="empty: a folder without part-… files"):

@@ -33,7 +33,10 @@ def test_own_logs_need_no_ratings_and_keep_every_text_column(logs):
         "brand": ["Acme", ""],
     }
     assert interactions["rating"].isna().all()
-    assert "column 'Price' left out: it may sum up the future" in drops["reason"].tolist()
+    (reason,) = drops["reason"][drops["reason"].str.startswith("column 'Price' left out: it may sum up the future")]
+    assert reason.endswith("one known before the first purchase is kept under another name")
+    catalogue, _, _ = readers.read_logs(*logs(items=items.replace("Price", "List price")))
+    assert catalogue["List price"].tolist() == ["3", "4"]
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".parquet", ".jsonl", ".jsonl.gz"])
@@ -116,6 +119,75 @@ def test_interactions_that_a_file_repeats_are_dropped_and_counted(logs):
     row = drops.set_index("reason").loc["same user, item and time as one before"]
     assert (row["dropped"], row["remaining"], row["example"]) == (2, 3, "a, p, 2020-01-01 00:00:00+00:00")
     assert len(readers.read_interactions(paths[0])) == 3  # as lists read the log
+
+
+@pytest.fixture
+def sold(tmp_path):
+    """Reads a log of one shopper's (item, quantity, time) and an items file of a pen and a quill."""
+
+    def read(*rows):
+        (tmp_path / "log.csv").write_text(
+            "user_id;item_id;Menge;timestamp\n" + "".join(f"a;{';'.join(row.split())}\n" for row in rows)
+        )
+        (tmp_path / "items.csv").write_text("item_id,title\npen,Pen\nquill,Quill\n")
+        _, interactions, drops = readers.read_logs(tmp_path / "log.csv", tmp_path / "items.csv", {"quantity": "Menge"})
+        assert readers.read_interactions(tmp_path / "log.csv", {"quantity": "Menge"}).equals(interactions)
+        left = zip(interactions["item_id"], interactions["timestamp"].dt.day, strict=True)
+        return [f"{item} {day}" for item, day in left], drops.set_index("reason")
+
+    return read
+
+
+RETURN, TAKEN = "quantity of 0 or less: a return, no purchase", "purchase that a later return takes back"
+
+
+@pytest.mark.parametrize(
+    ("rows", "left"),
+    [
+        (["pen 1 2020-01-01", "quill 2,0 2020-01-02"], ["pen 1", "quill 2"]),
+        (["pen 1 2020-01-01", "pen 1 2020-01-02", "quill 1 2020-01-02", "pen -1 2020-01-03"], ["pen 1", "quill 2"]),
+        (["pen 1 2020-01-01", "quill 1 2020-01-02", "pen 0 2020-01-03", "pen -1,0 2020-01-04"], ["quill 2"]),
+        (["pen -1 2020-01-01", "pen 1 2020-01-02"], ["pen 2"]),
+        (["quill 1 2020-01-05", "pen -1 2020-01-02", "pen 1 2020-01-02", "pen 1 2020-01-01"], ["pen 1", "quill 5"]),
+        (["pen 1 2020-01-01", "pen 1 2020-01-01", "pen -1 2020-01-02"], ["pen 1"]),
+    ],
+    ids=[
+        "no return",
+        "the latest goes",
+        "nothing is taken twice",
+        "bought before the log",
+        "new to old",
+        "a unit each",
+    ],
+)
+def test_a_return_is_no_purchase_and_takes_back_the_latest_one_before_it(sold, rows, left):
+    assert sold(*rows)[0] == left
+
+
+def test_returns_and_what_they_take_back_are_counted_with_examples(sold):
+    _, drops = sold("pen 1 2020-01-01", "quill 1 2020-01-02", "pen -1 2020-01-03", "pen -1 2020-01-04")
+    assert drops.loc["read", "remaining"].tolist() == [2, 4]
+    assert drops.loc[RETURN, ["dropped", "remaining", "example"]].tolist() == [
+        *(2, 2, "a, pen, 2020-01-03 00:00:00+00:00, -1")
+    ]
+    assert drops.loc[TAKEN, ["dropped", "remaining", "example"]].tolist() == [
+        *(1, 1, "a, pen, 2020-01-01 00:00:00+00:00, 1")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("quantity", "message"),
+    [
+        ("one", r"log\.csv, line 3: quantity 'one' is no number \(1 such rows\)"),
+        ("", r"log\.csv, line 3: quantity 'nan' is no number"),
+        ("-1", r"log\.csv: no purchase is left without returns\. Correct column_quantity"),
+    ],
+)
+def test_a_quantity_that_is_none_and_a_log_of_returns_are_refused(tmp_path, quantity, message):
+    path = tmp_path / "log.csv"
+    path.write_text(f"user_id,item_id,timestamp,n\na,p,2020-01-01,1\na,p,2020-01-02,{quantity}\n")
+    with pytest.raises(DataError, match=message):
+        readers.read_interactions(path, {"quantity": "n"})
 
 
 LONG = "x" * 10**6
@@ -204,6 +276,24 @@ def test_index_and_empty_columns_without_a_name_are_left_out_and_counted(logs):
     assert [f"column 'Unnamed: {k}' left out: it has no name of its own" in reasons for k in (0, 4, 5)] == [True] * 3
 
 
+@pytest.mark.parametrize("title", ["", " ", "<br>", "\u200b"])
+def test_items_without_a_title_are_dropped_and_counted_and_so_are_their_purchases(logs, title):
+    items = f"item_id,title,brand\np,Pen,Acme\nq,{title},Acme\nr,{title},\n"
+    catalogue, interactions, drops = readers.read_logs(*logs(items=items))
+    assert catalogue["item_id"].tolist() == interactions["item_id"].tolist() == ["p"]
+    row = drops.set_index("reason").loc["without a title"]
+    assert (row["step"], row["dropped"], row["remaining"], row["example"]) == ("items", 2, 1, "item_id 'q'")
+    assert drops["remaining"][0] == 3 and drops_of(drops)["of an item that is not in the items table"] == 1
+
+
+def test_where_no_item_has_a_title_the_column_is_named_and_what_to_set(logs):
+    items = "item_id,title,Bezeichnung\np,,Stift\nq,,Feder\n"
+    with pytest.raises(DataError, match=r"items\.csv: no item has a title in the column 'title'\. Set column_title"):
+        readers.read_logs(*logs(items=items))
+    with pytest.raises(DataError, match=r"items\.csv: the table has no rows"):
+        readers.read_logs(*logs(items="item_id,title\n"))
+
+
 @pytest.mark.parametrize("values", ["x,y", "1,1", "1,2.5"])
 def test_a_nameless_column_that_holds_something_is_refused(logs, values):
     first, second = values.split(",")
@@ -216,6 +306,14 @@ def test_a_column_whose_name_is_taken_is_counted(logs):
     catalogue, _, drops = readers.read_logs(*logs(items=items), {"catalogue_id": "sku", "title": "name"})
     assert catalogue.to_dict("list") == {"item_id": ["p", "q"], "title": ["Pen", "Quill"]}
     assert "column 'title' left out: it has no name of its own" in drops["reason"].tolist()
+
+
+@pytest.mark.parametrize("name", ["removed", " Removed"])
+def test_a_column_of_withdrawn_items_becomes_no_text_and_it_is_told_how_they_go(logs, name):
+    items, _, drops = readers.read_logs(*logs(items=f"item_id,title,{name}\np,Pen,1\nq,Quill,0\n"))
+    assert list(items) == ["item_id", "title"] and len(items) == 2
+    (reason,) = drops["reason"][drops["reason"].str.startswith(f"column '{name}' left out")]
+    assert "`r2ec items` removes some from the trained model" in reason
 
 
 def test_clean_items_gives_the_texts_that_training_reads():

@@ -67,9 +67,14 @@ def test_items_come_out_as_text_with_empty_strings_for_gaps():
     assert table.to_dict("list") == {"item_id": ["10", "20"], "title": ["x", "y"], "brand": ["", "B"]}
 
 
-def test_a_repeated_item_id_names_both_rows():
-    with pytest.raises(DataError, match=r"items, row 3: item_id 'p' is already at items, row 1 \(1 such"):
-        schema.validate_items(pd.DataFrame({"item_id": ["p", "q", "p"], "title": ["x", "y", "z"]}))
+@pytest.mark.parametrize(
+    ("ids", "counted"),
+    [("pqp", "1 such rows, of the ids 'p'"), ("pppqqrrss", "5 such rows, of the ids 'p', 'q', 'r', …")],
+)
+def test_a_repeated_item_id_names_both_rows_and_the_first_such_ids(ids, counted):
+    message = rf"items, row .: item_id 'p' is already at items, row 1 \({counted}\)\. Keep one .* remove the others\."
+    with pytest.raises(DataError, match=message):
+        schema.validate_items(pd.DataFrame({"item_id": list(ids), "title": "x"}))
 
 
 def test_an_item_without_title_is_refused():

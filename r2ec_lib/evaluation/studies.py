@@ -21,7 +21,7 @@ from r2ec_lib.evaluation.uncertainty import Resampled
 
 NO_VARIANT = frozenset(
     {
-        *("name", "stages", "seed", "run_dir", "cache_dir"),
+        *("name", "stages", "seed", "run_dir", "cache_dir", "workers"),
         *("resamples", "slice_resamples", "latency_queries", "kept_items"),
     }
 )

@@ -75,8 +75,10 @@ def test_runs_that_differ_in_their_seed_alone_are_one_variant():
 
 
 def test_keys_that_a_run_does_not_state_or_that_change_no_ranking_make_no_variant():
-    recipes = pd.DataFrame({"steps": [5, 5], "bazaar_items": [900, None], "resamples": [10, 20]}, index=["a", "b"])
-    assert studies.differing(recipes) == ["resamples"]
+    recipes = pd.DataFrame(
+        {"steps": [5, 5], "bazaar_items": [900, None], "resamples": [10, 20], "workers": [1, 2]}, index=["a", "b"]
+    )
+    assert studies.differing(recipes) == ["resamples", "workers"]
     assert studies.variants(recipes).tolist() == ["the same settings"] * 2
 
 

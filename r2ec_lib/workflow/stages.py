@@ -136,7 +136,7 @@ def begin(run: RunFolder, stage: str, parts: Mapping[str, Any]) -> bool:
     last = state(run, stage)
     continues = bool(last and not last["finished"] and last["key"] == key(parts))
     if not continues:
-        for old in _outdated(stage):
+        for old in outdated(stage):
             for folder in STAGES[old]:
                 if (run.path / folder).exists():
                     shutil.rmtree(run.path / folder)
@@ -163,7 +163,7 @@ def finish(
     return key(parts)
 
 
-def _outdated(stage: str) -> list[str]:
+def outdated(stage: str) -> list[str]:
     """The stages whose results go when `stage` begins anew: those in the same folder, and all that read them."""
     stale = [name for name, folders in STAGES.items() if {*folders} & {*STAGES[stage]}]
     for name in STAGES:  # a stage stands after those that it reads

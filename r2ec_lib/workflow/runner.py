@@ -29,7 +29,7 @@ class Stage:
 
     name: str
     source: Path
-    values: dict[str, Any]  # all its parameters, and the recipe's threads
+    values: dict[str, Any]  # all its parameters, and the threads of its kernel
     given: dict[str, Any]  # those that Papermill sets: the recipe's, and the run's folder
 
 
@@ -57,7 +57,8 @@ def execute(recipe: Recipe, fresh: bool = False, runs: Path = RUNS, *, shared: b
                 f"{shown(run.path)} is no run (it holds neither recipe.yaml nor .stages). Choose another --name."
             )
         declared = recipes.declared_in(NOTEBOOKS)
-        plan, variables = _plan(recipe, run, declared), _variables(recipe, declared)
+        variables = _variables(recipe, declared)
+        plan = _plan(recipe, run, declared, variables)
         forecast = _forecast(run, plan, shared)
         whole = _whole(recipe, run, forecast, declared, fresh)
         waiting = [stage for stage, reason in forecast if reason]
@@ -111,10 +112,11 @@ def check(recipe: Recipe, runs: Path = RUNS, *, shared: bool = False) -> None:
     Changes nothing. Raises RecipeError as `execute`.
     """
     run, declared = RunFolder(runs / recipe.name), recipes.declared_in(NOTEBOOKS)
-    plan = _plan(recipe, run, declared)
+    variables = _variables(recipe, declared)
+    plan = _plan(recipe, run, declared, variables)
     forecast = _forecast(run, plan, shared)
     _whole(recipe, run, forecast, declared)
-    _check_settings(plan, _variables(recipe, declared))
+    _check_settings(plan, variables)
     print(f"The recipe is right. Run folder: {shown(run.path)}")
     for stage, reason in forecast:
         print(f"{stage.name}: {reason or ('up to date, or copied' if shared else 'up to date')}")
@@ -123,7 +125,8 @@ def check(recipe: Recipe, runs: Path = RUNS, *, shared: bool = False) -> None:
 def is_current(recipe: Recipe, declared: Mapping[str, Mapping[str, Parameter]], runs: Path = RUNS) -> bool:
     """Whether every stage of `recipe` is up to date in `runs/<name>`; `declared` are the keys of the notebooks."""
     run = RunFolder(runs / recipe.name)
-    return not any(reason for _, reason in _forecast(run, _plan(recipe, run, declared)))
+    plan = _plan(recipe, run, declared, _variables(recipe, declared))
+    return not any(reason for _, reason in _forecast(run, plan))
 
 
 def stage_order(recipe: Recipe, declared: Mapping[str, Any]) -> list[str]:
@@ -144,13 +147,15 @@ def existing_run(name: str) -> RunFolder:
     raise RunError(f"{name}: no such run. There are: {', '.join(names) or 'none yet'}.{did_you_mean(name, names)}")
 
 
-def _plan(recipe: Recipe, run: RunFolder, declared: Mapping[str, Mapping[str, Parameter]]) -> list[Stage]:
+def _plan(
+    recipe: Recipe, run: RunFolder, declared: Mapping[str, Mapping[str, Parameter]], variables: Mapping[str, str]
+) -> list[Stage]:
     """The stages of `recipe`. Raises RecipeError for files that are not there: the last stage may read them."""
     plan = []
     for name in stage_order(recipe, declared):
         defaults = {key: recipes.absolute(key, one.default, ROOT) for key, one in declared[name].items()}
         given = recipes.given(recipe, declared[name], run.path)
-        values = {**defaults, **given, "threads": recipe.values.get("threads", 0)}  # which digits depend on
+        values = {**defaults, **given, "threads": int(variables["OMP_NUM_THREADS"])}  # which digits depend on
         plan.append(Stage(name, NOTEBOOKS / f"{name}.ipynb", values, given))
     files = {key: file for stage in plan for key, file in stage.given.items() if recipes.is_file(key) and file}
     if missing := [f"{key}: {file} does not exist." for key, file in files.items() if not Path(file).exists()]:

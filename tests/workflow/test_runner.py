@@ -309,6 +309,16 @@ def test_other_threads_run_the_stages_again_and_a_run_of_nothing_keeps_its_recor
     assert {(stage["threads"], stage["commit"]) for stage in again["stages"].values()} == {(1, "b")}
 
 
+def test_threads_count_by_the_number_that_the_kernels_have_whoever_chose_it(world, quick, monkeypatch):
+    for threads, text, ran in (("2", "", 2), ("", "threads: 2", 2), ("1", "", 4), ("2", "threads: 1", 4)):
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+        run(world, text)
+        assert len(quick) == ran
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    run(world, "name: other", shared=True)  # there is none of two threads to be copied
+    assert len(quick) == 6
+
+
 def test_settings_are_checked_of_the_stages_that_will_run_but_the_first(world, quick, monkeypatch):
     checked = []
     monkeypatch.setattr(kernels, "check_settings", lambda source, *_: checked.append(source.stem))

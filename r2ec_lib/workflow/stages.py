@@ -2,13 +2,14 @@
 
 A stage is a notebook. Its state file `<run>/.stages/<stage>.json` holds what went into it: the notebook, its
 parameters, the library modules that it imports (directly or not) with the tables and templates beside them, its local
-input files, the versions of the packages that decide results, and the keys of the stages that it reads. Nothing here
-runs a notebook.
+input files, the versions of Python and of the packages that decide results, and the keys of the stages that it reads.
+Nothing here runs a notebook.
 """
 
 import ast
 import hashlib
 import json
+import platform
 import shutil
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -27,6 +28,7 @@ from r2ec_lib.workflow.recipes import PLACES, is_path
 PACKAGES = (
     *("torch", "transformers", "trl", "peft", "tokenizers", "accelerate"),
     *("numpy", "pandas", "pyarrow", "scipy", "scikit-learn", "statsmodels"),
+    *(name for name in ("bitsandbytes", "deepspeed", "vllm") if any(metadata.distributions(name=name))),
 )
 UNRELATED = ("workflow/__init__.py", "workflow/folder.py", "workflow/recipes.py")
 """Modules that every notebook imports and no result depends on: they find places, and refuse settings."""
@@ -49,7 +51,7 @@ def ingredients(notebook: Path, values: Mapping[str, Any], read: Mapping[str, st
         "parameters": {key: value for key, value in values.items() if key not in PLACES},
         "library": library | {path.relative_to(LIBRARY).as_posix(): _digest(path) for path in _beside(modules)},
         "inputs": _inputs(values),
-        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "packages": {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES},
         "read": dict(read),
     }
 

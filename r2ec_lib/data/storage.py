@@ -7,6 +7,7 @@ table holds is the business of `schema`; this module knows nothing of it.
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -82,7 +83,8 @@ def read_json(path: str | Path) -> Any:
 
 
 class YamlLoader(yaml.SafeLoader):
-    """Safe YAML that refuses a repeated key, whose first value would be lost, and leaves dates as text."""
+    """Safe YAML that refuses a repeated key, whose first value would be lost, and leaves as text what people write in
+    other senses: dates, 010 (an octal 8), 0b1 (binary) and 1:30 (a sexagesimal 90)."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         if not isinstance(node, yaml.MappingNode):
@@ -101,8 +103,9 @@ class YamlLoader(yaml.SafeLoader):
             raise yaml.YAMLError(f"{place}: {node.value!r} is no {node.tag.rpartition(':')[2]}") from error
 
 
+TEXT = ("tag:yaml.org,2002:str", re.compile(r"[-+]?(0[0-9b_]+|[0-9_]+:[0-9:._]+)$"))
 YamlLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    first: [TEXT, *(pair for pair in resolvers if pair[0] != "tag:yaml.org,2002:timestamp")]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 

@@ -70,12 +70,20 @@ def differing(recipes: pd.DataFrame) -> list[str]:
 
 
 def variants(recipes: pd.DataFrame) -> pd.Series:
-    """A name for each run by the keys in which the runs differ, their seed apart: runs of one name are repetitions."""
+    """A name for each run by the keys in which the runs differ, their seed apart: runs of one name are repetitions.
+
+    Raises DataError for two runs of one variant that have the same seed: they are no two trainings.
+    """
     keys = [key for key in differing(recipes) if key not in NO_VARIANT]
-    if not keys:
-        return pd.Series("the same settings", recipes.index, name="variant")
-    texts = recipes[keys].apply(lambda row: ", ".join(f"{key} {row[key]}" for key in keys), axis=1)
-    return texts.rename("variant")
+    texts = pd.Series("the same settings", recipes.index, name="variant")
+    if keys:
+        texts[:] = recipes[keys].apply(lambda row: ", ".join(f"{key} {row[key]}" for key in keys), axis=1)
+    for (variant, seed), runs in recipes.groupby([texts, "seed"]).groups.items():
+        if len(runs) > 1:
+            raise DataError(
+                f"{runs[0]} and {runs[1]} are one variant ({variant}) and both have seed {seed}. Name one."
+            )
+    return texts
 
 
 def resample_runs(

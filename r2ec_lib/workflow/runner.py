@@ -9,7 +9,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ class Stage:
 
     name: str
     source: Path
-    values: dict[str, Any]  # all its parameters, and the recipe's threads
+    values: dict[str, Any]  # all its parameters, and the threads of its kernel
     given: dict[str, Any]  # those that Papermill sets: the recipe's, and the run's folder
 
 
@@ -41,7 +41,8 @@ def execute(recipe: Recipe, fresh: bool = False, runs: Path = RUNS, *, shared: b
         shared: copy a stage that another run in `runs` has finished with the same ingredients, costs included.
 
     Raises:
-        RecipeError: a file that is not there, or a notebook refuses its settings; nothing was run or removed.
+        RecipeError: a file that is not there, a notebook refuses its settings, or a stage that stays as it is has
+            other values; nothing was run or removed.
         RunError: a notebook failed, and the report shows what there is; the disk takes no more; or another process
             works in the same folder.
     """
@@ -56,16 +57,18 @@ def execute(recipe: Recipe, fresh: bool = False, runs: Path = RUNS, *, shared: b
                 f"{shown(run.path)} is no run (it holds neither recipe.yaml nor .stages). Choose another --name."
             )
         declared = recipes.declared_in(NOTEBOOKS)
-        plan, variables = _plan(recipe, run, declared), _variables(recipe, declared)
-        waiting = [stage for stage, reason in _forecast(run, plan, shared) if reason]
+        variables = _variables(recipe, declared)
+        plan = _plan(recipe, run, declared, variables)
+        forecast = _forecast(run, plan, shared)
+        whole = _whole(recipe, run, forecast, declared, fresh)
+        waiting = [stage for stage, reason in forecast if reason]
         begun = run.states.is_dir()  # otherwise the first one sees its settings at once, and nothing can be lost
         _check_settings(plan if fresh else waiting[not begun :], variables)
         if fresh and run.path.exists():
             shutil.rmtree(run.path)
-        order = [stage.name for stage in plan]
-        write_text(recipes.as_yaml(recipe, declared, order), run.recipe)
+        write_text(recipes.as_yaml(whole, declared, stage_order(whole, declared)), run.recipe)
         known = read_json(run.provenance) if run.provenance.is_file() and not waiting else None
-        facts, keys = known or provenance.record(recipe, run, variables), dict[str, str]()
+        facts, keys = known or provenance.record(whole, run, variables), dict[str, str]()
         for stage in plan:
             parts = stages.ingredients(stage.source, stage.values, stages.read_by(stage.name, run, keys))
             keys[stage.name] = wanted = stages.key(parts)
@@ -106,20 +109,24 @@ def _work(run: RunFolder, stage: Stage, variables: Mapping[str, str], fresh: boo
 def check(recipe: Recipe, runs: Path = RUNS, *, shared: bool = False) -> None:
     """Prints which stages of `recipe` would run, and why, once the notebooks have seen their settings.
 
-    Changes nothing. Raises RecipeError where a notebook refuses its settings, or a file is not there.
+    Changes nothing. Raises RecipeError as `execute`.
     """
     run, declared = RunFolder(runs / recipe.name), recipes.declared_in(NOTEBOOKS)
-    plan = _plan(recipe, run, declared)
-    _check_settings(plan, _variables(recipe, declared))
+    variables = _variables(recipe, declared)
+    plan = _plan(recipe, run, declared, variables)
+    forecast = _forecast(run, plan, shared)
+    _whole(recipe, run, forecast, declared)
+    _check_settings(plan, variables)
     print(f"The recipe is right. Run folder: {shown(run.path)}")
-    for stage, reason in _forecast(run, plan, shared):
+    for stage, reason in forecast:
         print(f"{stage.name}: {reason or ('up to date, or copied' if shared else 'up to date')}")
 
 
 def is_current(recipe: Recipe, declared: Mapping[str, Mapping[str, Parameter]], runs: Path = RUNS) -> bool:
     """Whether every stage of `recipe` is up to date in `runs/<name>`; `declared` are the keys of the notebooks."""
     run = RunFolder(runs / recipe.name)
-    return not any(reason for _, reason in _forecast(run, _plan(recipe, run, declared)))
+    plan = _plan(recipe, run, declared, _variables(recipe, declared))
+    return not any(reason for _, reason in _forecast(run, plan))
 
 
 def stage_order(recipe: Recipe, declared: Mapping[str, Any]) -> list[str]:
@@ -140,13 +147,15 @@ def existing_run(name: str) -> RunFolder:
     raise RunError(f"{name}: no such run. There are: {', '.join(names) or 'none yet'}.{did_you_mean(name, names)}")
 
 
-def _plan(recipe: Recipe, run: RunFolder, declared: Mapping[str, Mapping[str, Parameter]]) -> list[Stage]:
+def _plan(
+    recipe: Recipe, run: RunFolder, declared: Mapping[str, Mapping[str, Parameter]], variables: Mapping[str, str]
+) -> list[Stage]:
     """The stages of `recipe`. Raises RecipeError for files that are not there: the last stage may read them."""
     plan = []
     for name in stage_order(recipe, declared):
         defaults = {key: recipes.absolute(key, one.default, ROOT) for key, one in declared[name].items()}
         given = recipes.given(recipe, declared[name], run.path)
-        values = {**defaults, **given, "threads": recipe.values.get("threads", 0)}  # which digits depend on
+        values = {**defaults, **given, "threads": int(variables["OMP_NUM_THREADS"])}  # which digits depend on
         plan.append(Stage(name, NOTEBOOKS / f"{name}.ipynb", values, given))
     files = {key: file for stage in plan for key, file in stage.given.items() if recipes.is_file(key) and file}
     if missing := [f"{key}: {file} does not exist." for key, file in files.items() if not Path(file).exists()]:
@@ -154,14 +163,16 @@ def _plan(recipe: Recipe, run: RunFolder, declared: Mapping[str, Mapping[str, Pa
     return plan
 
 
-def _forecast(run: RunFolder, plan: Sequence[Stage], shared: bool = False) -> list[tuple[Stage, str]]:
-    """Each stage with what would happen to it, in words; "" where it is up to date or, `shared`, would be copied."""
-    reasons, keys = [], dict[str, str]()
+def _forecast(run: RunFolder, plan: Sequence[Stage], shared: bool = False) -> list[tuple[Stage, str | None]]:
+    """Each stage with why it would run, in words; None where it is up to date, "" where `shared` would copy it."""
+    reasons, keys = list[str | None](), dict[str, str]()
     for stage in plan:
         parts = stages.ingredients(stage.source, stage.values, stages.read_by(stage.name, run, keys))
         keys[stage.name] = wanted = stages.key(parts)
         last = stages.state(run, stage.name)
-        if stages.is_done(run, stage.name, wanted) or (shared and stages.finished_elsewhere(run, stage.name, wanted)):
+        if stages.is_done(run, stage.name, wanted):
+            reasons.append(None)
+        elif shared and stages.finished_elsewhere(run, stage.name, wanted):
             reasons.append("")
         elif last is None:
             reasons.append("would run")
@@ -170,6 +181,35 @@ def _forecast(run: RunFolder, plan: Sequence[Stage], shared: bool = False) -> li
         else:
             reasons.append("would run (its outputs are gone)" if last["finished"] else "would go on")
     return list(zip(plan, reasons, strict=True))
+
+
+def _whole(
+    recipe: Recipe,
+    run: RunFolder,
+    forecast: Sequence[tuple[Stage, str | None]],
+    declared: Mapping[str, Mapping[str, Parameter]],
+    fresh: bool = False,
+) -> Recipe:
+    """`recipe` with the run's finished stages that are not planned and stay as they are, and with their values.
+
+    A key has one value throughout a run: raises RecipeError where a planned stage has another one. `threads`, which no
+    notebook declares, may differ; provenance has those of each stage.
+    """
+    planned = {key: value for stage, _ in forecast for key, value in stage.values.items()}
+    order, values, problems = [stage.name for stage, _ in forecast], recipe.values, dict[str, str]()
+    begun = [stage.name for stage, reason in forecast if reason is not None]
+    gone = {*STAGES} if fresh else {*order}.union(*map(stages.outdated, begun))
+    for name in STAGES:
+        if name not in gone and (last := stages.finished(run, name)):
+            kept = {key: one for key, one in last["ingredients"]["parameters"].items() if key in declared[name]}
+            order, values = [*order, name], values | kept
+            for key in [key for key, one in kept.items() if planned.get(key, one) != one]:
+                told = f"{key} is {kept[key]!r} in {name}, which has finished, and {planned[key]!r} here."
+                problems.setdefault(key, told)
+    if problems:
+        told = "Keep the value that the run has, run those stages again as well, or choose another --name."
+        raise RecipeError("\n".join([f"{shown(run.path)} is the run of another recipe:", *problems.values(), told]))
+    return replace(recipe, values=values, stages=order)
 
 
 def _check_settings(plan: Sequence[Stage], variables: Mapping[str, str]) -> None:

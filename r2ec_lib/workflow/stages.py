@@ -2,13 +2,14 @@
 
 A stage is a notebook. Its state file `<run>/.stages/<stage>.json` holds what went into it: the notebook, its
 parameters, the library modules that it imports (directly or not) with the tables and templates beside them, its local
-input files, the versions of the packages that decide results, and the keys of the stages that it reads. Nothing here
-runs a notebook.
+input files, the versions of Python and of the packages that decide results, and the keys of the stages that it reads.
+Nothing here runs a notebook.
 """
 
 import ast
 import hashlib
 import json
+import platform
 import shutil
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -27,6 +28,7 @@ from r2ec_lib.workflow.recipes import PLACES, is_path
 PACKAGES = (
     *("torch", "transformers", "trl", "peft", "tokenizers", "accelerate"),
     *("numpy", "pandas", "pyarrow", "scipy", "scikit-learn", "statsmodels"),
+    *(name for name in ("bitsandbytes", "deepspeed", "vllm") if any(metadata.distributions(name=name))),
 )
 UNRELATED = ("workflow/__init__.py", "workflow/folder.py", "workflow/recipes.py")
 """Modules that every notebook imports and no result depends on: they find places, and refuse settings."""
@@ -49,7 +51,7 @@ def ingredients(notebook: Path, values: Mapping[str, Any], read: Mapping[str, st
         "parameters": {key: value for key, value in values.items() if key not in PLACES},
         "library": library | {path.relative_to(LIBRARY).as_posix(): _digest(path) for path in _beside(modules)},
         "inputs": _inputs(values),
-        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "packages": {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES},
         "read": dict(read),
     }
 
@@ -136,7 +138,7 @@ def begin(run: RunFolder, stage: str, parts: Mapping[str, Any]) -> bool:
     last = state(run, stage)
     continues = bool(last and not last["finished"] and last["key"] == key(parts))
     if not continues:
-        for old in _outdated(stage):
+        for old in outdated(stage):
             for folder in STAGES[old]:
                 if (run.path / folder).exists():
                     shutil.rmtree(run.path / folder)
@@ -163,7 +165,7 @@ def finish(
     return key(parts)
 
 
-def _outdated(stage: str) -> list[str]:
+def outdated(stage: str) -> list[str]:
     """The stages whose results go when `stage` begins anew: those in the same folder, and all that read them."""
     stale = [name for name, folders in STAGES.items() if {*folders} & {*STAGES[stage]}]
     for name in STAGES:  # a stage stands after those that it reads

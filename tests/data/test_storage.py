@@ -156,6 +156,19 @@ def test_yaml_keeps_dates_as_text_and_refuses_a_repeated_key_at_any_depth():
         yaml.load("rows:\n- words: 3\n  words: 5", storage.YamlLoader)
 
 
+@pytest.mark.parametrize("value", ["010", "-010", "+0_7", "0b11", "1:30", "-1:30", "1:30.5", "190:20:30"])
+def test_a_number_of_another_base_is_text_in_yaml(value):
+    assert yaml.load(f"rows: [{value}]", storage.YamlLoader) == {"rows": [value]}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("0", 0), ("-0", 0), ("0.5", 0.5), ("10", 10), ("1_000", 1000), ("1.0e-4", 1e-4)]
+)
+def test_a_decimal_number_is_one_in_yaml(text, value):
+    read = yaml.load(text, storage.YamlLoader)
+    assert read == value and type(read) is type(value)
+
+
 @pytest.mark.parametrize("value", ["!!int three", "!!timestamp soon", "!!bool maybe", "!!set [1]", "!!map 1", "!!x 1"])
 def test_a_value_that_does_not_fit_its_tag_is_no_valid_yaml(value):
     with pytest.raises(yaml.YAMLError):

@@ -74,11 +74,19 @@ def test_runs_that_differ_in_their_seed_alone_are_one_variant():
     assert studies.variants(recipes.loc[["a", "b"]]).nunique() == 1
 
 
+def test_two_runs_of_one_variant_and_seed_are_no_repetitions():
+    recipes = pd.DataFrame({"seed": [0, 1, 0], "steps": [5, 9, 5]}, index=["first", "other", "again"])
+    with pytest.raises(DataError, match=r"first and again are one variant \(steps 5\) and both have seed 0"):
+        studies.variants(recipes)
+    with pytest.raises(DataError, match=r"first and again are one variant \(the same settings\)"):
+        studies.variants(recipes.loc[["first", "again"]])
+    assert studies.variants(recipes.loc[["first", "other"]]).nunique() == 2
+
+
 def test_keys_that_a_run_does_not_state_or_that_change_no_ranking_make_no_variant():
-    recipes = pd.DataFrame(
-        {"steps": [5, 5], "bazaar_items": [900, None], "resamples": [10, 20], "workers": [1, 2]}, index=["a", "b"]
-    )
-    assert studies.differing(recipes) == ["resamples", "workers"]
+    recipes = {"seed": [0, 1], "steps": [5, 5], "bazaar_items": [900, None], "resamples": [10, 20], "workers": [1, 2]}
+    recipes = pd.DataFrame(recipes, index=["a", "b"])
+    assert studies.differing(recipes) == ["seed", "resamples", "workers"]
     assert studies.variants(recipes).tolist() == ["the same settings"] * 2
 
 

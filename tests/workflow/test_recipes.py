@@ -26,6 +26,8 @@ def test_an_unknown_key_names_the_nearest_one_and_its_notebook(world):
     [
         ("rate: 1e-4", "1e-4 is text in YAML; write a number with a point and a signed exponent, as in 1.0e-4"),
         ("rows: 3.5", "expected int, found float: 3.5"),
+        ("rows: 010", "expected int, found str: '010'"),
+        ("rate: 1:30", "expected float, found str: '1:30'"),
         ("rows: true", "expected int, found a truth value"),
         ("rate: true", "expected float, found a truth value"),
         ("fail: 1", "expected bool, found int: 1"),
@@ -46,7 +48,7 @@ def test_an_unknown_key_names_the_nearest_one_and_its_notebook(world):
         ("name: up/there", "without a folder"),
         ("stages: [03_third]", 'no notebook "03_third"'),
         ("stages: [01_frist]", 'Did you mean "01_first"?'),
-        ("stages: [01, [a]]", "stages: expected list[str], found list: [1, ['a']]"),
+        ("stages: [1, [a]]", "stages: expected list[str], found list: [1, ['a']]"),
         ("stages: []", "stages is empty; name one"),
         ("base: toy.yaml", "leads back to itself"),
         ("base: none.yaml", "no such recipe"),
@@ -79,7 +81,9 @@ def test_types_that_fit_are_taken(world):
 def test_what_is_typed_on_the_command_line_is_read_as_its_key_wants(world):
     recipe = load(world, "", "rate=1e-4", "ks=[1, 2]", "source_path=7", "limit=2")
     assert recipe.values == {"rate": 1e-4, "ks": [1, 2], "source_path": str(world / "7"), "limit": 2}
+    assert load(world, "", "rows=010").values == {"rows": 10}  # decimal, as it looks
     assert "expected int, found str" in refused(world, "", "rows=many")
+    assert "expected float, found str: '1:30'" in refused(world, "", "rate=1:30")
     assert "expected int, found a truth value: True" in refused(world, "", "rows=true")
     assert "expected key=value" in refused(world, "", "rows")
 

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from filelock import FileLock
 from workflow.toy import FIRST, FOLDERS, SECOND, load, notebook, run
 
@@ -237,6 +238,36 @@ def test_a_stage_by_itself_is_up_to_date_where_those_that_it_reads_are(world, qu
     assert quick[2:] == ["01_first", "02_second"]
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_stage_by_itself_whose_keys_differ_from_those_of_a_finished_one_is_refused(world, quick, shared):
+    """The second notebook has the key `rows`, too; in another run it has finished with the other value."""
+    notebook(world / "notebooks" / "02_second.ipynb", f"{SECOND}\nrows: int = 3  # rows to write")
+    run(world, "name: other\nrows: 9")
+    run(world)
+    recipe = (world / "runs" / "toy" / "recipe.yaml").read_text()
+    for work in (runner.execute, runner.check):
+        with pytest.raises(recipes.RecipeError, match="rows is 3 in 01_first, which has finished, and 9 here"):
+            work(load(world, "rows: 9\nstages: [02_second]"), runs=world / "runs", shared=shared)
+    assert len(quick) == 4 and (world / "runs" / "toy" / "recipe.yaml").read_text() == recipe
+    run(world, "rows: 9\nstages: [01_first]", shared=shared)  # which takes away what the second made of it
+    run(world, "rows: 9\nstages: [02_second]", shared=shared)
+    assert "rows: 9" in (world / "runs" / "toy" / "recipe.yaml").read_text()
+
+
+def test_the_recipe_of_a_run_keeps_the_keys_of_stages_that_are_not_asked_for_while_they_stay(world, quick):
+    place = RunFolder(world / "runs" / "toy")
+    run(world, "rows: 9")
+    recipe, facts = yaml.safe_load(place.recipe.read_text()) | {"source_path": ""}, read_json(place.provenance)
+    run(world, "rate: 0.1\nstages: [02_second]")  # the first, whose key this is, does not run
+    assert yaml.safe_load(place.recipe.read_text()) == recipe and read_json(place.provenance) == facts
+    (place.path / "model" / "left").unlink()
+    run(world, "stages: [02_second]")
+    assert yaml.safe_load(place.recipe.read_text()) == recipe and read_json(place.provenance)["recipe"]["rows"] == 9
+    run(world, "stages: [01_first]")  # which takes away what the second made of it
+    recipe = yaml.safe_load(place.recipe.read_text())
+    assert recipe["rows"] == 3 and recipe["stages"] == ["01_first"] and "factor" not in recipe
+
+
 def test_stages_that_are_not_asked_for_lose_what_they_made_of_an_older_one(world, quick):
     place = RunFolder(world / "runs" / "toy")
     run(world)
@@ -276,6 +307,16 @@ def test_other_threads_run_the_stages_again_and_a_run_of_nothing_keeps_its_recor
     again = read_json(place.provenance)
     assert (again["threads"], again["commit"], len(quick)) == (1, "b", 4)
     assert {(stage["threads"], stage["commit"]) for stage in again["stages"].values()} == {(1, "b")}
+
+
+def test_threads_count_by_the_number_that_the_kernels_have_whoever_chose_it(world, quick, monkeypatch):
+    for threads, text, ran in (("2", "", 2), ("", "threads: 2", 2), ("1", "", 4), ("2", "threads: 1", 4)):
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+        run(world, text)
+        assert len(quick) == ran
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    run(world, "name: other", shared=True)  # there is none of two threads to be copied
+    assert len(quick) == 6
 
 
 def test_settings_are_checked_of_the_stages_that_will_run_but_the_first(world, quick, monkeypatch):

@@ -1,6 +1,8 @@
 """When a stage runs again."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -247,11 +249,21 @@ def test_a_copy_that_was_broken_off_is_no_finished_stage(world, monkeypatch):
     assert not broken.state("01_first").exists()
 
 
-def test_a_package_of_another_version_counts_and_the_order_of_keys_does_not(world, monkeypatch):
+def test_a_package_or_python_of_another_version_counts_and_the_order_of_keys_does_not(world, monkeypatch):
     first = ingredients(world, rows=1)
-    monkeypatch.setattr(stages.metadata, "version", lambda name: "0" if name == "torch" else first["packages"][name])
-    assert stages.difference(first, ingredients(world, rows=1)) == "packages changed: torch"
+    with monkeypatch.context() as patch:
+        patch.setattr(stages.metadata, "version", lambda name: "0" if name == "torch" else first["packages"][name])
+        assert stages.difference(first, ingredients(world, rows=1)) == "packages changed: torch"
+    monkeypatch.setattr(stages.platform, "python_version", lambda: "3.0")
+    assert stages.difference(first, ingredients(world, rows=1)) == "packages changed: python"
     assert stages.key({"a": 1, "b": 2}) == stages.key({"b": 2, "a": 1}) != stages.key({"a": 2, "b": 1})
+
+
+def test_a_package_that_is_optional_counts_where_it_is_installed(tmp_path):
+    storage.write_text("Name: vllm\nVersion: 0.1\n", tmp_path / "vllm-0.1.dist-info" / "METADATA")
+    code = "from r2ec_lib.workflow.stages import PACKAGES; print('vllm' in PACKAGES)"
+    script = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {code}"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "True\n"
 
 
 @pytest.mark.parametrize("content", ["", "xx"])

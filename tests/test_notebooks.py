@@ -211,6 +211,11 @@ def test_pages_of_a_real_run_hold_no_script_and_load_nothing(run):
         assert html.count('src="') == html.count('src="data:image/')
 
 
+def test_a_segment_of_an_unknown_feature_is_refused_before_any_long_work():
+    with pytest.raises(kernels.RunError, match=r"unknown column.*expected one of .*history_length"):
+        kernels.check_settings(runner.NOTEBOOKS / "05_oversight.ipynb", {"segment_rule": 'Warengruppe == "Baby"'})
+
+
 @pytest.mark.parametrize("name", ["benchmark", "benchmark_smollm2"])
 def test_the_benchmark_needs_no_other_stage_and_measures_every_comparison(tmp_path, name):
     overrides = [choice for line in SMALLEST for choice in line.split()]

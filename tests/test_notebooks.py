@@ -138,14 +138,15 @@ def test_a_run_without_students_measures_the_teacher_alone(run, tmp_path):
     alone = tmp_path / "alone"
     shutil.copytree(run, alone)
     shutil.rmtree(alone / "student")
-    recipe = (alone / "recipe.yaml").read_text()
-    (alone / "recipe.yaml").write_text(recipe.replace("student_epochs: 1", "student_epochs: 0"))
-    given = {"run_dir": str(alone), "student_epochs": 0}
-    stage, chosen = "09_student.ipynb", yaml.safe_load(recipe)
+    chosen = yaml.safe_load((alone / "recipe.yaml").read_text())
+    chosen |= {"student_epochs": 0, "teacher_lengths": [0, 4, chosen["max_completion_length"]]}
+    (alone / "recipe.yaml").write_text(yaml.safe_dump(chosen))
+    stage = "09_student.ipynb"
     declared = recipes.declared(runner.NOTEBOOKS / stage)
-    values = {key: value for key, value in chosen.items() if key in declared} | given
+    values = {key: value for key, value in chosen.items() if key in declared} | {"run_dir": str(alone)}
     kernels.run_notebook(runner.NOTEBOOKS / stage, tmp_path / stage, values, io.StringIO())
     assert set(read_json(alone / "student" / "metrics.json")["models"]) == {"r2ec", "r2ec_0", "r2ec_4"}
+    assert "the teacher's gain" not in str([cell.get("outputs") for cell in read_json(tmp_path / stage)["cells"]])
 
 
 def test_what_is_tried_changes_lists_and_leaves_the_model_as_it_was(run):
@@ -208,6 +209,11 @@ def test_pages_of_a_real_run_hold_no_script_and_load_nothing(run):
         html = path.read_text()
         assert "<script" not in html and "<link" not in html and "@import" not in html
         assert html.count('src="') == html.count('src="data:image/')
+
+
+def test_a_segment_of_an_unknown_feature_is_refused_before_any_long_work():
+    with pytest.raises(kernels.RunError, match=r"unknown column.*expected one of .*history_length"):
+        kernels.check_settings(runner.NOTEBOOKS / "05_oversight.ipynb", {"segment_rule": 'Warengruppe == "Baby"'})
 
 
 @pytest.mark.parametrize("name", ["benchmark", "benchmark_smollm2"])

@@ -82,11 +82,12 @@ def blocked(
 
 
 def idle(guardrails: Guardrails, items: pd.DataFrame) -> list[str]:
-    """Names of the rules that never bar an item of a catalogue, since what they bar, or what their condition asks of
-    a history, is none of its items, perhaps for a mistyped word or id."""
+    """A sentence about each rule that never bars an item of a catalogue, since what it bars, or what its condition
+    asks of a history, is none of its items, perhaps for a mistyped word or id."""
     rules = [rule for rule in guardrails.rules if isinstance(rule, NeverRecommend)]
     sets = [(rule.name, named) for rule in rules for named in (rule.items, rule.when and rule.when.history) if named]
-    return list(dict.fromkeys(name for name, named in sets if not _inside(named, items, name).any()))
+    names = dict.fromkeys(name for name, named in sets if not _inside(named, items, name).any())
+    return [f'The rule "{name}" never acts: it or its condition names no item of the catalogue.' for name in names]
 
 
 def _bars(

@@ -1,7 +1,7 @@
 """Which catalogue items a reasoning names, and whether they are those of the history. Tables in, tables out.
 
-Nothing here knows a model, a tokenizer or a file. What a text says apart from items is the business of `texts` and
-`attributes`; whether the ranking depends on it that of `causal`.
+Nothing here knows a model or a file. What a text says apart from items is the business of `texts` and `attributes`;
+whether the ranking depends on it that of `causal`.
 
 chains   one row per reasoning: sample_id, chain (text); further columns are ignored
 samples  the samples table of `schema`; items the catalogue, in item-index order
@@ -16,7 +16,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from r2ec_lib.analysis.words import WORD, context
+from r2ec_lib.analysis.words import WORD, context, words
+from r2ec_lib.model.analyses import TITLE_WORDS, claims
+from r2ec_lib.model.prompts import Prompts, clean
 
 MAX_GAP, RARE, WORD_SHARE = 2, 0.05, 0.2  # of the rule in `mentions`
 _QUOTED = re.compile(r"\[([^\[\]]+)\]|(?<!\d)\"([^\"]+)\"|“([^”]+)”")  # a quote after a digit is an inch
@@ -37,6 +39,8 @@ WORDS = {
     "history_share_by_chance": "the same against another shopper's history (chance)",
     "history_titles": "history items named by title, of all in the history",
     "history_precision": "items named as owned that are owned",
+    "claims_hold": "claims about the last two purchases that hold",
+    "claims_untitled": "such claims with a title that no product has",
     "off_history": "named items outside the history (number)",
     "quoted": "names in quotation marks or brackets (number)",
     "off_catalogue": "of these names, those that match no item",
@@ -223,6 +227,39 @@ def grounding(chains: pd.DataFrame, mentioned: pd.DataFrame, samples: pd.DataFra
             }
         )
     return pd.DataFrame(rows, index=chains.index)
+
+
+def purchase_claims(
+    chains: pd.DataFrame, samples: pd.DataFrame, items: pd.DataFrame, prompts: Prompts
+) -> pd.DataFrame:
+    """Do the sentences hold that say what the last purchase was and what came before it, in the forms of the warm-up
+    (`model.analyses.FORMS`)? One row per chain, with its index.
+
+    claims_hold the share of a chain's claims whose title is that of this purchase · claims_untitled the share whose
+    title no item of the catalogue has (both NaN without a claim). A title is written as analyses write it, as prompts
+    show it, or cut off in between; case and punctuation do not matter.
+
+    Args:
+        chains: with `closed`: a sentence that was cut off is no claim.
+        prompts: of the model that wrote the chains.
+    """
+    longest = max(TITLE_WORDS, prompts.style.max_title_words)
+    shown = [words(clean(title, prompts.specials, longest)) for title in items["title"]]
+    starts = defaultdict(list)  # words of a title as analyses write it -> the items that may be meant
+    for item, title in enumerate(items["title"]):
+        starts[tuple(words(clean(title, prompts.specials, TITLE_WORDS)))].append(item)
+    histories, rows = samples.set_index("sample_id")["history"], []
+    for row, sample_id, chain, closed in chains[["sample_id", "chain", "closed"]].itertuples(name=None):
+        history = [int(item) for item in histories[sample_id]]
+        purchases = {"last": history[-1:], "before": history[-2:-1]}
+        for kind, title in claims(chain, closed):
+            if kind in purchases:
+                name = words(title)
+                meant = [item for end in range(len(name) + 1) for item in starts.get(tuple(name[:end]), ())]
+                bearers = {item for item in meant if shown[item][: len(name)] == name}
+                rows.append((row, not bearers.isdisjoint(purchases[kind]), not bearers))
+    table = pd.DataFrame(rows, columns=["row", "claims_hold", "claims_untitled"])
+    return table.astype(dict.fromkeys(table.columns[1:], float)).groupby("row").mean().reindex(chains.index)
 
 
 def _counts(titles: Sequence[Mention]) -> tuple[int, int]:

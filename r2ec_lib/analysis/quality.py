@@ -2,7 +2,8 @@
 
 The index is the weighted mean of four parts, each of 0…1:
 
-truth        share of the checkable claims that hold (the world's truth, or `attributes.support` by the history)
+truth        share of the checkable claims that hold (the world's truth; else `mentions.purchase_claims`; for a
+             reasoning without such a claim, `attributes.support` by the history)
 relevance    what holds for this shopper's history and not for everybody's (`attributes.support`, `specific`)
 consistency  share of the stated values that the recommended item holds (`agreement.consistency`, `holds`)
 form         (1 − repetition), and 0 where the text is empty or was cut off before `<answer>`

@@ -36,6 +36,9 @@ SHEET_COLUMNS = [*SHOWN, *FILLED]
 KEY = ["case", "sample_id", "user_id", "model", "rank", "chain"]
 """What a sheet hides, as columns of a table kept apart from it."""
 _FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠", "\t", "\r", "\n")
+_MARK = "\ufeff"
+FAULTS = 3
+"""Faults of a sheet that an error names, the first ones; the others are counted."""
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
     autoescape=True,
@@ -71,21 +74,21 @@ def review_sheet(cases: pd.DataFrame, samples: pd.DataFrame, items: pd.DataFrame
 
 
 def to_csv(table: pd.DataFrame) -> str:
-    """CSV text in which no cell is a formula.
+    """CSV text in which no cell is a formula, after a byte-order mark, by which spreadsheets know UTF-8.
 
     A cell that starts with =, +, -, @ (also full-width), tab or a line break, perhaps after spaces, which some
     spreadsheets drop, or with an apostrophe before one of these, gets one more apostrophe; `from_csv` removes it
     again.
     """
     cells = table.map(lambda cell: _neutral(str(cell))).rename(columns=lambda name: _neutral(str(name)))
-    return cells.to_csv(index=False, quoting=csv.QUOTE_ALL, lineterminator="\n")
+    return _MARK + cells.to_csv(index=False, quoting=csv.QUOTE_ALL, lineterminator="\n")
 
 
 def from_csv(text: str) -> pd.DataFrame:
     """The cells, as text, of what `to_csv` wrote or a spreadsheet saved from it (with a byte-order mark, with
     semicolons), indexed by the line in which a row ends. Raises DataError for an empty text, or a row of another
     width, with its line."""
-    text = text.removeprefix("\ufeff")
+    text = text.removeprefix(_MARK)
     names = text.partition("\n")[0]
     delimiter = ";" if names.count(";") > names.count(",") else ","
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
@@ -114,7 +117,7 @@ def to_html(sheet: pd.DataFrame, title: str = "Review of reasons") -> str:
 
 
 def read_sheet(text: str, cases: Sequence[str], reviewer: str, where: str = "the sheet") -> pd.DataFrame:
-    """A filled sheet, checked whole; every fault is named with its line.
+    """A filled sheet, checked whole; the first `FAULTS` faults are named with their lines, and others are counted.
 
     Args:
         text: CSV; columns beyond case, the criteria, accept and remark may be left out, others are refused.
@@ -152,14 +155,20 @@ def read_sheet(text: str, cases: Sequence[str], reviewer: str, where: str = "the
         if row["accept"] not in ACCEPT:
             faults.append(f'line {line}: accept is "{row["accept"]}"; expected yes, no or nothing')
     if missing := [case for case in cases if case not in lines]:
-        faults.append(f"after line {max(table.index, default=1)}: no row for {', '.join(missing)}")
+        faults.append(f"after line {max(table.index, default=1)}: no row for {_first(missing, ', ')}")
     if faults:
-        raise DataError(f"{where}: {'; '.join(faults)}.")
+        raise DataError(f"{where}: {_first(faults, '; ')}.")
     filled = filled.assign(remark=table["remark"]).set_index("case").loc[list(cases)].reset_index()
     marks = {name: filled[name].map(allowed).astype(float) for name in CRITERIA}
     filled = filled.assign(**marks, accept=filled["accept"].map(ACCEPT).astype(int))
     filled.insert(0, "reviewer", reviewer)
     return filled
+
+
+def _first(parts: Sequence[str], separator: str) -> str:
+    """The first `FAULTS` parts, and how many more there are."""
+    rest = [f"and {len(parts) - FAULTS} more"] if len(parts) > FAULTS else []
+    return separator.join([*parts[:FAULTS], *rest])
 
 
 def sheet_files(folder: Path) -> list[Path]:

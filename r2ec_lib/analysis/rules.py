@@ -42,6 +42,12 @@ def _printable(text: str) -> str:
     return text
 
 
+def _worded(text: str) -> str:
+    if text.startswith(("<", ">")):
+        raise ValueError("rules compare words, not numbers; expected a word, or an item_id")
+    return text
+
+
 def _compiled(pattern: Any) -> re.Pattern[str]:
     if not isinstance(pattern, str):
         raise ValueError("expected a regular expression in quotes")
@@ -58,7 +64,8 @@ def _compiled(pattern: Any) -> re.Pattern[str]:
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1), AfterValidator(_printable)]
 Pattern = Annotated[re.Pattern[str], BeforeValidator(_compiled)]
 Count = Annotated[int, Field(strict=True, ge=1)]
-Column = Annotated[list[Text], Field(min_length=1)]
+Value = Annotated[Text, AfterValidator(_worded)]
+Column = Annotated[list[Value], Field(min_length=1)]
 ItemSet = Annotated[dict[str, Column], Field(min_length=1)]
 """Items by their columns: in each column named, one of its values. `item_id` has to be equal to a value; any other
 column has to hold it as whole words; case and invisible characters are ignored."""

@@ -85,6 +85,13 @@ def members(rule: str, features: pd.DataFrame) -> np.ndarray:
     return np.asarray(selected)
 
 
+def check(rule: str) -> None:
+    """Raises SegmentError for a rule that `members` would refuse on any `sample_features`: before there are some."""
+    one = {"sample_id": [0], "user_id": ["a"], "timestamp": [pd.Timestamp(0)], "target": [0], "history": [[0]]}
+    sample = pd.DataFrame(one | {"history_hours": [[0.0]], "history_ratings": [[0.0]]})
+    members(rule, sample_features(sample, sample, pd.DataFrame({"user_id": ["a"], "item": [0]})))
+
+
 def _check(node: ast.AST, features: pd.DataFrame) -> None:
     """Raises ValueError for a part of a rule that is not allowed."""
     allowed = isinstance(node, _ALLOWED)
@@ -110,7 +117,8 @@ def _check(node: ast.AST, features: pd.DataFrame) -> None:
 
 
 def _is_text(node: ast.expr, features: pd.DataFrame) -> bool:
-    if isinstance(node, ast.Name) and node.id in features:
+    if isinstance(node, ast.Name):
+        _check(node, features)  # a name that nobody knows is no matter of types
         return not pd.api.types.is_numeric_dtype(features[node.id])
     return isinstance(node, ast.Constant) and isinstance(node.value, str)
 

@@ -18,10 +18,18 @@ from r2ec_lib.model.prompts import Document, Prompts, clean
 
 TITLE_WORDS = 6
 """Words of a title that an analysis names."""
-FRAME_WORDS = frozenset(
-    "the last purchase was before that came needs are about and shopper trusts next may come or".split()
-)
-"""Words of the sentences that an `Analyst` writes, whatever they are about."""
+FORMS = {
+    "last": "The last purchase was {}.",
+    "before": "Before that came {}.",
+    "needs": "The needs are about {}.",
+    "brand": "The shopper trusts {}.",
+    "next": "Next may come {}.",
+}
+"""The sentences that an `Analyst` writes and `claims` reads."""
+FRAME_WORDS = frozenset(re.findall("[a-z]+", " ".join(FORMS.values()).lower())) | {"and", "or"}
+"""Words of these sentences, whatever they are about."""
+_KINDS = {form.partition(" {}")[0]: kind for kind, form in FORMS.items()}
+_BEGINS = re.compile(rf"\b({'|'.join(_KINDS)})\b")
 FOLDS, LIKELY, PENALTY = 5, 10, 50.0
 """Of `likely_next`: groups of shoppers, items kept a history, and λ of the item weights."""
 
@@ -59,20 +67,34 @@ class Analyst:
             likely: items that may be bought next and how likely each is; a few are drawn and named last.
         """
         recent = [int(item) for item in history][-5:]
-        facts = [f"The last purchase was {self.short[recent[-1]]}."]
-        facts += [f"Before that came {self.short[recent[-2]]}."] if len(recent) > 1 else []
+        facts = [FORMS["last"].format(self.short[recent[-1]])]
+        facts += [FORMS["before"].format(self.short[recent[-2]])] if len(recent) > 1 else []
         found = Counter(word for item in recent for word in sorted(set(self.words[item])) if word in self.telling)
         if found:
-            facts.append(f"The needs are about {' and '.join(word for word, _ in found.most_common(2))}.")
+            facts.append(FORMS["needs"].format(" and ".join(word for word, _ in found.most_common(2))))
         brands = Counter(self.brands[item] for item in recent if self.brands[item])
         if brands:
-            facts.append(f"The shopper trusts {brands.most_common(1)[0][0]}.")
+            facts.append(FORMS["brand"].format(brands.most_common(1)[0][0]))
         chosen = generator.permutation(len(facts))[: generator.integers(1, min(len(facts), self.most_facts) + 1)]
         told = [facts[fact] for fact in chosen]
         if likely is not None and (count := min(self.named, int((likely[1] > 0).sum()))):
             drawn = generator.choice(likely[0], count, replace=False, p=likely[1] ** 2 / (likely[1] ** 2).sum())
-            told.append(f"Next may come {' or '.join(self.short[item] for item in drawn)}.")
+            told.append(FORMS["next"].format(" or ".join(self.short[item] for item in drawn)))
         return " ".join(told)
+
+
+def claims(text: str, closed: bool) -> list[tuple[str, str]]:
+    """The sentences of `FORMS` in a text: the kind of each and what it names. The last one of a text that is not
+    `closed` may have been cut off, and claims nothing.
+
+    >>> claims("The last purchase was Dr. Who. Before that came a mug. The needs are ab", closed=False)
+    [('last', 'Dr. Who')]
+    """
+    _, *parts = _BEGINS.split(text)
+    told = [
+        (_KINDS[begin], rest.strip().removesuffix(".")) for begin, rest in zip(parts[::2], parts[1::2], strict=True)
+    ]
+    return told if closed else told[:-1]
 
 
 def generic_documents(

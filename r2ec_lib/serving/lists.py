@@ -110,8 +110,8 @@ def recommend(
     model = R2ec.load(model_folder)
     max_new_tokens = model.longest(max_new_tokens)
     style, room = model.prompts.style, room_for_prompts(model, max_new_tokens)
-    for name in guardrails.idle(rails, model.catalogue) if rails else ():
-        print(f'The rule "{name}" never acts: it or its condition names no item of the catalogue.', flush=True)
+    for told in guardrails.idle(rails, model.catalogue) if rails else ():
+        print(told, flush=True)
     log = read_interactions(
         interactions_path,
         columns,

@@ -4,8 +4,10 @@ import math
 
 import pandas as pd
 import pytest
+from conftest import text_tokenizer
 
 from r2ec_lib.analysis import mentions
+from r2ec_lib.model.prompts import Prompts, PromptStyle
 
 TITLES = [
     "Halden Fern mug, sage",
@@ -254,3 +256,60 @@ def test_an_item_mentioned_by_a_word_is_not_named_by_title(items):
     row = mentions.grounding(chains, mentions.mentions(chains, samples, items), samples).iloc[0]
     assert (row["history_share"], row["history_titles"], row["off_history"]) == (1, 0, 0)
     assert math.isnan(row["history_precision"])
+
+
+def claimed(text, titles, history, closed=True, **style):
+    """(share of the claims that hold, share whose title is none) of one text."""
+    prompts = Prompts(text_tokenizer("byte-level"), PromptStyle(instruct=False, **style))
+    items = pd.DataFrame({"item_id": [f"i{n}" for n in range(len(titles))], "title": titles})
+    table = mentions.purchase_claims(chains_of(text, closed=closed), samples_of(history), items, prompts)
+    return tuple(table.loc[0])
+
+
+LONG = "Red oak <answer> wall shelf, wide and deep"  # `<answer>` is cleaned, and counts as a word
+SHELVES = [LONG, "Red oak bench", "Mr. Blue", "Red oak bench - new"]
+
+
+@pytest.mark.parametrize(
+    ("text", "held", "untitled"),
+    [
+        ("The last purchase was Red oak bench.", 1, 0),
+        ("Before that came Mr. Blue. The needs are about oak. The last purchase was red oak BENCH", 1, 0),
+        ("The last purchase was Mr. Blue.", 0, 0),  # bought, but earlier
+        ("The last purchase was Red oak.", 0, 1),  # cut shorter than by the warm-up
+        ("The last purchase was Red oak bench blue.", 0, 1),
+        ("The last purchase was oak bench Red.", 0, 1),
+        ("The last purchase was Red oak bench. Before that came Mr. Green.", 0.5, 0.5),
+    ],
+)
+def test_claims_about_the_last_purchases_are_checked_whole(text, held, untitled):
+    assert claimed(text, SHELVES, [0, 2, 1]) == (held, untitled)
+
+
+@pytest.mark.parametrize(
+    ("name", "max_title_words", "holds"),
+    [
+        ("Red oak < answer> wall shelf", 8, True),  # six words, as the warm-up writes it
+        ("Red oak < answer> wall shelf, wide", 8, True),
+        ("Red oak < answer> wall shelf, wide and", 8, True),  # as the prompt shows it
+        ("Red oak < answer> wall shelf, wide and deep", 8, False),  # which the model has not read
+        ("Red oak < answer> wall shelf, high", 8, False),
+        ("Red oak < answer> wall", 8, False),
+        ("Red oak < answer> wall shelf", 3, True),
+    ],
+)
+def test_a_claimed_title_may_be_as_long_as_the_warm_up_or_the_prompt_writes_it(name, max_title_words, holds):
+    text = f"The last purchase was {name}."
+    assert claimed(text, SHELVES, [1, 0], max_title_words=max_title_words) == (holds, not holds)
+
+
+def test_a_claim_that_was_cut_off_and_a_text_without_one_count_for_nothing():
+    cut = "The last purchase was Red oak bench. Before that came Mr."
+    assert claimed(cut, SHELVES, [2, 1], closed=False) == (1, 0)
+    for text in ("", "The needs are about oak and bench. The shopper trusts Acme.", "Red oak bench"):
+        assert all(map(math.isnan, claimed(text, SHELVES, [2, 1])))
+
+
+def test_nothing_came_before_a_single_purchase_and_a_title_of_several_items_stands_for_each():
+    assert claimed("Before that came Mr. Blue.", SHELVES, [2]) == (0, 0)
+    assert claimed("The last purchase was Mr. Blue.", [*SHELVES, "Mr. Blue"], [0, 4]) == (1, 0)

@@ -104,6 +104,7 @@ def test_a_sheet_tells_neither_model_nor_rank_nor_sample_and_the_key_tells_all(c
 )
 def test_no_cell_is_a_formula_and_every_cell_comes_back(cell):
     text = review.to_csv(pd.DataFrame({"case": ["x"], "reason": [cell]}))
+    assert text.startswith("\ufeff")  # which tells a spreadsheet to read UTF-8
     written = text.split("\n", 1)[1].removeprefix('"x","')
     assert not written.startswith(("=", "+", "-", "@", "＝", "\t", "\r", "\n", " "))
     assert review.from_csv(text)["reason"].tolist() == [cell]
@@ -111,7 +112,7 @@ def test_no_cell_is_a_formula_and_every_cell_comes_back(cell):
 
 def test_column_names_are_no_formulas_either_and_no_cell_is_left_out():
     text = review.to_csv(pd.DataFrame({"=case": [1, None], "reason": ["x", None]}))
-    assert text.splitlines()[0] == '"\'=case","reason"'
+    assert text.splitlines()[0] == '\ufeff"\'=case","reason"'
     assert review.from_csv(text).to_numpy().tolist() == [["1.0", "x"], ["nan", "nan"]]
 
 
@@ -177,6 +178,15 @@ def test_each_fault_of_a_sheet_is_named_with_its_line(text, said):
     with pytest.raises(DataError) as error:
         review.read_sheet(text, CASES, "Ann", where="ann.csv")
     assert str(error.value).startswith("ann.csv: ") and all(part in str(error.value) for part in said), error.value
+
+
+def test_of_many_faults_and_of_many_missing_rows_the_first_three_are_told_and_the_rest_counted():
+    cases = [f"case-{number:03d}" for number in range(1, 41)]
+    wrong = sheet_of(*(f"{case},9,4,3,2,yes,fine" for case in cases))
+    with pytest.raises(DataError, match=r"line 2: .*; line 3: .*; line 4: [^:]*; and 37 more\.$"):
+        review.read_sheet(wrong, cases, "Ann")
+    with pytest.raises(DataError, match=r"no row for case-002, case-003, case-004, and 36 more\.$"):
+        review.read_sheet(sheet_of(f"case-001,{GOOD}"), cases, "Ann")
 
 
 def test_the_sheets_of_a_folder_are_found_in_any_case_and_an_empty_or_missing_folder_is_named(tmp_path):

@@ -69,6 +69,14 @@ def test_what_happens_to_a_broken_reason_has_defaults_and_can_be_set():
         (one("kind: never_recommend, items: [a]"), ["items: Input should be a valid dictionary", "found ['a']"]),
         (one("kind: never_recommend, items: {}"), ["items: ", "at least 1 item"]),
         (one("kind: never_recommend, items: {title: a}"), ["items: title: ", "valid list", "found 'a'"]),
+        (
+            one("kind: never_recommend, items: {price: ['> 50']}"),
+            ["items: price: rules compare words", "found '> 50'"],
+        ),
+        (
+            one("kind: never_recommend, items: {title: [a]}, when: {history: {price: [' <=5']}}"),
+            ["when: history: price: rules compare words, not numbers", "found ' <=5'"],
+        ),
         (one("kind: never_recommend, items: {title: []}"), ["items: title: ", "at least 1 item"]),
         (one("kind: never_recommend, items: {title: [a]}, when: {}"), ["when: expected history, reason or both"]),
         (

@@ -78,6 +78,11 @@ def test_a_rule_selects_whom_it_names(features, rule, selected):
         ("[cold for _ in cold]", "is not allowed"),
         ("-cold", "is not allowed"),
         ("history_lenght > 3", 'unknown column "history_lenght"; expected one of sample_id, history_length'),
+        (
+            'lenght == "Baby" and history_length > 3',
+            'unknown column "lenght"; expected one of sample_id, history_length',
+        ),
+        ("history_length in [3, lenght]", 'unknown column "lenght"'),
         ("history_length", "no condition"),
         ("history_length == '3'", "one is a text"),
         ("last_category > 3", "one is a text"),
@@ -113,6 +118,13 @@ def test_features_are_read_from_history_target_and_training_purchases():
     assert table["date"].tolist() == ["2023-05-31", "2024-02-29"]
     assert table["target_popularity"].tolist() == [0, 1] and table["cold"].tolist() == [True, False]
     assert table["history_popularity"].tolist() == [(1 + 2) / 2, 2] and table["new_user"].tolist() == [False, True]
+
+
+def test_a_rule_is_checked_before_there_are_samples():
+    segments.check("history_length < 4 and date >= '2023-02-01' and not (cold or new_user) and mean_rating > 2")
+    for rule in ('Warengruppe == "Baby"', "history_length < '4'", "date > 3"):
+        with pytest.raises(segments.SegmentError):
+            segments.check(rule)
 
 
 # ---- figures -------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from r2ec_lib.model.analyses import Analyst, analyses, generic_documents, likely_next
+from r2ec_lib.model.analyses import Analyst, analyses, claims, generic_documents, likely_next
 from r2ec_lib.model.prompts import Prompts, PromptStyle
 
 
@@ -127,3 +127,13 @@ def test_an_analysis_states_what_the_last_five_purchases_and_their_rare_words_sa
     documents = generic_documents(items, one, prompts, n=1)
     assert [document.answer for document in documents[:6]] == ["alpha", "amber", "birch", "amber", "cedar", "dune"]
     assert documents[40].prompt == prompts.user_text([titles[1], titles[2]], [50.0, 3.0], [5.0, 4.0])
+
+
+def test_what_an_analysis_states_is_read_back_sentence_by_sentence(prompts):
+    items = pd.DataFrame({"item_id": list("abc"), "title": ["Dr. Who No. 5", "Ltd. {lamp}", "mug"], "brand": "Ac. me"})
+    items = pd.concat([items, *[items.tail(1)] * 40], ignore_index=True)  # so that words of the first two are rare
+    told = Analyst(items, prompts, most_facts=4, named=1).write([0, 1], Steady(), (np.array([2]), np.array([1.0])))
+    needs, read = ("needs", "who and lamp"), claims(told, closed=True)
+    assert read == [("last", "Ltd. {lamp}"), ("before", "Dr. Who No. 5"), needs, ("brand", "Ac. me"), ("next", "mug")]
+    assert claims(told[:-3], closed=False) == read[:-1]
+    assert claims("nothing of the kind", closed=True) == claims("", closed=False) == []

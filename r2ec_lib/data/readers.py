@@ -50,6 +50,9 @@ def read_logs(
     Repeated interactions and those with unknown items are dropped and counted. Raises DataError.
     """
     names = _names(columns)
+    for key, path in {"interactions_path": interactions_path, "items_path": items_path}.items():
+        if not str(path):  # the notebook's default, which as a path would be the working folder
+            raise DataError(f"{key} is empty; expected a file in .csv, .jsonl (also .gz) or .parquet.")
     interactions = _read_interactions(interactions_path, columns, timestamp_unit, rating_range)
     where, raw = place(items_path), read_file(items_path)
     items = clean_items(named_items(raw, columns, where), where)

@@ -165,7 +165,11 @@ def test_a_wrong_column_name_is_refused(logs):
 
 
 def test_missing_and_empty_files_are_named(logs, tmp_path):
-    _, items = logs()
+    interactions, items = logs()
+    with pytest.raises(DataError, match=r"^interactions_path is empty; expected a file in \.csv"):
+        readers.read_logs("", items)
+    with pytest.raises(DataError, match=r"^items_path is empty"):
+        readers.read_logs(interactions, "")
     with pytest.raises(DataError, match=r"gone\.csv: no such file"):
         readers.read_logs(tmp_path / "gone.csv", items)
     with pytest.raises(DataError, match=r"notes\.txt: expected a name in \.csv"):

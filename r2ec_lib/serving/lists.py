@@ -82,7 +82,8 @@ def recommend(
 
     Args:
         columns, timestamp_unit: as in `readers.read_logs`.
-        users_path: a file whose column for user_id says who gets a list; all shoppers of the log where left out.
+        users_path: a file whose column for user_id, under the log's name or ours, says who gets a list; all shoppers
+            of the log where left out.
         max_new_tokens: longest reasoning; as the model was trained if left out.
         shard: (i, n) writes for the i-th (from 1) of n groups of shoppers, which `shard_of` makes.
         use_vllm: whether vLLM writes the reasonings.
@@ -154,8 +155,9 @@ def recommend(
 
 def _named_users(path: Path, columns: Mapping[str, str]) -> np.ndarray:
     """The shoppers whom a file names, each once. Raises DataError."""
-    where, name = place(path), (LOG_COLUMNS | dict(columns))["user_id"]
-    users = to_ids(select_columns(read_file(path), {"user_id": name}, where)["user_id"], where).unique()
+    where, table, name = place(path), read_file(path), (LOG_COLUMNS | dict(columns))["user_id"]
+    name = "user_id" if name not in table and "user_id" in table else name
+    users = to_ids(select_columns(table, {"user_id": name}, where)["user_id"], where).unique()
     if not len(users):
         raise DataError(f"{path}: the file names no shopper.")
     return users

@@ -249,6 +249,17 @@ def test_files_are_read_with_their_own_columns(shop, log):
     pd.testing.assert_frame_equal(written.set_index("user_id"), whole.loc[["u3", "u1"]], atol=1e-5)
 
 
+@pytest.mark.parametrize("text", ["customer\nu3\n", "user_id\nu3\n", "user_id,customer\nx,u3\n"])
+def test_a_file_of_shoppers_has_the_logs_name_for_them_or_ours(shop, log, text):
+    log.rename(columns={"user_id": "customer"}).to_parquet(shop / "own.parquet")
+    (shop / "users.csv").write_text(text)
+    choices = {"columns": {"user_id": "customer"}, "users_path": shop / "users.csv"}
+    assert write(shop, log="own.parquet", **choices)["user_id"].unique().tolist() == ["u3"]
+    (shop / "users.csv").write_text("id\nu3\n")
+    with pytest.raises(DataError, match=r"users\.csv: no column 'customer' for user_id"):
+        write(shop, "other.parquet", log="own.parquet", **choices)
+
+
 def test_a_hundred_thousand_shoppers_are_streamed(tmp_path):
     """With a stub of the model. The lists of a part are on disk before the next part is asked about."""
     shoppers, k = 100_000, 2

@@ -71,13 +71,8 @@ def review_sheet(cases: pd.DataFrame, samples: pd.DataFrame, items: pd.DataFrame
 
 
 def to_csv(table: pd.DataFrame) -> str:
-    """CSV text in which no cell is a formula.
-
-    A cell that starts with =, +, -, @ (also full-width), tab or a line break, perhaps after spaces, which some
-    spreadsheets drop, or with an apostrophe before one of these, gets one more apostrophe; `from_csv` removes it
-    again.
-    """
-    cells = table.map(lambda cell: _neutral(str(cell))).rename(columns=lambda name: _neutral(str(name)))
+    """CSV text in which no cell is a formula; `from_csv` removes again what `neutral` has added."""
+    cells = table.map(lambda cell: neutral(str(cell))).rename(columns=lambda name: neutral(str(name)))
     return cells.to_csv(index=False, quoting=csv.QUOTE_ALL, lineterminator="\n")
 
 
@@ -99,7 +94,12 @@ def from_csv(text: str) -> pd.DataFrame:
     return pd.DataFrame([row for _, row in rows], pd.Index([line for line, _ in rows], name="line"), header, dtype=str)
 
 
-def _neutral(cell: str) -> str:
+def neutral(cell: str) -> str:
+    """The text of a cell that no spreadsheet takes for a formula.
+
+    A cell that starts with =, +, -, @ (also full-width), tab or a line break, perhaps after spaces, which some
+    spreadsheets drop, or with an apostrophe before one of these, gets one more apostrophe.
+    """
     return f"'{cell}" if cell.lstrip(" '").startswith(_FORMULA) else cell
 
 

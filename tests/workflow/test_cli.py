@@ -241,6 +241,12 @@ def test_a_shard_that_does_not_exist_is_refused(shard, capsys):
     assert "expected I/N" in capsys.readouterr().err
 
 
+def test_lists_in_another_kind_of_file_are_refused_before_anything_is_loaded(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli._parser().parse_args([*RECOMMEND, "--out", "lists.xlsx"])
+    assert "expected a name in .csv or .parquet; found 'lists.xlsx'" in capsys.readouterr().err
+
+
 def test_a_signal_that_comes_where_python_drops_exceptions_still_stops():
     class Last:
         def __del__(self):

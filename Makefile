@@ -17,7 +17,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 READY := .venv/ready
 # Bytecode for what these import, a quarter of all that pip would compile, in half a minute less
 COMPILED := import ipykernel.kernelapp, r2ec_lib.analysis.guardrails, r2ec_lib.plots, r2ec_lib.serving.student, \
-	r2ec_lib.training.jobs, r2ec_lib.workflow.cli
+	r2ec_lib.training.jobs, r2ec_lib.workflow.cli, r2ec_lib.workflow.study
 
 .PHONY: report seeds ablations test lab lint clean
 

@@ -32,6 +32,24 @@ def run(tmp_path_factory) -> Path:
     return runner.execute(recipe, runs=folder / "runs").parents[1]
 
 
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        (["source=logs"], "interactions_path is empty"),
+        (["source=logs", "interactions_path=log.csv", "items_path=items.csv"], "items.csv: no column 'title'"),
+        (["source=log"], "source is 'log'; expected"),
+    ],
+)
+def test_a_check_of_a_recipe_refuses_what_the_data_stage_would_refuse(tmp_path, monkeypatch, chosen, message):
+    monkeypatch.chdir(tmp_path)
+    Path("log.csv").write_text("user_id,item_id,timestamp\na,p,2020-01-01\n")
+    Path("items.csv").write_text("item_id,name\np,Pen\n")
+    chosen = [*chosen, "stages=[01_data_preparation]"]
+    recipe = recipes.load(ROOT / "params" / "smoke.yaml", recipes.declared_in(runner.NOTEBOOKS), chosen)
+    with pytest.raises(recipes.RecipeError, match=rf"^01_data_preparation\.ipynb: .*{message}"):
+        runner.check(recipe, tmp_path / "runs")
+
+
 def test_every_stage_leaves_its_metrics_and_its_page(run):
     for stage in ("data", "training", "evaluation", "reasoning", "oversight", "student", "try_it"):
         assert read_json(run / stage / "metrics.json")

@@ -6,6 +6,8 @@ import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+import pytest
+
 LIBRARY = Path(__file__).parents[1] / "r2ec_lib"
 MAY_IMPORT = {
     "data": set(),
@@ -58,9 +60,10 @@ def test_only_the_command_line_opens_the_room_of_serving_and_only_when_asked_to(
     assert not [node for node in tops if isinstance(node, ast.ImportFrom) and "serving" in (node.module or "")]
 
 
-def test_the_command_line_answers_without_loading_torch():
+@pytest.mark.parametrize(("module", "heavy"), [("cli", {"torch", "nbformat", "papermill"}), ("study", {"torch"})])
+def test_the_command_line_answers_without_loading_what_the_command_does_not_need(module, heavy):
     """Which would take longer than all the rest, each time that a command is typed or a run of a study begins."""
-    script = "import sys, r2ec_lib.workflow.cli; sys.exit('torch' in sys.modules)"
+    script = f"import sys, r2ec_lib.workflow.{module}; sys.exit(bool({heavy!r} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", script], cwd=LIBRARY.parent).returncode == 0
 
 

@@ -74,13 +74,9 @@ def review_sheet(cases: pd.DataFrame, samples: pd.DataFrame, items: pd.DataFrame
 
 
 def to_csv(table: pd.DataFrame) -> str:
-    """CSV text in which no cell is a formula, after a byte-order mark, by which spreadsheets know UTF-8.
-
-    A cell that starts with =, +, -, @ (also full-width), tab or a line break, perhaps after spaces, which some
-    spreadsheets drop, or with an apostrophe before one of these, gets one more apostrophe; `from_csv` removes it
-    again.
-    """
-    cells = table.map(lambda cell: _neutral(str(cell))).rename(columns=lambda name: _neutral(str(name)))
+    """CSV text in which no cell is a formula, after a byte-order mark, by which spreadsheets know UTF-8; `from_csv`
+    removes both again."""
+    cells = table.map(lambda cell: neutral(str(cell))).rename(columns=lambda name: neutral(str(name)))
     return _MARK + cells.to_csv(index=False, quoting=csv.QUOTE_ALL, lineterminator="\n")
 
 
@@ -102,7 +98,12 @@ def from_csv(text: str) -> pd.DataFrame:
     return pd.DataFrame([row for _, row in rows], pd.Index([line for line, _ in rows], name="line"), header, dtype=str)
 
 
-def _neutral(cell: str) -> str:
+def neutral(cell: str) -> str:
+    """The text of a cell that no spreadsheet takes for a formula.
+
+    A cell that starts with =, +, -, @ (also full-width), tab or a line break, perhaps after spaces, which some
+    spreadsheets drop, or with an apostrophe before one of these, gets one more apostrophe.
+    """
     return f"'{cell}" if cell.lstrip(" '").startswith(_FORMULA) else cell
 
 

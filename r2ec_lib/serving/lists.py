@@ -1,4 +1,4 @@
-"""Lists for every shopper of a log: interactions in, one Parquet file of recommendations out, in parts.
+"""Lists for every shopper of a log: interactions in, one Parquet or CSV file of recommendations out, in parts.
 
 Shoppers are asked about a part at a time. A part is written whole or not at all, so a killed command goes on with the
 next one, and the parts become the file at the end. What is held: the log, as read and by shopper, and the lists of one
@@ -6,6 +6,7 @@ part; so memory grows with the log, and not with the lists. How a list comes abo
 `model` and, under rules, of `analysis.guardrails`.
 """
 
+import csv
 import json
 import math
 import shutil
@@ -24,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from r2ec_lib.analysis import guardrails, rules
+from r2ec_lib.analysis import guardrails, review, rules
 from r2ec_lib.analysis.guardrails import Action, Guarded
 from r2ec_lib.analysis.rules import Guardrails
 from r2ec_lib.data.formats import kind_of, parts, place, read_file
@@ -51,10 +52,11 @@ LISTS = pa.schema(
         ("rules", pa.string()),  # which acted, how, and on what
     ]
 )
+CSV_HEADER = ",".join(f'"{name}"' for name in LISTS.names) + "\n"
 POPULAR = "popular items"
 """How the note of a list begins that is not the model's."""
 COMMAND = b"r2ec"
-"""Key in a file's metadata of what its lists were made from."""
+"""Key in a Parquet file's metadata of what its lists were made from; a CSV has no place for it."""
 
 Ask = Callable[[pd.DataFrame], Sequence[Recommendation]]
 """Answers to a table of `data.purchases.histories_table`, with how many of the latest purchases to `read`."""
@@ -81,8 +83,10 @@ def recommend(
     """Writes the lists of a log's shoppers to `out` and tells how far it is; goes on where it was interrupted.
 
     Args:
+        out: a name in .parquet or .csv; texts in CSV are kept from being read as formulas, as in `review.to_csv`.
         columns, timestamp_unit: as in `readers.read_logs`.
-        users_path: a file whose column for user_id says who gets a list; all shoppers of the log where left out.
+        users_path: a file whose column for user_id, under the log's name or ours, says who gets a list; all shoppers
+            of the log where left out.
         max_new_tokens: longest reasoning; as the model was trained if left out.
         shard: (i, n) writes for the i-th (from 1) of n groups of shoppers, which `shard_of` makes.
         use_vllm: whether vLLM writes the reasonings.
@@ -92,8 +96,8 @@ def recommend(
             command beside `out`, or reasonings so long that the model has no room for a history.
         FileNotFoundError: `model_folder` holds no model.
     """
-    if out.suffix != ".parquet":
-        raise DataError(f"{out}: expected a name in .parquet for the lists.")
+    if out.suffix not in (".csv", ".parquet"):
+        raise DataError(f"{out}: expected a name in .csv or .parquet for the lists.")
     whole_number(k, "k", 1)
     whole_number(max_new_tokens or 0, "max_new_tokens", 0)
     if use_vllm:
@@ -154,8 +158,9 @@ def recommend(
 
 def _named_users(path: Path, columns: Mapping[str, str]) -> np.ndarray:
     """The shoppers whom a file names, each once. Raises DataError."""
-    where, name = place(path), (LOG_COLUMNS | dict(columns))["user_id"]
-    users = to_ids(select_columns(read_file(path), {"user_id": name}, where)["user_id"], where).unique()
+    where, table, name = place(path), read_file(path), (LOG_COLUMNS | dict(columns))["user_id"]
+    name = "user_id" if name not in table and "user_id" in table else name
+    users = to_ids(select_columns(table, {"user_id": name}, where)["user_id"], where).unique()
     if not len(users):
         raise DataError(f"{path}: the file names no shopper.")
     return users
@@ -337,27 +342,47 @@ def _rows(
 
 
 def _join(parts: Sequence[Path], out: Path, command: Mapping[str, Any]) -> tuple[int, int]:
-    """Writes the parts to one file, one of them in memory at a time; how many lists there are, and popular ones."""
+    """Writes the parts to one file, Parquet or CSV by its name, one of them in memory at a time; how many lists there
+    are, and popular ones."""
     schema = LISTS.with_metadata({COMMAND: json.dumps(command)})
     counts: Counter[bool] = Counter()  # of lists, by whether they hold popular items
 
-    def write(path: Path) -> None:
-        with pq.ParquetWriter(path, schema) as file:
-            for part in parts:
-                table = pq.read_table(part)
-                file.write_table(table)
-                firsts = table.filter(pc.field("place") == 1)["note"].to_pylist()
-                counts.update(note.startswith(POPULAR) for note in firsts)
+    def tables() -> Iterator[pa.Table]:
+        for part in parts:
+            table = pq.read_table(part)
+            yield table
+            firsts = table.filter(pc.field("place") == 1)["note"].to_pylist()
+            counts.update(note.startswith(POPULAR) for note in firsts)
 
-    write_atomically(out, write)
+    def write_parquet(path: Path) -> None:
+        with pq.ParquetWriter(path, schema) as file:
+            for table in tables():
+                file.write_table(table)
+
+    def write_csv(path: Path) -> None:
+        with path.open("w", encoding="utf-8", newline="") as file:
+            file.write(CSV_HEADER)
+            for rows in (table.to_pandas() for table in tables()):
+                texts = rows.select_dtypes(exclude="number").map(review.neutral)  # a score may begin with a minus
+                how = {"header": False, "index": False, "quoting": csv.QUOTE_NONNUMERIC, "lineterminator": "\n"}
+                rows.assign(**texts).to_csv(file, **how)
+
+    write_atomically(out, write_csv if out.suffix == ".csv" else write_parquet)
     return counts.total(), counts[True]
 
 
 def _command_of(out: Path) -> dict[str, Any] | None:
-    """What the lists in a file were made from; None where there is no file. Raises DataError for any other file."""
+    """What the lists in a file were made from, nothing for a CSV, which does not say so; None where there is no file.
+    Raises DataError for any other file."""
     if not out.exists():
         return None
+    other = DataError(f"{out} exists and holds no lists of recommendations. Name another --out.")
+    if out.suffix == ".csv":
+        with out.open("rb") as file:
+            if file.readline() != CSV_HEADER.encode():
+                raise other
+        return {}
     try:
         return json.loads(pq.read_schema(out).metadata[COMMAND])
     except (pa.ArrowException, OSError, KeyError, TypeError) as error:
-        raise DataError(f"{out} exists and holds no lists of recommendations. Name another --out.") from error
+        raise other from error

@@ -142,6 +142,9 @@ class Explanation:
         reasoning: what the teacher writes about the history.
         sentences: `sentence` (text) and `effect` (nats): by how much leaving it out lowers the item's
             log-probability. Empty where the reasoning has fewer than two sentences.
+        parts: what the item's score is the sum of: `part` (text), `score`, and `mean`, that of all items in this part,
+            since only differences between items make a rank. "reasoning" is the language model's; the others are
+            those of the collaborative term, where the model has one.
     """
 
     item_id: str
@@ -150,6 +153,7 @@ class Explanation:
     rank_without: float
     reasoning: str
     sentences: pd.DataFrame
+    parts: pd.DataFrame
 
 
 class FastR2ec:
@@ -188,7 +192,7 @@ class FastR2ec:
         return answers[0] if is_one(history) else answers
 
     def explain(self, *args: Any, **keys: Any) -> Explanation:
-        """`explain` of the teacher: what it writes about a history, and what each sentence of it does for one item."""
+        """`explain` of the teacher: what it writes about a history, and what that does for one item."""
         return explain(self.teacher, *args, **keys)
 
 
@@ -200,7 +204,7 @@ def explain(
     ratings: Sequence[float] | None = None,
     max_new_tokens: int | None = None,
 ) -> Explanation:
-    """What a model writes about a history, and what each sentence of it does for one item.
+    """What a model writes about a history, what each sentence of it does for one item, and what makes up its score.
 
     As in `R2ec.recommend`, only the latest purchases are read, and none of all is a candidate.
 
@@ -225,5 +229,13 @@ def explain(
     left_out = causal.drop_one(score, rows, [chain], ends, body, [at], temperature=temperature)
     texts = [model.decode(chain[start:stop]) for start, stop in zip(left_out["start"], left_out["stop"], strict=True)]
     sentences = pd.DataFrame({"sentence": texts, "effect": left_out["effect"].to_numpy(float)})
-    title = model.titles[at]
-    return Explanation(item, title, full["rank"].item(), none["rank"].item(), model.decode(chain), sentences)
+    histories, term = read["history"].to_list(), model.collaborative
+    parts = {"reasoning": model.head.scores(model.user_states(read, [chain]))}
+    if term is not None:
+        parts["bought together"] = term.bought.scores(histories)
+        parts["shared words"] = term.worded.scores(histories)
+        parts["what follows what"] = term.follows.scores(histories, model.head.table)
+    summed = [(name, scores[0, at].item(), scores.mean().item()) for name, scores in parts.items()]
+    shares = pd.DataFrame(summed, columns=["part", "score", "mean"])
+    title, ranks = model.titles[at], (full["rank"].item(), none["rank"].item())
+    return Explanation(item, title, *ranks, model.decode(chain), sentences, shares)

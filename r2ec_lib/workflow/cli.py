@@ -1,7 +1,7 @@
 """The command line: runs of recipes and their reports; a trained model's recommendations and its items.
 
 `r2ec run RECIPE` executes the notebooks of a recipe and renders their report. What a model is asked for is the
-business of `serving`, which is loaded for these commands alone.
+business of `serving`, which is loaded for these commands alone, as what runs notebooks is for the others.
 """
 
 import argparse
@@ -21,11 +21,9 @@ import yaml
 
 from r2ec_lib.data.readers import LOG_COLUMNS
 from r2ec_lib.data.schema import DataError
-from r2ec_lib.workflow import recipes, report, study
-from r2ec_lib.workflow.folder import NOTEBOOKS, RUNS, shown
-from r2ec_lib.workflow.kernels import RunError, Stopped
+from r2ec_lib.workflow import recipes
+from r2ec_lib.workflow.folder import NOTEBOOKS, RUNS, RunError, Stopped, shown
 from r2ec_lib.workflow.recipes import RecipeError
-from r2ec_lib.workflow.runner import check, execute, existing_run, stage_order
 
 STOPS = {
     signal.SIGINT: "Interrupted",
@@ -91,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     for command in (lists, items):
         command.add_argument("model", type=Path, help="folder of a model, such as runs/quickstart/model")
     lists.add_argument("interactions", type=Path, help="CSV, Parquet or JSON lines")
-    lists.add_argument("--out", type=Path, required=True, metavar="FILE", help="the Parquet file to write")
+    lists.add_argument("--out", type=_table, required=True, metavar="FILE", help="the file to write: .csv or .parquet")
     lists.add_argument("--k", type=int, default=10, help="length of a list (default: 10)")
     lists.add_argument("--users", type=Path, metavar="FILE", help="only for the shoppers in this file")
     lists.add_argument("--guardrails", type=Path, metavar="FILE", help="rules, as in params/guardrails/example.yaml")
@@ -113,6 +111,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _table(text: str) -> Path:
+    if not text.endswith((".csv", ".parquet")):
+        raise argparse.ArgumentTypeError(f"expected a name in .csv or .parquet; found {text!r}")
+    return Path(text)
+
+
 def _shard(text: str) -> tuple[int, int]:
     number, _, count = text.partition("/")
     if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
@@ -123,19 +127,23 @@ def _shard(text: str) -> tuple[int, int]:
 def _run(options: argparse.Namespace) -> None:
     if options.command in ("recommend", "items"):
         return _serve(options)
+    from r2ec_lib.workflow import report, runner, study  # what runs and shows notebooks takes seconds to load
+
     if options.command == "report":
-        return print(f"Report: {shown(report.render(existing_run(options.run)))}")
+        return print(f"Report: {shown(report.render(runner.existing_run(options.run)))}")
     if options.command == "study":
         how = (options.row, options.seeds, options.jobs, options.p, options.name)
         return print(f"Study: {shown(study.execute(options.study, *how))}")
     declared = recipes.declared_in(NOTEBOOKS)
     recipe = recipes.load(options.recipe, declared, options.p, options.name)
-    if options.command == "recipe":
+    if options.command == "recipe" and options.stage is None:
+        print(recipes.as_yaml(recipe, declared, runner.stage_order(recipe, declared)), end="")
+    elif options.command == "recipe":
         print(resolved(recipe, declared, options.stage), end="")
     elif options.check:
-        check(recipe, shared=options.shared)
+        runner.check(recipe, shared=options.shared)
     else:
-        print(f"Report: {shown(execute(recipe, fresh=options.fresh, shared=options.shared))}")
+        print(f"Report: {shown(runner.execute(recipe, fresh=options.fresh, shared=options.shared))}")
 
 
 def _serve(options: argparse.Namespace) -> None:
@@ -168,13 +176,11 @@ def _serve(options: argparse.Namespace) -> None:
         raise DataError(f"{error}.") from error
 
 
-def resolved(recipe: recipes.Recipe, declared: dict[str, dict[str, recipes.Parameter]], stage: str | None) -> str:
-    """`recipe` as YAML; for one stage, what Papermill has to be given: the values chosen for it, and the run's folder.
+def resolved(recipe: recipes.Recipe, declared: dict[str, dict[str, recipes.Parameter]], stage: str) -> str:
+    """What Papermill has to be given for one stage, as YAML: the values that `recipe` chooses, and the run's folder.
 
     stage: a notebook's name or how it begins.
     """
-    if stage is None:
-        return recipes.as_yaml(recipe, declared, stage_order(recipe, declared))
     names = [name for name in declared if name.startswith(stage)]
     if len(names) != 1:
         raise RecipeError(recipes.no_stage(stage, declared))

@@ -1,4 +1,5 @@
-"""Where things are: the project's folders, and the paths inside a run that the command line reads or writes.
+"""Where things are: the project's folders, and the paths inside a run that the command line reads or writes; and how
+a run ends early.
 
 Rooms of the science take paths and know no run. A notebook begins with `open_run`, which works the same under
 `r2ec run`, Papermill and JupyterLab; what it keeps is in the folders that `STAGES` gives it.
@@ -51,6 +52,17 @@ OPTIONAL = ("student",)
 """What is read where it is there, and not missed otherwise."""
 ON_REQUEST = ("06_study", "07_benchmark", "10_variant", "11_ablations")
 """Stages that run only where a recipe names them. A row of a study has 10 in place of 03: both read the test once."""
+
+
+class RunError(RuntimeError):
+    """A run that cannot go on; the message says where it stopped, why, and what to do."""
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal ended the run; a KeyboardInterrupt, since asyncio passes on no other from anywhere in its loop."""
+
+    def __init__(self, number: int):
+        self.number = number
 
 
 class _Inside:

@@ -25,6 +25,8 @@ from ipykernel.kernelspec import write_kernel_spec
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
+from r2ec_lib.workflow.folder import RunError, Stopped
+
 QUIET = {
     "TQDM_DISABLE": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -42,17 +44,6 @@ CHECK = "check"
 """Tag of the cells that look at a notebook's settings alone."""
 MARK = "R2EC_NOTEBOOK"
 """Environment variable by which the processes of one notebook are found, whatever session or parent they have."""
-
-
-class RunError(RuntimeError):
-    """A run that cannot go on; the message says where it stopped, why, and what to do."""
-
-
-class Stopped(KeyboardInterrupt):
-    """A signal ended the run; a KeyboardInterrupt, since asyncio passes on no other from anywhere in its loop."""
-
-    def __init__(self, number: int):
-        self.number = number
 
 
 def environment(parameters: Mapping[str, Any]) -> dict[str, str]:

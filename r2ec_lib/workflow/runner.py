@@ -15,8 +15,7 @@ from typing import Any
 
 from r2ec_lib.data.storage import alone, read_json, write_json, write_text
 from r2ec_lib.workflow import kernels, provenance, recipes, report, stages
-from r2ec_lib.workflow.folder import NOTEBOOKS, ON_REQUEST, ROOT, RUNS, STAGES, RunFolder, shown
-from r2ec_lib.workflow.kernels import RunError
+from r2ec_lib.workflow.folder import NOTEBOOKS, ON_REQUEST, ROOT, RUNS, STAGES, RunError, RunFolder, shown
 from r2ec_lib.workflow.recipes import Parameter, Recipe, RecipeError, did_you_mean, no_stage
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)

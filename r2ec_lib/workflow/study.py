@@ -22,8 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from r2ec_lib.data.schema import whole_number
 from r2ec_lib.data.storage import YamlLoader, read_json
 from r2ec_lib.workflow import kernels, recipes, runner
-from r2ec_lib.workflow.folder import NOTEBOOKS, RUNS, RunFolder, shown
-from r2ec_lib.workflow.kernels import RunError
+from r2ec_lib.workflow.folder import NOTEBOOKS, RUNS, RunError, RunFolder, shown
 from r2ec_lib.workflow.recipes import Recipe, RecipeError, did_you_mean
 
 ROW, PAGE = "10_variant", "11_ablations"

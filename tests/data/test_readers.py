@@ -237,7 +237,10 @@ def test_a_wrong_column_name_is_refused(logs):
 
 
 def test_missing_and_empty_files_are_named(logs, tmp_path):
-    _, items = logs()
+    interactions, items = logs()
+    for paths in (("", items), (interactions, "")):
+        with pytest.raises(DataError, match="path of a file is empty"):
+            readers.read_logs(*paths)
     with pytest.raises(DataError, match=r"gone\.csv: no such file"):
         readers.read_logs(tmp_path / "gone.csv", items)
     with pytest.raises(DataError, match=r"notes\.txt: expected a name in \.csv"):

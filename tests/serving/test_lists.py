@@ -46,6 +46,8 @@ def shop(tiny, log, tmp_path, monkeypatch):
 def write(shop, out="lists.parquet", log="log.parquet", **choices) -> pd.DataFrame:
     usual = {"columns": {}, "k": 3, "max_new_tokens": 4}
     lists.recommend(shop / "model", shop / log, shop / out, **{**usual, **choices})
+    if out.endswith(".csv"):
+        return pd.read_csv(shop / out, keep_default_na=False, na_values={"score": [""]})
     return pd.read_parquet(shop / out)
 
 
@@ -180,8 +182,8 @@ def test_what_cannot_be_done_is_known_before_the_model_is_loaded(shop, log, monk
     with pytest.raises(DataError, match="holds no lists"):
         write(shop, "log.parquet")
     assert pd.read_parquet(shop / "log.parquet").equals(log)
-    with pytest.raises(DataError, match=r"expected a name in .parquet"):
-        write(shop, "lists.csv")
+    with pytest.raises(DataError, match=r"expected a name in \.csv or \.parquet"):
+        write(shop, "lists.xlsx")
     with pytest.raises(DataError, match=r"gone\.csv: no such file"):
         write(shop, log="gone.csv")
     (shop / "users.csv").write_text("id\nu1\n")
@@ -247,6 +249,45 @@ def test_files_are_read_with_their_own_columns(shop, log):
     choices = {"columns": names, "timestamp_unit": "s", "users_path": shop / "users.jsonl"}
     written, whole = write(shop, log="own.csv", **choices), write(shop, "whole.parquet").set_index("user_id")
     pd.testing.assert_frame_equal(written.set_index("user_id"), whole.loc[["u3", "u1"]], atol=1e-5)
+
+
+def test_a_csv_has_the_same_lists_and_no_formula(shop):
+    model = R2ec.load(shop / "model")
+    model.add_items(pd.DataFrame({"item_id": ["i9"], "title": ['=1+1 "ä"']}))
+    model.head.table *= torch.tensor([1.0, -1.0]).repeat(15)[:, None]  # scores of both signs
+    model.save(shop / "model")
+    whole, written = write(shop, k=31), write(shop, "lists.csv", k=31)
+    assert whole["score"].min() < 0 < whole["score"].max() and whole["score"].isna().any()
+    formula = whole["title"] == '=1+1 "ä"'
+    assert formula.any() and (written.loc[formula, "title"] == '\'=1+1 "ä"').all()
+    expected = whole.assign(title=whole["title"].where(~formula, written["title"]))
+    pd.testing.assert_frame_equal(written, expected, check_dtype=False, rtol=1e-12)
+
+
+def test_a_csv_is_gone_on_with_and_replaced_but_no_other_file_is(shop, monkeypatch, capsys):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        asked_about(patch, fail_at=3)
+        write(shop, "lists.csv")
+    write(shop, "lists.csv")
+    assert "2 of 4 parts are there already" in capsys.readouterr().out and not list(shop.glob(".*"))
+    assert write(shop, "lists.csv", k=2)["place"].max() == 2
+    (shop / "rules.yaml").write_text("rules:\n- {name: all, kind: never_recommend, items: {brand: [Acme, Globex]}}\n")
+    assert list(write(shop, "lists.csv", guardrails_path=shop / "rules.yaml")) == lists.LISTS.names
+    (shop / "users.csv").write_text("user_id\nu1\n")
+    with pytest.raises(DataError, match=r"users\.csv exists and holds no lists"):
+        write(shop, "users.csv")
+    assert (shop / "users.csv").read_text() == "user_id\nu1\n"
+
+
+@pytest.mark.parametrize("text", ["customer\nu3\n", "user_id\nu3\n", "user_id,customer\nx,u3\n"])
+def test_a_file_of_shoppers_has_the_logs_name_for_them_or_ours(shop, log, text):
+    log.rename(columns={"user_id": "customer"}).to_parquet(shop / "own.parquet")
+    (shop / "users.csv").write_text(text)
+    choices = {"columns": {"user_id": "customer"}, "users_path": shop / "users.csv"}
+    assert write(shop, log="own.parquet", **choices)["user_id"].unique().tolist() == ["u3"]
+    (shop / "users.csv").write_text("id\nu3\n")
+    with pytest.raises(DataError, match=r"users\.csv: no column 'customer' for user_id"):
+        write(shop, "other.parquet", log="own.parquet", **choices)
 
 
 def test_a_hundred_thousand_shoppers_are_streamed(tmp_path):

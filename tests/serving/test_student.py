@@ -11,7 +11,7 @@ import torch
 from r2ec_lib.data.schema import DataError
 from r2ec_lib.evaluation.answers import chains_of
 from r2ec_lib.evaluation.baselines.networks import SASRec
-from r2ec_lib.model.collaborative import ItemWeights
+from r2ec_lib.model.collaborative import ItemMap, ItemWeights
 from r2ec_lib.serving import student as students
 from r2ec_lib.serving.student import FastR2ec, Student
 from r2ec_lib.workflow.recipes import RANGES
@@ -176,6 +176,28 @@ def test_a_reason_tells_where_the_item_stands_with_the_text_and_without_it_and_w
     ]
     assert why.sentences["sentence"].tolist() == ["the red mug.", "a blue lamp likes the chair.", "kettle."]
     assert why.sentences["effect"].tolist() == pytest.approx([full - log_p(text)[1] for text in left], abs=1e-4)
+
+
+def test_the_parts_of_an_explanation_add_up_to_the_score_in_the_list(pair, bought_alone):
+    model = pair.teacher
+    asked = {**DAYS, "max_new_tokens": 4}
+    alone = model.recommend(["i3", "i4", "i9"], 30, **asked)
+    listed = dict(zip(alone.item_ids, alone.scores, strict=True))
+    [only] = pair.explain(["i3", "i4", "i9"], "i7", **asked).parts.to_dict("records")
+    assert only["part"] == "reasoning" and only["score"] == pytest.approx(listed["i7"], abs=1e-4)
+    after, width = torch.arange(30)[:, None].roll(1, 0), model.head.table.shape[1]  # i9 speaks for i8, i3 for i2
+    term = bought_alone(ItemWeights(after, torch.full((30, 1), 2.0), decay=0.5))
+    words = ItemWeights(after.roll(1, 0), torch.ones(30, 1), decay=1.0)  # i9 for i7
+    follows = ItemMap(torch.randn(width, width), torch.zeros(width), scale=3.0)
+    model.collaborative = replace(term, worded=words, follows=follows)
+    answer = model.recommend(["i3", "i4", "i9"], 30, **asked)
+    for item, bought, worded in (("i7", 0.0, 1.0), ("i8", 2.0, 0.0), ("i2", 0.5, 1.0)):
+        parts = pair.explain(["i3", "i4", "i9"], item, **asked).parts.set_index("part")
+        score = answer.scores[answer.item_ids.index(item)]
+        assert parts["score"].sum() == pytest.approx(score, abs=1e-4)
+        assert parts["score"]["reasoning"] == pytest.approx(listed[item], abs=1e-4)
+        assert parts["score"][["bought together", "shared words"]].tolist() == [bought, worded]
+        assert parts["mean"]["bought together"] == pytest.approx((2.0 + 1.0 + 0.5) / 30)
 
 
 def test_an_unknown_item_has_no_reason(pair):

@@ -16,9 +16,8 @@ from workflow.toy import FIRST, notebook, start
 
 from r2ec_lib.model import R2ec
 from r2ec_lib.serving import lists
-from r2ec_lib.workflow import cli, stages
-from r2ec_lib.workflow.folder import RunFolder
-from r2ec_lib.workflow.kernels import Stopped
+from r2ec_lib.workflow import cli, report, runner, stages, study
+from r2ec_lib.workflow.folder import RunFolder, Stopped
 
 SLEEPS = (
     "import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', 'import time; time.sleep(120)'], "
@@ -108,7 +107,7 @@ def test_a_library_without_its_notebooks_says_so_once(tmp_path, monkeypatch, cap
 def test_a_recipe_is_printed_with_its_base_for_all_stages_or_one(world, monkeypatch, capsys):
     monkeypatch.setattr(cli, "NOTEBOOKS", world / "notebooks")
     monkeypatch.setattr(cli, "RUNS", world / "runs")
-    monkeypatch.setattr(cli, "stage_order", lambda recipe, declared: list(declared))
+    monkeypatch.setattr(runner, "stage_order", lambda recipe, declared: list(declared))
     (world / "base.yaml").write_text("rows: 7\nfactor: 3.0\n")
     (world / "toy.yaml").write_text("base: base.yaml\nsource_path: log.csv\n")
     assert cli.main(["recipe", "toy.yaml", "--stage", "01", "-p", "rate=1e-4"]) == 0
@@ -130,11 +129,11 @@ def test_a_recipe_is_printed_with_its_base_for_all_stages_or_one(world, monkeypa
 def test_what_is_typed_reaches_the_run_the_report_and_the_study(world, monkeypatch, capsys):
     monkeypatch.setattr(cli, "NOTEBOOKS", world / "notebooks")
     asked = []
-    monkeypatch.setattr(cli, "execute", lambda recipe, **how: asked.append((recipe.name, how)) or world / "page")
-    monkeypatch.setattr(cli, "check", lambda recipe, shared: asked.append((recipe.name, "checked", shared)))
-    monkeypatch.setattr(cli.study, "execute", lambda *given: asked.append(given) or world / "page")
-    monkeypatch.setattr(cli, "existing_run", lambda name: RunFolder(world / name))
-    monkeypatch.setattr(cli.report, "render", lambda run: asked.append(run.path.name) or world / "page")
+    monkeypatch.setattr(runner, "execute", lambda recipe, **how: asked.append((recipe.name, how)) or world / "page")
+    monkeypatch.setattr(runner, "check", lambda recipe, shared: asked.append((recipe.name, "checked", shared)))
+    monkeypatch.setattr(study, "execute", lambda *given: asked.append(given) or world / "page")
+    monkeypatch.setattr(runner, "existing_run", lambda name: RunFolder(world / name))
+    monkeypatch.setattr(report, "render", lambda run: asked.append(run.path.name) or world / "page")
     (world / "toy.yaml").write_text("")
     for line in (
         "run toy.yaml --name a --fresh",
@@ -239,6 +238,12 @@ def test_a_shard_that_does_not_exist_is_refused(shard, capsys):
     with pytest.raises(SystemExit, match="2"):
         cli.main([*RECOMMEND, f"--shard={shard}"])
     assert "expected I/N" in capsys.readouterr().err
+
+
+def test_lists_in_another_kind_of_file_are_refused_before_anything_is_loaded(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli._parser().parse_args([*RECOMMEND, "--out", "lists.xlsx"])
+    assert "expected a name in .csv or .parquet; found 'lists.xlsx'" in capsys.readouterr().err
 
 
 def test_a_signal_that_comes_where_python_drops_exceptions_still_stops():

@@ -10,8 +10,7 @@ import pytest
 from r2ec_lib.data.schema import DataError
 from r2ec_lib.data.storage import write_json
 from r2ec_lib.workflow import recipes, runner, study
-from r2ec_lib.workflow.folder import NOTEBOOKS
-from r2ec_lib.workflow.kernels import RunError
+from r2ec_lib.workflow.folder import NOTEBOOKS, RunError
 from r2ec_lib.workflow.recipes import RecipeError
 
 START = subprocess.Popen

@@ -9,6 +9,7 @@ samples  the samples table of `schema`; items the catalogue, in item-index order
 
 import math
 import re
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -40,7 +41,7 @@ WORDS = {
     "history_titles": "history items named by title, of all in the history",
     "history_precision": "items named as owned that are owned",
     "claims_hold": "claims about the last two purchases that hold",
-    "claims_untitled": "such claims with a title that no product has",
+    "claims_untitled": "such claims that name no product",
     "off_history": "named items outside the history (number)",
     "quoted": "names in quotation marks or brackets (number)",
     "off_catalogue": "of these names, those that match no item",
@@ -235,29 +236,25 @@ def purchase_claims(
     """Do the sentences hold that say what the last purchase was and what came before it, in the forms of the warm-up
     (`model.analyses.FORMS`)? One row per chain, with its index.
 
-    claims_hold the share of a chain's claims whose title is that of this purchase · claims_untitled the share whose
-    title no item of the catalogue has (both NaN without a claim). A title is written as analyses write it, as prompts
-    show it, or cut off in between; case and punctuation do not matter.
+    claims_hold the share of a chain's claims that name this purchase · claims_untitled the share that names no item of
+    the catalogue (both NaN without a claim). A title may be cut short behind any word, as analyses and prompts cut it;
+    case and punctuation do not matter.
 
     Args:
         chains: with `closed`: a sentence that was cut off is no claim.
         prompts: of the model that wrote the chains.
     """
     longest = max(TITLE_WORDS, prompts.style.max_title_words)
-    shown = [words(clean(title, prompts.specials, longest)) for title in items["title"]]
-    starts = defaultdict(list)  # words of a title as analyses write it -> the items that may be meant
-    for item, title in enumerate(items["title"]):
-        starts[tuple(words(clean(title, prompts.specials, TITLE_WORDS)))].append(item)
-    histories, rows = samples.set_index("sample_id")["history"], []
+    shown = [f"{' '.join(words(clean(title, prompts.specials, longest)))} " for title in items["title"]]
+    ordered, histories, rows = sorted(shown), samples.set_index("sample_id")["history"], []
     for row, sample_id, chain, closed in chains[["sample_id", "chain", "closed"]].itertuples(name=None):
         history = [int(item) for item in histories[sample_id]]
         purchases = {"last": history[-1:], "before": history[-2:-1]}
         for kind, title in claims(chain, closed):
             if kind in purchases:
-                name = words(title)
-                meant = [item for end in range(len(name) + 1) for item in starts.get(tuple(name[:end]), ())]
-                bearers = {item for item in meant if shown[item][: len(name)] == name}
-                rows.append((row, not bearers.isdisjoint(purchases[kind]), not bearers))
+                name = f"{' '.join(words(title))} "
+                named = bool(name.strip()) and ordered[bisect_left(ordered, name) % len(ordered)].startswith(name)
+                rows.append((row, named and any(shown[item].startswith(name) for item in purchases[kind]), not named))
     table = pd.DataFrame(rows, columns=["row", "claims_hold", "claims_untitled"])
     return table.astype(dict.fromkeys(table.columns[1:], float)).groupby("row").mean().reindex(chains.index)
 

@@ -276,7 +276,9 @@ SHELVES = [LONG, "Red oak bench", "Mr. Blue", "Red oak bench - new"]
         ("The last purchase was Red oak bench.", 1, 0),
         ("Before that came Mr. Blue. The needs are about oak. The last purchase was red oak BENCH", 1, 0),
         ("The last purchase was Mr. Blue.", 0, 0),  # bought, but earlier
-        ("The last purchase was Red oak.", 0, 1),  # cut shorter than by the warm-up
+        ("The last purchase was Red oak.", 1, 0),  # cut short
+        ("The last purchase was Red oa.", 0, 1),
+        ("The last purchase was .", 0, 1),
         ("The last purchase was Red oak bench blue.", 0, 1),
         ("The last purchase was oak bench Red.", 0, 1),
         ("The last purchase was Red oak bench. Before that came Mr. Green.", 0.5, 0.5),
@@ -294,11 +296,11 @@ def test_claims_about_the_last_purchases_are_checked_whole(text, held, untitled)
         ("Red oak < answer> wall shelf, wide and", 8, True),  # as the prompt shows it
         ("Red oak < answer> wall shelf, wide and deep", 8, False),  # which the model has not read
         ("Red oak < answer> wall shelf, high", 8, False),
-        ("Red oak < answer> wall", 8, False),
+        ("Red oak < answer> wall", 8, True),  # cut short
         ("Red oak < answer> wall shelf", 3, True),
     ],
 )
-def test_a_claimed_title_may_be_as_long_as_the_warm_up_or_the_prompt_writes_it(name, max_title_words, holds):
+def test_a_claimed_title_may_be_as_long_as_the_prompt_writes_it_or_shorter(name, max_title_words, holds):
     text = f"The last purchase was {name}."
     assert claimed(text, SHELVES, [1, 0], max_title_words=max_title_words) == (holds, not holds)
 

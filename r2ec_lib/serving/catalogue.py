@@ -29,7 +29,8 @@ def update(model_folder: Path, items_path: Path, columns: Mapping[str, str], rem
         remove: removes all items of the file, of which only the ids are read; otherwise those whose `REMOVED` is true
             are removed, and all others added or replaced.
 
-    Columns that the catalogue lacks are left out and told; where one is missing, a replaced item keeps its text.
+    Columns that the catalogue lacks are left out and told; where one is missing, a replaced item keeps its text. A row
+    without a title, which only a new item needs, changes what it holds: a replaced item keeps its other texts.
 
     Raises:
         DataError: a file that cannot be used, a repeated id, nothing would be left, another process changes the model,
@@ -44,8 +45,8 @@ def update(model_folder: Path, items_path: Path, columns: Mapping[str, str], rem
             f"{model_folder} belongs to a run, whose tables and pages would no longer fit another catalogue. Copy the "
             "folder and change the copy."
         )
-    where, raw, name = place(items_path), read_file(items_path), (LOG_COLUMNS | dict(columns))["catalogue_id"]
-    ids = to_ids(select_columns(raw, {"item_id": name}, where)["item_id"], where)
+    where, raw, names = place(items_path), read_file(items_path), LOG_COLUMNS | dict(columns)
+    ids = to_ids(select_columns(raw, {"item_id": names["catalogue_id"]}, where)["item_id"], where)
     if ids.duplicated().any():
         row = ids.index[ids.duplicated()][0]
         raise DataError(f"{at(where, row)}: the id {brief(ids[row])!r} is repeated. Keep one row per item.")
@@ -57,7 +58,13 @@ def update(model_folder: Path, items_path: Path, columns: Mapping[str, str], rem
         present = ids.isin(model.head.item_ids)
         added = raw[~gone].drop(columns=mark, errors="ignore")
         if len(added):
+            if names["title"] not in added and present[~gone].all():
+                added = added.assign(**{names["title"]: None})
             items = named_items(added, columns, where)
+            kept = model.catalogue.set_index("item_id").reindex(ids[~gone]).set_axis(added.index)  # none of a new item
+            untitled, texts = items["title"].isna(), items.columns.intersection(kept.columns)
+            items[texts] = items[texts].astype(object)
+            items.loc[untitled, texts] = items.loc[untitled, texts].fillna(kept)
             if further := [name for name in items if name not in model.catalogue]:
                 print(f"columns that the catalogue lacks, left out: {', '.join(map(brief, further))}")
             model.add_items(items, where)

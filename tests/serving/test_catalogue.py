@@ -76,6 +76,7 @@ def test_a_whole_file_is_removed_by_its_ids_alone(folder, capsys):
         ),
         ("item_id\n" + "\n".join(f"i{n}" for n in range(30)), {"remove": True}, "removing 30 items leaves none"),
         ("sku,title\na,harp\n", {}, "no column 'item_id'"),
+        ("item_id,brand\ni3,Acme\na,Acme\n", {}, "no column 'title' for title"),
     ],
 )
 def test_a_file_that_cannot_be_used_leaves_the_model_as_it_is(folder, text, choices, message):
@@ -134,6 +135,26 @@ def test_columns_that_the_catalogue_lacks_are_left_out_and_told(folder, capsys):
     model = update(folder, "item_id,title\ni3,gold flute\n")  # keeps its brand
     assert "stock" not in model.catalogue and model.catalogue["brand"].iloc[-1] == "Acme"
     assert torch.allclose(model.head.table[-1], with_stock, atol=1e-6) and "left out" not in capsys.readouterr().out
+
+
+def test_items_without_a_title_keep_what_their_rows_leave_empty_and_new_ones_come_in_beside_them(folder, tiny, capsys):
+    before, other = tiny.catalogue["title"], "Globex" if tiny.catalogue["brand"][3] == "Acme" else "Acme"
+    changed = update(folder, f"sku,brand\ni3,{other}\n", {"catalogue_id": "sku", "title": "name"}).catalogue.iloc[-1]
+    assert changed.to_dict() == {"item_id": "i3", "title": before[3], "brand": other}
+    text = "item_id,title,brand,removed\nnew,gold harp,,\ni3,,,\ni4,,Initech,\ni5,gold flute,,\ni6,,,yes\n"
+    model = update(folder, text)
+    last = model.catalogue.set_index("item_id").iloc[-4:]
+    assert last["title"].tolist() == ["gold harp", before[3], before[4], "gold flute"]
+    assert last["brand"].tolist() == ["", other, "Initech", ""] and "i6" not in model.head.item_ids
+    assert "1 items added, 3 replaced, 1 removed" in capsys.readouterr().out
+
+
+def test_numbers_of_a_parquet_file_become_the_texts_of_untitled_items_too(folder):
+    rows = pd.DataFrame({"item_id": ["i3", "i4"], "title": [None, None], "brand": [7.0, None]})
+    rows.to_parquet(folder.parent / "items.parquet")
+    kept = R2ec.load(folder).catalogue["brand"][4]
+    catalogue.update(folder, folder.parent / "items.parquet", {})
+    assert R2ec.load(folder).catalogue["brand"].tolist()[-2:] == ["7", kept]
 
 
 def test_the_mark_of_removal_is_found_in_any_case(folder, capsys):

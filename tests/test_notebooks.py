@@ -35,7 +35,7 @@ def run(tmp_path_factory) -> Path:
 @pytest.mark.parametrize(
     ("chosen", "message"),
     [
-        (["source=logs"], "interactions_path is empty"),
+        (["source=logs"], "The path of a file is empty"),
         (["source=logs", "interactions_path=log.csv", "items_path=items.csv"], "items.csv: no column 'title'"),
         (["source=log"], "source is 'log'; expected"),
     ],

@@ -1,7 +1,13 @@
 """What the trainer's tests share: given chains as the tensors of the loss, whole rollouts, gradients by name."""
 
-import torch
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
+import torch
+from torch import Tensor
+
+from r2ec_lib.model import encoding
 from r2ec_lib.model.encoding import captured_states, forward_states, read_out
 
 CHAINS = [[40, 41, 2], [42, 2], [43, 44, 45, 46, 2], [47, 48, 49, 2]]  # 2 is `<answer>`; different lengths
@@ -58,3 +64,20 @@ def gradients(trainer, inputs):
     trainer.model.zero_grad()
     trainer.compute_loss(trainer.model, inputs).backward()
     return {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
+
+
+@contextmanager
+def encodings_noted() -> Iterator[list[tuple[int, ...]]]:
+    """Records, in order, the token ids of every text that `encoding.forward_states` reads inside."""
+    noted: list[tuple[int, ...]] = []
+    original = encoding.forward_states
+
+    def noting(lm: Any, plain_lm: Any, ids: Any, *args: Any, **kwargs: Any) -> Tensor:
+        noted.extend(map(tuple, ids))
+        return original(lm, plain_lm, ids, *args, **kwargs)
+
+    encoding.forward_states = noting
+    try:
+        yield noted
+    finally:
+        encoding.forward_states = original

@@ -3,10 +3,10 @@
 import pandas as pd
 import pytest
 import torch
+from training.helpers import encodings_noted
 
 from r2ec_lib.data.schema import DataError
 from r2ec_lib.data.storage import read_json, read_table, write_json, write_table
-from r2ec_lib.evaluation.speed.plain_ways import encodings_noted
 from r2ec_lib.model import R2ec
 from r2ec_lib.model.backbone import add_lora, quiet
 from r2ec_lib.model.prompts import Prompts, PromptStyle

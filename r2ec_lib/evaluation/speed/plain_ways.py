@@ -6,8 +6,8 @@ What is measured on is in `subjects`, how in `timing`.
 """
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, TypeVar
 
 import pandas as pd
@@ -72,23 +72,6 @@ def encoded_in_file_order(lm: PreTrainedModel, ids: Sequence[Sequence[int]], bat
             lm(input_ids=padded, attention_mask=mask, use_cache=False, logits_to_keep=LAST)
         states.append(hidden[-1][torch.arange(len(batch), device=device), lengths - 1])
     return torch.cat(states)
-
-
-@contextmanager
-def encodings_noted() -> Iterator[list[tuple[int, ...]]]:
-    """Records, in order, the token ids of every text that `encoding.forward_states` reads inside."""
-    noted: list[tuple[int, ...]] = []
-    original = encoding.forward_states
-
-    def noting(lm: Any, plain_lm: Any, ids: Any, *args: Any, **kwargs: Any) -> Tensor:
-        noted.extend(map(tuple, ids))
-        return original(lm, plain_lm, ids, *args, **kwargs)
-
-    encoding.forward_states = noting
-    try:
-        yield noted
-    finally:
-        encoding.forward_states = original
 
 
 # ---- the policy's pass ---------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from training.helpers import encodings_noted
 
 from r2ec_lib.evaluation.speed import plain_ways, subjects, timing
 from r2ec_lib.model import encoding
@@ -88,14 +89,14 @@ def test_a_step_that_refreshes_encodes_every_item_once(trainers):
     assert plain_ways.rewards(recpo, drawn, rows).shape == (8, 2)
     plain_ways.fresh_items(recpo)
     original = encoding.forward_states
-    with plain_ways.encodings_noted() as noted:
+    with encodings_noted() as noted:
         plain_ways.table_and_targets(recpo)
         plain_ways.targets_alone(recpo)
         plain_ways.whole_table(recpo)
     assert encoding.forward_states is original
     assert len(noted) == every and set(noted) == set(map(tuple, cards))
     for once, expected in ((True, every + targets), (False, 2 * every + targets)):
-        with plain_ways.encodings_noted() as noted:
+        with encodings_noted() as noted:
             plain_ways.table_for_a_step(recpo, once)
         assert len(noted) == expected
 

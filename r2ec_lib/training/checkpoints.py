@@ -49,7 +49,6 @@ class Checkpoints(TrainerCallback):
             if state.is_world_process_zero and fault(other):
                 shutil.rmtree(other)
         if not state.global_step:
-            self.trainer.evaluate()  # what training has to improve on
             return
         skip_orders(kwargs["train_dataloader"], int(state.epoch))
         notes = read_json(folder / MARK)

@@ -221,6 +221,7 @@ def train(
         if checkpoint and restored_end(trainer, checkpoint):
             tables.write(trainer.state)
         else:
+            config.eval_on_start = checkpoint is None  # what training has to improve on
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         _finish(trainer, checkpoints)
         trainer.require_numbers(model.head.table)

@@ -19,8 +19,8 @@ import numpy as np
 import pandas as pd
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
-from r2ec_lib.analysis.words import WORD, words
-from r2ec_lib.model.analyses import FRAME_WORDS
+from r2ec_lib.data.texts import WORD, words
+from r2ec_lib.model.claims import FRAME_WORDS
 
 KEY = ["attribute", "value"]
 

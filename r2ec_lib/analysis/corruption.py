@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from r2ec_lib.analysis.attributes import FRAME
-from r2ec_lib.analysis.words import WORD, words
+from r2ec_lib.data.texts import WORD, words
 
 
 def fact_spans(mentioned: pd.DataFrame, stated: pd.DataFrame) -> pd.DataFrame:

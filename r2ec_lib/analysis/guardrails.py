@@ -20,9 +20,10 @@ from r2ec_lib.analysis.attributes import FRAME
 from r2ec_lib.analysis.causal import Chains
 from r2ec_lib.analysis.mentions import mentions
 from r2ec_lib.analysis.rules import Forbid, Ground, GuardrailError, Guardrails, ItemSet, Limit, NeverRecommend
-from r2ec_lib.analysis.words import phrase, plain, words
+from r2ec_lib.analysis.words import phrase, plain
 from r2ec_lib.data.purchases import is_one
 from r2ec_lib.data.schema import whole_number
+from r2ec_lib.data.texts import words
 from r2ec_lib.model import R2ec
 from r2ec_lib.model.r2ec import Recommendation
 

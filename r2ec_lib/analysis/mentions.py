@@ -9,7 +9,6 @@ samples  the samples table of `schema`; items the catalogue, in item-index order
 
 import math
 import re
-from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -17,9 +16,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from r2ec_lib.analysis.words import WORD, context, words
-from r2ec_lib.model.analyses import TITLE_WORDS, claims
-from r2ec_lib.model.prompts import Prompts, clean
+from r2ec_lib.analysis.words import context
+from r2ec_lib.data.texts import WORD
+from r2ec_lib.model.claims import PURCHASES, Checker
+from r2ec_lib.model.prompts import Prompts
 
 MAX_GAP, RARE, WORD_SHARE = 2, 0.05, 0.2  # of the rule in `mentions`
 _QUOTED = re.compile(r"\[([^\[\]]+)\]|(?<!\d)\"([^\"]+)\"|“([^”]+)”")  # a quote after a digit is an inch
@@ -40,8 +40,9 @@ WORDS = {
     "history_share_by_chance": "the same against another shopper's history (chance)",
     "history_titles": "history items named by title, of all in the history",
     "history_precision": "items named as owned that are owned",
-    "claims_hold": "claims about the last two purchases that hold",
-    "claims_untitled": "such claims that name no product",
+    "claims_hold": "statements about the history that hold",
+    "purchases_hold": "statements naming a purchase that hold",
+    "purchases_untitled": "of these, those that name no product",
     "off_history": "named items outside the history (number)",
     "quoted": "names in quotation marks or brackets (number)",
     "off_catalogue": "of these names, those that match no item",
@@ -230,32 +231,23 @@ def grounding(chains: pd.DataFrame, mentioned: pd.DataFrame, samples: pd.DataFra
     return pd.DataFrame(rows, index=chains.index)
 
 
-def purchase_claims(
-    chains: pd.DataFrame, samples: pd.DataFrame, items: pd.DataFrame, prompts: Prompts
-) -> pd.DataFrame:
-    """Do the sentences hold that say what the last purchase was and what came before it, in the forms of the warm-up
-    (`model.analyses.FORMS`)? One row per chain, with its index.
+def history_claims(chains: pd.DataFrame, samples: pd.DataFrame, items: pd.DataFrame, prompts: Prompts) -> pd.DataFrame:
+    """Do the sentences hold in which a reasoning says what the history is, in the forms of the warm-up
+    (`model.claims`)? One row per chain, with its index; NaN where a chain has nothing of the kind.
 
-    claims_hold the share of a chain's claims that name this purchase · claims_untitled the share that names no item of
-    the catalogue (both NaN without a claim). A title may be cut short behind any word, as analyses and prompts cut it;
-    case and punctuation do not matter.
+    claims_hold the share of a chain's checkable sentences that hold · purchases_hold the same of those that name a
+    purchase · purchases_untitled the share of these whose name begins no title of the catalogue.
 
     Args:
         chains: with `closed`: a sentence that was cut off is no claim.
         prompts: of the model that wrote the chains.
     """
-    longest = max(TITLE_WORDS, prompts.style.max_title_words)
-    shown = [f"{' '.join(words(clean(title, prompts.specials, longest)))} " for title in items["title"]]
-    ordered, histories, rows = sorted(shown), samples.set_index("sample_id")["history"], []
+    checker, histories, rows = Checker(items, prompts), samples.set_index("sample_id")["history"], []
     for row, sample_id, chain, closed in chains[["sample_id", "chain", "closed"]].itertuples(name=None):
-        history = [int(item) for item in histories[sample_id]]
-        purchases = {"last": history[-1:], "before": history[-2:-1]}
-        for kind, title in claims(chain, closed):
-            if kind in purchases:
-                name = f"{' '.join(words(title))} "
-                named = bool(name.strip()) and ordered[bisect_left(ordered, name) % len(ordered)].startswith(name)
-                rows.append((row, named and any(shown[item].startswith(name) for item in purchases[kind]), not named))
-    table = pd.DataFrame(rows, columns=["row", "claims_hold", "claims_untitled"])
+        for kind, told, holds in checker.check(chain, closed, histories[sample_id]):
+            named = kind in PURCHASES
+            rows.append((row, holds, holds if named else math.nan, not checker.names(told) if named else math.nan))
+    table = pd.DataFrame(rows, columns=["row", "claims_hold", "purchases_hold", "purchases_untitled"])
     return table.astype(dict.fromkeys(table.columns[1:], float)).groupby("row").mean().reindex(chains.index)
 
 

@@ -2,7 +2,7 @@
 
 The index is the weighted mean of four parts, each of 0…1:
 
-truth        share of the checkable claims that hold (the world's truth; else `mentions.purchase_claims`; for a
+truth        share of the checkable claims that hold (the world's truth; else `mentions.history_claims`; for a
              reasoning without such a claim, `attributes.support` by the history)
 relevance    what holds for this shopper's history and not for everybody's (`attributes.support`, `specific`)
 consistency  share of the stated values that the recommended item holds (`agreement.consistency`, `holds`)

@@ -27,9 +27,10 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 from pydantic_core import ErrorDetails
 
-from r2ec_lib.analysis.words import phrase, plain, words
+from r2ec_lib.analysis.words import phrase, plain
 from r2ec_lib.data.schema import DataError
 from r2ec_lib.data.storage import YamlLoader
+from r2ec_lib.data.texts import words
 
 
 class GuardrailError(DataError):

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from sklearn.feature_extraction.text import CountVectorizer
 
-from r2ec_lib.analysis.words import words
+from r2ec_lib.data.texts import words
 from r2ec_lib.evaluation.uncertainty import mean_interval, share_interval
 
 

@@ -1,27 +1,18 @@
-"""Text as words and sentences, cut the same way in every module of this room.
+"""Sentences and phrases, cut the same way in every module of this room.
 
-A word is a run of letters and digits with the apostrophes inside it, so "doesn't" is one word and "high-end" two.
-Nothing here knows what a reasoning is about.
+What a word is says `data.texts`. Nothing here knows what a reasoning is about.
 """
 
 import re
 import unicodedata
 
-WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+from r2ec_lib.data.texts import WORD
+
 _SENTENCE_END = re.compile(r"[.!?;](?=\s|$)|\n")
 _UNSEEN = re.compile(r"[\u034f\u180b-\u180d\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 """Joiners and variation selectors, which Unicode counts among the marks."""
 _JOINT = re.compile(r"\s+|(?<=\w)[-\u2010-\u2015](?=\w)")
 """What stands between two words of a phrase: white space, or a hyphen or dash."""
-
-
-def words(text: str) -> list[str]:
-    """The words of a text, in lower case.
-
-    >>> words("High-end (it doesn't fade)")
-    ['high', 'end', 'it', "doesn't", 'fade']
-    """
-    return [word.lower() for word in WORD.findall(text)]
 
 
 def context(text: str, start: int, end: int) -> str:

@@ -1,6 +1,7 @@
-"""Readable text of a field: markup out, white space folded, values as they are in the file.
+"""Readable text of a field: markup out, white space folded, values as they are in the file. And what a word is.
 
-Only what is surely markup goes; `Size <M or L>` and `plan b > plan a` stay. Guarding prompts against forged special
+A word is a run of letters and digits with the apostrophes inside it, so "doesn't" is one word and "high-end" two. Only
+what is surely markup goes; `Size <M or L>` and `plan b > plan a` stay. Guarding prompts against forged special
 tokens is the business of `model.prompts`, limits of length too.
 """
 
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 _ENTITY = re.compile(r"&(?:#\d+|#x[\da-f]+|[a-z][a-z\d]*);", re.IGNORECASE)
 _COMMENT = re.compile(r"<!--.*?(?:-->|$)|<(style|script)\b[^<>]*>.*?</\1\s*>", re.DOTALL | re.IGNORECASE)
 _ALONE = "br|hr|img|wbr|p|li|ul|ol|dl|dt|dd|div|span|tr|td|th|h[1-6]"  # markup also without an end tag
@@ -31,6 +33,15 @@ _CSS = re.compile(  # rules that have lost their style block
     rf"(?<![\w.#])(?=[\w.#]){_SELECTOR}(?:[\s,>]+(?=[\w.#]){_SELECTOR})*\s*"
     rf"\{{(?:\s*{_PROPERTY}\s*:[^{{}}:;]*;?)+\s*\}}"
 )
+
+
+def words(text: str) -> list[str]:
+    """The words of a text, in lower case.
+
+    >>> words("High-end (it doesn't fade)")
+    ['high', 'end', 'it', "doesn't", 'fade']
+    """
+    return [word.lower() for word in WORD.findall(text)]
 
 
 def plain_text(value: Any) -> str:

@@ -4,7 +4,6 @@ They say what can be read off a history and its items' cards, and perhaps what m
 bought together. Which of it is worth saying is left to RecPO. The Bazaar has an analyst of its own, `bazaar.warmup`.
 """
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -13,23 +12,12 @@ import pandas as pd
 import torch
 
 from r2ec_lib.data.purchases import actions
+from r2ec_lib.model.claims import FORMS, TITLE_WORDS, card_brands, need_words
 from r2ec_lib.model.collaborative import ItemWeights, item_weights
 from r2ec_lib.model.prompts import Document, Prompts, clean
 
-TITLE_WORDS = 6
-"""Words of a title that an analysis names."""
-FORMS = {
-    "last": "The last purchase was {}.",
-    "before": "Before that came {}.",
-    "needs": "The needs are about {}.",
-    "brand": "The shopper trusts {}.",
-    "next": "Next may come {}.",
-}
-"""The sentences that an `Analyst` writes and `claims` reads."""
-FRAME_WORDS = frozenset(re.findall("[a-z]+", " ".join(FORMS.values()).lower())) | {"and", "or"}
-"""Words of these sentences, whatever they are about."""
-_KINDS = {form.partition(" {}")[0]: kind for kind, form in FORMS.items()}
-_BEGINS = re.compile(rf"\b({'|'.join(_KINDS)})\b")
+RECENT = 5
+"""Latest purchases that an analysis is about, or fewer where a prompt shows fewer."""
 FOLDS, LIKELY, PENALTY = 5, 10, 50.0
 """Of `likely_next`: groups of shoppers, items kept a history, and λ of the item weights."""
 
@@ -48,12 +36,12 @@ class Analyst:
         self.most_facts, self.named = most_facts, named
         titles = items["title"].tolist()
         self.short = [clean(title, prompts.specials, TITLE_WORDS).rstrip(" ,.;:-&") for title in titles]
-        words = [re.findall(r"[^\W\d_]{3,}", title.lower()) for title in titles]
-        spread = Counter(word for row in words for word in set(row))
-        self.words = words
+        self.recent = min(RECENT, prompts.style.max_history)
+        longest = max(TITLE_WORDS, prompts.style.max_title_words)  # what no prompt shows cannot be read off one
+        self.words = [need_words(clean(title, prompts.specials, longest)) for title in titles]
+        spread = Counter(word for row in self.words for word in set(row))
         self.telling = {word for word, count in spread.items() if count <= len(items) / 20}
-        brand = next((column for column in ("brand", "store") if column in items), None)
-        self.brands = [clean(value, prompts.specials) for value in items[brand]] if brand else [""] * len(items)
+        self.brands = [clean(brand, prompts.specials) for brand in card_brands(items)]
 
     def write(
         self,
@@ -66,9 +54,10 @@ class Analyst:
         Args:
             likely: items that may be bought next and how likely each is; a few are drawn and named last.
         """
-        recent = [int(item) for item in history][-5:]
+        recent = [int(item) for item in history][-self.recent :]
         facts = [FORMS["last"].format(self.short[recent[-1]])]
-        facts += [FORMS["before"].format(self.short[recent[-2]])] if len(recent) > 1 else []
+        if len(recent) > 1:
+            facts.append(FORMS["earlier"].format(self.short[recent[generator.integers(0, len(recent) - 1)]]))
         found = Counter(word for item in recent for word in sorted(set(self.words[item])) if word in self.telling)
         if found:
             facts.append(FORMS["needs"].format(" and ".join(word for word, _ in found.most_common(2))))
@@ -81,20 +70,6 @@ class Analyst:
             drawn = generator.choice(likely[0], count, replace=False, p=likely[1] ** 2 / (likely[1] ** 2).sum())
             told.append(FORMS["next"].format(" or ".join(self.short[item] for item in drawn)))
         return " ".join(told)
-
-
-def claims(text: str, closed: bool) -> list[tuple[str, str]]:
-    """The sentences of `FORMS` in a text: the kind of each and what it names. The last one of a text that is not
-    `closed` may have been cut off, and claims nothing.
-
-    >>> claims("The last purchase was Dr. Who. Before that came a mug. The needs are ab", closed=False)
-    [('last', 'Dr. Who')]
-    """
-    _, *parts = _BEGINS.split(text)
-    told = [
-        (_KINDS[begin], rest.strip().removesuffix(".")) for begin, rest in zip(parts[::2], parts[1::2], strict=True)
-    ]
-    return told if closed else told[:-1]
 
 
 def generic_documents(

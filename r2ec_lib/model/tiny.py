@@ -89,6 +89,7 @@ def warm_up(
     steps: int,
     batch_tokens: int = 8192,
     learning_rate: float = 3e-3,
+    matrix_rate: float = muon.MATRIX_RATE,
     seed: int = 0,
     report: Callable[[str], None] = print,
 ) -> pd.DataFrame:
@@ -101,7 +102,8 @@ def warm_up(
     Args:
         documents: read in a seeded order, as often as `steps` ask for.
         batch_tokens: padded tokens a step.
-        learning_rate: AdamW's peak, reached after a tenth of the steps (`muon.stepper`).
+        learning_rate, matrix_rate: peaks of AdamW and Muon, reached after a tenth of the steps (`muon.stepper`); a
+            pretrained model would forget by Muon, and takes a `matrix_rate` of 0.
         report: called with one line of text, ten times.
 
     Returns:
@@ -109,7 +111,7 @@ def warm_up(
     """
     generator = np.random.default_rng(seed)
     rows, starts = document_ids(prompts, documents)
-    step_by_gradients = muon.stepper(lm, steps, steps // 10, learning_rate)
+    step_by_gradients = muon.stepper(lm, steps, steps // 10, learning_rate, matrix_rate)
     device = lm.device
     lm.train()
     log: list[dict] = []
@@ -126,7 +128,7 @@ def warm_up(
         states = lm.get_decoder()(input_ids=ids, attention_mask=real.long(), use_cache=False).last_hidden_state
         asked = learned[:, 1:]  # only positions that are learned pass the LM head, which is half of the work
         logits = lm.get_output_embeddings()(states[:, :-1][asked])  # (tokens, |T|)
-        loss = torch.nn.functional.cross_entropy(logits, ids[:, 1:][asked])
+        loss = torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:][asked])
         loss.backward()
         step_by_gradients()
         log.append({"step": step, "loss": loss.item(), "tokens": int(learned.sum())})

@@ -37,6 +37,8 @@ class RecPOConfig(GRPOConfig):
         judged_weight: weight of a further reward from people's judgements of reasonings, −1 to 1 each; 0 for none.
         token_price: taken off the reward for each sampled token; 0 in the paper.
         unclosed_price: taken off the reward of a reasoning that does not end by itself; 0 in the paper.
+        untrue_price: taken off the reward, times the share of a reasoning's statements about the history that do not
+            hold (`model.claims`); 0 in the paper.
         item_vectors: "texts" encodes items from their texts; "learned" gives each item a vector of its own that is
             trained, the paper's classification head. Items cannot be added to such a model.
         valid_users: validation samples ranked at each evaluation.
@@ -68,6 +70,7 @@ class RecPOConfig(GRPOConfig):
     judged_weight: float = 0.0
     token_price: float = 0.0
     unclosed_price: float = 0.0
+    untrue_price: float = 0.0
     item_vectors: str = "texts"
     valid_users: int = 256
     rollout_users: int = 4
@@ -117,11 +120,11 @@ class RecPOConfig(GRPOConfig):
                 "mask_truncated_completions is True, but a reasoning that is cut off is closed and ranked like the "
                 "others; set unclosed_price to discourage it"
             )
-        weights = (self.judged_weight, self.token_price, self.unclosed_price)
+        weights = (self.judged_weight, self.token_price, self.unclosed_price, self.untrue_price)
         self._derive("loss_type", LENGTH_LOSS[self.length_handling], "length_handling")
         self._derive("scale_rewards", "group" if self.estimator == "grpo" else "none", "estimator")
         mixed = [1 - self.reward_mix, self.reward_mix, *filter(None, weights)]
-        self._derive("reward_weights", mixed, "reward_mix, judged_weight, token_price and unclosed_price")
+        self._derive("reward_weights", mixed, "reward_mix, judged_weight and the prices")
         self._derive("multi_objective_aggregation", "sum_then_normalize", "estimator")
         super().__post_init__()
         if not self.steps_per_generation or self.steps_per_generation % self.gradient_accumulation_steps:

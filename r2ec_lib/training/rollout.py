@@ -44,6 +44,11 @@ def unclosed(reward_unclosed: list[float], **_: Any) -> list[float]:
     return reward_unclosed
 
 
+def untrue(reward_untrue: list[float], **_: Any) -> list[float]:
+    """Less the share of a reasoning's checkable sentences that do not hold; `untrue_price` is its weight."""
+    return reward_untrue
+
+
 # ---- sampling and closing ------------------------------------------------------------------------------------------
 
 

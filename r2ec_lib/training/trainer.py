@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from trl import GRPOTrainer
 
 from r2ec_lib.model import R2ec, scoring
+from r2ec_lib.model.claims import Checker
 from r2ec_lib.model.encoding import caches_exactly, captured_states, read_out
 from r2ec_lib.model.r2ec import ranks_of
 from r2ec_lib.model.sampling import Sampled, sample
@@ -77,6 +78,7 @@ class RecPOTrainer(GRPOTrainer):
                 f"judged_weight is {args.judged_weight}; judgements are given where it is not 0, only there"
             )
         self.judge = judge
+        self.checker = Checker(model.catalogue, model.prompts) if args.untrue_price else None
         self.r2ec = model
         model.max_new_tokens = args.max_completion_length
         self.samples = train_samples.reset_index(drop=True)
@@ -96,6 +98,7 @@ class RecPOTrainer(GRPOTrainer):
         rewards: list[Any] = [rollout.ndcg, rollout.similarity, *([rollout.judged] if judge else [])]
         rewards += [rollout.price] if args.token_price else []
         rewards += [rollout.unclosed] if args.unclosed_price else []
+        rewards += [rollout.untrue] if args.untrue_price else []
         if args.beta and not (isinstance(model.lm, PeftModel) or model.lm.config._name_or_path):
             raise ValueError(
                 f"beta is {args.beta}: TRL reads the start from a folder; save the model and load it again"
@@ -211,9 +214,9 @@ class RecPOTrainer(GRPOTrainer):
         """Ranks the catalogue by the final states of trajectories (B) and rewards them (Eq. 4 and 5).
 
         Returns:
-            Lists of `rank`, `reward_ndcg`, `reward_similarity` and, where they count, `reward_judged`, `reward_price`
-            and `reward_unclosed`; `candidates` (M,), the sorted target items of all processes and `negatives`, whose
-            rows in the item table now come from the current weights.
+            Lists of `rank`, `reward_ndcg`, `reward_similarity` and, where they count, `reward_judged`, `reward_price`,
+            `reward_unclosed` and `reward_untrue`; `candidates` (M,), the sorted target items of all processes and
+            `negatives`, whose rows in the item table now come from the current weights.
         """
         numbers, head = torch.tensor(rows, device=self.accelerator.device), self.r2ec.head  # (B,)
         targets = self.rows.targets(numbers)  # (B,)
@@ -236,8 +239,12 @@ class RecPOTrainer(GRPOTrainer):
             fields["reward_price"] = [-float(count) for count in drawn.actions]
         if self.args.unclosed_price:
             fields["reward_unclosed"] = [float(written) - 1 for written in drawn.written]
+        texts = [self.r2ec.decode(chain) for chain in drawn.chains] if self.checker or self.judge else []
+        if self.checker:
+            told = zip(texts, drawn.written, self.samples["history"].iloc[rows], strict=True)
+            fields["reward_untrue"] = [-self.checker.failing(*one) for one in told]
         if self.judge:
-            fields["reward_judged"] = self.judge([self.r2ec.decode(chain) for chain in drawn.chains])
+            fields["reward_judged"] = self.judge(texts)
         return fields
 
     def _table_rows(self, inputs: Sequence[dict], output: dict[str, Tensor]) -> list[dict]:

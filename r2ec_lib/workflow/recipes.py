@@ -32,7 +32,7 @@ RANGES = dict.fromkeys(
         *("test_samples", "student_epochs", "student_histories", "backbone_histories", "drop_samples", "review_cases"),
         *("min_items", "warmup_documents", "warmup_named", "warmup_lm_steps", "warmup_steps", "item_warmup_steps"),
         *("live_negatives", "top_k", "max_completion_length", "teacher_lengths", "taken_away"),
-        *("shown_contradictions", "shown_cases", "trials"),
+        *("shown_contradictions", "shown_cases", "trials", "writing_steps"),
     ),
     range(2**32),  # NumPy takes no other seed
 )
@@ -55,7 +55,15 @@ FLOATS = dict.fromkeys(
 )
 FLOATS |= dict.fromkeys(
     (
-        *("plain_learning_rate", "token_price", "unclosed_price", "judged_weight", "item_weight", "beta"),
+        *(
+            "plain_learning_rate",
+            "token_price",
+            "unclosed_price",
+            "untrue_price",
+            "judged_weight",
+            "item_weight",
+            "beta",
+        ),
         *("max_grad_norm", "num_train_epochs", "quality_weights"),
     ),
     "0 or more",

@@ -1,24 +1,10 @@
-"""Where words and sentences end."""
+"""Where sentences end, and what a phrase matches."""
 
 import re
 
 import pytest
 
-from r2ec_lib.analysis.words import context, phrase, plain, words
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("Don't, Don’t!", ["don't", "don’t"]),
-        ("high-end 2.5", ["high", "end", "2", "5"]),
-        ("snake_case 'quoted'", ["snake", "case", "quoted"]),
-        ("Café Ä", ["café", "ä"]),
-        (" \n…", []),
-    ],
-)
-def test_words_are_runs_of_letters_and_digits_with_their_apostrophes(text, expected):
-    assert words(text) == expected
+from r2ec_lib.analysis.words import context, phrase, plain
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from r2ec_lib.data.texts import plain_text
+from r2ec_lib.data.texts import plain_text, words
 
 
 @pytest.mark.parametrize(
@@ -74,3 +74,17 @@ def test_what_is_no_markup_stays(text):
 
 def test_escaped_angle_brackets_are_what_they_stand_for():
     assert plain_text("a &lt;b&gt; c &#60;3 &#x3C;3") == "a <b> c <3 <3"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Don't, Don’t!", ["don't", "don’t"]),
+        ("high-end 2.5", ["high", "end", "2", "5"]),
+        ("snake_case 'quoted'", ["snake", "case", "quoted"]),
+        ("Café Ä", ["café", "ä"]),
+        (" \n…", []),
+    ],
+)
+def test_words_are_runs_of_letters_and_digits_with_their_apostrophes(text, expected):
+    assert words(text) == expected

@@ -259,6 +259,7 @@ def test_the_benchmark_needs_no_other_stage_and_measures_every_comparison(tmp_pa
 PRETRAINED = [
     "bazaar_users=200 lora_r=2 lora_alpha=4 lora_layers=1 dtype=bfloat16 similarity=cosine rec_temperature=0.05",
     "warmup_documents=40 warmup_lm_steps=6 warmup_lm_tokens=1500 item_steps=3 item_rate=0.001 max_steps=3",
+    "writing_steps=2 untrue_price=0.1",
     "batch_users=4 num_generations=2 max_completion_length=10 eval_steps=3 valid_users=8 refresh_steps=9",
     "control_item_only=false plain_steps=2 plain_long_steps=0 causal_samples=8 drop_samples=2",
     "max_title_words=6 max_item_words=6",

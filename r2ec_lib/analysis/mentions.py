@@ -42,6 +42,7 @@ WORDS = {
     "history_precision": "items named as owned that are owned",
     "claims_hold": "statements about the history that hold",
     "purchases_hold": "statements naming a purchase that hold",
+    "purchases_hold_by_chance": "the same against another shopper's history (chance)",
     "purchases_untitled": "of these, those that name no product",
     "off_history": "named items outside the history (number)",
     "quoted": "names in quotation marks or brackets (number)",

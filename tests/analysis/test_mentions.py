@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import text_tokenizer
@@ -258,60 +259,17 @@ def test_an_item_mentioned_by_a_word_is_not_named_by_title(items):
     assert math.isnan(row["history_precision"])
 
 
-def claimed(text, titles, history, closed=True, **style):
-    """(share of the claims that hold, share whose title is none) of one text."""
-    prompts = Prompts(text_tokenizer("byte-level"), PromptStyle(instruct=False, **style))
-    items = pd.DataFrame({"item_id": [f"i{n}" for n in range(len(titles))], "title": titles})
-    table = mentions.purchase_claims(chains_of(text, closed=closed), samples_of(history), items, prompts)
-    return tuple(table.loc[0])
-
-
-LONG = "Red oak <answer> wall shelf, wide and deep"  # `<answer>` is cleaned, and counts as a word
-SHELVES = [LONG, "Red oak bench", "Mr. Blue", "Red oak bench - new"]
-
-
-@pytest.mark.parametrize(
-    ("text", "held", "untitled"),
-    [
-        ("The last purchase was Red oak bench.", 1, 0),
-        ("Before that came Mr. Blue. The needs are about oak. The last purchase was red oak BENCH", 1, 0),
-        ("The last purchase was Mr. Blue.", 0, 0),  # bought, but earlier
-        ("The last purchase was Red oak.", 1, 0),  # cut short
-        ("The last purchase was Red oa.", 0, 1),
-        ("The last purchase was .", 0, 1),
-        ("The last purchase was Red oak bench blue.", 0, 1),
-        ("The last purchase was oak bench Red.", 0, 1),
-        ("The last purchase was Red oak bench. Before that came Mr. Green.", 0.5, 0.5),
-    ],
-)
-def test_claims_about_the_last_purchases_are_checked_whole(text, held, untitled):
-    assert claimed(text, SHELVES, [0, 2, 1]) == (held, untitled)
-
-
-@pytest.mark.parametrize(
-    ("name", "max_title_words", "holds"),
-    [
-        ("Red oak < answer> wall shelf", 8, True),  # six words, as the warm-up writes it
-        ("Red oak < answer> wall shelf, wide", 8, True),
-        ("Red oak < answer> wall shelf, wide and", 8, True),  # as the prompt shows it
-        ("Red oak < answer> wall shelf, wide and deep", 8, False),  # which the model has not read
-        ("Red oak < answer> wall shelf, high", 8, False),
-        ("Red oak < answer> wall", 8, True),  # cut short
-        ("Red oak < answer> wall shelf", 3, True),
-    ],
-)
-def test_a_claimed_title_may_be_as_long_as_the_prompt_writes_it_or_shorter(name, max_title_words, holds):
-    text = f"The last purchase was {name}."
-    assert claimed(text, SHELVES, [1, 0], max_title_words=max_title_words) == (holds, not holds)
-
-
-def test_a_claim_that_was_cut_off_and_a_text_without_one_count_for_nothing():
-    cut = "The last purchase was Red oak bench. Before that came Mr."
-    assert claimed(cut, SHELVES, [2, 1], closed=False) == (1, 0)
-    for text in ("", "The needs are about oak and bench. The shopper trusts Acme.", "Red oak bench"):
-        assert all(map(math.isnan, claimed(text, SHELVES, [2, 1])))
-
-
-def test_nothing_came_before_a_single_purchase_and_a_title_of_several_items_stands_for_each():
-    assert claimed("Before that came Mr. Blue.", SHELVES, [2]) == (0, 0)
-    assert claimed("The last purchase was Mr. Blue.", [*SHELVES, "Mr. Blue"], [0, 4]) == (1, 0)
+def test_statements_about_the_history_are_counted_text_by_text():
+    prompts = Prompts(text_tokenizer("byte-level"), PromptStyle(instruct=False))
+    titles = ["Red oak bench", "Mr. Blue", "Red oak shelf"]
+    items = pd.DataFrame({"item_id": list("abc"), "title": titles, "brand": ["Acme", "Globex", "Acme"]})
+    chains = chains_of(
+        "The last purchase was Mr. Blue. An earlier purchase was Mr. Green. The needs are about oak.",
+        "The shopper trusts Globex. The last purchase was Red oa",
+        "Next may come Mr. Blue.",
+        closed=[True, False, True],
+    ).set_index(pd.Index([4, 5, 9]))
+    table = mentions.history_claims(chains, samples_of([0, 1], [0, 2], [0]), items, prompts)
+    assert table.index.tolist() == [4, 5, 9]
+    expected = [[2 / 3, 1 / 2, 1 / 2], [0, math.nan, math.nan], [math.nan] * 3]
+    assert table.to_numpy() == pytest.approx(np.array(expected), nan_ok=True)

@@ -5,6 +5,7 @@ import torch
 
 from r2ec_lib.model import tiny
 from r2ec_lib.model.analyses import generic_documents
+from r2ec_lib.model.backbone import add_lora
 from r2ec_lib.model.prompts import ANSWER, Document, Prompts, PromptStyle
 from r2ec_lib.model.tiny import build_tiny, document_ids, tiny_backbone, warm_up
 
@@ -32,6 +33,17 @@ def test_the_warm_up_learns_its_documents(prompts, items):
         0, head.shape[1] :
     ]
     assert prompts.tokenizer.decode(written, skip_special_tokens=True).strip() == documents[0].completion
+
+
+def test_a_warm_up_without_muon_moves_adapters_alone_and_as_adamw_does(prompts):
+    """A pretrained model keeps what it knows: Muon's steps would be twenty times as long."""
+    documents = [Document("Purchases:\nred kettle\nThoughts:", "the shopper likes red")] * 4
+    lm = add_lora(build_tiny(prompts.tokenizer, 32, 1, 2), 2, 4)
+    before = {name: weight.detach().clone() for name, weight in lm.named_parameters()}
+    warm_up(lm, prompts, documents, 10, 512, learning_rate=1e-3, matrix_rate=0.0, report=lambda line: None)
+    moved = {name: (weight - before[name]).abs().max().item() for name, weight in lm.named_parameters()}
+    assert {name for name, far in moved.items() if far} == {name for name in moved if "lora_" in name}
+    assert max(moved.values()) < 1.1e-2  # ten steps of at most the rate
 
 
 def test_histories_are_read_but_not_learned(prompts):

@@ -44,11 +44,12 @@ def test_choices_are_handed_to_trl_under_its_names(tmp_path, name, estimator, sc
         "judged_weight": 0.7,
         "token_price": 0.01,
         "unclosed_price": 0.3,
+        "untrue_price": 0.4,
     }
     config = RecPOConfig(output_dir=str(tmp_path), per_device_train_batch_size=8, use_cpu=True, **choices)
     trl = {"sum": "luspo", "sequence": "grpo", "constant": "dr_grpo", "batch": "dapo"}
     assert (config.loss_type, config.scale_rewards) == (trl[name], scale)
-    assert config.reward_weights == [0.8, 0.2, 0.7, 0.01, 0.3]
+    assert config.reward_weights == [0.8, 0.2, 0.7, 0.01, 0.3, 0.4]
     assert config.vllm_importance_sampling_mode == "token_truncate"
 
 

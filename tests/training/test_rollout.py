@@ -193,6 +193,22 @@ def test_tokens_and_reasonings_that_do_not_end_have_their_prices(
     assert trainer.rollout_log[3]["reward"] == pytest.approx(trainer.rollout_log[2]["reward"] + paid)
 
 
+def test_statements_about_the_history_that_fail_have_a_price(make_trainer, monkeypatch):
+    trainer = make_trainer(estimator="rloo", untrue_price=0.5)
+    model, history = trainer.r2ec, trainer.samples["history"].iloc[0]
+    last = model.titles[history[-1]]
+    texts = [f"The last purchase was {last}.", f"The last purchase was {last}. The needs are about zinc."]
+    texts += ["The last purchase was a zinc mug.", "It is a gift."]
+    told = [model.tokenizer(f" {text}")["input_ids"] for text in texts]
+    chains = [[*ids, *model.prompts.answer.ids] for ids in told]
+    drawn = rollout.Drawn(chains, [*map(len, chains)], [True] * 4, torch.zeros(4, 16))
+    monkeypatch.setattr(trainer, "sample_chains", lambda prompts: drawn)
+    found, trajectories = generated(trainer, rows=(0, 0, 0, 0))
+    assert [one["reward_untrue"] for one in trajectories] == [0, -0.5, -1, 0]
+    assert found["advantages"].tolist() == pytest.approx([0.25, -0.25, -0.5, 0.5])  # pairs; equal states rank alike
+    assert trainer._metrics["train"]["rewards/untrue/mean"] == [-0.375]
+
+
 def test_without_reasoning_the_answer_follows_the_prompt_and_only_the_recommendation_learns(make_trainer, samples):
     trainer = make_trainer(max_completion_length=0, item_advantage="unit")
     found, trajectories = generated(trainer)

@@ -1,0 +1,108 @@
+"""Sentences about a history: read back from a text, and checked by the history alone."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import text_tokenizer
+
+from r2ec_lib.model.analyses import Analyst
+from r2ec_lib.model.claims import FRAME_WORDS, Checker, claims
+from r2ec_lib.model.prompts import Prompts, PromptStyle
+
+LONG = "Red oak <answer> wall shelf, wide and deep"  # `<answer>` is cleaned, and counts as a word
+SHELVES = [LONG, "Red oak bench", "Mr. Blue", "Red oak bench - new"]
+BRANDS = ["Acme", "Acme", "O'Neil & Sons", ""]
+
+
+def checked(text, titles, history, closed=True, **style):
+    """What holds of a text, sentence by sentence."""
+    prompts = Prompts(text_tokenizer("byte-level"), PromptStyle(instruct=False, **style))
+    items = pd.DataFrame({"item_id": [f"i{n}" for n in range(len(titles))], "title": titles})
+    items["brand"] = BRANDS[: len(titles)] + [""] * (len(titles) - len(BRANDS))
+    return [holds for *_, holds in Checker(items, prompts).check(text, closed, history)]
+
+
+def test_what_an_analysis_states_is_read_back_and_holds(tokenizer):
+    items = pd.DataFrame({"item_id": list("abc"), "title": ["Dr. Who No. 5", "Ltd. {lamp}", "mug"], "brand": "Ac. me"})
+    items = pd.concat([items, *[items.tail(1)] * 40], ignore_index=True)  # so that words of the first two are rare
+    prompts = Prompts(tokenizer, PromptStyle(instruct=False))
+    analyst, checker, generator = Analyst(items, prompts, 4, 1), Checker(items, prompts), np.random.default_rng(0)
+    likely, told = (np.array([2]), np.array([1.0])), set()
+    for _ in range(60):
+        text = analyst.write([0, 1], generator, likely)
+        read = claims(text, closed=True)
+        told |= set(read)
+        assert checker.check(text, True, [0, 1]) == [(*claim, True) for claim in read if claim[0] != "next"]
+        assert claims(text[:-3], closed=False) == read[:-1]
+    needs = ("needs", "who and lamp")
+    assert told == {("last", "Ltd. {lamp}"), ("earlier", "Dr. Who No. 5"), needs, ("brand", "Ac. me"), ("next", "mug")}
+    assert claims("nothing of the kind", closed=True) == claims("", closed=False) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "holds"),
+    [
+        ("The last purchase was Red oak bench.", [True]),
+        ("The last purchase was red oak BENCH", [True]),
+        ("The last purchase was Mr. Blue.", [False]),  # bought, but earlier
+        ("An earlier purchase was Mr. Blue.", [True]),
+        ("An earlier purchase was Red oak.", [True]),  # cut short, as the last and an earlier one begin
+        ("An earlier purchase was Red oak bench.", [False]),  # the last
+        ("The last purchase was Red oa.", [False]),
+        ("The last purchase was .", [False]),
+        ("The last purchase was Red oak bench blue.", [False]),
+        ("The last purchase was oak bench Red.", [False]),
+        ("The last purchase was Red oak bench. An earlier purchase was Mr. Green.", [True, False]),
+        ("The needs are about oak and shelf.", [True]),
+        ("The needs are about oak and lamp.", [False]),
+        ("The needs are about .", [False]),
+        ("The shopper trusts acme.", [True]),
+        ("The shopper trusts O'Neil Sons.", [True]),
+        ("The shopper trusts O'Neil.", [False]),
+        ("The shopper trusts .", [False]),
+        ("Next may come Mr. Blue. It is a gift.", []),
+    ],
+)
+def test_statements_are_checked_whole(text, holds):
+    assert checked(text, SHELVES, [0, 2, 1]) == holds
+
+
+@pytest.mark.parametrize(
+    ("name", "max_title_words", "holds"),
+    [
+        ("Red oak < answer> wall shelf", 8, True),  # six words, as the warm-up writes it
+        ("Red oak < answer> wall shelf, wide", 8, True),
+        ("Red oak < answer> wall shelf, wide and", 8, True),  # as the prompt shows it
+        ("Red oak < answer> wall shelf, wide and deep", 8, False),  # which the model has not read
+        ("Red oak < answer> wall shelf, high", 8, False),
+        ("Red oak < answer> wall", 8, True),  # cut short
+        ("Red oak < answer> wall shelf", 3, True),
+    ],
+)
+def test_a_named_title_may_be_as_long_as_the_prompt_writes_it_or_shorter(name, max_title_words, holds):
+    assert checked(f"The last purchase was {name}.", SHELVES, [1, 0], max_title_words=max_title_words) == [holds]
+
+
+def test_a_sentence_that_was_cut_off_and_a_text_without_one_claim_nothing():
+    cut = "The last purchase was Red oak bench. An earlier purchase was Mr."
+    assert checked(cut, SHELVES, [2, 1], closed=False) == [True]
+    assert checked("", SHELVES, [2, 1]) == checked("Red oak bench", SHELVES, [2, 1]) == []
+
+
+def test_nothing_is_earlier_than_a_single_purchase_and_a_title_of_several_items_stands_for_each():
+    assert checked("An earlier purchase was Mr. Blue.", SHELVES, [2]) == [False]
+    assert checked("The last purchase was Mr. Blue.", [*SHELVES, "Mr. Blue"], [0, 4]) == [True]
+
+
+def test_the_share_that_fails_is_that_of_the_checkable_sentences(tokenizer, items):
+    checker = Checker(items, Prompts(tokenizer, PromptStyle(instruct=False)))
+    last, earlier = items["title"][1], items["title"][0]
+    text = f"The last purchase was {last}. An earlier purchase was {last}. Next may come {last}."
+    assert checker.failing(text, True, [0, 1]) == 0.5
+    assert checker.failing(f"An earlier purchase was {earlier}.", True, [0, 1]) == 0
+    assert checker.failing("An earlier purchase was nothing.", True, [0, 1]) == 1
+    assert checker.failing("Next may come a mug.", True, [0, 1]) == checker.failing("", True, [0]) == 0
+
+
+def test_words_of_the_sentences_are_known_as_such():
+    assert {"last", "purchase", "earlier", "needs", "trusts", "next", "and"} <= FRAME_WORDS

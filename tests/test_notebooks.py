@@ -295,16 +295,18 @@ def test_a_pretrained_model_is_trained_with_and_without_its_chat_template(run, t
         pretrained = runner.execute(recipe, runs=run.parent, shared=True).parents[1]
         assert "copied_from" in read_json(pretrained / "provenance.json")["stages"]["01_data_preparation"]
         log = read_table(pretrained / "training" / "log.parquet")
-        assert log["step"].max() == 3 and log["loss"][1:].notna().all()
+        assert log["step"].max() == 3 and log["loss"][1:].notna().all() and log["reward_untrue"][1:].le(0).all()
         saved = read_json(pretrained / "model" / "r2ec.json")
         assert saved["base"] == str(tmp_path / "lm") and saved["prompt_style"]["instruct"] is instruct
         assert saved["prompt_style"]["max_title_words"] == 6
     steps, state = pretrained / "training" / "start" / "log.parquet", pretrained / ".stages" / "02_training.json"
-    taken = read_table(steps)["seconds"]
+    taken, written = read_table(steps)["seconds"], pretrained / "training" / "written" / "job.json"
+    when = written.stat().st_mtime_ns
     write_json(read_json(state) | {"finished": False}, state)  # as if it had been killed during RecPO
     shutil.rmtree(pretrained / "model")
     runner.execute(recipe, runs=run.parent, shared=True)
-    assert (pretrained / "model").is_dir() and read_table(steps)["seconds"].equals(taken)  # item steps: done once
+    assert (pretrained / "model").is_dir()
+    assert read_table(steps)["seconds"].equals(taken) and written.stat().st_mtime_ns == when  # both done once
 
 
 @pytest.mark.slow

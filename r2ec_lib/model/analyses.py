@@ -12,7 +12,8 @@ import pandas as pd
 import torch
 
 from r2ec_lib.data.purchases import actions
-from r2ec_lib.model.claims import FORMS, TITLE_WORDS, card_brands, need_words
+from r2ec_lib.data.texts import words
+from r2ec_lib.model.claims import FORMS, card_brands, need_words, short_title
 from r2ec_lib.model.collaborative import ItemWeights, item_weights
 from r2ec_lib.model.prompts import Document, Prompts, clean
 
@@ -34,14 +35,14 @@ class Analyst:
 
     def __init__(self, items: pd.DataFrame, prompts: Prompts, most_facts: int = 4, named: int = 2):
         self.most_facts, self.named = most_facts, named
-        titles = items["title"].tolist()
-        self.short = [clean(title, prompts.specials, TITLE_WORDS).rstrip(" ,.;:-&") for title in titles]
+        titles = [prompts.shown_title(title) for title in items["title"]]  # no more, or it could not be read there
+        self.short = list(map(short_title, titles))
         self.recent = min(RECENT, prompts.style.max_history)
-        longest = max(TITLE_WORDS, prompts.style.max_title_words)  # what no prompt shows cannot be read off one
-        self.words = [need_words(clean(title, prompts.specials, longest)) for title in titles]
+        self.words = list(map(need_words, titles))
         spread = Counter(word for row in self.words for word in set(row))
         self.telling = {word for word, count in spread.items() if count <= len(items) / 20}
-        self.brands = [clean(brand, prompts.specials) for brand in card_brands(items)]
+        brands = [clean(brand, prompts.specials) for brand in card_brands(items)]
+        self.brands = [brand if words(brand) else "" for brand in brands]  # "-" is none
 
     def write(
         self,

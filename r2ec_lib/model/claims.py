@@ -7,6 +7,8 @@ text and checked by the history and its items' cards alone; the next purchase is
 import re
 from bisect import bisect_left
 from collections.abc import Sequence
+from functools import cached_property
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -29,12 +31,18 @@ FRAME_WORDS = frozenset(re.findall("[a-z]+", " ".join(FORMS.values()).lower())) 
 """Words of these sentences, whatever they are about."""
 _KINDS = {form.partition(" {}")[0]: kind for kind, form in FORMS.items()}
 _BEGINS = re.compile(rf"\b({'|'.join(_KINDS)})\b")
+_SENTENCE_END = re.compile(r"\.\s")
 _NEED = re.compile(r"[^\W\d_]{3,}")
 
 
 def need_words(title: str) -> list[str]:
     """The words of a title that a need may be about: three letters or more, in lower case."""
     return _NEED.findall(title.lower())
+
+
+def short_title(title: str) -> str:
+    """What an analysis calls an item, of its title as prompts show it."""
+    return " ".join(title.split()[:TITLE_WORDS]).rstrip(" ,.;:-&")
 
 
 def card_brands(items: pd.DataFrame) -> list[str]:
@@ -57,12 +65,21 @@ def claims(text: str, closed: bool) -> list[tuple[str, str]]:
     return told if closed else told[:-1]
 
 
+class Card(NamedTuple):
+    """What of an item a claim is checked by."""
+
+    title: str  # as prompts show it, as a key
+    short: str  # as an analysis names it, as a key
+    words: frozenset[str]  # of the title
+    brand: str  # as a key
+
+
 class Checker:
     """Checks the claims of texts against histories of one catalogue.
 
-    A purchase may be named by its whole title, as prompts and analyses show it, or by its first words; case and
-    punctuation do not matter. Needs are words of the history's titles, and a brand stands on a card of the history.
-    What may come next cannot be checked.
+    A purchase may be named by its title, as prompts show it, or by the title's first words: at least half of those
+    that an analysis names. Needs are words of the history's titles, and a brand stands on a card of the history. Case
+    and punctuation do not matter. What may come next cannot be checked.
 
     Args:
         items: the items table.
@@ -70,36 +87,20 @@ class Checker:
     """
 
     def __init__(self, items: pd.DataFrame, prompts: Prompts):
-        longest = max(TITLE_WORDS, prompts.style.max_title_words)
-        shown = [clean(title, prompts.specials, longest) for title in items["title"]]
-        self.titles = [_key(title) for title in shown]
-        self.needs = [frozenset(need_words(title)) for title in shown]
-        self.brands = [_key(clean(brand, prompts.specials)) for brand in card_brands(items)]
-        self._ordered = sorted(self.titles)
+        self.prompts = prompts
+        self._titles, self._brands = items["title"].tolist(), card_brands(items)
+        self._cards: dict[int, Card] = {}  # of items that were asked for
 
     def check(self, text: str, closed: bool, history: Sequence[int]) -> list[tuple[str, str, bool]]:
-        """The claims of a text that can be checked: kind, what is named, and whether it holds.
+        """The claims of a text that can be checked, each once: kind, what is named, and whether it holds.
 
         Args:
             closed: whether the text has its end; where it was cut off, the last sentence claims nothing.
             history: item indexes, oldest first, as the text's author was shown them.
         """
-        known = [int(item) for item in history]
-        purchases = {"last": known[-1:], "earlier": known[:-1]}
-        checked = []
-        for kind, told in claims(text, closed):
-            name = _key(told)
-            if kind in PURCHASES:
-                holds = self.names(told) and any(self.titles[item].startswith(name) for item in purchases[kind])
-            elif kind == "needs":
-                asked = [word for part in told.split(" and ") for word in need_words(part)]
-                holds = bool(asked) and all(any(word in self.needs[item] for item in known) for word in asked)
-            elif kind == "brand":
-                holds = bool(name.strip()) and any(self.brands[item] == name for item in known)
-            else:
-                continue
-            checked.append((kind, told, holds))
-        return checked
+        cards = [self._card(int(item)) for item in history]
+        told = dict.fromkeys(claims(text, closed))
+        return [(kind, name, self._holds(kind, name, cards)) for kind, name in told if kind != "next"]
 
     def failing(self, text: str, closed: bool, history: Sequence[int]) -> float:
         """The share of the checkable claims of a text that do not hold, 0…1; 0 where there is none."""
@@ -108,11 +109,36 @@ class Checker:
 
     def names(self, told: str) -> bool:
         """Whether some item of the catalogue has a title that begins so."""
-        name = _key(told)
-        place = bisect_left(self._ordered, name)
-        return bool(name.strip()) and place < len(self._ordered) and self._ordered[place].startswith(name)
+        name, place = _key(told), bisect_left(self._ordered, _key(told))
+        return bool(name) and place < len(self._ordered) and self._ordered[place].startswith(name)
+
+    def _holds(self, kind: str, told: str, cards: Sequence[Card]) -> bool:
+        whole = _key(told)
+        parts = {_key(told[: end.start()]) for end in _SENTENCE_END.finditer(told)} - {""}  # before other sentences
+        if kind == "brand":
+            return any(card.brand and card.brand in {whole, *parts} for card in cards)
+        if kind == "needs":
+            asked = set(min({whole, *parts}, key=len).split()) - {"and"}
+            return bool(asked) and asked <= frozenset().union(*(card.words for card in cards))
+        return any(
+            (card.title.startswith(whole) and 2 * whole.count(" ") >= card.short.count(" ") > 0)
+            or not parts.isdisjoint({card.title, card.short})
+            for card in (cards[-1:] if kind == "last" else cards[:-1])
+        )
+
+    def _card(self, item: int) -> Card:
+        if item not in self._cards:
+            title = self.prompts.shown_title(self._titles[item])
+            brand = _key(clean(self._brands[item], self.prompts.specials))
+            known = frozenset([*words(title), *need_words(title)])
+            self._cards[item] = Card(_key(title), _key(short_title(title)), known, brand)
+        return self._cards[item]
+
+    @cached_property
+    def _ordered(self) -> list[str]:
+        return sorted(_key(self.prompts.shown_title(title)) for title in self._titles)
 
 
 def _key(text: str) -> str:
     """The words of a text, each with a blank behind it: a key begins with another where its words do."""
-    return "".join(f"{word} " for word in words(text))
+    return "".join(f"{word} " for word in words(text.replace("’", "'")))

@@ -195,7 +195,9 @@ class Prompts:
         """
         style, lines = self.style, []
         for title, before, rating in zip(titles, hours, ratings, strict=True):
-            shown = self._title(title)
+            shown = self.shown_title(title)
+            if style.instruct:  # in the bare style a title has the tokens that it has on its item card
+                shown = f"[{_PURCHASE.sub('ago [', shown)}]"
             when = f"{age(before, coarse=not style.instruct)}: " if style.show_hours else ""
             rated = style.show_ratings and rating == rating  # NaN is not equal to itself
             stars = f" ({rating:.1f} out of {style.rating_max:g})" if rated else ""
@@ -226,14 +228,12 @@ class Prompts:
                 lines.append(_broken(f"{clean(key, self.specials)}: {shown}", self.specials))
         return style.item_text(lines)
 
-    def _title(self, title: str) -> str:
-        """A title as a history shows it. It stands in many histories, and to find its tokens takes long."""
+    def shown_title(self, title: str) -> str:
+        """A title as a history shows it, cleaned and cut. It stands in many, and to find its tokens takes long."""
         if title not in self._titles:
             style = self.style
             shown = clean(title, self.specials, style.max_title_words)
             shown = self._short(shown, style.max_title_tokens, "titles")
-            if style.instruct:  # in the bare style a title has the tokens that it has on its item card
-                shown = f"[{_PURCHASE.sub('ago [', shown)}]"
             if len(self._titles) >= TITLES_KEPT:
                 self._titles.clear()
             self._titles[title] = shown

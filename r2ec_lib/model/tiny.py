@@ -125,9 +125,9 @@ def warm_up(
         ids = torch.tensor([rows[row] + [0] * (len(places[0]) - len(rows[row])) for row in batch], device=device)
         real = places < lengths[:, None]  # (B, L)
         learned = real & (places >= torch.tensor([starts[row] for row in batch], device=device)[:, None])
-        states = lm.get_decoder()(input_ids=ids, attention_mask=real.long(), use_cache=False).last_hidden_state
         asked = learned[:, 1:]  # only positions that are learned pass the LM head, which is half of the work
-        logits = lm.get_output_embeddings()(states[:, :-1][asked])  # (tokens, |T|)
+        inputs = {"attention_mask": real.long(), "logits_to_keep": torch.nn.functional.pad(asked, (0, 1))}
+        logits = lm(input_ids=ids, use_cache=False, **inputs).logits  # (tokens, |T|)
         loss = torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:][asked])
         loss.backward()
         step_by_gradients()

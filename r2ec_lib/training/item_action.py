@@ -196,13 +196,20 @@ def _read_padded(model: R2ec, users: Sequence[Sequence[int]], starts: Sequence[i
     return states, ChosenTokens.apply(logits, ids[learned], 1.0, False)[0]
 
 
-def _digest(samples: pd.DataFrame) -> str:
+def digest(samples: pd.DataFrame) -> str:
     """A name for what is read of a samples table, whatever its order of columns."""
     digest = hashlib.sha256()
     for name in ("target", "history", "history_hours", "history_ratings"):
         for values in samples[name] if name != "target" else [samples[name]]:
             digest.update(np.asarray(values, float).tobytes() + b";")
     return digest.hexdigest()
+
+
+def parts_of(start: str | os.PathLike) -> list[str]:
+    """Hashes of what a training from the saved R²ec in `start` depends on."""
+    # not an adapter's own file: PEFT lists its layers in another order in every process
+    parts = [*sorted(Path(start).rglob("*.safetensors")), Path(start) / "catalogue.parquet", Path(start) / "r2ec.json"]
+    return [sha256(part) for part in parts]
 
 
 def fit_and_save(
@@ -226,10 +233,8 @@ def fit_and_save(
     Returns:
         The table of `fit_item_action`, with the seconds that it took in the column `seconds`.
     """
-    samples = [_digest(table) for table in (train, valid)]
-    # not an adapter's own file: PEFT lists its layers in another order in every process
-    parts = [*sorted(Path(start).rglob("*.safetensors")), Path(start) / "catalogue.parquet", Path(start) / "r2ec.json"]
-    job = {"start": [sha256(part) for part in parts], "samples": samples, "steps": steps, **how}
+    samples = [digest(table) for table in (train, valid)]
+    job = {"start": parts_of(start), "samples": samples, "steps": steps, **how}
     job["chains"] = chains and hashlib.sha256(repr(chains).encode()).hexdigest()
     done, table = Path(folder) / "job.json", Path(folder) / "log.parquet"
     if done.is_file() and read_json(done) == job:

@@ -98,12 +98,19 @@ def check_settings(
         )
 
 
-def check_combined(item_steps: int, item_vectors: str, lora_layers: int, lora_r: int, dtype: str) -> None:
+def check_combined(
+    item_steps: int, writing_steps: int, item_vectors: str, lora_layers: int, lora_r: int, dtype: str
+) -> None:
     """Refuses keys of a recipe that would undo one another. Raises DataError, which names both."""
     if item_steps and item_vectors == "learned":
         raise DataError(
             f"item_steps is {item_steps} and item_vectors learned: the steps would order encoded vectors, and random "
             "ones then take their place; set item_steps to 0"
+        )
+    if writing_steps and not lora_r:
+        raise DataError(
+            f"writing_steps is {writing_steps} and lora_r 0: all weights would learn a few sentences and forget the "
+            "rest; set lora_r, or writing_steps to 0"
         )
     if lora_layers and not lora_r:
         raise DataError(f"lora_layers is {lora_layers} and lora_r 0: without adapters all weights train; set lora_r")

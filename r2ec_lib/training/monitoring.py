@@ -18,6 +18,7 @@ FIGURES = [
     ("rewards/ndcg/mean", "reward_ndcg", "its NDCG part", ".4f"),
     ("rewards/similarity/mean", "reward_similarity", "its similarity part", ".4f"),
     ("rewards/judged/mean", "reward_judged", "people's judgements", ".3f"),
+    ("rewards/untrue/mean", "reward_untrue", "statements that fail (negative share)", ".3f"),
     ("eval_ndcg@10", "valid_ndcg@10", "validation NDCG@10", ".4f"),
     ("eval_hit@10", "valid_hit@10", "", ""),
     ("eval_length", "valid_length", "", ""),

@@ -55,16 +55,8 @@ FLOATS = dict.fromkeys(
 )
 FLOATS |= dict.fromkeys(
     (
-        *(
-            "plain_learning_rate",
-            "token_price",
-            "unclosed_price",
-            "untrue_price",
-            "judged_weight",
-            "item_weight",
-            "beta",
-        ),
-        *("max_grad_norm", "num_train_epochs", "quality_weights"),
+        *("plain_learning_rate", "token_price", "unclosed_price", "untrue_price", "judged_weight", "item_weight"),
+        *("beta", "max_grad_norm", "num_train_epochs", "quality_weights"),
     ),
     "0 or more",
 )

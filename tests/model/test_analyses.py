@@ -135,6 +135,8 @@ def test_every_earlier_purchase_is_named_at_times_and_the_last_one_is_not_called
     told = [claim for _ in range(200) for claim in claims(analyst.write([0, 1, 2], generator), closed=True)]
     named = {kind: {title for other, title in told if other == kind} for kind in ("last", "earlier")}
     assert named == {"last": {analyst.short[2]}, "earlier": {analyst.short[0], analyst.short[1]}}
+    nameless = Analyst(items.assign(brand="-"), prompts, most_facts=4)
+    assert not any("trusts" in nameless.write([0, 1], generator) for _ in range(50))
     alone = {text for _ in range(50) for text in [analyst.write([1], generator)]}
     assert not any("earlier" in text for text in alone)
 

@@ -46,18 +46,25 @@ def test_what_an_analysis_states_is_read_back_and_holds(tokenizer):
         ("The last purchase was red oak BENCH", [True]),
         ("The last purchase was Mr. Blue.", [False]),  # bought, but earlier
         ("An earlier purchase was Mr. Blue.", [True]),
-        ("An earlier purchase was Red oak.", [True]),  # cut short, as the last and an earlier one begin
+        ("An earlier purchase was Red oak.", [False]),  # two of six words
         ("An earlier purchase was Red oak bench.", [False]),  # the last
         ("The last purchase was Red oa.", [False]),
         ("The last purchase was .", [False]),
+        ("The last purchase was Red.", [False]),  # of three words
+        ("An earlier purchase was Mr. Blue. It is a gift.", [True]),
+        ("An earlier purchase was Mr. Green. It is a gift.", [False]),
+        ("An earlier purchase was Red oak < answer> wall shelf. They like it.", [True]),
+        ("An earlier purchase was Red oak < answer>. They like it.", [False]),  # cut short, and something else
+        ("An earlier purchase was Mr. Green. An earlier purchase was Mr. Green.", [False]),  # one statement
         ("The last purchase was Red oak bench blue.", [False]),
         ("The last purchase was oak bench Red.", [False]),
         ("The last purchase was Red oak bench. An earlier purchase was Mr. Green.", [True, False]),
         ("The needs are about oak and shelf.", [True]),
         ("The needs are about oak and lamp.", [False]),
         ("The needs are about .", [False]),
+        ("The needs are about oak and. They like lamps.", [True]),
         ("The shopper trusts acme.", [True]),
-        ("The shopper trusts O'Neil Sons.", [True]),
+        ("The shopper trusts O’Neil Sons. They like it.", [True]),
         ("The shopper trusts O'Neil.", [False]),
         ("The shopper trusts .", [False]),
         ("Next may come Mr. Blue. It is a gift.", []),
@@ -76,10 +83,13 @@ def test_statements_are_checked_whole(text, holds):
         ("Red oak < answer> wall shelf, wide and deep", 8, False),  # which the model has not read
         ("Red oak < answer> wall shelf, high", 8, False),
         ("Red oak < answer> wall", 8, True),  # cut short
-        ("Red oak < answer> wall shelf", 3, True),
+        ("Red oak < answer>", 8, True),
+        ("Red oak", 8, False),  # two of six
+        ("Red oak", 3, True),
+        ("Red oak < answer>", 3, False),
     ],
 )
-def test_a_named_title_may_be_as_long_as_the_prompt_writes_it_or_shorter(name, max_title_words, holds):
+def test_a_named_title_may_be_as_long_as_the_prompt_writes_it_or_half_of_the_short_one(name, max_title_words, holds):
     assert checked(f"The last purchase was {name}.", SHELVES, [1, 0], max_title_words=max_title_words) == [holds]
 
 
@@ -92,6 +102,17 @@ def test_a_sentence_that_was_cut_off_and_a_text_without_one_claim_nothing():
 def test_nothing_is_earlier_than_a_single_purchase_and_a_title_of_several_items_stands_for_each():
     assert checked("An earlier purchase was Mr. Blue.", SHELVES, [2]) == [False]
     assert checked("The last purchase was Mr. Blue.", [*SHELVES, "Mr. Blue"], [0, 4]) == [True]
+
+
+def test_a_title_that_prompts_cut_within_a_word_is_named_as_they_show_it():
+    name = "x" * 40
+    assert checked(f"The last purchase was {name[:9]}.", [name], [0], max_title_tokens=9) == [True]
+    assert checked(f"The last purchase was {name}.", [name], [0], max_title_tokens=9) == [False]
+
+
+def test_needs_may_be_words_that_no_three_letter_word_is_part_of():
+    assert checked("The needs are about 红茶 and up.", ["红茶 up"], [0]) == [True]
+    assert checked("The needs are about 绿茶.", ["红茶 up"], [0]) == [False]
 
 
 def test_the_share_that_fails_is_that_of_the_checkable_sentences(tokenizer, items):

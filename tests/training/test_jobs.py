@@ -498,9 +498,19 @@ def test_a_training_that_makes_the_ranking_worse_says_so(run, tiny):
 
 def test_keys_that_would_undo_one_another_are_refused():
     with pytest.raises(DataError, match=r"item_steps is 5 and item_vectors learned"):
-        jobs.check_combined(item_steps=5, item_vectors="learned", lora_layers=0, lora_r=0, dtype="float32")
+        jobs.check_combined(
+            item_steps=5, writing_steps=0, item_vectors="learned", lora_layers=0, lora_r=0, dtype="float32"
+        )
     with pytest.raises(DataError, match=r"lora_layers is 2 and lora_r 0"):
-        jobs.check_combined(item_steps=0, item_vectors="texts", lora_layers=2, lora_r=0, dtype="float32")
-    jobs.check_combined(item_steps=5, item_vectors="texts", lora_layers=2, lora_r=4, dtype="bfloat16")
+        jobs.check_combined(
+            item_steps=0, writing_steps=0, item_vectors="texts", lora_layers=2, lora_r=0, dtype="float32"
+        )
+    jobs.check_combined(item_steps=5, writing_steps=5, item_vectors="texts", lora_layers=2, lora_r=4, dtype="bfloat16")
     with pytest.raises(DataError, match=r"dtype is bfloat16 and lora_r 0"):
-        jobs.check_combined(item_steps=0, item_vectors="texts", lora_layers=0, lora_r=0, dtype="bfloat16")
+        jobs.check_combined(
+            item_steps=0, writing_steps=0, item_vectors="texts", lora_layers=0, lora_r=0, dtype="bfloat16"
+        )
+    with pytest.raises(DataError, match=r"writing_steps is 5 and lora_r 0"):
+        jobs.check_combined(
+            item_steps=5, writing_steps=5, item_vectors="texts", lora_layers=0, lora_r=0, dtype="float32"
+        )

@@ -19,19 +19,35 @@ from r2ec_lib.analysis import causal
 from r2ec_lib.analysis.attributes import FRAME
 from r2ec_lib.analysis.causal import Chains
 from r2ec_lib.analysis.mentions import mentions
-from r2ec_lib.analysis.rules import Forbid, Ground, GuardrailError, Guardrails, ItemSet, Limit, NeverRecommend
+from r2ec_lib.analysis.rules import (
+    Forbid,
+    Ground,
+    GuardrailError,
+    Guardrails,
+    ItemSet,
+    Limit,
+    NeverRecommend,
+    Truth,
+)
 from r2ec_lib.analysis.words import phrase, plain
 from r2ec_lib.data.purchases import is_one
 from r2ec_lib.data.schema import whole_number
 from r2ec_lib.data.texts import words
 from r2ec_lib.model import R2ec
+from r2ec_lib.model.claims import FORMS, Checker
 from r2ec_lib.model.r2ec import Recommendation
 
 USUAL = 0.25
 """A word on a larger share of all item cards says nothing about a shopper, and is no fact."""
 
 
-def judge(guardrails: Guardrails, chains: pd.DataFrame, samples: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
+def judge(
+    guardrails: Guardrails,
+    chains: pd.DataFrame,
+    samples: pd.DataFrame,
+    items: pd.DataFrame,
+    checker: Checker | None = None,
+) -> pd.DataFrame:
     """Which rules each reason, and each list of recommended items, breaks.
 
     A fact is an item of the history that the reason mentions (`mentions.mentions`), or a word of three letters or more
@@ -40,13 +56,14 @@ def judge(guardrails: Guardrails, chains: pd.DataFrame, samples: pd.DataFrame, i
 
     Args:
         chains: `sample_id`, `chain` (text) and, to judge recommendations too, `top_items` (item indexes).
+        checker: of the items and the prompts of the model that wrote the chains, for rules of the kind "truth".
 
     Returns:
         One row per violation, in the order of the rules: `row` (index label in `chains`), `rule`, `kind`, `evidence`
             (the words, the item's id, or what was counted). Empty reasons break no rule about reasons.
 
     Raises:
-        GuardrailError: a rule names a column that the items lack.
+        GuardrailError: a rule names a column that the items lack, or needs a `checker`.
     """
     given = chains[chains["chain"].str.strip() != ""]
     histories = samples.set_index("sample_id")["history"].loc[chains["sample_id"]].set_axis(chains.index)
@@ -60,6 +77,11 @@ def judge(guardrails: Guardrails, chains: pd.DataFrame, samples: pd.DataFrame, i
             least = pd.Series({"mentions": rule.mentions, "facts": rule.facts})
             lacking = counts[counts.lt(least).any(axis=1)]
             evidence = lacking.apply(lambda row, least=least: _shortfall(row, least), axis=1)
+        elif isinstance(rule, Truth):
+            if checker is None:
+                raise GuardrailError(f'rule "{rule.name}": what prompts show decides what holds; give a checker')
+            told = zip(given["chain"], histories[given.index], strict=True)
+            evidence = pd.Series([_false(checker, *one) for one in told], given.index, object).dropna()
         elif "top_items" in chains:
             applies, barred = _bars(rule, histories, chains["chain"], items)
             hits = chains["top_items"][applies].map(lambda top, barred=barred: [ids[i] for i in top if barred[i]])
@@ -133,6 +155,12 @@ def _grounding(chains: pd.DataFrame, samples: pd.DataFrame, items: pd.DataFrame)
         shared = _telling_words(text) & set().union(*(cards[item] for item in history))
         telling.append(sum(holders[word] <= USUAL * len(items) for word in shared))
     return pd.DataFrame({"mentions": counts, "facts": counts + telling}, index=chains.index)
+
+
+def _false(checker: Checker, text: str, history: Sequence[int]) -> str | None:
+    """The statements of a text that do not hold; None where all do."""
+    told = [FORMS[kind].format(name) for kind, name, holds in checker.check(text, True, history) if not holds]
+    return " ".join(told) or None
 
 
 def _telling_words(text: str) -> set[str]:
@@ -237,8 +265,9 @@ def keep_reasons(
     """Reasons that keep the rules: as they are, else the first good one of `retries` new ones, else none. Of `states`,
     the (B, d) user states of `chains`, only rows whose reason is exchanged are read anew."""
     kept, states, catalogue = [list(chain) for chain in chains], states.clone(), model.catalogue
+    checker = Checker(catalogue, model.prompts)
     first = pd.DataFrame({"sample_id": samples["sample_id"].to_numpy(), "chain": list(map(model.decode, kept))})
-    broken = judge(guardrails, first, samples, catalogue)
+    broken = judge(guardrails, first, samples, catalogue, checker)
     rows = sorted(set(broken["row"]))
     repeated = [row for row in rows for _ in range(guardrails.retries)]
     good: set[int] = set()
@@ -249,7 +278,7 @@ def keep_reasons(
             tries = model.sample(prompts, max_new_tokens, temperature=guardrails.temperature)
         anew = first.iloc[repeated].reset_index(drop=True).assign(chain=list(map(model.decode, tries.chains)))
         not_empty = anew.index[anew["chain"].str.strip() != ""]  # an empty try is no reason
-        good = set(not_empty) - set(judge(guardrails, anew, samples, catalogue)["row"])
+        good = set(not_empty) - set(judge(guardrails, anew, samples, catalogue, checker)["row"])
     outcomes: dict[int, tuple[str, int]] = {}
     dropped = []
     for place, row in enumerate(rows):

@@ -137,6 +137,14 @@ class Ground:
 
 
 @dataclass(frozen=True, config=_STRICT)
+class Truth:
+    """What a reason states about the history, in the sentences that analyses teach, holds (`model.claims`)."""
+
+    name: Text
+    kind: Literal["truth"]
+
+
+@dataclass(frozen=True, config=_STRICT)
 class Limit:
     """A reason has at most so many words."""
 
@@ -150,11 +158,12 @@ class Limit:
         return f"{count} words" if count > self.words else None
 
 
-Rule = Forbid | NeverRecommend | Ground | Limit
+Rule = Forbid | NeverRecommend | Ground | Truth | Limit
 KIND_WORDS = {
     "forbid": "forbidden words in the reason",
     "never_recommend": "items never to be recommended",
     "ground": "what the reason has to name",
+    "truth": "statements that have to hold",
     "limit": "longest reason",
 }
 """What a rule of each kind is about, in words."""

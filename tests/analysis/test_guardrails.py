@@ -12,6 +12,7 @@ from r2ec_lib.analysis import causal, guardrails
 from r2ec_lib.analysis.rules import GuardrailError, Guardrails, parse
 from r2ec_lib.evaluation.answers import chains_of
 from r2ec_lib.model import R2ec
+from r2ec_lib.model.claims import Checker
 from r2ec_lib.model.sampling import Sampled
 
 CATALOGUE = pd.DataFrame(
@@ -88,6 +89,31 @@ def test_a_word_of_the_cards_is_a_fact_where_the_history_holds_it_and_not_most_i
 def test_a_long_reason_is_found_and_one_of_the_allowed_length_is_not():
     assert judged("kind: limit, words: 3", "one two three four") == ["4 words"]
     assert judged("kind: limit, words: 3", "one two three") == []
+
+
+def test_statements_that_do_not_hold_are_found_and_a_reason_without_one_keeps_the_rule(tiny):
+    checker = Checker(tiny.catalogue, tiny.prompts)
+    last, earlier = tiny.titles[3], tiny.titles[8]
+    texts = [f"The last purchase was {last}.", f"The last purchase was {earlier}. An earlier purchase was {last}."]
+    texts += ["Something red.", "The shopper trusts Zeno. The last purchase was " + last]
+    chains = pd.DataFrame({"sample_id": 7, "chain": texts})
+    samples = pd.DataFrame({"sample_id": [7], "history": [[8, 3]]})
+    broken = guardrails.judge(rules("kind: truth"), chains, samples, tiny.catalogue, checker)
+    assert broken["row"].tolist() == [1, 3]
+    assert broken["evidence"].tolist() == [texts[1], "The shopper trusts Zeno."]
+    with pytest.raises(GuardrailError, match=r'rule "r0".*give a checker'):
+        guardrails.judge(rules("kind: truth"), chains, samples, tiny.catalogue)
+
+
+def test_a_reason_that_says_what_is_not_so_is_written_again(speaking, samples, items):
+    history = samples["history"].iloc[0]
+    true, false = (
+        f"The last purchase was {items['title'][item]}." for item in (history[-1], samples["target"].iloc[0])
+    )
+    answer = recommended(speaking(false, false, true), samples, ["kind: truth"])
+    assert answer.reasoning == true and answer.actions == (guardrails.Action("r0", "reason re-sampled", false),)
+    answer = recommended(speaking(false, false), samples, ["kind: truth"])
+    assert answer.reasoning == "" and answer.actions[0].action == "reason dropped"
 
 
 def test_no_reason_breaks_no_rule_about_reasons():
@@ -374,7 +400,7 @@ def test_words_on_more_than_a_quarter_of_the_cards_and_words_of_titles_are_no_fa
 
 
 def test_function_words_and_those_of_the_form_of_an_analysis_are_no_facts():
-    filler = "Next may come something that you need. The last purchase came before; the shopper trusts its needs."
+    filler = "Next may come something that you need. An earlier purchase was the last; the shopper trusts its needs."
     cards = [f"{filler} In rustic oak."] + ["A shelf."] * 7
     items = pd.DataFrame({"item_id": list("abcdefgh"), "title": [f"t{n}" for n in range(8)], "description": cards})
     samples = pd.DataFrame({"sample_id": [0], "history": [[0]]})

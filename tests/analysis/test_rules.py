@@ -19,11 +19,11 @@ def test_the_shipped_rules_are_read():
     shipped = load(SHIPPED)
     assert {rule.kind for rule in shipped.rules} == set(KIND_WORDS)
     assert (shipped.retries, shipped.temperature) == (3, 1.0)
-    promises, post, flame, shopper, short = shipped.rules
+    promises, post, flame, shopper, so, short = shipped.rules
     assert promises.words == ["guaranteed", "risk-free", "best price"] and len(promises.patterns) == 2
     assert post.items == {"title": ["matchbox", "lighter"]} and post.when is None
     assert flame.when.history == {"title": ["curtain", "yarn"]} and flame.when.reason is None
-    assert (shopper.mentions, shopper.facts, short.words) == (0, 1, 80)
+    assert (shopper.mentions, shopper.facts, short.words) == (0, 1, 80) and so.name == "says only what is so"
 
 
 def test_what_happens_to_a_broken_reason_has_defaults_and_can_be_set():
@@ -50,7 +50,10 @@ def test_what_happens_to_a_broken_reason_has_defaults_and_can_be_set():
         ("rules: [a]", ["rule 1: ", "found 'a'"]),
         ("rules: [4]", ["rule 1: ", "found 4"]),
         (one("words: 3"), ['rule 1 "x": ', "'kind'"]),
-        (one("kind: limt, words: 3"), ['rule 1 "x": ', "'limt'", "'forbid', 'never_recommend', 'ground', 'limit'"]),
+        (
+            one("kind: limt, words: 3"),
+            ['rule 1 "x": ', "'limt'", "'forbid', 'never_recommend', 'ground', 'truth', 'limit'"],
+        ),
         (one("kind: limit"), ['rule 1 "x": words: Field required']),
         (one("kind: limit, words: true"), ["words: ", "valid integer", "found True"]),
         (one("kind: limit, words: 0"), ["words: ", "greater than or equal to 1"]),

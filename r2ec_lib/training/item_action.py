@@ -198,11 +198,11 @@ def _read_padded(model: R2ec, users: Sequence[Sequence[int]], starts: Sequence[i
 
 def digest(samples: pd.DataFrame) -> str:
     """A name for what is read of a samples table, whatever its order of columns."""
-    digest = hashlib.sha256()
+    hashed = hashlib.sha256()
     for name in ("target", "history", "history_hours", "history_ratings"):
         for values in samples[name] if name != "target" else [samples[name]]:
-            digest.update(np.asarray(values, float).tobytes() + b";")
-    return digest.hexdigest()
+            hashed.update(np.asarray(values, float).tobytes() + b";")
+    return hashed.hexdigest()
 
 
 def parts_of(start: str | os.PathLike) -> list[str]:

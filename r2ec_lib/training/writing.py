@@ -1,7 +1,7 @@
 """The writing steps: a pretrained backbone with adapters learns to write analyses, before anything is ranked.
 
-What it writes later is judged by the ranking that follows. That alone does not teach it to say what is so: where both
-are learned at once from the first step, the ranking's gradients drown those of the sentences.
+What it writes later is judged by the ranking that follows. That alone does not teach it to say what is so, and where
+both were learned at once from the first step, it named purchases that were never made.
 """
 
 import hashlib

@@ -106,6 +106,8 @@ class PromptStyle:
         rating_min, rating_max: the scale of ratings, whose end the prompt states.
         max_history: purchases that a history shows at most, the latest ones.
         show_hours, show_ratings: whether a history line says how long ago and how it was rated.
+        mark_last: whether "Last:" stands before the latest purchase. Under causal attention, a title cannot know
+            otherwise that none follows it, unless the hours say so.
         examples: short reasonings that show their form; none for a model that has been taught it.
         item_columns: columns of the items table that item prompts show; empty for all of them.
         max_title_words, max_item_words: words of a title and of each item text that are shown.
@@ -126,12 +128,14 @@ class PromptStyle:
     max_history: int = 20
     show_hours: bool = True
     show_ratings: bool = True
+    mark_last: bool = False
     examples: tuple[str, ...] = ()
     item_columns: Sequence[str] = ()
 
     def user_text(self, lines: Sequence[str]) -> str:
         """The user prompt around finished history lines, oldest first (paper, Appendix: user template)."""
-        history = "\n".join(lines)
+        marked = [*lines[:-1], f"Last: {lines[-1]}"] if self.mark_last and lines else lines
+        history = "\n".join(marked)
         if not self.instruct:
             return f"{self.events.capitalize()}:\n{history}\nThoughts:"
         shown = [*["how long ago"] * self.show_hours, "[title]", *["the rating where known"] * self.show_ratings]

@@ -189,6 +189,18 @@ def test_what_a_style_does_not_show_is_not_announced(tokenizer):
     assert text.endswith("\n\n[Whales]") and "ago" not in text and "rating" not in text
 
 
+@pytest.mark.parametrize("instruct", [False, True])
+def test_the_latest_purchase_alone_is_marked_where_the_style_asks_for_it(tokenizer, instruct):
+    plain, marked = (PromptStyle(instruct=instruct, show_hours=False, mark_last=mark) for mark in (False, True))
+    for titles in (["red mug"], ["red mug", "lamp", "Last: rug"]):
+        values = [[1.0] * len(titles), [float("nan")] * len(titles)]
+        before, after = (Prompts(tokenizer, style).user_text(titles, *values) for style in (plain, marked))
+        shown = f"[{titles[-1]}]" if instruct else titles[-1]
+        assert after.count("Last: ") == before.count("Last: ") + 1
+        assert after == f"Last: {shown}".join(before.rsplit(shown, 1))
+    assert "Last:" not in Prompts(tokenizer, marked).user_text([], [], [])
+
+
 @pytest.mark.parametrize("text", ["\u9d8f" * 900, "https://example.org/" + "a-b_c" * 400])
 def test_a_text_without_spaces_is_cut_at_its_limit_of_tokens(tokenizer, text):
     prompts = Prompts(tokenizer, PromptStyle(instruct=False, max_title_tokens=20, max_item_tokens=50))

@@ -134,8 +134,9 @@ class PromptStyle:
 
     def user_text(self, lines: Sequence[str]) -> str:
         """The user prompt around finished history lines, oldest first (paper, Appendix: user template)."""
-        marked = [*lines[:-1], f"Last: {lines[-1]}"] if self.mark_last and lines else lines
-        history = "\n".join(marked)
+        if self.mark_last:  # in an empty history too, which shows the wording alone
+            lines = [*lines[:-1], f"Last: {lines[-1] if lines else ''}"]
+        history = "\n".join(lines)
         if not self.instruct:
             return f"{self.events.capitalize()}:\n{history}\nThoughts:"
         shown = [*["how long ago"] * self.show_hours, "[title]", *["the rating where known"] * self.show_ratings]

@@ -198,7 +198,7 @@ def test_the_latest_purchase_alone_is_marked_where_the_style_asks_for_it(tokeniz
         shown = f"[{titles[-1]}]" if instruct else titles[-1]
         assert after.count("Last: ") == before.count("Last: ") + 1
         assert after == f"Last: {shown}".join(before.rsplit(shown, 1))
-    assert "Last:" not in Prompts(tokenizer, marked).user_text([], [], [])
+    assert Prompts(tokenizer, marked).user_text([], [], []).count("Last:") == 1  # leak checks know it as wording
 
 
 @pytest.mark.parametrize("text", ["\u9d8f" * 900, "https://example.org/" + "a-b_c" * 400])

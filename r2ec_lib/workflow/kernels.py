@@ -8,6 +8,7 @@ import io
 import os
 import re
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -40,6 +41,11 @@ Where another process holds a core, a thread on the next core spins for millisec
 barriers. A thousand turns suffice for the waits of an idle machine and are short beside those of the scheduler."""
 SMALL, SMALL_THREADS = 128, 2
 """Up to this width, a step of the tiny backbone does not gain from more threads than these."""
+LAUNCH = """import atexit, os, runpy
+atexit.register(os._exit, 0)
+runpy.run_module("ipykernel_launcher", run_name="__main__")"""
+"""What a kernel's Python executes. The function registered first is called last: once everything else that waits for
+the end is done, the process is over. Taking down torch and all that it has loaded would add seconds to each stage."""
 CHECK = "check"
 """Tag of the cells that look at a notebook's settings alone."""
 MARK = "R2EC_NOTEBOOK"
@@ -162,7 +168,8 @@ def _kernel_spec(variables: Mapping[str, str]) -> Iterator[None]:
     before = os.environ.get("JUPYTER_PATH")
     with tempfile.TemporaryDirectory() as folder:
         spec = Path(folder) / "kernels" / "python3"
-        write_kernel_spec(spec, overrides={"env": dict(variables)}, extra_arguments=["--log-level=50"])
+        command = [sys.executable, "-c", LAUNCH, "-f", "{connection_file}", "--log-level=50"]
+        write_kernel_spec(spec, overrides={"argv": command, "env": dict(variables)})
         os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [folder, before]))
         try:
             yield

@@ -21,7 +21,8 @@ from r2ec_lib.workflow.folder import RunFolder, Stopped
 
 SLEEPS = (
     "import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', 'import time; time.sleep(120)'], "
-    "start_new_session=True)\nprint('sleeping', flush=True)\nimport time\ntime.sleep(60)"
+    "start_new_session=True)\nimport time\n"
+    "try:\n    print('sleeping', flush=True)\n    time.sleep(60)\nfinally:\n    open('put away', 'w').close()"
 )
 
 
@@ -66,6 +67,7 @@ def test_a_stopped_run_takes_everything_along_and_says_how_to_go_on(world, numbe
     _, message = child.communicate(timeout=60)
     assert child.returncode == code and message.strip() == f"{told}. The same command goes on from here."
     assert len(started) >= 2 and not psutil.wait_procs(started, timeout=5)[1]
+    assert (world / "notebooks" / "put away").exists()  # the cell was interrupted, not killed
     assert stages.state(RunFolder(world / "runs" / "toy"), "01_first")["finished"] is False
 
 

@@ -169,6 +169,16 @@ def test_no_process_outlives_its_notebook(tmp_path, ending):
     assert not marked(word)
 
 
+def test_a_kernel_does_what_waits_for_its_end_and_does_not_take_its_libraries_down(tmp_path):
+    waits = f"import tempfile\nfolder = tempfile.TemporaryDirectory(dir={str(tmp_path)!r}, prefix='waits-')"
+    library = f"def noted(_, path={str(tmp_path / 'taken down')!r}, open=open):\n    open(path, 'w').close()"
+    notebook(
+        tmp_path / "a.ipynb", FIRST, waits, library, "import json\njson.held = type('Held', (), {'__del__': noted})()"
+    )
+    kernels.run_notebook(tmp_path / "a.ipynb", tmp_path / "out.ipynb", {}, io.StringIO())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.ipynb", "out.ipynb"]
+
+
 def test_ending_asks_first_and_then_kills(tmp_path):
     """Of three processes one ends when asked, one does not listen, and one is somebody else's."""
     code = "import signal, sys, time; signal.signal(signal.SIGTERM, {}); print(1, flush=True); time.sleep(120)"

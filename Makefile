@@ -34,7 +34,8 @@ ablations: $(READY)
 	.venv/bin/r2ec study params/ablations/study.yaml $(if $(filter command environment,$(origin SEEDS)),--seeds $(SEEDS))
 
 test: $(READY)
-	.venv/bin/python -m pytest --numprocesses $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -m pytest --numprocesses $(WORKERS) --maxprocesses 4 \
+		--dist loadfile --no-loadscope-reorder
 
 lab: $(READY)
 	.venv/bin/jupyter lab --notebook-dir=notebooks

@@ -1,8 +1,12 @@
-"""Tiny models and tables built in memory; nothing is downloaded and nothing is written outside tmp_path."""
+"""Tiny models and tables built in memory; nothing is downloaded and nothing is written outside tmp_path.
+
+Only fixtures import torch and what needs it: whoever hands out tests to workers loads this module, too.
+"""
 
 import copy
 import gc
 import os
+import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -11,26 +15,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # kernels and other processes of 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import (
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    Gemma3ForCausalLM,
-    Gemma3TextConfig,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
-
-from r2ec_lib.model import R2ec
-from r2ec_lib.model.backbone import add_recommend_token
-from r2ec_lib.model.collaborative import Collaborative, ItemMap, ItemWeights
-from r2ec_lib.model.prompts import Prompts, PromptStyle
-from r2ec_lib.model.tiny import build_tiny, train_tokenizer
 
 for name in [name for name in os.environ if name.startswith(("MAKE", "MFLAGS", "GIT_"))]:
     del os.environ[name]  # of the make or git hook that runs the tests: it would direct those that tests start
@@ -40,57 +24,6 @@ START = pd.Timestamp("2023-01-01", tz="UTC")
 
 COLOURS = ["red", "blue", "green", "black", "white"]
 KINDS = ["kettle", "mug", "lamp", "chair", "desk", "rug"]
-FAMILIES = {
-    "Qwen3": (Qwen3Config, Qwen3ForCausalLM, {}),
-    "Llama": (LlamaConfig, LlamaForCausalLM, {}),
-    "Gemma2": (Gemma2Config, Gemma2ForCausalLM, {"sliding_window": 6, "query_pre_attn_scalar": 8}),
-    "Gemma3": (Gemma3TextConfig, Gemma3ForCausalLM, {"sliding_window": 6, "query_pre_attn_scalar": 8}),
-}
-"""Decoder families by name; the windows are shorter than the prompts, and every other layer of both Gemmas slides."""
-
-
-def family_lm(family: str, tied: bool = True, vocab_size: int = 400) -> PreTrainedModel:
-    """A two-layer model of a family with fixed random weights, in float64.
-
-    Gemma2 stays in float32: its softmax is float32, in which the mask value of float64 is −∞, and a padding position
-    that attends to nothing would be NaN.
-    """
-    config, lm_class, own = FAMILIES[family]
-    torch.manual_seed(0)
-    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    shape |= {"num_key_value_heads": 1, "head_dim": 8, "vocab_size": vocab_size, "initializer_range": 0.3}
-    shape |= {"bos_token_id": 1, "eos_token_id": 1, "pad_token_id": 0, "tie_word_embeddings": tied}
-    layers = {"layer_types": ["sliding_attention", "full_attention"]} if own else {}
-    return lm_class(config(**shape, **own, **layers)).eval().to(torch.float32 if family == "Gemma2" else torch.float64)
-
-
-TEXT_TOKENIZERS = ("byte-level", "sentencepiece", "byte-fallback")
-"""Kinds of tokenizer that pretrained models have: byte-level BPE as in SmolLM2, Qwen and Llama 3, where the symbol may
-merge with its neighbours; SentencePiece as in Gemma; SentencePiece with single bytes for rare characters."""
-
-
-def text_tokenizer(kind: str) -> PreTrainedTokenizerFast:
-    """A small tokenizer of that kind, in which `<answer>` is several tokens; `<pad>` is 0 and `<end>` 1."""
-    texts = ["a red mug <answer> and more", "a blue lamp.<answer>\n", "the answer >\n<\n .< a", "> and", "more"] * 5
-    special = ["<pad>", "<end>", "<unk>"]
-    if kind == "byte-level":
-        core = Tokenizer(models.BPE())
-        core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(
-            vocab_size=400, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
-        )
-    else:
-        fallback = kind == "byte-fallback"
-        core = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=fallback))
-        core.pre_tokenizer = pre_tokenizers.Metaspace()
-        core.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace()])
-        special = [*special, *(f"<0x{byte:02X}>" for byte in range(256))] if fallback else special
-        texts = [text.replace("<answer>", "") for text in texts]
-        texts = [text.replace("<", "").replace(">", "").replace("\n", "") for text in texts] if fallback else texts
-        trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special)
-    trainer.show_progress = False
-    core.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", eos_token="<end>", unk_token="<unk>")
 
 
 def _samples_of(sequences: dict[str, list[int]], max_history=20, split="train", positions=None) -> pd.DataFrame:
@@ -159,6 +92,8 @@ def samples(items) -> pd.DataFrame:
 
 @pytest.fixture(scope="session")
 def tokenizer(items):
+    from r2ec_lib.model.tiny import train_tokenizer
+
     texts = (
         items["title"].tolist() + ["Purchases: Thoughts: Item: title: brand: Summary: 12d ago the shopper likes"] * 9
     )
@@ -166,8 +101,12 @@ def tokenizer(items):
 
 
 @pytest.fixture
-def tiny(tokenizer, items) -> R2ec:
+def tiny(tokenizer, items):
     """A fresh two-layer R²ec in float64, its item table encoded."""
+    from r2ec_lib.model import R2ec
+    from r2ec_lib.model.prompts import Prompts, PromptStyle
+    from r2ec_lib.model.tiny import build_tiny
+
     tokenizer = copy.deepcopy(tokenizer)  # a test may add a token to its own
     lm = build_tiny(tokenizer, hidden_size=16, num_layers=2, num_heads=2, seed=1).double().eval()
     model = R2ec(lm, Prompts(tokenizer, PromptStyle(instruct=False)), items)
@@ -178,6 +117,9 @@ def tiny(tokenizer, items) -> R2ec:
 @pytest.fixture
 def bought_alone(tiny):
     """Makes a collaborative term of which only the first part says anything."""
+    import torch
+
+    from r2ec_lib.model.collaborative import Collaborative, ItemMap, ItemWeights
 
     def make(bought: ItemWeights) -> Collaborative:
         rows, width = tiny.head.table.shape
@@ -188,8 +130,12 @@ def bought_alone(tiny):
 
 
 @pytest.fixture
-def tiny_with_token(tiny) -> R2ec:
+def tiny_with_token(tiny):
     """`tiny` whose read-out is the state of a token of its own after `<answer>`."""
+    from r2ec_lib.model import R2ec
+    from r2ec_lib.model.backbone import add_recommend_token
+    from r2ec_lib.model.prompts import Prompts
+
     add_recommend_token(tiny.lm, tiny.tokenizer)
     model = R2ec(tiny.lm, Prompts(tiny.tokenizer, tiny.prompts.style), tiny.catalogue)
     model.head.readout = "token"
@@ -224,6 +170,8 @@ def make_trainer(tiny, samples, tmp_path):
 @pytest.fixture
 def make_scored(make_trainer, monkeypatch):
     """Makes the tensors of a rollout whose trajectories earn given rewards (U, G)."""
+    import torch
+
     from r2ec_lib.training import rollout
 
     def make(rewards, **choices):
@@ -245,4 +193,5 @@ def make_scored(make_trainer, monkeypatch):
 @pytest.fixture(autouse=True)
 def one_thread():
     """Small tensors are faster on one thread, and results do not depend on the machine's cores."""
-    torch.set_num_threads(1)
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import family_lm, text_tokenizer
+from families import family_lm, text_tokenizer
 
 from r2ec_lib.data.storage import read_json, read_table, write_json
 from r2ec_lib.serving.student import Student

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import text_tokenizer
+from families import text_tokenizer
 
 from r2ec_lib.analysis import mentions
 from r2ec_lib.model.prompts import Prompts, PromptStyle

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import TEXT_TOKENIZERS, family_lm, text_tokenizer
+from families import TEXT_TOKENIZERS, family_lm, text_tokenizer
 from transformers import GenerationConfig
 
 from r2ec_lib.model import sampling

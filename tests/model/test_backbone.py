@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from conftest import family_lm, text_tokenizer
+from families import family_lm, text_tokenizer
 from peft.tuners import lora
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import text_tokenizer
+from families import text_tokenizer
 
 from r2ec_lib.model.analyses import Analyst
 from r2ec_lib.model.claims import FRAME_WORDS, Checker, claims

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import FAMILIES, family_lm
+from families import FAMILIES, family_lm
 from transformers import LlamaConfig
 
 from r2ec_lib.model.encoding import (

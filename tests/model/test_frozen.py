@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import FAMILIES, family_lm
+from families import FAMILIES, family_lm
 from transformers import FalconConfig, FalconForCausalLM
 
 from r2ec_lib.model import R2ec, frozen

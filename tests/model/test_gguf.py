@@ -8,7 +8,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from conftest import text_tokenizer
+from families import text_tokenizer
 from transformers import AutoModelForCausalLM
 
 from r2ec_lib.data.schema import DataError

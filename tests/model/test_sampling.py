@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import FAMILIES, family_lm, text_tokenizer
+from families import FAMILIES, family_lm, text_tokenizer
 from transformers import GenerationConfig
 
 from r2ec_lib.model import decoding, sampling

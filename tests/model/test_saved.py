@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from conftest import FAMILIES, family_lm
+from families import FAMILIES, family_lm
 
 from r2ec_lib.data.schema import DataError
 from r2ec_lib.model import R2ec

@@ -7,7 +7,7 @@ import sys
 import pandas as pd
 import pytest
 import torch
-from conftest import text_tokenizer
+from families import text_tokenizer
 
 from r2ec_lib.data.schema import DataError
 from r2ec_lib.model import R2ec, vllm

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import FAMILIES, family_lm
+from families import FAMILIES, family_lm
 from training.helpers import CHAINS
 from transformers import GPT2Config, GPT2LMHeadModel
 

@@ -6,7 +6,7 @@ import socket
 
 import torch
 import torch.distributed as dist
-from conftest import family_lm
+from families import family_lm
 from torch.distributed.fsdp import fully_shard
 
 from r2ec_lib.training.sharded import whole_weights

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from conftest import FAMILIES, family_lm
+from families import FAMILIES, family_lm
 from training.helpers import ADVANTAGES, BEST, CHAINS, generated, gradients, rows_of, with_old
 from trl import GRPOTrainer
 

@@ -12,7 +12,7 @@ import yaml
 from workflow.toy import notebook
 
 from r2ec_lib.data import storage
-from r2ec_lib.workflow import folder, recipes
+from r2ec_lib.workflow import cli, folder, recipes
 from r2ec_lib.workflow.folder import RunFolder, open_run
 
 ROOT = Path(__file__).parents[2]
@@ -145,14 +145,20 @@ def papermill(cwd: Path, notebook: Path, recipe: Path, *further: str, notebooks:
     return subprocess.run(["bash", "-c", command], cwd=cwd, env=variables, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("start", [".", "notebooks", "other"])
-def test_papermill_by_itself_runs_a_resolved_recipe_from_any_folder(world, start):
+def test_papermill_by_itself_runs_a_resolved_recipe_from_any_folder(world, monkeypatch, capsys):
     """A base is merged, the run is named after the recipe, and no key is unknown to the notebook."""
     (world / "base.yaml").write_text("rows: 7\nfactor: 3.0\n")
     (world / "toy.yaml").write_text("base: base.yaml\nrate: 0.25\n")
-    (world / "other").mkdir(exist_ok=True)
+    (world / "other").mkdir()
+    monkeypatch.setattr(cli, "NOTEBOOKS", world / "notebooks")
+    monkeypatch.setattr(cli, "RUNS", world / "runs")
+    for start in (".", "notebooks", "other"):
+        monkeypatch.chdir(world / start)
+        assert cli.main(["recipe", os.path.relpath(world / "toy.yaml"), "--stage", "01"]) == 0
+        resolved = yaml.safe_load(capsys.readouterr().out)
+        assert resolved == {"run_dir": str(world / "runs" / "toy"), "rows": 7, "rate": 0.25}
     stage = world / "notebooks" / "01_first.ipynb"
-    done = papermill(world / start, stage, world / "toy.yaml", notebooks=world / "notebooks")
+    done = papermill(world / "other", stage, world / "toy.yaml", notebooks=world / "notebooks")
     assert done.returncode == 0 and "unknown parameter" not in done.stderr, done.stderr
     assert (world / "runs" / "toy" / "data" / "rows").read_text() == "7"
 

@@ -29,6 +29,7 @@ PINS = {
 }
 ROOMS = sorted(path.parent.name for path in (ROOT / "r2ec_lib").glob("*/__init__.py"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+DECLARED = recipes.declared_in(ROOT / "notebooks")
 OTHER = ("accelerate", "guardrails", "ablations")  # folders of params/ that hold no recipes
 RECIPES = sorted(path for path in (ROOT / "params").rglob("*.yaml") if path.parent.name not in OTHER)
 
@@ -86,12 +87,17 @@ def test_constraints_pin_each_package_once_for_every_platform_and_name_no_place(
         assert "+" not in pin.version  # 2.13.0 also admits 2.13.0+cpu, not the other way round
 
 
+@pytest.fixture(scope="module")
+def providers():
+    """The packages that have each module."""
+    return metadata.packages_distributions()
+
+
 @pytest.mark.parametrize("room", ROOMS)
-def test_the_library_installs_without_the_notebooks_packages(room):
+def test_the_library_installs_without_the_notebooks_packages(room, providers):
     """What a room imports on being imported is a core dependency; `workflow` alone may need the extra `notebooks`."""
     allowed = PROJECT["dependencies"] + (EXTRAS["notebooks"] if room == "workflow" else [])
     declared = {canonicalize_name(Requirement(text).name) for text in allowed}
-    providers = metadata.packages_distributions()
     for path in (ROOT / "r2ec_lib" / room).rglob("*.py"):
         for module in sorted(imported(path) - sys.stdlib_module_names - {"r2ec_lib"}):
             assert declared & {canonicalize_name(name) for name in providers[module]}, f"{path.name} imports {module}"
@@ -165,10 +171,11 @@ def names(cells, context):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_cells_that_concern_some_runs_alone_say_which_and_are_needed_by_no_other_cell(path):
     always, sometimes = [], []
+    declared = {key for parameters in DECLARED.values() for key in parameters}
     for cell in nbformat.read(path, as_version=4).cells:
         conditions = [tag for tag in cell.metadata.get("tags", []) if tag.startswith("only:")]
         keys = [re.split("!?=", tag.removeprefix("only:"))[0] for tag in conditions]
-        assert set(keys) <= {key for declared in recipes.declared_in(ROOT / "notebooks").values() for key in declared}
+        assert set(keys) <= declared
         if cell.cell_type == "code":
             (sometimes if conditions else always).append(cell)
     assert not (names(sometimes, ast.Store) - names(always, ast.Store)) & names(always, ast.Load)
@@ -176,14 +183,14 @@ def test_cells_that_concern_some_runs_alone_say_which_and_are_needed_by_no_other
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_every_parameter_is_explained(path):
-    parameters = recipes.declared(path)
+    parameters = DECLARED[path.stem]
     assert parameters["run_dir"].type == "str" and parameters["seed"].default == 0
     assert not [name for name, parameter in parameters.items() if not parameter.comment]
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_is_right_and_says_what_it_is_for(path):
-    recipes.load(path, recipes.declared_in(ROOT / "notebooks"))
+    recipes.load(path, DECLARED)
     assert path.read_text().startswith("# ")
     names = re.findall(r"^(\w+):", path.read_text(), re.MULTILINE)
     assert len(names) == len(set(names))

@@ -1,5 +1,6 @@
 """The command as it is typed: its messages, its exit codes, and what is left when it is stopped."""
 
+import io
 import os
 import re
 import signal
@@ -35,11 +36,20 @@ def test_a_wrong_recipe_ends_the_command_with_two_and_one_message(tmp_path, monk
     assert told.err == 'x.yaml line 1: unknown key "no_such_key_anywhere", no notebook declares it.\n'
 
 
-def test_a_failed_run_ends_with_one_and_names_its_report(world):
-    (world / "toy.yaml").write_text("fail: true\n")
-    _, told = (child := start(world, "run", "toy.yaml")).communicate(timeout=120)
-    assert child.returncode == 1 and "broken on purpose" in told and "Traceback" not in told
-    assert "runs/toy/report/index.html" in told and (world / "runs" / "toy" / "report" / "02_second.html").is_file()
+@pytest.fixture
+def here(world, monkeypatch):
+    """The toy project for the command line in this process."""
+    monkeypatch.setattr(cli, "NOTEBOOKS", world / "notebooks")
+    monkeypatch.setattr(runner.execute, "__defaults__", (False, world / "runs"))
+    return world
+
+
+def test_a_failed_run_ends_with_one_and_names_its_report(here, capfd):
+    (here / "toy.yaml").write_text("fail: true\n")
+    assert cli.main(["run", "toy.yaml"]) == 1
+    told = capfd.readouterr().err
+    assert "broken on purpose" in told and "Traceback" not in told
+    assert "runs/toy/report/index.html" in told and (here / "runs" / "toy" / "report" / "02_second.html").is_file()
 
 
 @pytest.mark.parametrize(
@@ -91,12 +101,16 @@ def test_a_closed_output_ends_the_command_without_a_traceback(world):
     assert child.wait(60) == 141 and told == "Standard output was closed. The same command goes on from here.\n"
 
 
-def test_an_output_of_ascii_shows_what_it_can(world):
-    notebook(world / "notebooks" / "01_first.ipynb", FIRST, "print('R²ec')")
-    (world / "toy.yaml").write_text("stages: [01_first]\n")
-    child = start(world, "run", "toy.yaml", env={**os.environ, "PYTHONIOENCODING": "ascii"})
-    out, told = child.communicate(timeout=120)
-    assert child.returncode == 0 and "    R?ec\n" in out and told == ""
+def test_an_output_of_ascii_shows_what_it_can(here, monkeypatch, capfd):
+    notebook(here / "notebooks" / "01_first.ipynb", FIRST, "print('R²ec')")
+    (here / "toy.yaml").write_text("stages: [01_first]\n")
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    streams = {name: io.TextIOWrapper(io.BytesIO(), encoding="ascii") for name in ("stdout", "stderr")}
+    for name, stream in streams.items():
+        monkeypatch.setattr(sys, name, stream)
+    assert cli.main(["run", "toy.yaml"]) == 0
+    out, told = (stream.buffer.getvalue().decode("ascii") for stream in streams.values())
+    assert "    R?ec\n" in out and told == "" == capfd.readouterr().err
 
 
 def test_a_library_without_its_notebooks_says_so_once(tmp_path, monkeypatch, capsys):

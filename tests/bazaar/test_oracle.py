@@ -44,10 +44,13 @@ def plain_oracle(world, sample):
             cell_total[cell] = cell_total.get(cell, 0.0) + weights[item]
             kind_total[row.sundry] += weights[item]
 
+        sums = {}
+
         def within(*columns_and_row):
             *columns, row = columns_and_row
-            alike = (facts[columns] == row[columns]).all(axis=1)
-            return sum(weights[item] for item in facts.index[alike])
+            if (alike := tuple(row[columns].items())) not in sums:
+                sums[alike] = sum(weights[item] for item in facts.index[(facts[columns] == row[columns]).all(axis=1)])
+            return sums[alike]
 
         owned = {facts["piece"][item] for item in owned_items}
         sundries = [item for item in owned_items if facts["sundry"][item]]

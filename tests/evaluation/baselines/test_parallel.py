@@ -70,12 +70,15 @@ def test_no_worker_outlives_a_parent_that_is_killed_while_they_train(tmp_path, e
             os.kill(pid, signal.SIGKILL)
 
 
-def test_results_come_in_order_from_other_processes_with_one_thread_each_and_tensors_whole(monkeypatch):
+def test_results_come_in_order_from_processes_of_one_thread_that_end_when_the_iteration_is_given_up(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "2")  # as of a kernel, whose workers share its cores
     jobs = [partial(time.sleep, 0.5), torch.get_num_threads, os.getpid, partial(torch.arange, 3)]
-    slept, threads, pid, tensor = side_by_side(jobs, 2)
+    results = side_by_side([*jobs, partial(time.sleep, 600)], 2)
+    slept, threads, pid, tensor = (next(results) for _ in jobs)
     assert slept is None and threads == 1 and pid != os.getpid()
     assert tensor.tolist() == [0, 1, 2] and not tensor.is_shared()
+    results.close()
+    assert gone([pid])
 
 
 def test_a_job_that_fails_says_so_and_ends_those_beside_it():
@@ -83,13 +86,6 @@ def test_a_job_that_fails_says_so_and_ends_those_beside_it():
     with pytest.raises(ZeroDivisionError):
         list(side_by_side([partial(divmod, 1, 0), partial(time.sleep, 600)], 2))
     assert gone([child.pid for child in set(psutil.Process().children()) - before if "tracker" not in _line(child)])
-
-
-def test_workers_end_when_the_iteration_is_given_up():
-    results = side_by_side([os.getpid, partial(time.sleep, 600)], 2)
-    pid = next(results)
-    results.close()
-    assert gone([pid])
 
 
 def _line(process: psutil.Process) -> str:

@@ -60,10 +60,18 @@ def test_only_the_command_line_opens_the_room_of_serving_and_only_when_asked_to(
     assert not [node for node in tops if isinstance(node, ast.ImportFrom) and "serving" in (node.module or "")]
 
 
-@pytest.mark.parametrize(("module", "heavy"), [("cli", {"torch", "nbformat", "papermill"}), ("study", {"torch"})])
-def test_the_command_line_answers_without_loading_what_the_command_does_not_need(module, heavy):
-    """Which would take longer than all the rest, each time that a command is typed or a run of a study begins."""
-    script = f"import sys, r2ec_lib.workflow.{module}; sys.exit(bool({heavy!r} & set(sys.modules)))"
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("workflow.cli", {"torch", "nbformat", "papermill"}),
+        ("workflow.study", {"torch"}),
+        ("evaluation.baselines.fitting", {"transformers"}),
+    ],
+)
+def test_what_a_process_does_not_need_is_not_loaded(module, heavy):
+    """It would take longer than all the rest, each time that a command is typed, a run of a study begins, or baselines
+    are trained in processes of their own."""
+    script = f"import sys, r2ec_lib.{module}; sys.exit(bool({heavy!r} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", script], cwd=LIBRARY.parent).returncode == 0
 
 

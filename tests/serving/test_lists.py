@@ -290,9 +290,9 @@ def test_a_file_of_shoppers_has_the_logs_name_for_them_or_ours(shop, log, text):
         write(shop, "other.parquet", log="own.parquet", **choices)
 
 
-def test_a_hundred_thousand_shoppers_are_streamed(tmp_path):
+def test_twenty_thousand_shoppers_are_streamed(tmp_path):
     """With a stub of the model. The lists of a part are on disk before the next part is asked about."""
-    shoppers, k = 100_000, 2
+    shoppers, k = 20_000, 2
     generator = np.random.default_rng(0)
     owners = generator.permutation(np.repeat(np.arange(shoppers), 2))
     item_ids = [f"i{number}" for number in range(50)]

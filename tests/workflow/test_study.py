@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -140,6 +142,7 @@ def toys(world, monkeypatch):
         return (runs / recipe.name / "provenance.json").is_file()
 
     monkeypatch.setattr(study.subprocess, "Popen", fake)
+    monkeypatch.setattr(study, "time", SimpleNamespace(sleep=lambda seconds: time.sleep(seconds / 10)))
     monkeypatch.setattr(study, "NOTEBOOKS", world / "notebooks")
     monkeypatch.setattr(study.runner, "is_current", finished)
     monkeypatch.setattr(study, "_page", lambda plan, path, names, runs: pages.append(names) or runs / "page")

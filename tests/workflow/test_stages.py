@@ -1,8 +1,7 @@
 """When a stage runs again."""
 
 import os
-import subprocess
-import sys
+import runpy
 from pathlib import Path
 
 import pytest
@@ -259,11 +258,10 @@ def test_a_package_or_python_of_another_version_counts_and_the_order_of_keys_doe
     assert stages.key({"a": 1, "b": 2}) == stages.key({"b": 2, "a": 1}) != stages.key({"a": 2, "b": 1})
 
 
-def test_a_package_that_is_optional_counts_where_it_is_installed(tmp_path):
+def test_a_package_that_is_optional_counts_where_it_is_installed(tmp_path, monkeypatch):
     storage.write_text("Name: vllm\nVersion: 0.1\n", tmp_path / "vllm-0.1.dist-info" / "METADATA")
-    code = "from r2ec_lib.workflow.stages import PACKAGES; print('vllm' in PACKAGES)"
-    script = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {code}"
-    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "True\n"
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "vllm" in runpy.run_path(stages.__file__)["PACKAGES"]
 
 
 @pytest.mark.parametrize("content", ["", "xx"])

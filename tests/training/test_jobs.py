@@ -428,13 +428,6 @@ def test_a_bandit_that_only_the_item_action_can_win_is_won(tiny, samples, tmp_pa
     assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.2
 
 
-def test_every_trainable_weight_moves(tiny, samples, tmp_path):
-    tiny.lm.float()
-    before = {name: weight.detach().clone() for name, weight in tiny.lm.named_parameters()}
-    rewards_of(tiny, samples.head(6), tmp_path, max_steps=2)
-    assert all(not torch.equal(weight, before[name]) for name, weight in tiny.lm.named_parameters())
-
-
 VARIANTS = {
     "KL to the start": {"beta": 0.1},
     "gradient checkpointing": {"gradient_checkpointing": True},

@@ -264,12 +264,11 @@ def test_a_package_that_is_optional_counts_where_it_is_installed(tmp_path, monke
     assert "vllm" in runpy.run_path(stages.__file__)["PACKAGES"]
 
 
-@pytest.mark.parametrize("content", ["", "xx"])
-def test_an_output_of_another_size_is_not_what_the_stage_wrote(world, content):
+def test_an_output_that_is_empty_is_not_what_the_stage_wrote(world):
     run, parts = RunFolder(world / "runs" / "x"), ingredients(world, rows=1)
     done(world, run, "01_first", "data", parts)
     assert stages.is_done(run, "01_first", stages.key(parts))
-    (run.path / "data" / "file").write_text(content)
+    (run.path / "data" / "file").write_text("")
     assert not stages.is_done(run, "01_first", stages.key(parts))
 
 

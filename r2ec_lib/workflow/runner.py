@@ -20,6 +20,7 @@ from r2ec_lib.workflow.recipes import Parameter, Recipe, RecipeError, did_you_me
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 """Of a disk that takes no more: full, beyond a quota or a limit on the size of files, or mounted read-only."""
+GOES_ON = "would go on"
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ def execute(recipe: Recipe, fresh: bool = False, runs: Path = RUNS, *, shared: b
         whole = _whole(recipe, run, forecast, declared, fresh)
         waiting = [stage for stage, reason in forecast if reason]
         begun = run.states.is_dir()  # otherwise the first one sees its settings at once, and nothing can be lost
-        _check_settings(plan if fresh else waiting[not begun :], variables)
+        anew = [stage for stage, reason in forecast if reason and reason != GOES_ON]  # one that goes on was checked
+        _check_settings(plan if fresh else anew[not begun :], variables)
         if fresh and run.path.exists():
             shutil.rmtree(run.path)
         write_text(recipes.as_yaml(whole, declared, stage_order(whole, declared)), run.recipe)
@@ -178,7 +180,7 @@ def _forecast(run: RunFolder, plan: Sequence[Stage], shared: bool = False) -> li
         elif last["key"] != wanted:
             reasons.append(f"would run ({stages.difference(last['ingredients'], parts)})")
         else:
-            reasons.append("would run (its outputs are gone)" if last["finished"] else "would go on")
+            reasons.append("would run (its outputs are gone)" if last["finished"] else GOES_ON)
     return list(zip(plan, reasons, strict=True))
 
 

@@ -319,7 +319,7 @@ def test_threads_count_by_the_number_that_the_kernels_have_whoever_chose_it(worl
     assert len(quick) == 6
 
 
-def test_settings_are_checked_of_the_stages_that_will_run_but_the_first(world, quick, monkeypatch):
+def test_settings_are_checked_of_the_stages_that_will_begin_but_the_first_of_a_run(world, quick, monkeypatch):
     checked = []
     monkeypatch.setattr(kernels, "check_settings", lambda source, *_: checked.append(source.stem))
     run(world)
@@ -327,6 +327,11 @@ def test_settings_are_checked_of_the_stages_that_will_run_but_the_first(world, q
     assert checked == ["02_second"]
     runner.check(load(world, ""), world / "runs")
     assert checked[1:] == ["01_first", "02_second"]
+    place = RunFolder(world / "runs" / "toy")
+    for stage in ("01_first", "02_second"):
+        write_json(stages.state(place, stage) | {"finished": False}, place.state(stage))
+    run(world)  # goes on with what was checked before it began
+    assert len(checked) == 3 and len(quick) == 4
 
 
 def test_a_run_is_current_until_its_recipe_says_something_else(world, quick):

@@ -68,7 +68,7 @@ def check_settings(
             f"a step of {batch_users} users × {group} trajectories = {rows} rows cannot be "
             f"split evenly over {num_processes} processes × {accumulation} accumulation steps; change batch_users"
         )
-    here = {"output_dir": "checkpoints", "use_cpu": not torch.accelerator.is_available()}
+    here = {"output_dir": "checkpoints", "use_cpu": not torch.cuda.is_available()}
     size = {"per_device_train_batch_size": rows // accumulation, "per_device_eval_batch_size": group}
     try:  # one process stands for all: the rows of a step are the same
         config = RecPOConfig(**{**here, **size, **settings})
@@ -208,7 +208,7 @@ def train(
         shutil.rmtree(checkpoints, ignore_errors=True)
         return report(f"already trained: {job['model']}")
     quiet()
-    config = RecPOConfig(**{"use_cpu": not torch.accelerator.is_available(), **job["settings"]})
+    config = RecPOConfig(**{"use_cpu": not torch.cuda.is_available(), **job["settings"]})
     if config.world_size != job["num_processes"]:
         raise RuntimeError(f"{config.world_size} processes were started for a job of {job['num_processes']}")
     model = R2ec.load(run_dir / START, device=str(config.device))

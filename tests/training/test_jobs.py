@@ -240,6 +240,16 @@ def test_two_processes_make_the_update_of_one(run):
         assert not torch.equal(weight, before[name]), f"{name} did not move"
 
 
+def test_a_machine_without_cuda_trains_on_its_cpu_even_where_it_has_another_accelerator(run, monkeypatch):
+    """Apple's has no float64, in which ranks are."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: True)
+    monkeypatch.setattr("transformers.training_args.is_torch_mps_available", lambda: True)
+    folder = run("apple", {"use_cpu": None, "max_steps": 1, "eval_steps": 1})
+    jobs.train(folder, report=lambda line: None)
+    assert (folder / "model").is_dir()
+
+
 def test_a_failing_worker_fails_the_launch_loudly(run):
     folder = run("broken", num_processes=2)
     (folder / "data" / "samples.parquet").unlink()

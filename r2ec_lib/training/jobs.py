@@ -211,6 +211,7 @@ def train(
     config = RecPOConfig(**{"use_cpu": not torch.cuda.is_available(), **job["settings"]})
     if config.world_size != job["num_processes"]:
         raise RuntimeError(f"{config.world_size} processes were started for a job of {job['num_processes']}")
+    config._n_gpu = min(config.n_gpu, 1)  # or one process would take all GPUs by nn.DataParallel, which TRL refuses
     model = R2ec.load(run_dir / START, device=str(config.device))
     samples = read_table(run_dir / "data" / "samples.parquet")
     train_samples, valid_samples = (samples[samples["split"] == name] for name in ("train", "valid"))

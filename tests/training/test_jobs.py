@@ -250,6 +250,19 @@ def test_a_machine_without_cuda_trains_on_its_cpu_even_where_it_has_another_acce
     assert (folder / "model").is_dir()
 
 
+def test_one_process_trains_on_one_gpu_where_a_machine_has_several(run, monkeypatch):
+    made = RecPOConfig.__post_init__
+
+    def made_on_two_gpus(self):
+        made(self)
+        self._n_gpu = 2
+
+    monkeypatch.setattr(RecPOConfig, "__post_init__", made_on_two_gpus)
+    folder = run("one", {"max_steps": 1, "eval_steps": 1})
+    jobs.train(folder, report=lambda line: None)
+    assert (folder / "model").is_dir()
+
+
 def test_a_failing_worker_fails_the_launch_loudly(run):
     folder = run("broken", num_processes=2)
     (folder / "data" / "samples.parquet").unlink()

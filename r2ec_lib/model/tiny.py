@@ -7,8 +7,9 @@ stands in for what an instruction-tuned model already knows. No next-item label 
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -183,12 +184,14 @@ def tiny_backbone(
     """The tiny decoder, warmed up; built on the first call and read from `cache_dir` afterwards.
 
     Args:
-        documents_of: makes the warm-up corpus, given prompts that word it.
+        documents_of: makes the warm-up corpus, given prompts that word it; called once more with those of the new
+            tokenizer, whose tokens the style's limits count.
 
     Returns:
         Model, tokenizer, the table of `warm_up`, and whether they came from the cache.
     """
-    documents = documents_of(Prompts(train_tokenizer([], vocab_size=0), style))
+    whole = replace(style, max_title_tokens=sys.maxsize, max_item_tokens=sys.maxsize)  # no tokens to count yet
+    documents = documents_of(Prompts(train_tokenizer([], vocab_size=0), whole))
     sizes = [vocab_size, hidden_size, num_layers, num_heads, steps, batch_tokens, learning_rate, seed]
     versions = [torch.__version__, transformers.__version__, tokenizers.__version__, torch.get_num_threads()]
     versions += map(sha256, (Path(__file__), Path(muon.__file__)))
@@ -200,7 +203,8 @@ def tiny_backbone(
         if not found:
             made = train_tokenizer((" ".join(document) for document in documents), vocab_size)
             lm = build_tiny(made, hidden_size, num_layers, num_heads, seed=seed)
-            log = warm_up(lm, Prompts(made, style), documents, steps, batch_tokens, learning_rate, seed=seed)
+            prompts = Prompts(made, style)
+            log = warm_up(lm, prompts, documents_of(prompts), steps, batch_tokens, learning_rate, seed=seed)
             with whole_folder(target) as fresh:
                 lm.save_pretrained(fresh)
                 made.save_pretrained(fresh)

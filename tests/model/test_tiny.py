@@ -80,3 +80,13 @@ def test_the_tiny_backbone_is_built_once_and_then_read_from_the_cache(items, sam
     assert not tiny_backbone(documents_of, style, tmp_path, **SIZES, **SCHEDULE)[3]  # made by other code
     assert all(torch.equal(a, b) for a, b in zip(lm.parameters(), again.parameters(), strict=True))
     assert log.equals(log_again) and tokenizer.convert_tokens_to_ids(ANSWER) == 2
+
+
+def test_the_warm_up_reads_long_titles_as_the_finished_prompts_show_them(tmp_path):
+    """The limit is one of tokens; before there are any, a byte would count as one."""
+    title = "red " * 30 + "kettle"
+    style = PromptStyle(instruct=False, max_title_words=99, max_title_tokens=64)
+    documents_of = lambda prompts: [Document("", prompts.shown_title(title))]  # noqa: E731
+    _, tokenizer, log, _ = tiny_backbone(documents_of, style, tmp_path, **SIZES, **SCHEDULE)
+    (read,), _ = document_ids(Prompts(tokenizer, style), [Document("", title)])
+    assert len(read) < 64 < len(title) and log["tokens"].iloc[0] == len(read)

@@ -4,11 +4,13 @@ The trainer computes all figures of a trajectory in one pass (`RecPOTrainer.roll
 them on, so they can be called in any order. What is done with the rewards is TRL's business.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 from trl.trainer.utils import split_tensor_dict
 
@@ -93,6 +95,17 @@ def generation_limits(model: R2ec, use_vllm: bool) -> dict[str, Any]:
     if use_vllm:
         return vllm.limits(model)
     return {} if model.read_id is None else {"suppress_tokens": [model.read_id]}
+
+
+@contextmanager
+def same_backbone(lm: Any) -> Iterator[None]:
+    """The weights under adapters are afterwards what they were: to hand them to vLLM, TRL adds the adapters to them
+    and takes them off again, which in bfloat16 leaves more rounding each time."""
+    layers: list[Any] = [layer.get_base_layer() for layer in lm.modules() if isinstance(layer, BaseTunerLayer)]
+    kept = [layer.weight.data.clone() for layer in layers]
+    yield
+    for layer, weight in zip(layers, kept, strict=True):
+        layer.weight.data.copy_(weight)
 
 
 def repetition(chains: Sequence[Sequence[int]]) -> float:

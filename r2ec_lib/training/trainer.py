@@ -116,6 +116,9 @@ class RecPOTrainer(GRPOTrainer):
                 processing_class=model.tokenizer,
                 **kwargs,
             )
+        if self.use_vllm:
+            engine: Any = self.vllm_generation
+            engine.sync_weights = rollout.same_backbone(model.lm)(engine.sync_weights)
         self._require_start()
 
     def _require_start(self) -> None:

@@ -9,6 +9,7 @@ from training.helpers import generated, gradients
 from trl.trainer.utils import split_tensor_dict
 
 from r2ec_lib.model import encoding
+from r2ec_lib.model.backbone import AdaptedLinear, add_lora
 from r2ec_lib.model.encoding import captured_states
 from r2ec_lib.training import rollout
 from r2ec_lib.training.config import RecPOConfig
@@ -261,6 +262,27 @@ def test_vllm_is_asked_for_ids_and_told_where_a_reasoning_ends(vllm_trainer):
     assert backend.prompts == prompts.user_ids(vllm_trainer.samples.iloc[[3, 3, 9, 9]], vllm_trainer.r2ec.titles)
     assert backend.synced == 1 and backend.num_generations == 2
     assert "vllm" not in sys.modules
+
+
+def test_handing_adapters_to_vllm_leaves_the_backbone_under_them_as_it_is(make_trainer, monkeypatch, tiny):
+    tiny.lm = add_lora(tiny.lm.bfloat16(), rank=2, alpha=8)
+    adapted = [layer for layer in tiny.lm.modules() if isinstance(layer, AdaptedLinear)]
+    for layer in adapted:
+        torch.nn.init.normal_(layer.lora_B["default"].weight)
+    merged = []
+
+    class Merging(FakeVLLM):
+        def sync_weights(self):
+            self.given["model"].merge_adapter()
+            merged.extend(layer.base_layer.weight.detach().clone() for layer in adapted)
+            self.given["model"].unmerge_adapter()
+
+    monkeypatch.setattr("trl.trainer.grpo_trainer.VLLMGeneration", Merging)
+    trainer = make_trainer(use_vllm=True)
+    before = [layer.base_layer.weight.detach().clone() for layer in adapted]
+    generated(trainer)
+    for layer, one, given in zip(adapted, before, merged, strict=True):
+        assert torch.equal(layer.base_layer.weight, one) and not torch.equal(given, one)
 
 
 def test_vllm_must_not_write_the_token_that_is_read(make_trainer, monkeypatch, tiny_with_token):

@@ -54,8 +54,9 @@ class Checkpoints(TrainerCallback):
         notes = read_json(folder / MARK)
         self.trainer.items.restore(load_file(folder / TABLE)["item_table"])
         self.trainer.items.refreshed_at, self.trainer.rollout_log = notes["refreshed_at"], notes["rollouts"]
-        if state.best_global_step and fault(folder.with_name(f"checkpoint-{state.best_global_step}")):
-            # what was best is lost, so the next validation is the best so far
+        best = folder.with_name(f"checkpoint-{state.best_global_step}")
+        state.best_model_checkpoint = str(best)  # the run folder may have been moved
+        if fault(best):  # what was best is lost, so the next validation is the best so far
             state.best_metric = state.best_global_step = state.best_model_checkpoint = None
 
 

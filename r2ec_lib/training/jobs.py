@@ -151,7 +151,6 @@ def write_job(
     rows, accumulation = batch_users * settings["num_generations"], settings.get("gradient_accumulation_steps", 1)
     settings = {
         **settings,
-        "output_dir": str(place / "checkpoints"),
         "per_device_train_batch_size": rows // (num_processes * accumulation),
         "per_device_eval_batch_size": settings["num_generations"],
         "logging_steps": 1,
@@ -208,7 +207,8 @@ def train(
         shutil.rmtree(checkpoints, ignore_errors=True)
         return report(f"already trained: {job['model']}")
     quiet()
-    config = RecPOConfig(**{"use_cpu": not torch.cuda.is_available(), **job["settings"]})
+    here = {"output_dir": str(checkpoints), "use_cpu": not torch.cuda.is_available()}  # a run folder may be moved
+    config = RecPOConfig(**{**here, **job["settings"]})
     if config.world_size != job["num_processes"]:
         raise RuntimeError(f"{config.world_size} processes were started for a job of {job['num_processes']}")
     config._n_gpu = min(config.n_gpu, 1)  # or one process would take all GPUs by nn.DataParallel, which TRL refuses

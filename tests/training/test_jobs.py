@@ -80,6 +80,33 @@ def test_a_killed_training_resumes_to_the_same_metrics_and_weights(run):
     assert not (broken / "training" / "checkpoints").exists()
 
 
+@pytest.mark.parametrize("spoiled", [False, True], ids=["to its end", "until it meets NaN"])
+def test_a_run_folder_that_is_moved_keeps_its_checkpoints_and_its_model(run, monkeypatch, spoiled):
+    settings = {"learning_rate": 0.05}  # the second validation is no better
+    whole, broken = run("whole", settings), run("broken", settings)
+    jobs.train(whole, report=lambda line: None)
+
+    def stop(row):
+        if row["step"] == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        jobs.train(broken, report=lambda line: None, show=stop)
+    lines, moved, job = [], broken.with_name("moved"), {"batch_users": 4, "num_processes": 1, "patience": 9}
+    broken.rename(moved)
+    jobs.write_job(moved, {**SETTINGS, **settings}, **job)
+    if spoiled:
+        spoil(monkeypatch, step=3)
+    jobs.train(moved, lines.append)
+    assert "resumed at step 2 of 4" in lines
+    expected, (log, _, weights) = outcome(whole)[2], outcome(moved)
+    assert log["valid_ndcg@10"].idxmax() == 2
+    assert all(torch.equal(weight, expected[name]) for name, weight in weights.items())
+    again = moved.rename(moved.with_name("again"))
+    jobs.write_job(again, {**SETTINGS, **settings}, **job)
+    assert (again / "model").is_dir()
+
+
 @pytest.mark.parametrize("patience", [9, 1])
 def test_a_training_killed_after_its_last_checkpoint_makes_no_further_step(run, monkeypatch, patience):
     """Whether its steps are over, or its patience is."""

@@ -26,9 +26,9 @@ class RecPOConfig(GRPOConfig):
         item_advantage: weight of the recommendation action: "trajectory" takes A_i* (Eq. 8); "unit" takes 1, so that a
             group of equal rewards still trains the items.
         item_weight: factor on the recommendation action (paper: 1).
-        item_warmup_steps: first steps in which only the recommendation action learns, since rewards are noise until
-            the items have a space; 0 in the paper. Only marked trajectories then pass the policy, and no divergence
-            from the start is weighed.
+        item_warmup_steps: first steps in which only the recommendation action learns, with the weight 1, since rewards
+            are noise until the items have a space; 0 in the paper. Only marked trajectories then pass the policy, and
+            no divergence from the start is weighed.
         catalogue_negatives: adds the whole item table as constant candidates to Eq. 7; the paper uses the batch alone.
             Stored rows are as old as the last refresh while targets are encoded live, and a model can learn to tell
             the two apart instead of the items: use it with a small `refresh_steps`.

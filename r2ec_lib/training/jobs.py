@@ -177,7 +177,7 @@ def write_job(
 
 def item_only(settings: dict) -> dict:
     """Settings of the control: the same, but the token terms stay off, so its reasoning is never rewarded, nor does a
-    KL term hold it."""
+    KL term hold it; and the recommendation action keeps the weight 1, also where `item_advantage` is "trajectory"."""
     return {**settings, "item_warmup_steps": sys.maxsize}
 
 

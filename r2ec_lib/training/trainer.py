@@ -178,7 +178,11 @@ class RecPOTrainer(GRPOTrainer):
         drawn = self.sample_chains(prompts)
         sampled = time.perf_counter()
         fields = self.rewarded(rows, drawn)
+        lengths = self.accelerator.gather(torch.tensor([*map(len, drawn.chains)], device=self.accelerator.device))
         figures = {
+            "length": lengths.float().mean().item(),
+            "length_low": float(lengths.min()),
+            "length_high": float(lengths.max()),
             "share_unclosed": 1 - sum(drawn.written) / len(rows),
             "repetition": rollout.repetition(drawn.chains),
             "seconds_sampling": sampled - began,

@@ -18,7 +18,7 @@ def empty_history():
 
 
 def log(tables, step, **figures):
-    usual = {"reward": 0.1, "completions/mean_length": 4.0, "entropy": 1.0, "share_unclosed": 0.1, "repetition": 0.1}
+    usual = {"reward": 0.1, "length": 4.0, "entropy": 1.0, "share_unclosed": 0.1, "repetition": 0.1}
     usual |= {"step_time": 3.0, "seconds_sampling": 1.0, "seconds_reward": 0.5}
     STATE.global_step = step
     STATE.log_history.append({**usual, **figures, "step": step})

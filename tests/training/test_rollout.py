@@ -13,6 +13,7 @@ from r2ec_lib.model.backbone import AdaptedLinear, add_lora
 from r2ec_lib.model.encoding import captured_states
 from r2ec_lib.training import rollout
 from r2ec_lib.training.config import RecPOConfig
+from r2ec_lib.training.monitoring import log_rows
 from r2ec_lib.training.trainer import RecPOTrainer
 
 
@@ -82,8 +83,18 @@ def test_reward_functions_hand_on_what_one_pass_has_computed_in_any_order(make_t
     assert rollout.similarity(**given) == fields["reward_similarity"]
     assert rollout.ndcg(**given) == fields["reward_ndcg"] == rollout.ndcg(**given)
     assert logged == figures[0] and set(logged) == {
-        "share_unclosed", "repetition", "seconds_sampling", "seconds_reward",
+        "length", "length_low", "length_high", "share_unclosed", "repetition", "seconds_sampling", "seconds_reward",
     }  # fmt: skip
+
+
+def test_the_logged_lengths_count_answer_whether_it_was_written_or_appended(make_trainer, monkeypatch):
+    """As those of validations do."""
+    trainer, chains = make_trainer(), [[40, 2], [40, 41, 42, 2], [40, 41, 2], [2]]
+    drawn = rollout.Drawn(chains, [2, 3, 3, 0], [True, False, True, False], torch.zeros(4, 16))
+    monkeypatch.setattr(trainer, "sample_chains", lambda prompts: drawn)
+    generated(trainer)
+    logged = log_rows([{"step": 1, **{name: mean for name, [mean] in trainer._metrics["train"].items()}}])[0]
+    assert [logged[name] for name in ("length", "length_low", "length_high")] == [(2 + 4 + 3 + 1) / 4, 1, 4]
 
 
 def test_targets_are_encoded_anew_before_the_reward_and_other_items_stay_until_the_refresh(make_trainer):

@@ -184,14 +184,17 @@ def tiny_backbone(
     """The tiny decoder, warmed up; built on the first call and read from `cache_dir` afterwards.
 
     Args:
-        documents_of: makes the warm-up corpus, given prompts that word it; called once more with those of the new
-            tokenizer, whose tokens the style's limits count.
+        documents_of: makes the warm-up corpus, given prompts that word it. Where texts are longer than the style's
+            limits, it is called again: without limits, and with the new tokenizer, whose tokens they count.
 
     Returns:
         Model, tokenizer, the table of `warm_up`, and whether they came from the cache.
     """
-    whole = replace(style, max_title_tokens=sys.maxsize, max_item_tokens=sys.maxsize)  # no tokens to count yet
-    documents = documents_of(Prompts(train_tokenizer([], vocab_size=0), whole))
+    by_bytes = Prompts(train_tokenizer([], vocab_size=0), style)
+    documents = documents_of(by_bytes)
+    if by_bytes.cut:
+        whole = replace(style, max_title_tokens=sys.maxsize, max_item_tokens=sys.maxsize)
+        documents = documents_of(Prompts(by_bytes.tokenizer, whole))
     sizes = [vocab_size, hidden_size, num_layers, num_heads, steps, batch_tokens, learning_rate, seed]
     versions = [torch.__version__, transformers.__version__, tokenizers.__version__, torch.get_num_threads()]
     versions += map(sha256, (Path(__file__), Path(muon.__file__)))
@@ -204,7 +207,8 @@ def tiny_backbone(
             made = train_tokenizer((" ".join(document) for document in documents), vocab_size)
             lm = build_tiny(made, hidden_size, num_layers, num_heads, seed=seed)
             prompts = Prompts(made, style)
-            log = warm_up(lm, prompts, documents_of(prompts), steps, batch_tokens, learning_rate, seed=seed)
+            read = documents_of(prompts) if by_bytes.cut else documents
+            log = warm_up(lm, prompts, read, steps, batch_tokens, learning_rate, seed=seed)
             with whole_folder(target) as fresh:
                 lm.save_pretrained(fresh)
                 made.save_pretrained(fresh)

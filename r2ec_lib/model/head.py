@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from r2ec_lib.model.scoring import item_log_probs, similarity_scores
+from r2ec_lib.model.encoding import READOUTS
+from r2ec_lib.model.scoring import SIMILARITIES, item_log_probs, similarity_scores
 
 
 @dataclass
@@ -30,6 +31,9 @@ class RecHead:
     index: dict[str, int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        for name, allowed in (("similarity", SIMILARITIES), ("readout", READOUTS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {allowed}")
         if len(self.item_ids) != len(self.table):
             raise ValueError(f"the table has {len(self.table)} rows for {len(self.item_ids)} item ids")
         self.index = {item: row for row, item in enumerate(self.item_ids)}

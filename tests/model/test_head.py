@@ -63,3 +63,15 @@ def test_item_ids_are_those_of_the_table_and_unique():
         RecHead(["a"], torch.zeros(2, 3))
     with pytest.raises(ValueError, match="unique"):
         RecHead(["a", "a"], torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"similarity": "cosin"}, r"similarity is 'cosin'; .*'cosine'"),
+        ({"readout": "first"}, r"readout is 'first'; .*'last'"),
+    ],
+)
+def test_an_unknown_similarity_or_readout_is_refused_before_anything_is_scored(choice, message):
+    with pytest.raises(ValueError, match=message):
+        RecHead([], torch.empty(0, 1), **choice)

@@ -51,7 +51,7 @@ class RecPOConfig(GRPOConfig):
             the model's those over all tokens, so each token's ratio is the share that top-k keeps, below 1. TRL's
             default multiplies the ratios over a sequence, which leaves next to nothing of a long chain.
         rollout_users: users whose trajectories are kept in the rollouts table, each `rollout_steps`.
-        rollout_steps: steps between two entries of the rollouts table.
+        rollout_steps: steps between two entries of the rollouts table: the first rollout of each so many steps.
         updates_per_rollout: optimiser steps that one rollout serves, which follows from TRL's fields.
     """
 

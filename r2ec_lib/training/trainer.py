@@ -158,7 +158,8 @@ class RecPOTrainer(GRPOTrainer):
                 states, items = torch.stack([row["state"] for row in inputs]), self.r2ec.head.table[candidates]
                 log_probs = self._item_log_probs(states, output["sample_rows"], items, candidates)
                 output["old_item_log_probs"] = log_probs
-        if self.state.global_step % self.args.rollout_steps == 0:
+        last_kept = self.rollout_log[-1]["step"] if self.rollout_log else -1
+        if self.state.global_step // self.args.rollout_steps > last_kept // self.args.rollout_steps:
             kept = inputs[: self.args.rollout_users * self.num_generations]
             self.rollout_log += self._table_rows(kept, output)
         return output

@@ -114,9 +114,11 @@ def test_targets_are_encoded_anew_before_the_reward_and_other_items_stay_until_t
 
 def test_kept_trajectories_have_their_own_figures_in_groups(make_trainer):
     trainer = make_trainer(rollout_users=1, rollout_steps=2, num_generations=2, reward_mix=0.25)
+    generated(trainer)
     trainer.state.global_step = 1
     generated(trainer)
-    assert trainer.rollout_log == []
+    assert {row["step"] for row in trainer.rollout_log} == {0}
+    trainer.rollout_log.clear()
     trainer.state.global_step = 2
     inputs, trajectories = generated(trainer, rows=(9, 9, 3, 3))
     assert [row["trajectory"] for row in trainer.rollout_log] == [0, 1]
@@ -127,6 +129,18 @@ def test_kept_trajectories_have_their_own_figures_in_groups(make_trainer):
         assert row["chain"] == trainer.r2ec.decode(one["chain"])
         assert row["reward"] == pytest.approx(0.75 * one["reward_ndcg"] + 0.25 * one["reward_similarity"])
         assert (row["advantage"], row["best"]) == (inputs["advantages"][place], inputs["best"][place])
+
+
+def test_rollouts_that_serve_several_steps_are_kept_as_often_as_asked_also_after_a_resume(make_trainer):
+    kept = []
+    for steps in ((0, 3, 6), (9, 12, 15, 18)):
+        trainer = make_trainer(num_iterations=3, rollout_steps=5, rollout_users=1)
+        trainer.rollout_log = [*kept]  # as a checkpoint gives it back
+        for step in steps:
+            trainer.state.global_step = step
+            generated(trainer)
+        kept = trainer.rollout_log
+    assert [row["step"] for row in kept[::2]] == [0, 6, 12, 15]
 
 
 def test_appended_tokens_are_no_actions_and_have_no_log_probability_of_their_own():

@@ -22,6 +22,8 @@ for name in [name for name in os.environ if name.startswith(("MAKE", "MFLAGS", "
 DAY = pd.Timedelta(days=1)
 START = pd.Timestamp("2023-01-01", tz="UTC")
 
+LONGEST = "notebooks notebook_pretrained jobs cli checkpoints runner notebook_benchmark folder sharded".split()
+"""Files of tests that take long, the longest first."""
 COLOURS = ["red", "blue", "green", "black", "white"]
 KINDS = ["kettle", "mug", "lamp", "chair", "desk", "rug"]
 
@@ -57,9 +59,11 @@ def cycles():
 
 
 def pytest_collection_modifyitems(items):
-    """The notebooks run last, when what the quick tests would find is known already; beside other workers they begin,
-    so that none waits for the longest at the end."""
-    items.sort(key=lambda item: item.path.name == "test_notebooks.py", reverse="PYTEST_XDIST_WORKER" in os.environ)
+    """The longest files run last, when what the quick tests would find is known already; beside other workers they
+    begin, the longest first, so that none waits for a long one at the end."""
+    places = {f"test_{name}.py": place for place, name in enumerate(LONGEST)}
+    direction = 1 if "PYTEST_XDIST_WORKER" in os.environ else -1
+    items.sort(key=lambda item: direction * places.get(item.path.name, len(LONGEST)))
 
 
 def pytest_collection_finish():

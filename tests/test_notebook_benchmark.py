@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 SMALLEST = [
     "repetitions=1 growth_repetitions=1 catalogue_items=64 hidden_size=32 batch_users=2 num_generations=2",
     "max_completion_length=6 history_length=3 prompt_tokens=24 ranked_items=5000 asked_batches=[1,2]",
+    "max_item_words=8 plain_batch=8",
     "grown_items=[100,1000] grown_histories=[1,2] grown_generations=[1,2] grown_tokens=[2,4]",
 ]
 """A benchmark of a few seconds, which shows that everything is measured, not how fast it is."""

@@ -53,6 +53,17 @@ def adapted(tiny, base, layers=0):
     return add_lora(tiny.lm, rank=2, alpha=8, layers=layers)
 
 
+def train_until_interrupted(folder, *place):
+    """Trains in a run folder, and is interrupted in its third step."""
+
+    def stop(row):
+        if row["step"] == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        jobs.train(folder, lambda line: None, *place, show=stop)
+
+
 def outcome(folder) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, torch.Tensor]]:
     log = read_table(folder / "training" / "log.parquet")
     timed = [name for name in log if "second" in name or "memory" in name]
@@ -85,13 +96,7 @@ def test_a_run_folder_that_is_moved_keeps_its_checkpoints_and_its_model(run, mon
     settings = {"learning_rate": 0.05}  # the second validation is no better
     whole, broken = run("whole", settings), run("broken", settings)
     jobs.train(whole, report=lambda line: None)
-
-    def stop(row):
-        if row["step"] == 3:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        jobs.train(broken, report=lambda line: None, show=stop)
+    train_until_interrupted(broken)
     lines, moved, job = [], broken.with_name("moved"), {"batch_users": 4, "num_processes": 1, "patience": 9}
     broken.rename(moved)
     jobs.write_job(moved, {**SETTINGS, **settings}, **job)
@@ -154,13 +159,7 @@ def test_learned_item_vectors_are_trained_resumed_and_saved_as_the_item_table_al
         tiny.lm = adapted(tiny, tmp_path / "base")
     whole, broken = (run(name, {"item_vectors": "learned", "beta": 0.01}) for name in ("whole", "broken"))
     jobs.train(whole, report=lambda line: None)
-
-    def stop(row):
-        if row["step"] == 3:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        jobs.train(broken, report=lambda line: None, show=stop)
+    train_until_interrupted(broken)
     jobs.train(broken, report=lambda line: None)
     one, other, start = (R2ec.load(folder) for folder in (whole / "model", broken / "model", whole / "training/start"))
     assert torch.equal(one.head.table, other.head.table) and "item_vectors" not in dict(one.lm.named_parameters())
@@ -175,13 +174,7 @@ def test_the_control_trains_beside_the_model_and_resumes_on_its_own(run):
     jobs.write_job(folder, jobs.item_only({**SETTINGS, "item_warmup_steps": 1}), **job, **control)
     jobs.train(folder, report=lambda line: None)
     main = (folder / "training" / "log.parquet").read_bytes()
-
-    def stop(row):
-        if row["step"] == 3:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        jobs.train(folder, lambda line: None, control["folder"], stop)
+    train_until_interrupted(folder, control["folder"])
     assert not (folder / "model_item_only").exists()
     lines = []
     jobs.train(folder, lines.append)

@@ -103,9 +103,12 @@ class Checker:
         return [(kind, name, self._holds(kind, name, cards)) for kind, name in told if kind != "next"]
 
     def failing(self, text: str, closed: bool, history: Sequence[int]) -> float:
-        """The share of the checkable claims of a text that do not hold, 0…1; 0 where there is none."""
+        """The share of the checkable claims of a text that do not hold, 0…1; 1 where it makes none.
+
+        A text that claims nothing counts as one that fails: priced by this share, silence is no way out.
+        """
         checked = self.check(text, closed, history)
-        return sum(not holds for *_, holds in checked) / max(1, len(checked))
+        return sum(not holds for *_, holds in checked) / len(checked) if checked else 1.0
 
     def names(self, told: str) -> bool:
         """Whether some item of the catalogue has a title that begins so."""

@@ -38,7 +38,7 @@ class RecPOConfig(GRPOConfig):
         token_price: taken off the reward for each sampled token; 0 in the paper.
         unclosed_price: taken off the reward of a reasoning that does not end by itself; 0 in the paper.
         untrue_price: taken off the reward, times the share of a reasoning's statements about the history that do not
-            hold (`model.claims`); 0 in the paper. A reasoning that states nothing of the kind pays nothing.
+            hold (`model.claims`); 0 in the paper. A reasoning that states nothing of the kind pays the whole price.
         item_vectors: "texts" encodes items from their texts; "learned" gives each item a vector of its own that is
             trained, the paper's classification head. Items cannot be added to such a model.
         valid_users: validation samples ranked at each evaluation.

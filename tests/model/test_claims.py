@@ -122,7 +122,14 @@ def test_the_share_that_fails_is_that_of_the_checkable_sentences(tokenizer, item
     assert checker.failing(text, True, [0, 1]) == 0.5
     assert checker.failing(f"An earlier purchase was {earlier}.", True, [0, 1]) == 0
     assert checker.failing("An earlier purchase was nothing.", True, [0, 1]) == 1
-    assert checker.failing("Next may come a mug.", True, [0, 1]) == checker.failing("", True, [0]) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "closed"), [("", True), ("Next may come a mug.", True), ("The last purchase", False)]
+)
+def test_a_text_that_claims_nothing_counts_as_one_that_fails(tokenizer, items, text, closed):
+    checker = Checker(items, Prompts(tokenizer, PromptStyle(instruct=False)))
+    assert checker.failing(text, closed, [0, 1]) == 1
 
 
 def test_words_of_the_sentences_are_known_as_such():

@@ -230,9 +230,9 @@ def test_statements_about_the_history_that_fail_have_a_price(make_trainer, monke
     drawn = rollout.Drawn(chains, [*map(len, chains)], [True] * 4, torch.zeros(4, 16))
     monkeypatch.setattr(trainer, "sample_chains", lambda prompts: drawn)
     found, trajectories = generated(trainer, rows=(0, 0, 0, 0))
-    assert [one["reward_untrue"] for one in trajectories] == [0, -0.5, -1, 0]
-    assert found["advantages"].tolist() == pytest.approx([0.25, -0.25, -0.5, 0.5])  # pairs; equal states rank alike
-    assert trainer._metrics["train"]["rewards/untrue/mean"] == [-0.375]
+    assert [one["reward_untrue"] for one in trajectories] == [0, -0.5, -1, -1]  # silence is no way out
+    assert found["advantages"].tolist() == pytest.approx([0.25, -0.25, 0, 0])  # pairs; equal states rank alike
+    assert trainer._metrics["train"]["rewards/untrue/mean"] == [-0.625]
 
 
 def test_without_reasoning_the_answer_follows_the_prompt_and_only_the_recommendation_learns(make_trainer, samples):

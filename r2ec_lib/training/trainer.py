@@ -116,6 +116,9 @@ class RecPOTrainer(GRPOTrainer):
                 processing_class=model.tokenizer,
                 **kwargs,
             )
+        if args.gradient_checkpointing and isinstance(model.lm, PeftModel):
+            # TRL asks for it, for checkpoints of the older kind; it would send gradients through frozen lower layers
+            model.lm.disable_input_require_grads()
         if self.use_vllm:
             engine: Any = self.vllm_generation
             engine.sync_weights = rollout.same_backbone(model.lm)(engine.sync_weights)

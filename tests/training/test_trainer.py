@@ -11,6 +11,7 @@ from trl import GRPOTrainer
 
 from r2ec_lib.data.schema import DataError
 from r2ec_lib.model import R2ec
+from r2ec_lib.model.backbone import add_lora
 from r2ec_lib.model.encoding import READOUTS, captured_states, forward_states
 from r2ec_lib.model.prompts import Prompts, PromptStyle
 from r2ec_lib.training import trainer as trainer_module
@@ -452,3 +453,14 @@ def test_a_model_that_has_changed_since_it_was_saved_is_not_held_to_its_file(mak
 def test_what_was_trained_to_write_so_many_tokens_writes_as_many(make_trainer, tiny):
     make_trainer(max_completion_length=5)
     assert tiny.max_new_tokens == 5
+
+
+def test_recomputed_activations_send_no_gradient_through_layers_below_the_adapters(make_trainer, tiny):
+    tiny.lm = add_lora(tiny.lm.float(), rank=2, alpha=4, layers=1)
+    trainer, states = make_trainer(tiny, gradient_checkpointing=True, learning_rate=1e-3), []
+    below = tiny.lm.get_base_model().model.layers[0]
+    below.register_forward_hook(lambda layer, inputs, output: states.append(output))
+    found, _ = generated(trainer)
+    moved = gradients(trainer, found)
+    assert states and not any(state.requires_grad for state in states)
+    assert all("lora_" in name for name in moved) and any(gradient.any() for gradient in moved.values())

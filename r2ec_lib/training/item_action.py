@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers import get_scheduler
+from trl.trainer.utils import disable_dropout_in_model
 
 from r2ec_lib.data.schema import whole_number
 from r2ec_lib.data.storage import read_json, read_table, sha256, write_json, write_table
@@ -91,6 +92,7 @@ def fit_item_action(
     log: list[dict] = []
     losses: list[float] = []
     weights: dict[str, Tensor] = {}
+    disable_dropout_in_model(model.lm)  # as in RecPO (`RecPOConfig.disable_dropout`)
     model.lm.train()
     if gradient_checkpointing:
         model.lm.activation_checkpointing_enable({"use_reentrant": False})

@@ -152,6 +152,14 @@ def first_loss(model, table, **choices):
     return fit_item_action(model, table, table, **how)["loss"].item()
 
 
+def test_texts_are_read_without_dropout_as_in_recpo(tiny, samples):
+    tiny.lm.float()
+    again = R2ec(copy.deepcopy(tiny.lm), tiny.prompts, tiny.catalogue)
+    for layer in again.lm.model.layers:
+        layer.mlp = torch.nn.Sequential(layer.mlp, torch.nn.Dropout(0.5))
+    assert first_loss(again, samples.head(12)) == first_loss(tiny, samples.head(12))
+
+
 def test_four_samples_of_one_target_have_nothing_to_tell_apart(tiny, samples):
     few = samples.drop_duplicates("user_id").head(4).assign(target=29)
     few["history"] = [[item for item in history if item != 29] or [0] for history in few["history"]]

@@ -79,13 +79,10 @@ class RecPOConfig(GRPOConfig):
     num_generations: int = 8
     gradient_checkpointing_kwargs: dict | None = None
     generation_kwargs: dict | None = None
-    beta: float = 0.0
     disable_dropout: bool = True  # or targets, encoded while training, would differ from all other items at random
-    temperature: float = 1.0
     max_completion_length: int = 64
     bf16: bool = False
     gradient_checkpointing: bool = False
-    save_only_model: bool = False
     report_to: list[str] | str = field(default_factory=list)
     disable_tqdm: bool | None = True
     vllm_importance_sampling_mode: str = "token_truncate"
@@ -114,6 +111,11 @@ class RecPOConfig(GRPOConfig):
             raise ValueError(
                 "max_completion_length is 0, so no reasoning is better than another and nothing would be learned: "
                 'expected item_advantage "unit", and a length_handling other than "constant"'
+            )
+        if not self.max_completion_length and self.untrue_price:
+            raise ValueError(
+                f"untrue_price is {self.untrue_price} and max_completion_length 0: a text of no tokens states nothing "
+                "and would always pay; expected untrue_price 0"
             )
         if self.mask_truncated_completions:
             raise ValueError(

@@ -19,6 +19,7 @@ from r2ec_lib.training.config import LENGTH_LOSS, RecPOConfig
         ({"item_vectors": "none"}, "item_vectors is 'none'"),
         ({"max_completion_length": 0}, "nothing would be learned"),
         ({"max_completion_length": 0, "item_advantage": "unit", "length_handling": "constant"}, "nothing would be"),
+        ({"max_completion_length": 0, "item_advantage": "unit", "untrue_price": 0.1}, "untrue_price is 0.1 and"),
         ({"mask_truncated_completions": True}, "set unclosed_price"),
         ({"loss_type": "bnpo"}, "loss_type is 'bnpo': it is set by length_handling here"),
         ({"scale_rewards": "batch"}, "scale_rewards is 'batch': it is set by estimator"),

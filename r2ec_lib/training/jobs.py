@@ -6,6 +6,7 @@ this module through `accelerate launch` and shows its lines. Both read the same 
 one device and many but the number of processes.
 """
 
+import gc
 import json
 import os
 import re
@@ -285,6 +286,8 @@ def launch(
     Raises:
         RuntimeError: a worker failed; the message holds its error, `<folder>/processes.log` all that was printed.
     """
+    gc.collect()
+    torch.cuda.empty_cache()  # what this process held before is free for those that train
     processes = read_json(Path(run_dir) / folder / "job.json")["num_processes"]
     if processes == 1 and not accelerate_config:
         return train(run_dir, report, folder, show)

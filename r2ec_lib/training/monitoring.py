@@ -98,9 +98,6 @@ class TrainingTables(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.write(state)
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.write(state)
-
     def write(self, state: TrainerState) -> None:
         if state.is_world_process_zero:
             log = pd.DataFrame(log_rows(state.log_history)).reindex(columns=COLUMNS).astype({"step": "int64"})

@@ -37,7 +37,7 @@ def test_a_validation_joins_the_row_of_its_step_and_the_summary_at_the_end_makes
     STATE.log_history.append({"step": 2, "train_runtime": 9.0})
     tables.on_log(None, STATE, None)
     assert len(shown) == 3
-    tables.on_train_end(None, STATE, None)
+    tables.on_save(None, STATE, None)
     table = read_table(tmp_path / "log.parquet")
     assert list(table.columns) == COLUMNS and (table["seconds_update"] == 1.5).all()
     assert shown[1]["step"] == 2 and shown[1]["max_steps"] == 9 and shown[1]["elapsed"] >= 0

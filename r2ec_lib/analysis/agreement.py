@@ -31,7 +31,7 @@ def consistency(
     Returns:
         A row per chain, with its index: `stated` (number of different values), `holds` and `holds_by_chance` (shares
             of them, NaN without one; by chance is the exact mean over the items of v̂'s popularity bin),
-            `contradicted` (attributes, see `contradictions`).
+            `contradicted` (attributes, see `contradictions`; NaN where nothing stated can be contradicted).
     """
     by_item, by_row = value_sets(attributes, "item"), value_sets(stated, "row")
     bin_of = popularity_bins(popularity)
@@ -45,7 +45,8 @@ def consistency(
         rows.append((len(values), len(values & held) / count, peers / count))
     table = pd.DataFrame(rows, chains.index, columns=["stated", "holds", "holds_by_chance"])
     contradicted = contradictions(chains, stated, attributes)["row"].value_counts()
-    return table.assign(contradicted=contradicted.reindex(chains.index, fill_value=0))
+    exposed = stated.loc[stated["attribute"].isin(_single_valued(attributes)), "row"]
+    return table.assign(contradicted=contradicted.reindex(exposed.unique(), fill_value=0))
 
 
 def contradictions(chains: pd.DataFrame, stated: pd.DataFrame, attributes: pd.DataFrame) -> pd.DataFrame:
@@ -59,8 +60,7 @@ def contradictions(chains: pd.DataFrame, stated: pd.DataFrame, attributes: pd.Da
         `row`, `attribute`, `stated` (values), `actual` (v̂'s value), `item` (v̂), `contradicted` (attributes of the
         chain), `list_share`.
     """
-    most = attributes.groupby(["attribute", "item"]).size().groupby("attribute").max()
-    single = attributes[attributes["attribute"].map(most) == 1]
+    single = attributes[attributes["attribute"].isin(_single_valued(attributes))]
     value_of = {
         name: dict(zip(part["item"], part["value"], strict=True)) for name, part in single.groupby("attribute")
     }
@@ -74,6 +74,12 @@ def contradictions(chains: pd.DataFrame, stated: pd.DataFrame, attributes: pd.Da
     table = pd.DataFrame(rows, columns=["row", "attribute", "stated", "actual", "item", "list_share"])
     table.insert(5, "contradicted", table["row"].map(table["row"].value_counts()))
     return table.sort_values(["contradicted", "list_share"], ascending=False, kind="stable", ignore_index=True)
+
+
+def _single_valued(attributes: pd.DataFrame) -> pd.Index:
+    """The attributes of which every item has at most one value."""
+    most = attributes.groupby(["attribute", "item"]).size().groupby("attribute").max()
+    return most.index[most == 1]
 
 
 def by_reason(contradicted: pd.DataFrame) -> pd.DataFrame:

@@ -214,6 +214,9 @@ def test_rows_of_a_study_are_ranked_as_in_the_evaluation_and_compared_on_their_p
     others = {row["measure"]: row["difference"] for row in rows if row["row"] == "other"}
     assert others.pop("learning", None) is None  # it needs two seeds
     assert list(others.values()) == [0, 0, 0]
+    cells = read_json(page.parents[1] / "notebooks" / "11_ablations.ipynb")["cells"]
+    shown = [cell.get("outputs", cell["source"]) for cell in cells]
+    assert "bazaar_needs" not in str(shown)  # nor is anything else explained that no row has
     results = read_json(page.parents[1] / "ablations" / "metrics.json")
     assert results["costs"][0]["seeds"] == 1
     assert [(one["key"], [row["row"] for row in one["rows"]]) for one in results["growth"]] == [

@@ -96,14 +96,12 @@ def conditions(
     seed: int = 0,
     body: Body = one_token,
 ) -> dict[str, Chains | None]:
-    """The chains of every causal test: full, none, filler, swapped, and `kept <fraction>` for each of `fractions`."""
-    return {
-        "full": chains,
-        "none": None,
-        "filler": filler(chains, filler_ids, body),
-        "swapped": [chains[partner] for partner in swap_partners(samples, seed)],
-        **{f"kept {fraction:g}": truncate(chains, fraction, body) for fraction in fractions},
-    }
+    """The chains of every causal test: full, none, filler, swapped, and `kept <fraction>` for each of `fractions`.
+    Where all samples are one user's, none is swapped."""
+    altered = {"full": chains, "none": None, "filler": filler(chains, filler_ids, body)}
+    if samples["user_id"].nunique() > 1:
+        altered["swapped"] = [chains[partner] for partner in swap_partners(samples, seed)]
+    return altered | {f"kept {fraction:g}": truncate(chains, fraction, body) for fraction in fractions}
 
 
 def rank_chains(

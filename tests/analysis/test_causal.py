@@ -83,6 +83,12 @@ def test_swap_partners_are_other_users_of_like_history_length(samples):
         causal.swap_partners(samples.iloc[:2])
 
 
+def test_of_a_single_user_no_reasoning_is_swapped_and_all_else_is_tested(samples, chains):
+    ranked, effect = effects_of(reader, samples.assign(user_id="u"), chains)
+    assert "swap" not in effect and {"gain", "content", "compute"} <= set(effect.index)
+    assert "swapped" not in set(causal.changes(ranked)["condition"])
+
+
 def test_a_model_that_ignores_its_reasoning_shows_no_effect_anywhere(samples, chains):
     ranked, effect = effects_of(deaf, samples, chains)
     assert (effect == 0).all()

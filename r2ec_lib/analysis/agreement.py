@@ -12,11 +12,14 @@ import pandas as pd
 
 from r2ec_lib.analysis.attributes import value_sets
 
+BINS = 10
+"""Bins of popularity, in which items count as equally popular."""
 
-def popularity_bins(popularity: Sequence[float], bins: int = 10) -> np.ndarray:
+
+def popularity_bins(popularity: Sequence[float]) -> np.ndarray:
     """(N,) bin of each item by the quantile of its popularity; items of equal popularity share a bin."""
     quantile = pd.Series(np.asarray(popularity, float)).rank(method="average", pct=True).to_numpy()
-    return np.minimum((quantile * bins).astype(int), bins - 1)
+    return np.minimum((quantile * BINS).astype(int), BINS - 1)
 
 
 def consistency(
@@ -93,7 +96,7 @@ def by_reason(contradicted: pd.DataFrame) -> pd.DataFrame:
 
 
 def target_mentions(
-    chains: pd.DataFrame, mentioned: pd.DataFrame, samples: pd.DataFrame, popularity: Sequence[float], bins: int = 10
+    chains: pd.DataFrame, mentioned: pd.DataFrame, samples: pd.DataFrame, popularity: Sequence[float]
 ) -> pd.DataFrame:
     """Is the item bought next named by its title more often than items that are as popular? If so, it was foreseen
     from the history, or it leaked. A title that several items bear names none of them, target or not.
@@ -102,7 +105,7 @@ def target_mentions(
     popularity bin, outside the history, that are named by title; from the tables of `mentions.mentions` and of the
     samples, a row per chain.
     """
-    bin_of = popularity_bins(popularity, bins)
+    bin_of = popularity_bins(popularity)
     sizes = np.bincount(bin_of)
     titles = mentioned[(mentioned["how"] == "title") & (mentioned["item"] >= 0)]
     named = titles.groupby("row")["item"].agg(set)

@@ -108,8 +108,8 @@ def test_a_title_that_target_and_rival_share_is_found_no_more_often_for_the_targ
 
 
 def test_popularity_bins_hold_equal_shares_and_equal_popularities_share_one():
-    assert agreement.popularity_bins(range(1, 9), bins=4).tolist() == [0, 1, 1, 2, 2, 3, 3, 3]
-    assert agreement.popularity_bins([0, 0, 0, 5], bins=2).tolist() == [1, 1, 1, 1]  # three quarters share rank 2 of 4
+    assert agreement.popularity_bins(range(1, 9)).tolist() == [1, 2, 3, 5, 6, 7, 8, 9]
+    assert agreement.popularity_bins([0, 0, 0, 5]).tolist() == [5, 5, 5, 9]  # three quarters share rank 2 of 4
     assert len(set(agreement.popularity_bins(range(100)))) == 10
 
 
@@ -157,5 +157,5 @@ def test_chains_of_equal_weight_stay_in_the_order_of_their_statements(attributes
 
 def test_a_target_without_an_item_as_popular_has_no_chance_to_compare_with():
     chains, samples = pd.DataFrame({"chain": [""]}), pd.DataFrame({"history": [[0]], "target": [1]})
-    table = agreement.target_mentions(chains, mentioned(), samples, [1, 9], bins=2)
+    table = agreement.target_mentions(chains, mentioned(), samples, [1, 9])
     assert table["names_popular"].isna().all()

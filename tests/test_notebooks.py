@@ -183,6 +183,18 @@ def test_what_depends_on_the_length_of_lists_is_given_for_the_recommended_alone(
         assert [name for name, row in rows.items() if row[figure] is not None] == ["recommended"]
 
 
+def test_a_segment_is_examined_on_all_test_questions_where_a_backbone_was_trained_without_reasoning(run):
+    rankings = read_table(run / "evaluation" / "rankings.parquet")
+    histories = read_table(run / "data" / "samples.parquet").set_index("sample_id")["history"].map(len)
+    inside = rankings[rankings["sample_id"].map(histories) < 4]
+    rows = read_json(run / "oversight" / "metrics.json")["segment"]
+    assert {row["samples"] for row in rows} == {inside["sample_id"].nunique()}
+    hits = inside.assign(hit=inside["rank"] <= 10).groupby("model")["hit"].mean()
+    values = {row["ranked"]: row["value"] for row in rows if row["metric"] == "hit@10"}
+    assert values["with reasoning"] == pytest.approx(hits["r2ec"])
+    assert values["without reasoning"] == pytest.approx(hits["without_reasoning_long"])
+
+
 def test_rows_of_a_study_are_ranked_as_in_the_evaluation_and_compared_on_their_page(run, tmp_path):
     """Data and training of the row are those of the run above, and copied from there."""
     smoke = ROOT / "params" / "smoke.yaml"
@@ -202,6 +214,9 @@ def test_rows_of_a_study_are_ranked_as_in_the_evaluation_and_compared_on_their_p
     others = {row["measure"]: row["difference"] for row in rows if row["row"] == "other"}
     assert others.pop("learning", None) is None  # it needs two seeds
     assert list(others.values()) == [0, 0, 0]
+    cells = read_json(page.parents[1] / "notebooks" / "11_ablations.ipynb")["cells"]
+    shown = [cell.get("outputs", cell["source"]) for cell in cells]
+    assert "bazaar_needs" not in str(shown)  # nor is anything else explained that no row has
     results = read_json(page.parents[1] / "ablations" / "metrics.json")
     assert results["costs"][0]["seeds"] == 1
     assert [(one["key"], [row["row"] for row in one["rows"]]) for one in results["growth"]] == [

@@ -12,11 +12,14 @@ import pandas as pd
 
 from r2ec_lib.analysis.attributes import value_sets
 
+BINS = 10
+"""Bins of popularity, in which items count as equally popular."""
 
-def popularity_bins(popularity: Sequence[float], bins: int = 10) -> np.ndarray:
+
+def popularity_bins(popularity: Sequence[float]) -> np.ndarray:
     """(N,) bin of each item by the quantile of its popularity; items of equal popularity share a bin."""
     quantile = pd.Series(np.asarray(popularity, float)).rank(method="average", pct=True).to_numpy()
-    return np.minimum((quantile * bins).astype(int), bins - 1)
+    return np.minimum((quantile * BINS).astype(int), BINS - 1)
 
 
 def consistency(
@@ -31,7 +34,7 @@ def consistency(
     Returns:
         A row per chain, with its index: `stated` (number of different values), `holds` and `holds_by_chance` (shares
             of them, NaN without one; by chance is the exact mean over the items of v̂'s popularity bin),
-            `contradicted` (attributes, see `contradictions`).
+            `contradicted` (attributes, see `contradictions`; NaN where nothing stated can be contradicted).
     """
     by_item, by_row = value_sets(attributes, "item"), value_sets(stated, "row")
     bin_of = popularity_bins(popularity)
@@ -45,7 +48,8 @@ def consistency(
         rows.append((len(values), len(values & held) / count, peers / count))
     table = pd.DataFrame(rows, chains.index, columns=["stated", "holds", "holds_by_chance"])
     contradicted = contradictions(chains, stated, attributes)["row"].value_counts()
-    return table.assign(contradicted=contradicted.reindex(chains.index, fill_value=0))
+    exposed = stated.loc[stated["attribute"].isin(_single_valued(attributes)), "row"]
+    return table.assign(contradicted=contradicted.reindex(exposed.unique(), fill_value=0))
 
 
 def contradictions(chains: pd.DataFrame, stated: pd.DataFrame, attributes: pd.DataFrame) -> pd.DataFrame:
@@ -59,8 +63,7 @@ def contradictions(chains: pd.DataFrame, stated: pd.DataFrame, attributes: pd.Da
         `row`, `attribute`, `stated` (values), `actual` (v̂'s value), `item` (v̂), `contradicted` (attributes of the
         chain), `list_share`.
     """
-    most = attributes.groupby(["attribute", "item"]).size().groupby("attribute").max()
-    single = attributes[attributes["attribute"].map(most) == 1]
+    single = attributes[attributes["attribute"].isin(_single_valued(attributes))]
     value_of = {
         name: dict(zip(part["item"], part["value"], strict=True)) for name, part in single.groupby("attribute")
     }
@@ -76,6 +79,12 @@ def contradictions(chains: pd.DataFrame, stated: pd.DataFrame, attributes: pd.Da
     return table.sort_values(["contradicted", "list_share"], ascending=False, kind="stable", ignore_index=True)
 
 
+def _single_valued(attributes: pd.DataFrame) -> pd.Index:
+    """The attributes of which every item has at most one value."""
+    most = attributes.groupby(["attribute", "item"]).size().groupby("attribute").max()
+    return most.index[most == 1]
+
+
 def by_reason(contradicted: pd.DataFrame) -> pd.DataFrame:
     """The table of `contradictions` with a row per reasoning, worst first: `row`, `stated` and `actual` ("style
     rustic, tier luxury"), `item`, `list_share` (the largest of its attributes)."""
@@ -87,7 +96,7 @@ def by_reason(contradicted: pd.DataFrame) -> pd.DataFrame:
 
 
 def target_mentions(
-    chains: pd.DataFrame, mentioned: pd.DataFrame, samples: pd.DataFrame, popularity: Sequence[float], bins: int = 10
+    chains: pd.DataFrame, mentioned: pd.DataFrame, samples: pd.DataFrame, popularity: Sequence[float]
 ) -> pd.DataFrame:
     """Is the item bought next named by its title more often than items that are as popular? If so, it was foreseen
     from the history, or it leaked. A title that several items bear names none of them, target or not.
@@ -96,7 +105,7 @@ def target_mentions(
     popularity bin, outside the history, that are named by title; from the tables of `mentions.mentions` and of the
     samples, a row per chain.
     """
-    bin_of = popularity_bins(popularity, bins)
+    bin_of = popularity_bins(popularity)
     sizes = np.bincount(bin_of)
     titles = mentioned[(mentioned["how"] == "title") & (mentioned["item"] >= 0)]
     named = titles.groupby("row")["item"].agg(set)

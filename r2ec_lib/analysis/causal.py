@@ -1,8 +1,8 @@
 """Does the ranking depend on the reasoning? Chains are altered, the catalogue is ranked again, the rankings compared.
 
 Chains are lists of token ids, each closed by `<answer>`, and every altered chain still ends in it. Scores come from a
-function that the caller hands in, so nothing here knows a model or a tokenizer; where `<answer>` is text of several
-tokens, the caller also hands in `body` (`Answer.body`), which gives a chain without them. That a change of text
+function that the caller hands in, so nothing here knows a model or a tokenizer. `<answer>` may be text of several
+tokens, so the caller also hands in `body` (`Answer.body`), which gives a chain without them. That a change of text
 changes the ranking shows that the model reads the text; it does not show that the text tells everything the model
 used. What the text says is the business of `mentions` and `texts`.
 """
@@ -46,12 +46,7 @@ CHANGES = {
 """What is done to a reasoning, in words, by condition of `stack`."""
 
 
-def one_token(chain: Sequence[int]) -> list[int]:
-    """The body of a chain whose `<answer>` is one token."""
-    return list(chain[:-1])
-
-
-def truncate(chains: Chains, fraction: float, body: Body = one_token) -> list[list[int]]:
+def truncate(chains: Chains, fraction: float, body: Body) -> list[list[int]]:
     """The first `fraction` of each chain's tokens (rounded half up), then its `<answer>`."""
     sizes = [len(body(chain)) for chain in chains]
     return [
@@ -59,7 +54,7 @@ def truncate(chains: Chains, fraction: float, body: Body = one_token) -> list[li
     ]
 
 
-def filler(chains: Chains, filler_ids: Sequence[int], body: Body = one_token) -> list[list[int]]:
+def filler(chains: Chains, filler_ids: Sequence[int], body: Body) -> list[list[int]]:
     """Chains of equal length that repeat `filler_ids` and say nothing."""
     if not filler_ids:
         raise ValueError("filler needs at least one token id")
@@ -93,17 +88,15 @@ def conditions(
     chains: Chains,
     fractions: Sequence[float],
     filler_ids: Sequence[int],
+    body: Body,
     seed: int = 0,
-    body: Body = one_token,
 ) -> dict[str, Chains | None]:
-    """The chains of every causal test: full, none, filler, swapped, and `kept <fraction>` for each of `fractions`."""
-    return {
-        "full": chains,
-        "none": None,
-        "filler": filler(chains, filler_ids, body),
-        "swapped": [chains[partner] for partner in swap_partners(samples, seed)],
-        **{f"kept {fraction:g}": truncate(chains, fraction, body) for fraction in fractions},
-    }
+    """The chains of every causal test: full, none, filler, swapped, and `kept <fraction>` for each of `fractions`.
+    Where all samples are one user's, none is swapped."""
+    altered = {"full": chains, "none": None, "filler": filler(chains, filler_ids, body)}
+    if samples["user_id"].nunique() > 1:
+        altered["swapped"] = [chains[partner] for partner in swap_partners(samples, seed)]
+    return altered | {f"kept {fraction:g}": truncate(chains, fraction, body) for fraction in fractions}
 
 
 def rank_chains(
@@ -216,7 +209,7 @@ def drop_one(
     samples: pd.DataFrame,
     chains: Chains,
     ends: set[int],
-    body: Body = one_token,
+    body: Body,
     watch: Sequence[int] | None = None,
     seed: int | None = None,
     **keys: Any,

@@ -24,8 +24,8 @@ def exposure(
     lists: Sequence[Sequence[int]],
     histories: Sequence[Sequence[int]],
     popularity: Sequence[float],
+    own: Sequence[Sequence[int]],
     categories: Sequence[str] | None = None,
-    own: Sequence[Sequence[int]] | None = None,
 ) -> pd.DataFrame:
     """How each of S lists compares with its history, a row per list; an empty one has NaN.
 
@@ -35,14 +35,14 @@ def exposure(
 
     Args:
         popularity: (N,) training purchases.
-        categories: (N,) category of each item.
         own: what the shopper of each list bought in training, an item per purchase. It is left out of the counts, for
             the items of a history would count the purchases that put them there, as those not bought yet cannot.
+        categories: (N,) category of each item.
     """
     counts = np.asarray(popularity, float)
     kinds = None if categories is None else pd.factorize(np.asarray(categories))[0]  # (N,)
     rows = []
-    for items, history, shopper in zip(lists, histories, [()] * len(lists) if own is None else own, strict=True):
+    for items, history, shopper in zip(lists, histories, own, strict=True):
         listed, bought, mine = (np.asarray(part, int) for part in (items, history, shopper))
         by_others = [counts[part] - (part[:, None] == mine).sum(axis=1) for part in (listed, bought)]
         mean, divergence = (by_others[0].mean() if len(listed) else np.nan), np.nan

@@ -28,11 +28,10 @@ def curve(
     answers: Mapping[str, pd.DataFrame],
     runs: Mapping[str, Mapping[int, str]],
     sizes: Mapping[str, float],
-    measure: str = "ndcg@20",
     resamples: int = 2_000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Mean of a measure for each row, by size.
+    """Mean NDCG@20 of each row, by size.
 
     Args:
         answers: of `studies.read_answers`.
@@ -47,7 +46,7 @@ def curve(
     """
     lines, squares, free = [], 0.0, 0
     for row, of in runs.items():
-        values = np.column_stack([answers[run][measure] for run in of.values()])  # (questions, seeds)
+        values = np.column_stack([answers[run]["ndcg@20"] for run in of.values()])  # (questions, seeds)
         users = answers[next(iter(of.values()))]["user_id"]
         shoppers = bootstrap(values.mean(axis=1)[:, None], users, resamples, seed).var(ddof=1)
         squares, free = squares + values.mean(axis=0).var() * len(of), free + len(of) - 1

@@ -5,6 +5,7 @@ loaded. Two sources of variance are kept apart. Another training *seed* gives an
 runs that differ in their seed alone. Other *shoppers* give another test; that spread is bootstrapped within each run.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -19,14 +20,15 @@ from r2ec_lib.evaluation import uncertainty
 from r2ec_lib.evaluation.ranking import metric_values
 from r2ec_lib.evaluation.uncertainty import Resampled
 
+RANKED_BY = ("01", "02", "03", "10")
+"""Notebooks that rankings come from; a key that only others declare makes no other variant of a run."""
 NO_VARIANT = frozenset(
     {
-        *("name", "stages", "seed", "run_dir", "cache_dir", "workers"),
+        *("seed", "workers", "rollout_steps", "rollout_users"),
         *("resamples", "slice_resamples", "latency_queries", "kept_items"),
     }
 )
-"""Keys of a recipe that do not make a run another variant: apart from the seed, no ranking depends on them."""
-
+"""Keys of these notebooks that make none either: apart from the seed, no ranking depends on them."""
 
 OVER_RUNS = ("difference", "ci95", "user_se", "seed_sd", "by_run", "p")
 """Of a difference over runs: its mean, the 95 % interval, the standard error over shoppers, the standard deviation
@@ -36,8 +38,8 @@ single run, whose shoppers alone do not test its variant."""
 
 def read_runs(folders: Iterable[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(rankings, recipes) of finished evaluations: the rankings of all runs below one another, with a column `run` in
-    front; the recipes with index run, one column per key. Raises DataError for a run without an evaluation, or runs
-    whose test samples are not the same questions."""
+    front; the recipes with index run, one column per key of the notebooks `RANKED_BY`. Raises DataError for a run
+    without an evaluation, or runs whose test samples are not the same questions."""
     parts, recipes = [], {}
     first: tuple[str, pd.DataFrame] | None = None
     for folder in map(Path, folders):
@@ -50,7 +52,10 @@ def read_runs(folders: Iterable[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
             )
         first = first or (folder.name, questions)
         parts.append(table.assign(run=folder.name)[["run", *table.columns]])
-        recipes[folder.name] = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+        text = (folder / "recipe.yaml").read_text(encoding="utf-8")
+        _, *sections = re.split(r"^# (?=\d\d_)", text, flags=re.MULTILINE)  # a recipe has its keys by notebook
+        keys = ["# " + section for section in sections if section.startswith(RANKED_BY)]
+        recipes[folder.name] = yaml.safe_load("".join(keys))
     if not parts:
         raise DataError("a study needs at least one run.")
     return pd.concat(parts, ignore_index=True), pd.DataFrame.from_dict(recipes, orient="index").rename_axis("run")
@@ -71,10 +76,11 @@ def differing(recipes: pd.DataFrame) -> list[str]:
 
 def variants(recipes: pd.DataFrame) -> pd.Series:
     """A name for each run by the keys in which the runs differ, their seed apart: runs of one name are repetitions.
+    Where a file or folder lies makes no difference.
 
     Raises DataError for two runs of one variant that have the same seed: they are no two trainings.
     """
-    keys = [key for key in differing(recipes) if key not in NO_VARIANT]
+    keys = [key for key in differing(recipes) if key not in NO_VARIANT and not key.endswith(("_dir", "_path"))]
     texts = pd.Series("the same settings", recipes.index, name="variant")
     if keys:
         texts[:] = recipes[keys].apply(lambda row: ", ".join(f"{key} {row[key]}" for key in keys), axis=1)

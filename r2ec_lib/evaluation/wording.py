@@ -101,13 +101,13 @@ def comparison_tables(comparisons: pd.DataFrame) -> dict[str, pd.DataFrame]:
 COPIED = "copied: the margin over its best baseline in the paper's abstract (v1), on its own data"
 
 
-def claims_table(claims: pd.DataFrame, margins: Mapping[str, float] | None = None) -> pd.DataFrame:
+def claims_table(claims: pd.DataFrame) -> pd.DataFrame:
     """Claims as text: one row per opponent, one column per metric. A cell is the difference and, where it holds, on
     a second line the margin, each with its interval; or the share that is reached of an opponent that knows the truth.
+    A last row, which says so, holds the margins of `HEADLINE`, which were not measured here.
 
     Args:
         claims: rows of `uncertainty.compare` or `studies.margins`, with a further column `share` (bool).
-        margins: margins by metric that were not measured here; a last row, which says so, holds them.
     """
     cells, metrics = [], list(dict.fromkeys(claims["metric"]))
     for row, difference, relative in zip(
@@ -121,7 +121,7 @@ def claims_table(claims: pd.DataFrame, margins: Mapping[str, float] | None = Non
     table = pd.DataFrame(cells)
     wide = table.pivot(index="text", columns="metric", values="cell")
     wide = wide.loc[table["text"].unique(), [metric_name(metric) for metric in metrics]]
-    for metric, value in (margins or {}).items():
+    for metric, value in HEADLINE.items():
         wide.loc[COPIED, metric_name(metric)] = f"{value:+.2%}"
     return wide.rename_axis(index=None, columns=None)
 

@@ -155,7 +155,7 @@ def _claims(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     claims, tables = pd.DataFrame(rows), []
     for title, part in claims.groupby("variant", sort=False) if "variant" in claims else [("", claims)]:
         if len(part):
-            wide = wording.claims_table(part, wording.HEADLINE)
+            wide = wording.claims_table(part)
             tables.append({"title": title, "columns": list(wide), "rows": list(wide.itertuples(name=None))})
     return tables
 

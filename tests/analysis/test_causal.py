@@ -32,6 +32,11 @@ def chains(samples):
     return [[30, STOP, target, STOP, ANSWER] for target in samples["target"]]
 
 
+def body(chain):
+    """What stands before `<answer>`, which is one token here."""
+    return chain[:-1]
+
+
 def reader(samples, chains):
     """A model that reads only its reasoning: an item scores once for each time its token stands there."""
     scores = torch.zeros(len(samples), ITEMS)
@@ -48,13 +53,13 @@ def deaf(samples, chains):
 
 
 def effects_of(score_fn, samples, chains):
-    altered = causal.conditions(samples, chains, [0, 0.5, 1], [DOT], seed=1)
+    altered = causal.conditions(samples, chains, [0, 0.5, 1], [DOT], body, seed=1)
     ranked = causal.stack({name: causal.rank_chains(score_fn, samples, c, k=3) for name, c in altered.items()})
     return ranked, causal.effects(ranked).set_index("test")["difference"]
 
 
 def test_every_altered_chain_keeps_its_answer_and_filler_keeps_the_length(samples, chains):
-    altered = causal.conditions(samples, chains, [0, 0.5, 1], [DOT, STOP])
+    altered = causal.conditions(samples, chains, [0, 0.5, 1], [DOT, STOP], body)
     assert altered["none"] is None
     for name, table in altered.items():
         if table is not None:
@@ -64,11 +69,11 @@ def test_every_altered_chain_keeps_its_answer_and_filler_keeps_the_length(sample
 
 
 def test_truncation_keeps_nothing_at_0_half_at_a_half_and_everything_at_1(chains):
-    assert causal.truncate(chains[:1], 0) == [[ANSWER]]
-    assert causal.truncate(chains[:1], 0.5) == [[30, STOP, ANSWER]]
-    assert causal.truncate(chains, 1) == chains
-    assert causal.truncate([[ANSWER]], 0.5) == [[ANSWER]]
-    assert causal.truncate([[1, 2, 3, ANSWER]], 0.5) == [[1, 2, ANSWER]]  # one and a half, rounded up
+    assert causal.truncate(chains[:1], 0, body) == [[ANSWER]]
+    assert causal.truncate(chains[:1], 0.5, body) == [[30, STOP, ANSWER]]
+    assert causal.truncate(chains, 1, body) == chains
+    assert causal.truncate([[ANSWER]], 0.5, body) == [[ANSWER]]
+    assert causal.truncate([[1, 2, 3, ANSWER]], 0.5, body) == [[1, 2, ANSWER]]  # one and a half, rounded up
 
 
 def test_swap_partners_are_other_users_of_like_history_length(samples):
@@ -83,12 +88,18 @@ def test_swap_partners_are_other_users_of_like_history_length(samples):
         causal.swap_partners(samples.iloc[:2])
 
 
+def test_of_a_single_user_no_reasoning_is_swapped_and_all_else_is_tested(samples, chains):
+    ranked, effect = effects_of(reader, samples.assign(user_id="u"), chains)
+    assert "swap" not in effect and {"gain", "content", "compute"} <= set(effect.index)
+    assert "swapped" not in set(causal.changes(ranked)["condition"])
+
+
 def test_a_model_that_ignores_its_reasoning_shows_no_effect_anywhere(samples, chains):
     ranked, effect = effects_of(deaf, samples, chains)
     assert (effect == 0).all()
     assert (ranked["agreement"] == 1).all()
     assert causal.area_over_curve(ranked)[0] == pytest.approx(0)
-    assert (causal.drop_one(deaf, samples, chains, {STOP})["effect"] == 0).all()
+    assert (causal.drop_one(deaf, samples, chains, {STOP}, body)["effect"] == 0).all()
 
 
 def test_a_model_that_reads_only_its_reasoning_is_found_by_every_test(samples, chains):
@@ -124,7 +135,7 @@ def test_nothing_kept_ranks_as_no_reasoning_does(samples, chains):
 
 
 def test_dropping_the_deciding_sentence_lowers_its_item_and_another_does_not(samples, chains):
-    table = causal.drop_one(reader, samples, chains, {STOP})
+    table = causal.drop_one(reader, samples, chains, {STOP}, body)
     assert len(table) == 2 * len(samples) and set(table["sentences"]) == {2}
     assert table["user_id"].tolist() == np.repeat(samples["user_id"], 2).tolist()
     effect = table.groupby("sentence")["effect"]
@@ -134,7 +145,7 @@ def test_dropping_the_deciding_sentence_lowers_its_item_and_another_does_not(sam
 
 
 def test_dropping_is_measured_at_the_temperature_of_the_model(samples, chains):
-    table = causal.drop_one(reader, samples, chains, {STOP}, temperature=2.0)
+    table = causal.drop_one(reader, samples, chains, {STOP}, body, temperature=2.0)
     expected = 5 - math.log(math.exp(5) + 10) + math.log(11)
     assert table.groupby("sentence")["effect"].min()[1] == pytest.approx(expected, abs=1e-5)
     assert table.loc[1, ["position", "sentence", "start", "stop"]].tolist() == [0, 1, 2, 4]
@@ -142,10 +153,10 @@ def test_dropping_is_measured_at_the_temperature_of_the_model(samples, chains):
 
 def test_dropping_follows_the_item_that_the_whole_reasoning_recommends(samples):
     rows = samples.iloc[:1].assign(target=0)
-    table = causal.drop_one(reader, rows, [[5, STOP, 3, 3, STOP, ANSWER]], {STOP}).set_index("sentence")
+    table = causal.drop_one(reader, rows, [[5, STOP, 3, 3, STOP, ANSWER]], {STOP}, body).set_index("sentence")
     # item 3 leads by 20 to 10; without its own sentence it has 0, and 5 leads
     assert table["effect"][1] == pytest.approx(10, abs=0.01) and table["effect"][0] == pytest.approx(0, abs=0.01)
-    cold = causal.drop_one(reader, rows, [[5, STOP, 3, 3, STOP, ANSWER]], {STOP}, temperature=2.0)
+    cold = causal.drop_one(reader, rows, [[5, STOP, 3, 3, STOP, ANSWER]], {STOP}, body, temperature=2.0)
     full, without = 10 - math.log(math.exp(10) + math.exp(5) + 9), 0 - math.log(math.exp(5) + 10)
     assert cold["effect"][1] == pytest.approx(full - without, abs=1e-5)
 
@@ -157,16 +168,20 @@ def test_a_disturbance_that_costs_as_much_anywhere_shows_for_no_sentence_and_a_d
     def length(rows, chains):
         return torch.tensor([[0.5 * len(chain)] + [0.0] * (ITEMS - 1) for chain in chains])
 
-    table = causal.drop_one(length, samples, chains, {STOP}, seed=0)
+    table = causal.drop_one(length, samples, chains, {STOP}, body, seed=0)
     assert (table["effect"] > 0.1).all() and np.allclose(table["effect"], table["elsewhere"])
-    mean = causal.drop_one(reader, samples, chains, {STOP}, seed=0).groupby("sentence")[["effect", "elsewhere"]].mean()
+    mean = (
+        causal.drop_one(reader, samples, chains, {STOP}, body, seed=0)
+        .groupby("sentence")[["effect", "elsewhere"]]
+        .mean()
+    )
     assert (mean["effect"] > mean["elsewhere"]).tolist() == [False, False, True, False]
-    assert "elsewhere" not in causal.drop_one(reader, samples, chains, {STOP})
+    assert "elsewhere" not in causal.drop_one(reader, samples, chains, {STOP}, body)
 
 
 def test_a_single_sentence_cannot_be_dropped(samples):
     chains = [[3, STOP, ANSWER]] * len(samples)
-    assert causal.drop_one(reader, samples, chains, {STOP}).empty
+    assert causal.drop_one(reader, samples, chains, {STOP}, body).empty
 
 
 def test_seen_items_are_no_candidates_but_the_target_always_is(samples):
@@ -196,7 +211,7 @@ def test_batches_and_temperature_change_only_what_they_should(samples, chains):
 
 def test_unusable_requests_say_why(samples, chains):
     with pytest.raises(ValueError, match="at least one token"):
-        causal.filler(chains, [])
+        causal.filler(chains, [], body)
 
 
 def test_sampling_again_is_measured_against_the_full_list_as_every_other_alteration_is(samples, chains):

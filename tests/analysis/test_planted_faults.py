@@ -111,8 +111,13 @@ def reads_alone(world, samples, chains):
     return scores - torch.arange(len(world.items)) / len(world.items)
 
 
+def body(chain):
+    """What stands before `<answer>`, which is one token here."""
+    return chain[:-1]
+
+
 def measured(score_fn, samples, tokens):
-    altered = causal.conditions(samples, tokens, [0, 0.5, 1], [STOP], seed=1)
+    altered = causal.conditions(samples, tokens, [0, 0.5, 1], [STOP], body, seed=1)
     tables = {name: causal.rank_chains(score_fn, samples, chains, k=K) for name, chains in altered.items()}
     ranked = causal.stack(tables)
     return ranked, causal.effects(ranked).set_index("test")
@@ -123,7 +128,7 @@ def test_a_model_that_ignores_its_reasoning_shows_short_bars_and_no_gain(world, 
     assert (causal.changes(ranked)["share"] == 0).all()
     assert (effects["difference"] == 0).all()
     assert causal.area_over_curve(ranked)[0] == pytest.approx(0)
-    assert (causal.drop_one(partial(ignores, world), samples, tokens, {STOP})["effect"].abs() < 1e-4).all()
+    assert (causal.drop_one(partial(ignores, world), samples, tokens, {STOP}, body)["effect"].abs() < 1e-4).all()
 
 
 def test_a_model_that_reads_only_its_reasoning_follows_anothers(world, samples, tokens):
@@ -181,7 +186,7 @@ def test_recommending_the_same_popular_items_to_all_is_found_by_lift_gini_and_co
     biased = [np.argsort(-popularity, kind="stable")[:K]] * len(samples)
     figures = {}
     for name, lists in {"honest": honest, "biased": biased}.items():
-        table = fairness.exposure(lists, samples["history"], popularity, world.facts["style"])
+        table = fairness.exposure(lists, samples["history"], popularity, [()] * len(lists), world.facts["style"])
         figures[name] = fairness.popularity_lift(table, samples["user_id"], resamples=200)
         figures[name] |= fairness.concentration(lists, len(world.items)) | {"kl": table["calibration"].mean()}
     honest, biased = figures["honest"], figures["biased"]

@@ -27,15 +27,21 @@ def finished(folder, ranks, **recipe):
     write_table(table, folder / "evaluation" / "rankings.parquet")
     results = {"models": {"r2ec": {"hit@5": 0.5}}, "baselines": recipe.pop("baselines", ["popularity", "caser"])}
     write_json(results, folder / "evaluation" / "metrics.json")
-    (folder / "recipe.yaml").write_text(yaml.safe_dump({"name": folder.name, "seed": 0, "steps": 5} | recipe))
+    head, later = {"name": folder.name, "threads": 2}, {"cues": recipe.pop("cues", ["a", "b"])}
+    sections = {"01_data_preparation": {"seed": 0}, "02_training": {"steps": 5} | recipe, "05_oversight": later}
+    parts = [f"\n# {name}\n{yaml.safe_dump(keys)}" for name, keys in sections.items()]
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(head) + "".join(parts))
     return folder
 
 
 def test_runs_are_read_with_their_recipes(tmp_path):
-    folders = [finished(tmp_path / name, [1, 2, 9], seed=seed) for seed, name in enumerate(("one", "two"))]
+    folders = []
+    for seed, name in enumerate(("one", "two")):
+        folders.append(finished(tmp_path / name, [1, 2, 9], seed=seed, cues=[name], data_dir=f"/{name}/data"))
     table, recipes = studies.read_runs(folders)
     assert table["run"].tolist() == ["one"] * 3 + ["two"] * 3
-    assert recipes.loc["two", "seed"] == 1
+    assert recipes.loc["two"].to_dict() == {"seed": 1, "steps": 5, "data_dir": "/two/data"}
+    assert studies.variants(recipes).nunique() == 1  # neither what later pages do nor where files lie counts
 
 
 def test_the_best_baseline_is_sought_among_those_that_every_run_has(tmp_path):
@@ -67,7 +73,7 @@ def test_a_run_without_an_evaluation_or_with_other_questions_is_named(tmp_path):
 
 def test_runs_that_differ_in_their_seed_alone_are_one_variant():
     recipes = pd.DataFrame(
-        {"name": list("abc"), "seed": [0, 1, 0], "steps": [5, 5, 9], "stages": [["x"], ["x"], ["y"]]},
+        {"seed": [0, 1, 0], "steps": [5, 5, 9]},
         index=list("abc"),
     )
     assert studies.variants(recipes).tolist() == ["steps 5", "steps 5", "steps 9"]

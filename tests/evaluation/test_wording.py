@@ -47,10 +47,9 @@ def test_claims_show_the_difference_before_the_margin_and_stand_in_their_order()
     claims = pd.DataFrame(rows, columns=["b", "metric", "share"]).assign(relative=[0.1, 0.2, -0.5, -0.25])
     claims["relative_ci95"] = [[value - 0.01, value + 0.01] for value in claims["relative"]]
     claims = claims.assign(difference=0.05, ci95=[[0.04, 0.06]] * 4, collapsed=[False, True, False, False])
-    table = wording.claims_table(claims, {"hit@5": 0.6867, "ndcg@20": 0.4521})
-    assert table.loc[wording.COPIED].tolist() == ["+68.67%", "+45.21%"]
     table = wording.claims_table(claims)
-    assert table.index.tolist() == ["against SASRec", "share of oracle"]
+    assert table.loc[wording.COPIED].tolist() == ["+68.67%", "+45.21%"]
+    assert table.index.tolist() == ["against SASRec", "share of oracle", wording.COPIED]
     assert table.columns.tolist() == ["Hit@5", "NDCG@20"]
     difference = "+0.0500 (+0.0400 to +0.0600)"
     assert table.iloc[0].tolist() == [f"{difference}\n+10% (+9% to +11%)", difference]  # it collapsed on NDCG@20
@@ -104,4 +103,4 @@ def test_claims_stand_in_the_order_of_their_rows_and_not_of_the_alphabet():
     claims = pd.DataFrame(rows, columns=["b", "metric"]).assign(difference=0.1, relative=0.1, collapsed=True)
     claims["ci95"], claims["relative_ci95"], claims["share"] = [[0.0, 0.2]] * 4, [[0.0, 0.2]] * 4, False
     table = wording.claims_table(claims)
-    assert table.index.tolist() == ["against SASRec", "against Caser"] and list(table) == ["NDCG@20", "Hit@5"]
+    assert table.index.tolist()[:2] == ["against SASRec", "against Caser"] and list(table) == ["NDCG@20", "Hit@5"]

@@ -26,9 +26,11 @@ NO_VARIANT = frozenset(
     {
         *("seed", "workers", "rollout_steps", "rollout_users"),
         *("resamples", "slice_resamples", "latency_queries", "kept_items"),
+        *("run_dir", "cache_dir", "data_dir", "interactions_path", "items_path"),  # all runs answer the same questions
     }
 )
-"""Keys of these notebooks that make none either: apart from the seed, no ranking depends on them."""
+"""Keys of these notebooks that make none either: apart from the seed, no ranking depends on them, or on where files
+lie."""
 
 OVER_RUNS = ("difference", "ci95", "user_se", "seed_sd", "by_run", "p")
 """Of a difference over runs: its mean, the 95 % interval, the standard error over shoppers, the standard deviation
@@ -76,11 +78,10 @@ def differing(recipes: pd.DataFrame) -> list[str]:
 
 def variants(recipes: pd.DataFrame) -> pd.Series:
     """A name for each run by the keys in which the runs differ, their seed apart: runs of one name are repetitions.
-    Where a file or folder lies makes no difference.
 
     Raises DataError for two runs of one variant that have the same seed: they are no two trainings.
     """
-    keys = [key for key in differing(recipes) if key not in NO_VARIANT and not key.endswith(("_dir", "_path"))]
+    keys = [key for key in differing(recipes) if key not in NO_VARIANT]
     texts = pd.Series("the same settings", recipes.index, name="variant")
     if keys:
         texts[:] = recipes[keys].apply(lambda row: ", ".join(f"{key} {row[key]}" for key in keys), axis=1)

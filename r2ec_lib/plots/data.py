@@ -4,7 +4,6 @@ import matplotlib.dates as mdates
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogFormatter
 
 from r2ec_lib.plots.style import bar_look, look, style
 
@@ -27,9 +26,6 @@ def popularity_tail(samples: pd.DataFrame, ax: Axes) -> Axes:
         ax.plot(np.arange(1, len(counts) + 1), counts, label=split, **look(i) | {"marker": None})
     ax.set_xscale("log")
     ax.set_yscale("log")
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_formatter("{x:,g}")
-        axis.set_minor_formatter(LogFormatter())
     return style(ax, "items, most frequent first (rank)", "times an item is the target", legend=True)
 
 

@@ -32,11 +32,6 @@ def test_a_single_row_is_enough(draw, ax):
     figures.takes_one_row(draw, FIGURES[draw], ax)
 
 
-def test_ranks_of_the_long_tail_are_numbers_as_they_are_read(ax):
-    plots.popularity_tail(SAMPLES.loc[[0] * 1500].assign(target=range(1500)), ax)
-    assert "1,000" in [label.get_text() for label in ax.get_xticklabels()]
-
-
 def test_the_timeline_counts_every_sample_once(ax):
     plots.split_timeline(SAMPLES, ax, bins=4)
     assert sum(bar.get_height() for bar in ax.patches) == len(SAMPLES)

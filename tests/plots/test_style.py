@@ -39,15 +39,6 @@ def test_rows_stand_from_top_to_bottom_with_or_without_a_zero(ax):
     assert ax.lines[0].get_xdata() == [0, 0]
 
 
-def test_two_dollar_signs_in_a_title_are_no_formula(ax):
-    title = ax.set_title("$5 or $6")
-    widths = []
-    for text in ("$5 or $6", "5 or 6"):
-        title.set_text(text)
-        widths.append(title.get_window_extent().width)
-    assert widths[0] > widths[1]
-
-
 def test_signed_ticks_are_few(ax):
     style.rows(ax, ["a"], zero=True)
     ax.set_xlim(-0.024, 0.004)

@@ -43,7 +43,7 @@ WORDS = {
     "claims_hold": "statements about the history that hold",
     "claims_hold_by_chance": "the same statements against another shopper's history (chance)",
     "purchases_hold": "statements naming a purchase that hold",
-    "purchases_hold_by_chance": "the same statements against another shopper's history (chance)",
+    "purchases_hold_by_chance": "purchases named, against another shopper's history (chance)",
     "purchases_untitled": "statements naming a purchase that no product's title begins with",
     "off_history": "named items outside the history (number)",
     "quoted": "names in quotation marks or brackets (number)",

@@ -129,6 +129,20 @@ def test_a_file_that_a_later_stage_would_read_is_missed_before_the_first_runs(wo
     runner.check(load(world, "rules_path: rules.yaml"), world / "runs")
 
 
+@pytest.mark.parametrize("more", ["", "stages: [02_second]\n"])
+@pytest.mark.parametrize("fresh", [False, True])
+def test_what_lies_in_the_run_s_own_folder_is_refused_as_an_input_and_stays(world, quick, fresh, more):
+    """Review sheets had been filled where the page left them, and the stage that was to read them began anew."""
+    run(world)
+    sheet = world / "runs" / "toy" / "data" / "left"
+    (world / "link").symlink_to(sheet.parent)
+    with pytest.raises(recipes.RecipeError, match=rf"^source_path: {sheet} lies in this run's own .*\n.*copy it else"):
+        run(world, f"{more}source_path: link/left", fresh=fresh)
+    assert sheet.is_file() and quick == ["01_first", "02_second"]
+    other = load(world, "name: other\nsource_path: runs/toy/data/left")  # another run may read it
+    assert not runner.is_current(other, recipes.declared_in(world / "notebooks"), world / "runs")
+
+
 def test_a_check_says_what_would_run_and_changes_nothing(world, capsys):
     recipe = load(world, "rows: 4")
     runner.check(recipe, world / "runs")

@@ -190,6 +190,15 @@ def test_the_recipe_for_own_logs_asks_a_sample_of_a_large_test():
     assert recipe.values["test_samples"] >= 1797  # the questions of the README's results, all of which are asked
 
 
+@pytest.mark.parametrize("name", ["amazon_local", "real/office_smollm2", "real/office_smollm2_gpu"])
+def test_a_recipe_that_is_told_where_its_data_are_means_the_same_from_any_folder(tmp_path, monkeypatch, name):
+    loaded, declared = [], recipes.declared_in(runner.NOTEBOOKS)
+    for folder in (tmp_path, tmp_path.parent):
+        monkeypatch.chdir(folder)
+        loaded.append(recipes.load(runner.NOTEBOOKS.parent / "params" / f"{name}.yaml", declared, ["source=logs"]))
+    assert loaded[0] == loaded[1]
+
+
 def test_a_base_on_the_command_line_is_refused_rather_than_passed_over(world):
     assert "a base is named in the recipe's file" in refused(world, "", "base=other.yaml")
 

@@ -173,7 +173,7 @@ def test_a_person_changes_parameters_of_what_is_tried_on_a_finished_run_whose_re
     """Otherwise `r2ec run` would find an output of another size, and run the stage again."""
     kept = [run / "recipe.yaml", run / "try_it" / "metrics.json"]
     before, page = [path.read_bytes() for path in kept], tmp_path / "08.ipynb"
-    tried = {"run_dir": str(run), "list_length": 3, "taken_away": 0}
+    tried = {"run_dir": str(run), "list_length": 3, "taken_away": 0, "barred_word": "😀"}
     kernels.run_notebook(runner.NOTEBOOKS / "08_try_it.ipynb", page, tried, io.StringIO())
     assert "taken_away is 0: none of the" in page.read_text() and [path.read_bytes() for path in kept] == before
 

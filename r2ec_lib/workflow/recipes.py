@@ -219,8 +219,8 @@ def as_yaml(recipe: Recipe, notebooks: Mapping[str, Mapping[str, Parameter]], or
     for stage in order:
         lines.append(f"\n# {stage}")
         for key, parameter in notebooks[stage].items():
-            if key not in written and (key in recipe.values or not is_path(key)):
-                value = recipe.values.get(key, parameter.default)
+            value = recipe.values.get(key, parameter.default)
+            if key not in written and not (is_path(key) and value == parameter.default):
                 lines.append(yaml.safe_dump({key: value}, allow_unicode=True, width=1000).strip())
                 written.add(key)
     return "\n".join(lines) + "\n"

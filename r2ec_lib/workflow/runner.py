@@ -15,7 +15,7 @@ from typing import Any
 
 from r2ec_lib.data.storage import alone, read_json, write_json, write_text
 from r2ec_lib.workflow import kernels, provenance, recipes, report, stages
-from r2ec_lib.workflow.folder import NOTEBOOKS, ON_REQUEST, ROOT, RUNS, STAGES, RunError, RunFolder, shown
+from r2ec_lib.workflow.folder import NOTEBOOKS, ON_REQUEST, RUNS, STAGES, RunError, RunFolder, shown
 from r2ec_lib.workflow.recipes import Parameter, Recipe, RecipeError, did_you_mean, no_stage
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -158,7 +158,7 @@ def _plan(
     """
     plan = []
     for name in stage_order(recipe, declared):
-        defaults = {key: recipes.absolute(key, one.default, ROOT) for key, one in declared[name].items()}
+        defaults = {key: one.default for key, one in declared[name].items()}
         given = recipes.given(recipe, declared[name], run.path)
         values = {**defaults, **given, "threads": int(variables["OMP_NUM_THREADS"])}  # which digits depend on
         plan.append(Stage(name, NOTEBOOKS / f"{name}.ipynb", values, given))

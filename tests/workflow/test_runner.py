@@ -12,7 +12,7 @@ from filelock import FileLock
 from workflow.toy import FIRST, FOLDERS, SECOND, load, notebook, run
 
 from r2ec_lib.data.storage import read_json, write_json
-from r2ec_lib.workflow import kernels, recipes, runner, stages
+from r2ec_lib.workflow import folder, kernels, recipes, runner, stages
 from r2ec_lib.workflow.folder import NOTEBOOKS, RunFolder
 
 
@@ -271,7 +271,7 @@ def test_a_stage_by_itself_whose_keys_differ_from_those_of_a_finished_one_is_ref
 def test_the_recipe_of_a_run_keeps_the_keys_of_stages_that_are_not_asked_for_while_they_stay(world, quick):
     place = RunFolder(world / "runs" / "toy")
     run(world, "rows: 9")
-    recipe, facts = yaml.safe_load(place.recipe.read_text()) | {"source_path": ""}, read_json(place.provenance)
+    recipe, facts = yaml.safe_load(place.recipe.read_text()), read_json(place.provenance)
     run(world, "rate: 0.1\nstages: [02_second]")  # the first, whose key this is, does not run
     assert yaml.safe_load(place.recipe.read_text()) == recipe and read_json(place.provenance) == facts
     (place.path / "model" / "left").unlink()
@@ -353,6 +353,25 @@ def test_a_run_is_current_until_its_recipe_says_something_else(world, quick):
     declared = recipes.declared_in(world / "notebooks")
     current = [runner.is_current(load(world, text), declared, world / "runs") for text in ("", "rows: 9")]
     assert current == [True, False]
+
+
+def test_a_run_stays_current_where_the_project_is_moved_and_the_files_of_its_defaults_with_it(
+    world, quick, monkeypatch
+):
+    notebook(world / "notebooks" / "02_second.ipynb", f'{SECOND}\nrules_path: str = "rules.yaml"  # rules')
+    (world / "rules.yaml").write_text("rules: []")
+    run(world)
+    run(world, "stages: [01_first]")  # whose recipe keeps what the second stage had
+    assert "rules_path" not in (world / "runs" / "toy" / "recipe.yaml").read_text()
+    (world / "elsewhere").mkdir()
+    for name in ("rules.yaml", "runs"):
+        (world / name).rename(world / "elsewhere" / name)
+    for module in (folder, stages):
+        monkeypatch.setattr(module, "ROOT", world / "elsewhere")
+    now = load(world, ""), recipes.declared_in(world / "notebooks"), world / "elsewhere" / "runs"
+    assert runner.is_current(*now)
+    (world / "elsewhere" / "rules.yaml").write_text("rules: [x]")
+    assert not runner.is_current(*now)
 
 
 def test_a_notebook_that_is_no_stage_is_refused(world, quick):

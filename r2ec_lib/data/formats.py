@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
@@ -49,9 +50,9 @@ def read_file(path: str | Path) -> pd.DataFrame:
     """The rows of a file or of a folder of parts; index: record number from 0.
 
     Fields of CSV and numbers of JSON come as the text in the file (whole floats of JSON, such as 7.0, as "7"), Parquet
-    in its own types (integers and booleans with gaps as objects); what is empty is missing. A column without a name is
-    called "Unnamed: <position>". Raises DataError for a missing or foreign file, a repeated column name, or a row that
-    cannot be read.
+    in its own types (integers and booleans with gaps as objects). What is empty is missing, and so is a blank text of
+    JSON or Parquet. A column without a name is called "Unnamed: <position>". Raises DataError for a missing or foreign
+    file, a repeated column name, or a row that cannot be read.
     """
     tables: list[pd.DataFrame] = []
     first, *others = parts(path)
@@ -175,7 +176,8 @@ def _read_jsonl(path: Path) -> pd.DataFrame:
     table = pd.DataFrame([record for _, record in records(path)], dtype=object)
     if not len(table.columns):
         raise DataError(f"{path}: cannot be read as JSON lines, for it is empty.")
-    return table.set_axis(_named(list(table.columns), str(path)), axis=1)
+    blank = table.map(lambda value: isinstance(value, str) and not value.strip())
+    return table.mask(blank).set_axis(_named(list(table.columns), str(path)), axis=1)
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
@@ -192,10 +194,11 @@ def _read_parquet(path: Path) -> pd.DataFrame:
 
 
 def _parquet_column(column: pa.ChunkedArray) -> pd.Series:
-    if "binary" in str(column.type) and not pa.types.is_nested(column.type):
-        column = column.cast(pa.string())  # text of older writers; fails where it is none
     if pa.types.is_nested(column.type):
         return pd.Series(column.to_pylist(), dtype=object)
+    if re.search("string|binary", str(column.type)):
+        column = column.cast(pa.large_string())  # text of older writers too; fails where it is none
+        column = pc.if_else(pc.equal(pc.utf8_trim_whitespace(column), ""), None, column)
     return column.to_pandas(integer_object_nulls=True, date_as_object=False)
 
 

@@ -2,24 +2,12 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from r2ec_lib.data.schema import DataError
-
 ACCEPT = {"yes": 1, "no": -1, "": 0}
 _SENTENCE = re.compile(r"(?<=[.!?;])\s+")
-
-
-def require_elsewhere(key_path: Path, run_dir: Path) -> None:
-    """Raises DataError where the key of the judged cases is of the run to be trained, which would remove it."""
-    if key_path.resolve().is_relative_to(run_dir.resolve()):
-        raise DataError(
-            f"judged_key_path: {key_path} belongs to this run, which begins anew without it. Give the training that "
-            "is to learn from the sheets another name."
-        )
 
 
 def judgements(marks: pd.DataFrame, cases: pd.DataFrame) -> dict[str, int]:

@@ -142,9 +142,11 @@ def open_run(stage: str, variables: Mapping[str, Any], *, tries: bool = False) -
         return run
     text = run.recipe.read_text(encoding="utf-8") if run.recipe.is_file() else ""
     stored = yaml.safe_load(text) or {}
-    chosen = {key: recipes.absolute(key, variables[key], ROOT) for key in declared if key not in recipes.PLACES}
+    chosen = {key: variables[key] for key in declared if key not in recipes.PLACES}
     for key, value in chosen.items():
-        if key in stored and stored[key] != value:
+        if value != declared[key].default:  # a default is the same file wherever the project lies
+            chosen[key] = value = recipes.absolute(key, value, ROOT)
+        if key in stored and recipes.absolute(key, stored[key], ROOT) != recipes.absolute(key, value, ROOT):
             raise RecipeError(
                 f"{shown(run.path)} is the run of another recipe: {key} is {stored[key]!r} in its recipe.yaml and "
                 f"{value!r} here. Choose another run_dir, such as runs/my_run, or the value that the run has."

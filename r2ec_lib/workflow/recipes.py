@@ -2,7 +2,7 @@
 
 A notebook declares its keys once, as annotated assignments with a comment each; a recipe only chooses values. This
 module reads both and refuses what Papermill would let through: unknown keys and values of another type. It neither
-runs a notebook nor knows what a key means, except for paths, which are made absolute, and `RANGES`.
+runs a notebook nor knows what a key means, except for paths, which are made absolute, `RANGES` and `LENGTHS`.
 """
 
 import ast
@@ -63,6 +63,9 @@ FLOATS |= dict.fromkeys(
 FLOATS |= dict.fromkeys(("reward_mix", "mention_share", "corrupted_share", "kept_fractions", "answer_rate"), "0 to 1")
 """What other numbers have to be, and in `FITS` how that is seen."""
 FITS = {"above 0": lambda x: x > 0, "0 or more": lambda x: x >= 0, "0 to 1": lambda x: 0 <= x <= 1}
+GROWN = ("grown_items", "grown_histories", "grown_generations", "grown_tokens")
+LENGTHS = {"cues": range(2, 3)} | dict.fromkeys(("asked_batches", *GROWN), range(1, 2**32))
+"""How many entries a list needs, where not any number will do."""
 PLACES = ("run_dir", "cache_dir")
 """Keys that say where a notebook keeps things; no result depends on them."""
 TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "Literal": Literal}
@@ -216,8 +219,8 @@ def as_yaml(recipe: Recipe, notebooks: Mapping[str, Mapping[str, Parameter]], or
     for stage in order:
         lines.append(f"\n# {stage}")
         for key, parameter in notebooks[stage].items():
-            if key not in written and (key in recipe.values or not is_path(key)):
-                value = recipe.values.get(key, parameter.default)
+            value = recipe.values.get(key, parameter.default)
+            if key not in written and not (is_path(key) and value == parameter.default):
                 lines.append(yaml.safe_dump({key: value}, allow_unicode=True, width=1000).strip())
                 written.add(key)
     return "\n".join(lines) + "\n"
@@ -237,6 +240,8 @@ def unfit(key: str, value: Any, kind: str) -> str:
     """What is wrong with `value` for `key`, which is of a `kind`; empty where nothing is."""
     if problem := mismatch(value, kind):
         return f"{key}: {problem}"
+    if key in LENGTHS and (size := len(value)) not in (sizes := LENGTHS[key]):
+        return f"{key} has {size} entries; expected {sizes[0]}" + " or more" * (len(sizes) > 1)
     numbers = [one for one in (value if isinstance(value, list) else [value]) if one is not None]
     if key in FLOATS and not all(map(FITS[FLOATS[key]], numbers)):
         return f"{key} is {value}; expected {FLOATS[key]}"

@@ -15,7 +15,7 @@ from typing import Any
 
 from r2ec_lib.data.storage import alone, read_json, write_json, write_text
 from r2ec_lib.workflow import kernels, provenance, recipes, report, stages
-from r2ec_lib.workflow.folder import NOTEBOOKS, ON_REQUEST, ROOT, RUNS, STAGES, RunError, RunFolder, shown
+from r2ec_lib.workflow.folder import NOTEBOOKS, ON_REQUEST, RUNS, STAGES, RunError, RunFolder, shown
 from r2ec_lib.workflow.recipes import Parameter, Recipe, RecipeError, did_you_mean, no_stage
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -151,13 +151,22 @@ def existing_run(name: str) -> RunFolder:
 def _plan(
     recipe: Recipe, run: RunFolder, declared: Mapping[str, Mapping[str, Parameter]], variables: Mapping[str, str]
 ) -> list[Stage]:
-    """The stages of `recipe`. Raises RecipeError for files that are not there: the last stage may read them."""
+    """The stages of `recipe`.
+
+    Raises RecipeError for files that are not there, since the last stage may read them, and for what lies in the run's
+    own folder, since a stage that begins anew removes what it finds there.
+    """
     plan = []
     for name in stage_order(recipe, declared):
-        defaults = {key: recipes.absolute(key, one.default, ROOT) for key, one in declared[name].items()}
+        defaults = {key: one.default for key, one in declared[name].items()}
         given = recipes.given(recipe, declared[name], run.path)
         values = {**defaults, **given, "threads": int(variables["OMP_NUM_THREADS"])}  # which digits depend on
         plan.append(Stage(name, NOTEBOOKS / f"{name}.ipynb", values, given))
+    folder, chosen = run.path.resolve(), {key: one for key, one in recipe.values.items() if key not in recipes.PLACES}
+    own = [key for key, one in chosen.items() if isinstance(one, str) and Path(one).is_relative_to(folder)]
+    if own:
+        told = "A stage that begins anew removes what it finds there: copy it elsewhere, and name the copy."
+        raise RecipeError("\n".join([*(f"{key}: {chosen[key]} lies in this run's own folder." for key in own), told]))
     files = {key: file for stage in plan for key, file in stage.given.items() if recipes.is_file(key) and file}
     if missing := [f"{key}: {file} does not exist." for key, file in files.items() if not Path(file).exists()]:
         raise RecipeError("\n".join([*missing, "Relative paths are taken from the folder in which r2ec is called."]))

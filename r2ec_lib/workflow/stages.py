@@ -22,7 +22,7 @@ import nbformat
 
 from r2ec_lib.data.schema import DataError
 from r2ec_lib.data.storage import read_json, sha256, write_json
-from r2ec_lib.workflow.folder import LIBRARY, READS, STAGES, RunFolder
+from r2ec_lib.workflow.folder import LIBRARY, READS, ROOT, STAGES, RunFolder
 from r2ec_lib.workflow.recipes import PLACES, is_path
 
 PACKAGES = (
@@ -37,7 +37,8 @@ UNRELATED = ("workflow/__init__.py", "workflow/folder.py", "workflow/recipes.py"
 def ingredients(notebook: Path, values: Mapping[str, Any], read: Mapping[str, str]) -> dict[str, Any]:
     """Everything that decides what `notebook` computes, as plain JSON: equal ingredients, equal results.
 
-    values: the notebook's own parameters, paths absolute. read: keys of the stages that it reads, see `read_by`.
+    values: the notebook's own parameters; paths absolute, but for defaults, which are relative to the project. read:
+    keys of the stages that it reads, see `read_by`.
     Formatting and comments of library modules do not count; local inputs, the results of other runs that a key names
     among them, count by path and content.
     """
@@ -197,6 +198,7 @@ def _inputs(values: Mapping[str, Any]) -> dict[str, str]:
     """
     given = {key: value for key, value in values.items() if value and key not in PLACES}
     named = [(key, Path(value)) for key, value in given.items() if is_path(key) or key == "backbone"]
+    named = [(key, path) for key, path in named if key != "backbone" or path.is_absolute()]  # else a name
     others = [
         RunFolder(Path(values["run_dir"]).parent / name)
         for key in given
@@ -205,14 +207,13 @@ def _inputs(values: Mapping[str, Any]) -> dict[str, str]:
     ]
     named += [("", path) for run in others for path in (run.rankings, run.metrics("evaluation"))]  # what a study reads
     category = values.get("category", "")
-    files = [
-        file
+    files = {
+        str(path / file.relative_to(ROOT / path)): file
         for key, path in named
-        if path.is_absolute()
-        for file in _files(path)
+        for file in _files(ROOT / path)
         if key not in ("data_dir", "texts_dir") or category in file.name
-    ]
-    return {str(file): _digest(file) for file in files}
+    }
+    return {name: _digest(file) for name, file in files.items()}
 
 
 def _beside(modules: Sequence[Path]) -> list[Path]:

@@ -201,7 +201,8 @@ def execute(
 def _settings(study: Study, row: Row, seed: int) -> list[str]:
     """What a run sets over the base, as `key=value`; texts as they are, all else as JSON, which is YAML."""
     values = {**study.set, **row.set, "seed": seed}
-    return [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in values.items()]
+    texts = {key: one if isinstance(one, str) else json.dumps(one, ensure_ascii=False) for key, one in values.items()}
+    return [f"{key}={text}" for key, text in texts.items()]
 
 
 def _run_all(commands: Mapping[str, Sequence[str]], jobs: int, runs: Path, table: "_Table") -> list[str]:

@@ -327,6 +327,24 @@ def test_parquet_columns_keep_their_values_though_they_have_gaps(tmp_path):
     assert rows.iloc[0, :6].isna().all()
 
 
+def test_empty_and_blank_texts_are_missing_as_an_empty_field_of_csv_is(tmp_path):
+    """Of any column that may hold texts; all else stays as it is."""
+    lines = [{"a": "", "b": [], "c": 7}, {"a": " \n", "b": None, "c": ""}, {"a": "x", "b": "y", "c": 2.5}]
+    table = formats.read_file(written(tmp_path, "\n".join(map(json.dumps, lines)), "t.jsonl"))
+    assert table.isna().to_dict("list") == {
+        "a": [True, True, False],
+        "b": [False, True, False],
+        "c": [False, True, False],
+    }
+    assert table["b"][0] == [] and table.iloc[2].to_dict() == {"a": "x", "b": "y", "c": "2.5"}
+    texts = pa.array(["", " ", "x"])
+    columns = {"text": texts, "kind": texts.dictionary_encode(), "n": pa.array([1, 2, 3]), "tags": [[""], [], ["x"]]}
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    table = formats.read_file(tmp_path / "t.parquet")
+    assert table[["text", "kind"]].isna().to_numpy().tolist() == [[True] * 2, [True] * 2, [False] * 2]
+    assert table["n"].dtype == "int64" and table["tags"].tolist() == [[""], [], ["x"]]
+
+
 def test_parquet_that_is_none_or_repeats_a_column_is_named(tmp_path):
     with pytest.raises(DataError, match=r"no\.parquet: cannot be read as parquet"):
         formats.read_file(written(tmp_path, "no", "no.parquet"))

@@ -1,5 +1,6 @@
 """Items from a file into a saved model: how many of each kind, and a folder that is whole at every moment."""
 
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -147,6 +148,17 @@ def test_items_without_a_title_keep_what_their_rows_leave_empty_and_new_ones_com
     assert last["title"].tolist() == ["gold harp", before[3], before[4], "gold flute"]
     assert last["brand"].tolist() == ["", other, "Initech", ""] and "i6" not in model.head.item_ids
     assert "1 items added, 3 replaced, 1 removed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("empty", [None, "", " "])
+def test_an_empty_text_of_json_changes_nothing_just_as_a_missing_one(folder, empty):
+    kept = R2ec.load(folder).catalogue.set_index("item_id")
+    rows = [{"item_id": "i3", "title": empty, "brand": empty}, {"item_id": "i4", "title": empty, "brand": "Initech"}]
+    (folder.parent / "items.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    catalogue.update(folder, folder.parent / "items.jsonl", {})
+    last = R2ec.load(folder).catalogue.set_index("item_id").iloc[-2:]
+    assert last["title"].tolist() == kept["title"][["i3", "i4"]].tolist()
+    assert last["brand"].tolist() == [kept["brand"]["i3"], "Initech"]
 
 
 def test_numbers_of_a_parquet_file_become_the_texts_of_untitled_items_too(folder):

@@ -3,8 +3,7 @@
 import pandas as pd
 import pytest
 
-from r2ec_lib.data.schema import DataError
-from r2ec_lib.training.judgements import judged_reward, judgements, normalise, require_elsewhere
+from r2ec_lib.training.judgements import judged_reward, judgements, normalise
 
 JUDGED = {
     "the style is deco. it needs a lamp!": 1,
@@ -49,9 +48,3 @@ def test_the_majority_of_reviewers_judges_and_ties_and_silence_are_left_out():
 
 def test_texts_differ_in_words_alone():
     assert normalise("  A\tRed \n lamp") == "a red lamp"
-
-
-def test_sheets_of_the_run_that_is_trained_anew_are_refused(tmp_path):
-    require_elsewhere(tmp_path / "old" / "oversight" / "review_key.parquet", tmp_path / "run")
-    with pytest.raises(DataError, match="belongs to this run"):
-        require_elsewhere(tmp_path / "run" / "oversight" / "review_key.parquet", tmp_path / "other" / ".." / "run")

@@ -36,7 +36,8 @@ def world(tmp_path, monkeypatch):
         monkeypatch.setattr(module, "STAGES", FOLDERS)
     monkeypatch.setattr(stages, "READS", READS)
     monkeypatch.setattr(stages, "LIBRARY", library)
-    monkeypatch.setattr(folder, "ROOT", tmp_path)
+    for module in (folder, stages):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
     monkeypatch.setattr(runner, "RUNS", tmp_path / "runs")
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -128,6 +128,17 @@ def test_the_same_file_named_from_elsewhere_is_the_same_recipe(world):
     assert opened(world, source_path=str(world / "log.csv"))
 
 
+def test_a_default_file_is_the_same_recipe_where_the_project_is_moved(world, monkeypatch):
+    notebook(world / "notebooks" / "03_third.ipynb", 'run_dir: str = "r"  # run\nrules_path: str = "x.yaml"  # rules')
+    run = str(world / "run")
+    open_run("03_third", {"run_dir": run, "rules_path": "x.yaml"})
+    open_run("03_third", {"run_dir": run, "rules_path": str(world / "x.yaml")})
+    monkeypatch.setattr(folder, "ROOT", world / "elsewhere")
+    open_run("03_third", {"run_dir": run, "rules_path": "x.yaml"})
+    with pytest.raises(recipes.RecipeError, match=r"rules_path is 'x\.yaml' .* and '.*elsewhere/y\.yaml' here"):
+        open_run("03_third", {"run_dir": run, "rules_path": "y.yaml"})
+
+
 # -- Papermill by itself ----------------------------------------------------------------------------------------------
 
 SCRIPT = """import sys; from pathlib import Path; from r2ec_lib.workflow import cli

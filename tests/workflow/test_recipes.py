@@ -145,7 +145,7 @@ def test_a_notebook_has_one_parameters_cell(world, tagged):
         ("plain_learning_rate", (-1.0,), "0 or more", (0.0, 0.003)),
         ("answer_rate", (-0.1, 1.5), "0 to 1", (0.0, 1)),
         ("epsilon_high", (0.0,), "above 0", (0.28, None)),
-        ("grown_items", ([5, 0],), "1 to 4294967295", ([5], [])),
+        ("grown_items", ([5, 0],), "1 to 4294967295", ([5],)),
         ("some_new_count", (0, -1), "1 to 4294967295", (1, None)),
         ("teacher_lengths", ([0, -5],), "0 to 4294967295", ([0, 5], [])),
         ("kept_fractions", ([0.5, 2.0],), "0 to 1", ([0.0, 1.0],)),
@@ -160,6 +160,26 @@ def test_a_number_that_a_notebook_would_stumble_over_late_is_refused_at_once(wor
         assert f"toy.yaml line 1: {key} is {value}; expected {expected}." in refused(world, f"{key}: {value}")
     for value in right:
         assert load(world, f"{key}: {json.dumps(value)}").values[key] == value
+
+
+@pytest.mark.parametrize(
+    ("key", "kind", "wrong", "expected", "right"),
+    [
+        ("cues", "str", (["x"], ["x", "y", "z"]), "2", ["x", "y"]),
+        ("grown_items", "int", ([],), "1 or more", [5]),
+        ("grown_tokens", "int", ([],), "1 or more", [5, 7]),
+        ("teacher_lengths", "int", (), "", []),
+    ],
+)
+def test_a_list_that_is_too_short_or_too_long_for_its_notebook_is_refused_at_once(
+    world, key, kind, wrong, expected, right
+):
+    """Otherwise the notebook fails when all that takes long is done."""
+    notebook(world / "notebooks" / "03_third.ipynb", f"{key}: list[{kind}] = {right}  # a list")
+    for value in wrong:
+        told = f"toy.yaml line 1: {key} has {len(value)} entries; expected {expected}."
+        assert told in refused(world, f"{key}: {json.dumps(value)}")
+    assert load(world, f"{key}: {json.dumps(right)}").values[key] == right
 
 
 def test_a_rating_scale_whose_ends_are_exchanged_is_refused(world):
@@ -177,6 +197,7 @@ def test_an_option_that_is_called_like_a_type_has_no_range(world):
 def test_every_range_belongs_to_a_number_that_a_notebook_takes_and_every_fraction_has_one():
     declared = recipes.declared_in(runner.NOTEBOOKS).values()
     kinds = {key: (parameter.type, parameter.default) for keys in declared for key, parameter in keys.items()}
+    assert set(recipes.LENGTHS) <= {key for key, (kind, _) in kinds.items() if kind.startswith("list")}
     assert set(recipes.RANGES) <= {key for key, (kind, _) in kinds.items() if "int" in kind}
     elsewhere = {key for key in kinds if key.startswith("bazaar_")} | {"rating_min", "rating_max"}
     assert set(recipes.FLOATS) == {key for key, (kind, _) in kinds.items() if "float" in kind} - elsewhere
@@ -188,6 +209,15 @@ def test_the_recipe_for_own_logs_asks_a_sample_of_a_large_test():
         runner.NOTEBOOKS.parent / "params" / "amazon_local.yaml", recipes.declared_in(runner.NOTEBOOKS)
     )
     assert recipe.values["test_samples"] >= 1797  # the questions of the README's results, all of which are asked
+
+
+@pytest.mark.parametrize("name", ["amazon_local", "real/office_smollm2", "real/office_smollm2_gpu"])
+def test_a_recipe_that_is_told_where_its_data_are_means_the_same_from_any_folder(tmp_path, monkeypatch, name):
+    loaded, declared = [], recipes.declared_in(runner.NOTEBOOKS)
+    for folder in (tmp_path, tmp_path.parent):
+        monkeypatch.chdir(folder)
+        loaded.append(recipes.load(runner.NOTEBOOKS.parent / "params" / f"{name}.yaml", declared, ["source=logs"]))
+    assert loaded[0] == loaded[1]
 
 
 def test_a_base_on_the_command_line_is_refused_rather_than_passed_over(world):

@@ -12,7 +12,7 @@ from filelock import FileLock
 from workflow.toy import FIRST, FOLDERS, SECOND, load, notebook, run
 
 from r2ec_lib.data.storage import read_json, write_json
-from r2ec_lib.workflow import kernels, recipes, runner, stages
+from r2ec_lib.workflow import folder, kernels, recipes, runner, stages
 from r2ec_lib.workflow.folder import NOTEBOOKS, RunFolder
 
 
@@ -127,6 +127,20 @@ def test_a_file_that_a_later_stage_would_read_is_missed_before_the_first_runs(wo
     assert not (world / "runs" / "toy").exists() and capsys.readouterr().out == ""
     (world / "rules.yaml").write_text("")
     runner.check(load(world, "rules_path: rules.yaml"), world / "runs")
+
+
+@pytest.mark.parametrize("more", ["", "stages: [02_second]\n"])
+@pytest.mark.parametrize("fresh", [False, True])
+def test_what_lies_in_the_run_s_own_folder_is_refused_as_an_input_and_stays(world, quick, fresh, more):
+    """Review sheets had been filled where the page left them, and the stage that was to read them began anew."""
+    run(world)
+    sheet = world / "runs" / "toy" / "data" / "left"
+    (world / "link").symlink_to(sheet.parent)
+    with pytest.raises(recipes.RecipeError, match=rf"^source_path: {sheet} lies in this run's own .*\n.*copy it else"):
+        run(world, f"{more}source_path: link/left", fresh=fresh)
+    assert sheet.is_file() and quick == ["01_first", "02_second"]
+    other = load(world, "name: other\nsource_path: runs/toy/data/left")  # another run may read it
+    assert not runner.is_current(other, recipes.declared_in(world / "notebooks"), world / "runs")
 
 
 def test_a_check_says_what_would_run_and_changes_nothing(world, capsys):
@@ -257,7 +271,7 @@ def test_a_stage_by_itself_whose_keys_differ_from_those_of_a_finished_one_is_ref
 def test_the_recipe_of_a_run_keeps_the_keys_of_stages_that_are_not_asked_for_while_they_stay(world, quick):
     place = RunFolder(world / "runs" / "toy")
     run(world, "rows: 9")
-    recipe, facts = yaml.safe_load(place.recipe.read_text()) | {"source_path": ""}, read_json(place.provenance)
+    recipe, facts = yaml.safe_load(place.recipe.read_text()), read_json(place.provenance)
     run(world, "rate: 0.1\nstages: [02_second]")  # the first, whose key this is, does not run
     assert yaml.safe_load(place.recipe.read_text()) == recipe and read_json(place.provenance) == facts
     (place.path / "model" / "left").unlink()
@@ -339,6 +353,25 @@ def test_a_run_is_current_until_its_recipe_says_something_else(world, quick):
     declared = recipes.declared_in(world / "notebooks")
     current = [runner.is_current(load(world, text), declared, world / "runs") for text in ("", "rows: 9")]
     assert current == [True, False]
+
+
+def test_a_run_stays_current_where_the_project_is_moved_and_the_files_of_its_defaults_with_it(
+    world, quick, monkeypatch
+):
+    notebook(world / "notebooks" / "02_second.ipynb", f'{SECOND}\nrules_path: str = "rules.yaml"  # rules')
+    (world / "rules.yaml").write_text("rules: []")
+    run(world)
+    run(world, "stages: [01_first]")  # whose recipe keeps what the second stage had
+    assert "rules_path" not in (world / "runs" / "toy" / "recipe.yaml").read_text()
+    (world / "elsewhere").mkdir()
+    for name in ("rules.yaml", "runs"):
+        (world / name).rename(world / "elsewhere" / name)
+    for module in (folder, stages):
+        monkeypatch.setattr(module, "ROOT", world / "elsewhere")
+    now = load(world, ""), recipes.declared_in(world / "notebooks"), world / "elsewhere" / "runs"
+    assert runner.is_current(*now)
+    (world / "elsewhere" / "rules.yaml").write_text("rules: [x]")
+    assert not runner.is_current(*now)
 
 
 def test_a_notebook_that_is_no_stage_is_refused(world, quick):

@@ -1,5 +1,6 @@
 """Studies: what a file may say, which runs follow from it, and that they go on, share and fail one by one."""
 
+import json
 import os
 import subprocess
 import sys
@@ -40,6 +41,12 @@ def written(folder: Path, text: str = TOY) -> Path:
 def test_a_day_in_a_study_is_text(tmp_path):
     found = study.load(written(tmp_path, TOY.replace("factor: 4.0", "start: 2020-01-02")))
     assert study._settings(found, found.rows[1], 0)[-2] == "start=2020-01-02"
+
+
+def test_a_list_of_texts_in_a_study_is_read_by_the_run_as_it_stands(tmp_path):
+    cues = ["the shopper is glad 😀", 'é "']
+    found = study.load(written(tmp_path, TOY.replace("factor: 4.0", f"cues: {json.dumps(cues, ensure_ascii=False)}")))
+    assert recipes.override(study._settings(found, found.rows[1], 0)[-2], {"cues": "list[str]"}) == ("cues", cues)
 
 
 def test_a_study_of_rows_and_seeds_makes_runs_row_by_row(tmp_path):

@@ -6,10 +6,11 @@ import shutil
 from collections import defaultdict
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
-from r2ec_lib.data.storage import read_json, read_table
+from r2ec_lib.data.storage import read_json, read_table, write_table
 from r2ec_lib.model import R2ec
 from r2ec_lib.serving.student import Student
 from r2ec_lib.workflow import kernels, recipes, runner
@@ -238,6 +239,23 @@ def test_rows_of_a_study_are_ranked_as_in_the_evaluation_and_compared_on_their_p
     assert [(one["key"], [row["row"] for row in one["rows"]]) for one in results["growth"]] == [
         ("max_steps", ["full", "other"])
     ]
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("study_base", "study_base is 'oen'; expected one of one, two"),
+        ("study_model", "study_model is 'oen'; expected one of r2ec"),
+    ],
+)
+def test_a_study_names_what_there_is_where_its_base_or_its_model_is_mistyped(tmp_path, key, message):
+    for seed, (name, models) in enumerate({"one": ["r2ec", "sasrec"], "two": ["r2ec"]}.items()):
+        rows = pd.DataFrame({"model": models, "sample_id": 0, "user_id": "u", "target": 0, "rank": 1, "candidates": 2})
+        write_table(rows, tmp_path / name / "evaluation" / "rankings.parquet")
+        (tmp_path / name / "recipe.yaml").write_text(f"seed: {seed}")
+    values = {"run_dir": str(tmp_path / "study"), "study_runs": ["one", "two"], key: "oen"}
+    with pytest.raises(kernels.RunError, match=f"{message}\\."):
+        kernels.run_notebook(runner.NOTEBOOKS / "06_study.ipynb", tmp_path / "06.ipynb", values, io.StringIO())
 
 
 def test_costs_and_versions_of_every_stage_are_on_record(run):

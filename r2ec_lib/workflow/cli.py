@@ -89,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     for command in (lists, items):
         command.add_argument("model", type=Path, help="folder of a model, such as runs/quickstart/model")
     lists.add_argument("interactions", type=Path, help="CSV, Parquet or JSON lines")
-    lists.add_argument("--out", type=_table, required=True, metavar="FILE", help="the file to write: .csv or .parquet")
+    lists.add_argument("--out", type=Path, required=True, metavar="FILE", help="the file to write: .csv or .parquet")
     lists.add_argument("--k", type=int, default=10, help="length of a list (default: 10)")
     lists.add_argument("--users", type=Path, metavar="FILE", help="only for the shoppers in this file")
     lists.add_argument("--guardrails", type=Path, metavar="FILE", help="rules, as in params/guardrails/example.yaml")
@@ -109,12 +109,6 @@ def _parser() -> argparse.ArgumentParser:
     for command in (lists, items):
         command.add_argument("-p", metavar="KEY=VALUE", action="append", default=[], help="column_… or timestamp_unit")
     return parser
-
-
-def _table(text: str) -> Path:
-    if not text.endswith((".csv", ".parquet")):
-        raise argparse.ArgumentTypeError(f"expected a name in .csv or .parquet; found {text!r}")
-    return Path(text)
 
 
 def _shard(text: str) -> tuple[int, int]:

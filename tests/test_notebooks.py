@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from r2ec_lib.data.storage import read_json, read_table, write_table
+from r2ec_lib.data.storage import read_json, read_table, write_json, write_table
 from r2ec_lib.model import R2ec
 from r2ec_lib.serving.student import Student
 from r2ec_lib.workflow import kernels, recipes, runner
@@ -274,3 +274,21 @@ def test_pages_of_a_real_run_hold_no_script_and_load_nothing(run):
 def test_a_segment_of_an_unknown_feature_is_refused_before_any_long_work():
     with pytest.raises(kernels.RunError, match=r"unknown column.*expected one of .*history_length"):
         kernels.check_settings(runner.NOTEBOOKS / "05_oversight.ipynb", {"segment_rule": 'Warengruppe == "Baby"'})
+
+
+@pytest.mark.parametrize(
+    ("stage", "values", "named"),
+    [
+        ("02_training", {"backbone": "none.gguf"}, "none.gguf: no such file"),
+        ("07_benchmark", {"backbone": "none.gguf"}, "none.gguf: no such file"),
+        ("07_benchmark", {"texts_dir": "none"}, "none/product.csv.gz: no such file"),
+    ],
+)
+def test_a_notebook_by_itself_takes_relative_paths_from_the_project_s_folder(tmp_path, stage, values, named):
+    rows = pd.DataFrame({"item_id": ["a"], "title": ["A"], "split": ["train"], "history": [[0]]})
+    for name in ("items", "samples"):
+        write_table(rows, tmp_path / "data" / f"{name}.parquet")
+    write_json({}, tmp_path / "data" / "metrics.json")
+    values, page = values | {"run_dir": str(tmp_path)}, tmp_path / "page.ipynb"
+    with pytest.raises(kernels.RunError, match=f"{ROOT}/{named}"):
+        kernels.run_notebook(runner.NOTEBOOKS / f"{stage}.ipynb", page, values, io.StringIO())

@@ -252,7 +252,7 @@ def test_a_study_names_what_there_is_where_its_base_or_its_model_is_mistyped(tmp
     for seed, (name, models) in enumerate({"one": ["r2ec", "sasrec"], "two": ["r2ec"]}.items()):
         rows = pd.DataFrame({"model": models, "sample_id": 0, "user_id": "u", "target": 0, "rank": 1, "candidates": 2})
         write_table(rows, tmp_path / name / "evaluation" / "rankings.parquet")
-        (tmp_path / name / "recipe.yaml").write_text(f"seed: {seed}")
+        (tmp_path / name / "recipe.yaml").write_text(f"# 01_data_preparation\nseed: {seed}")
     values = {"run_dir": str(tmp_path / "study"), "study_runs": ["one", "two"], key: "oen"}
     with pytest.raises(kernels.RunError, match=f"{message}\\."):
         kernels.run_notebook(runner.NOTEBOOKS / "06_study.ipynb", tmp_path / "06.ipynb", values, io.StringIO())

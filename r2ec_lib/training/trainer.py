@@ -116,8 +116,9 @@ class RecPOTrainer(GRPOTrainer):
                 processing_class=model.tokenizer,
                 **kwargs,
             )
-        if args.gradient_checkpointing and isinstance(model.lm, PeftModel):
-            # TRL asks for it, for checkpoints of the older kind; it would send gradients through frozen lower layers
+        reentrant = (args.gradient_checkpointing_kwargs or {}).get("use_reentrant", False)
+        if args.gradient_checkpointing and isinstance(model.lm, PeftModel) and not reentrant:
+            # TRL has them on for reentrant checkpoints; they would send gradients through frozen lower layers
             model.lm.disable_input_require_grads()
         if self.use_vllm:
             engine: Any = self.vllm_generation

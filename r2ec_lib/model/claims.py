@@ -102,13 +102,14 @@ class Checker:
         told = dict.fromkeys(claims(text, closed))
         return [(kind, name, self._holds(kind, name, cards)) for kind, name in told if kind != "next"]
 
-    def failing(self, text: str, closed: bool, history: Sequence[int]) -> float:
-        """The share of the checkable claims of a text that do not hold, 0…1; 1 where it makes none.
+    def failing(self, text: str, closed: bool, history: Sequence[int], expected: int = 1) -> float:
+        """The share of the checkable claims of a text that do not hold, 0…1.
 
-        A text that claims nothing counts as one that fails: priced by this share, silence is no way out.
+        Claims that are missing to `expected` (1 or more) count among those that fail: priced by this share, neither
+        silence nor one safe sentence is a way out.
         """
         checked = self.check(text, closed, history)
-        return sum(not holds for *_, holds in checked) / len(checked) if checked else 1.0
+        return 1 - sum(holds for *_, holds in checked) / max(len(checked), expected)
 
     def names(self, told: str) -> bool:
         """Whether some item of the catalogue has a title that begins so."""

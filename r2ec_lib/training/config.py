@@ -38,7 +38,9 @@ class RecPOConfig(GRPOConfig):
         token_price: taken off the reward for each sampled token; 0 in the paper.
         unclosed_price: taken off the reward of a reasoning that does not end by itself; 0 in the paper.
         untrue_price: taken off the reward, times the share of a reasoning's statements about the history that do not
-            hold (`model.claims`); 0 in the paper. A reasoning that states nothing of the kind pays the whole price.
+            hold (`model.claims`); 0 in the paper.
+        stated_facts: statements about the history that `untrue_price` expects: of these, missing ones count as ones
+            that do not hold.
         item_vectors: "texts" encodes items from their texts; "learned" gives each item a vector of its own that is
             trained, the paper's classification head. Items cannot be added to such a model.
         valid_users: validation samples ranked at each evaluation.
@@ -71,6 +73,7 @@ class RecPOConfig(GRPOConfig):
     token_price: float = 0.0
     unclosed_price: float = 0.0
     untrue_price: float = 0.0
+    stated_facts: int = 1
     item_vectors: str = "texts"
     valid_users: int = 256
     rollout_users: int = 4

@@ -47,8 +47,8 @@ def unclosed(reward_unclosed: list[float], **_: Any) -> list[float]:
 
 
 def untrue(reward_untrue: list[float], **_: Any) -> list[float]:
-    """Less the share of a reasoning's checkable sentences that do not hold, or one if it has none; `untrue_price` is
-    its weight."""
+    """Less the share of a reasoning's checkable sentences that do not hold or are missing; `untrue_price` is its
+    weight."""
     return reward_untrue
 
 

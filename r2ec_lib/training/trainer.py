@@ -254,7 +254,7 @@ class RecPOTrainer(GRPOTrainer):
         texts = [self.r2ec.decode(chain) for chain in drawn.chains] if self.checker or self.judge else []
         if self.checker:
             told = zip(texts, drawn.written, self.samples["history"].iloc[rows], strict=True)
-            fields["reward_untrue"] = [-self.checker.failing(*one) for one in told]
+            fields["reward_untrue"] = [-self.checker.failing(*one, self.args.stated_facts) for one in told]
         if self.judge:
             fields["reward_judged"] = self.judge(texts)
         return fields

@@ -122,6 +122,9 @@ def test_the_share_that_fails_is_that_of_the_checkable_sentences(tokenizer, item
     assert checker.failing(text, True, [0, 1]) == 0.5
     assert checker.failing(f"An earlier purchase was {earlier}.", True, [0, 1]) == 0
     assert checker.failing("An earlier purchase was nothing.", True, [0, 1]) == 1
+    assert checker.failing(f"The last purchase was {last}.", True, [0, 1], expected=2) == 0.5  # the other is missing
+    assert checker.failing(text, True, [0, 1], expected=2) == 0.5
+    assert checker.failing(f"{text} The needs are about zinc.", True, [0, 1], expected=2) == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize(

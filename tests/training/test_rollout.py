@@ -219,8 +219,17 @@ def test_tokens_and_reasonings_that_do_not_end_have_their_prices(
     assert trainer.rollout_log[3]["reward"] == pytest.approx(trainer.rollout_log[2]["reward"] + paid)
 
 
-def test_statements_about_the_history_that_fail_have_a_price(make_trainer, monkeypatch):
-    trainer = make_trainer(estimator="rloo", untrue_price=0.5)
+@pytest.mark.parametrize(
+    ("stated_facts", "rewards", "advantages"),
+    [
+        (1, [0, -0.5, -1, -1], [0.25, -0.25, 0, 0]),  # silence is no way out
+        (2, [-0.5, -0.5, -1, -1], [0, 0, 0, 0]),  # nor is one true sentence
+    ],
+)
+def test_statements_about_the_history_that_fail_or_are_missing_have_a_price(
+    make_trainer, monkeypatch, stated_facts, rewards, advantages
+):
+    trainer = make_trainer(estimator="rloo", untrue_price=0.5, stated_facts=stated_facts)
     model, history = trainer.r2ec, trainer.samples["history"].iloc[0]
     last = model.titles[history[-1]]
     texts = [f"The last purchase was {last}.", f"The last purchase was {last}. The needs are about zinc."]
@@ -230,9 +239,9 @@ def test_statements_about_the_history_that_fail_have_a_price(make_trainer, monke
     drawn = rollout.Drawn(chains, [*map(len, chains)], [True] * 4, torch.zeros(4, 16))
     monkeypatch.setattr(trainer, "sample_chains", lambda prompts: drawn)
     found, trajectories = generated(trainer, rows=(0, 0, 0, 0))
-    assert [one["reward_untrue"] for one in trajectories] == [0, -0.5, -1, -1]  # silence is no way out
-    assert found["advantages"].tolist() == pytest.approx([0.25, -0.25, 0, 0])  # pairs; equal states rank alike
-    assert trainer._metrics["train"]["rewards/untrue/mean"] == [-0.625]
+    assert [one["reward_untrue"] for one in trajectories] == rewards
+    assert found["advantages"].tolist() == pytest.approx(advantages)  # pairs; equal states rank alike
+    assert trainer._metrics["train"]["rewards/untrue/mean"] == [sum(rewards) / 4]
 
 
 def test_without_reasoning_the_answer_follows_the_prompt_and_only_the_recommendation_learns(make_trainer, samples):

@@ -13,10 +13,10 @@ from r2ec_lib.plots.style import BESIDE, COLOURS, look, style
 def learning_curve(log: pd.DataFrame, ax: Axes) -> Axes:
     """Reward, its two parts and validation NDCG@10 over training steps.
 
-    The reward of each step is faint, its centred running mean over a twentieth of the run strong. Validation is
-    measured at intervals, so it has markers joined by a line.
+    The reward of each step is faint, its centred running mean over a twentieth of the run (three steps at least)
+    strong. Validation is measured at intervals, so it has markers joined by a line.
     """
-    window = max(1, len(log) // 20)
+    window = max(3, len(log) // 20)
     names = {"reward": "reward", "reward_ndcg": "its NDCG part", "reward_similarity": "its similarity part"}
     for i, (column, label) in enumerate(names.items()):
         if column in log and log[column].notna().any():

@@ -70,12 +70,13 @@ def test_validation_points_are_drawn_only_where_it_was_measured(ax):
     assert line.get_xdata().tolist() == [2, 4]
 
 
-def test_the_reward_is_smoothed_about_each_step_over_a_twentieth_of_the_run(ax):
-    log = pd.DataFrame({"step": range(1, 61), "reward": np.random.default_rng(0).random(60)})
+@pytest.mark.parametrize(("steps", "reach"), [(100, 2), (24, 1)])
+def test_the_reward_is_smoothed_about_each_step_over_a_twentieth_of_the_run_and_three_steps_at_least(steps, reach, ax):
+    log = pd.DataFrame({"step": range(1, steps + 1), "reward": np.random.default_rng(0).random(steps)})
     faint, strong = plots.learning_curve(log, ax).get_lines()
     assert figures.points(faint) == list(zip(log["step"], log["reward"], strict=True))
-    assert strong.get_ydata()[[0, 1, 30]] == pytest.approx(
-        [log["reward"][at].mean() for at in ([0, 1], [0, 1, 2], [29, 30, 31])]
+    assert strong.get_ydata()[[0, 12]] == pytest.approx(
+        [log["reward"][: reach + 1].mean(), log["reward"][12 - reach : 13 + reach].mean()]
     )
 
 

@@ -4,6 +4,7 @@ import json
 import re
 
 import nbformat
+import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
@@ -137,12 +138,70 @@ def test_facts_sum_up_the_stages_and_say_what_was_not_committed():
     assert dict(report._facts(facts, {}))["duration"] == "10 min"
 
 
-def test_a_reader_is_told_what_is_generated_and_how_small_the_model_is():
-    market, size = report._notes({"source": "bazaar"}, {"backbone": "tiny", "parameters": 2_340_000})
+def noted(path, recipe, source="logs", training=None):
+    """The notes of a run in `path` of this recipe, which has finished its data and, if there are any, its training."""
+    run = RunFolder(path)
+    storage.write_text(json.dumps(recipe), run.recipe)
+    storage.write_json({"source": source}, run.metrics("data"))
+    if training:
+        storage.write_json(training, run.metrics("training"))
+    return report._shared_notes(run)
+
+
+def test_a_reader_is_told_what_is_generated_and_how_small_the_model_is(tmp_path):
+    market, size = noted(tmp_path, {}, "bazaar", {"backbone": "tiny", "parameters": 2_340_000})
     assert "generated" in market and "2.3 million parameters" in size
     assert "general rules" in size
-    assert "general rules" not in report._notes({"source": "logs"}, {"backbone": "tiny", "parameters": 1})[0]
-    assert report._notes({"source": "logs"}, {"backbone": "some/model"}) == []
+    assert "general rules" not in noted(tmp_path, {}, training={"backbone": "tiny", "parameters": 1})[0]
+    assert noted(tmp_path, {}, training={"backbone": "some/model"}) == []
+
+
+@pytest.mark.parametrize(
+    ("recipe", "told"),
+    [
+        ({"collaborative": True}, ["collaborative term"]),
+        ({"untrue_price": 0.1}, ["cost a reasoning part of its reward"]),
+        ({"lora_r": 4, "writing_steps": 9, "untrue_price": 0.1}, ["taught to write", "cost a reasoning"]),
+        ({"lora_r": 4, "item_steps": 9}, ["taught to write"]),
+        ({"lora_r": 0, "item_steps": 9}, []),
+        ({"backbone": "tiny", "warmup_lm_steps": 9, "warmup_documents": 9}, ["taught to write"]),
+        ({"backbone": "tiny", "warmup_lm_steps": 9, "warmup_documents": 0}, []),
+        ({"backbone": "some/model", "lora_r": 4, "warmup_lm_steps": 9, "warmup_documents": 9}, []),
+        ({"collaborative": False, "untrue_price": 0.0, "writing_steps": 0, "item_steps": 0}, []),
+    ],
+)
+def test_a_reader_is_told_what_else_ranks_teaches_and_rewards(recipe, told, tmp_path):
+    notes = noted(tmp_path, recipe)
+    assert len(notes) == len(told) and all(text in note for text, note in zip(told, notes, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("valid", "better"), [([0.3, None, 0.2], False), ([0.3, 0.2, 0.3], True), ([None, 0.2, 0.1], True)]
+)
+def test_a_reader_is_told_where_no_validation_was_as_good_as_that_of_the_start(valid, better, tmp_path):
+    storage.write_table(pd.DataFrame({"step": [0, 1, 2], "valid_ndcg@10": valid}), tmp_path / "training/log.parquet")
+    notes = noted(tmp_path, {}, training={"backbone": "some/model"})
+    assert notes == [] if better else "as good as that of its start" in notes[0]
+
+
+def test_a_study_has_the_notes_that_all_its_runs_share(tmp_path):
+    noted(tmp_path / "one", {"source": "bazaar", "collaborative": True}, "bazaar")
+    noted(tmp_path / "two", {"source": "bazaar"}, "bazaar")
+    storage.write_text("study_runs: [one, two]", tmp_path / "study" / "recipe.yaml")
+    (note,) = report._shared_notes(RunFolder(tmp_path / "study"))
+    assert "generated" in note
+    storage.write_text("study_runs: [one, gone]", tmp_path / "study" / "recipe.yaml")
+    assert report._shared_notes(RunFolder(tmp_path / "study")) == []
+    assert len(noted(tmp_path / "one", {"source": "bazaar", "study_runs": ["one"]}, "bazaar")) == 1
+
+
+@pytest.mark.parametrize("model", ["r2ec_texts", "sasrec"])
+def test_rows_of_the_term_are_explained_where_there_are_any(model, tmp_path):
+    run = RunFolder(tmp_path)
+    storage.write_text("", run.recipe)
+    storage.write_json({"models": {"r2ec": {"hit@5": 0.2}, model: {"hit@5": 0.1}}}, run.metrics("evaluation"))
+    shown = {"title": "toy", "run": "toy", "file": "index.html", "links": [], "before": None, "after": None}
+    assert ("no reasoning is read" in report.overview(run, shown, FACTS)) == (model == "r2ec_texts")
 
 
 def test_a_model_without_a_metric_has_a_dash_and_is_never_the_best():

@@ -204,7 +204,9 @@ def _claims(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for title, part in claims.groupby("variant", sort=False) if "variant" in claims else [("", claims)]:
         if len(part):
             wide = wording.claims_table(part)
-            tables.append({"title": title, "columns": list(wide), "rows": list(wide.itertuples(name=None))})
+            model = wording.NAMES.get(part["a"].iloc[0], part["a"].iloc[0])
+            rows = list(wide.itertuples(name=None))
+            tables.append({"title": title, "model": model, "columns": list(wide), "rows": rows})
     return tables
 
 

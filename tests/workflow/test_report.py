@@ -109,7 +109,34 @@ def test_the_index_of_a_study_shows_its_margins_and_leads_to_its_runs(tmp_path):
     html = report.overview(RunFolder(run), shown, FACTS)
     assert html.count("+50% (+25% to +75%)") == 2 and "against best baseline" in html
     assert "+68.67%" in html and "copied" in html
+    assert "no other baseline" in html and "for variants of several runs, over seeds" in html
     assert '<a href="../../one/report/index.html">one</a>' in html and 'report/index.html">two' not in html
+
+
+def test_the_headline_names_its_model_and_speaks_of_the_best_baseline_only_where_it_is_an_opponent(tmp_path):
+    run, claim = RunFolder(tmp_path), {"a": "sasrec", "b": "popularity", "metric": "hit@5", "share": False}
+    claim |= {
+        "difference": 0.1,
+        "ci95": [0.05, 0.15],
+        "relative": 0.5,
+        "relative_ci95": [0.2, 0.7],
+        "collapsed": False,
+    }
+    storage.write_json({"claims": [claim]}, run.metrics("study"))
+    storage.write_text("", run.recipe)
+    shown = {"title": "", "run": "", "file": "index.html", "links": [], "before": None, "after": None}
+    html = report.overview(run, shown, FACTS)
+    assert '<th scope="col">SASRec</th>' in html and "no other baseline" not in html
+
+
+@pytest.mark.parametrize("stage", ["03_evaluation", "10_variant"])
+def test_the_index_leads_to_the_intervals_where_a_page_has_them(stage, tmp_path):
+    run = RunFolder(tmp_path)
+    storage.write_text("", run.recipe)
+    storage.write_json(FACTS, run.provenance)
+    storage.write_json({"models": {"r2ec": {"hit@5": 0.2}}}, run.metrics("evaluation"))
+    storage.write_text(nbformat.writes(new_notebook(cells=[new_markdown_cell("# A")])), run.notebook(stage))
+    assert ("has the intervals" in report.render(run).read_text()) == (stage == "03_evaluation")
 
 
 def test_a_page_leaves_out_what_concerns_other_runs(tmp_path):

@@ -36,7 +36,7 @@ def page(tmp_path):
         "<script>alert(4)</script>\n\n![elsewhere](http://x.y/z.png) [bad](javascript:alert(5)) [paper](https://arxiv.org/)"
     )
     cells = [new_markdown_cell(text), new_code_cell("x = 'a<b'", outputs=outputs, metadata={"tags": ["overview"]})]
-    cells.append(new_markdown_cell("*How to read it.* Higher is $y$."))
+    cells += [new_markdown_cell("*How to read it.* Higher is $y$."), new_markdown_cell("And of the table above:")]
     run = tmp_path / "runs" / "toy"
     storage.write_text(nbformat.writes(new_notebook(cells=cells)), run / "notebooks" / "01_first.ipynb")
     storage.write_text("name: toy\n", run / "recipe.yaml")
@@ -92,7 +92,7 @@ def test_the_index_holds_the_results_and_escapes_what_is_foreign(page):
 
 def test_the_index_shows_the_figures_of_tagged_cells_and_says_where_they_are_from(page):
     assert page[1].count('<img alt="Plot: Twice" src="data:image/png;base64,') == 1
-    assert "<em>How to read it.</em> Higher is <math" in page[1]
+    assert "<em>How to read it.</em> Higher is <math" in page[1] and "of the table above" not in page[1]
     assert 'From the page <a href="01_first.html">Why *think*?</a>' in page[1]
 
 

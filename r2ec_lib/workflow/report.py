@@ -23,6 +23,7 @@ from r2ec_lib.workflow import pages
 from r2ec_lib.workflow.folder import RunFolder
 
 TEMPLATES = Path(__file__).parent / "templates"
+SOURCES = {"bazaar": "the Bazaar, a generated market", "amazon": "Amazon Reviews 2023", "logs": "own logs"}
 TOLD = ("oracle", "corrected_reasoning", "trained_on_true_reasoning")  # they know the truth: not in the race
 
 
@@ -95,7 +96,7 @@ def overview(
         claims=_claims(study.get("claims") or results.get("claims", [])),
         studied=_studied(run, study.get("runs", {})),
         figures=figures,
-        facts=_facts(provenance, results.get("counts", {})),
+        facts=_facts(provenance, results.get("counts", {}), _recipe(run)),
         recipe=run.recipe.read_text(encoding="utf-8"),
     )
 
@@ -237,8 +238,10 @@ def _decimal(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
 
 
-def _facts(provenance: Mapping[str, Any], counts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Name and value of what a reader asks first about a run."""
+def _facts(
+    provenance: Mapping[str, Any], counts: Mapping[str, Any], recipe: Mapping[str, Any]
+) -> list[tuple[str, str]]:
+    """Name and value of what a reader asks first about a run; what its recipe does not say is left out."""
     cost = provenance["stages"].values()
     commit = provenance["commit"] or "not under version control"
     versions = provenance["versions"]
@@ -252,5 +255,12 @@ def _facts(provenance: Mapping[str, Any], counts: Mapping[str, Any]) -> list[tup
         ("accelerator", ", ".join(provenance["gpu"]) or "none"),
         ("software", ", ".join([f"Python {provenance['python']}", *(f"{k} {v}" for k, v in versions.items())])),
     ]
+    chosen = []
+    if source := recipe.get("source"):
+        category = "" if source == "bazaar" else str(recipe.get("category", "")).replace("_", " ")
+        chosen.append(("data", ", ".join(filter(None, [SOURCES.get(source, source), category]))))
+    if backbone := recipe.get("backbone"):
+        chosen.append(("backbone", Path(backbone).name if Path(backbone).is_absolute() else backbone))
     counted = {name.replace("_", " "): value for name, value in counts.items() if isinstance(value, int | float | str)}
-    return [(name, f"{value:,}" if isinstance(value, int) else str(value)) for name, value in counted.items()] + facts
+    numbers = [(name, f"{value:,}" if isinstance(value, int) else str(value)) for name, value in counted.items()]
+    return chosen + numbers + facts

@@ -156,13 +156,35 @@ def test_a_page_leaves_out_what_concerns_other_runs(tmp_path):
 def test_facts_sum_up_the_stages_and_say_what_was_not_committed():
     cost = {name: {"seconds": seconds, "peak_memory_gb": gb} for name, seconds, gb in (("a", 90, 2), ("b", 8, 3))}
     facts = FACTS | {"stages": cost, "commit": "0123456789abcdef", "uncommitted_changes": True, "seed": 5}
-    told = dict(report._facts(facts, {"train_samples": 12345, "kind": "toy", "list": []}))
+    told = dict(report._facts(facts, {"train_samples": 12345, "kind": "toy", "list": []}, {}))
     assert told["duration"] == "98 s" and told["peak memory"] == "3.0 GB" and told["seed"] == "5"
     assert told["code"] == "0123456789ab with uncommitted changes" and told["train samples"] == "12,345"
     assert told["kind"] == "toy" and "list" not in told
-    assert dict(report._facts(facts | {"uncommitted_changes": False}, {}))["code"] == "0123456789ab"
+    assert dict(report._facts(facts | {"uncommitted_changes": False}, {}, {}))["code"] == "0123456789ab"
     cost["a"]["seconds"] = 592
-    assert dict(report._facts(facts, {}))["duration"] == "10 min"
+    assert dict(report._facts(facts, {}, {}))["duration"] == "10 min"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "told"),
+    [
+        ({"source": "bazaar", "category": "product", "backbone": "tiny"}, ["the Bazaar, a generated market", "tiny"]),
+        ({"source": "amazon", "category": "CDs_and_Vinyl"}, ["Amazon Reviews 2023, CDs and Vinyl"]),
+        ({"source": "logs", "category": "movie", "backbone": "a/b"}, ["own logs, movie", "a/b"]),
+        ({"backbone": "/home/me/models/small.gguf"}, ["small.gguf"]),
+        ({"study_runs": ["one"]}, []),
+    ],
+)
+def test_facts_begin_with_the_data_and_the_backbone_of_the_recipe(recipe, told):
+    assert [value for name, value in report._facts(FACTS, {}, recipe) if name in ("data", "backbone")] == told
+
+
+def test_the_facts_escape_what_is_foreign(tmp_path):
+    run = RunFolder(tmp_path)
+    storage.write_text('{source: logs, category: "<b>books</b>"}', run.recipe)
+    shown = {"title": "", "run": "", "file": "index.html", "links": [], "before": None, "after": None}
+    html = report.overview(run, shown, FACTS)
+    assert "own logs, &lt;b&gt;books" in html and "<b>" not in html
 
 
 def noted(path, recipe, source="logs", training=None):

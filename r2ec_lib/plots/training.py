@@ -20,9 +20,10 @@ def learning_curve(log: pd.DataFrame, ax: Axes) -> Axes:
     names = {"reward": "reward", "reward_ndcg": "its NDCG part", "reward_similarity": "its similarity part"}
     for i, (column, label) in enumerate(names.items()):
         if column in log and log[column].notna().any():
-            smooth = log[column].rolling(window, center=True, min_periods=1).mean()
-            ax.plot(log["step"], log[column], color=COLOURS[i], alpha=0.2, linewidth=0.8)
-            ax.plot(log["step"], smooth, label=label, **look(i) | {"marker": "o" if len(log) == 1 else None})
+            rows = log.dropna(subset=column)  # nothing is rewarded at step 0
+            smooth = rows[column].rolling(window, center=True, min_periods=1).mean()
+            ax.plot(rows["step"], rows[column], color=COLOURS[i], alpha=0.2, linewidth=0.8)
+            ax.plot(rows["step"], smooth, label=label, **look(i) | {"marker": "o" if len(rows) == 1 else None})
     if "valid_ndcg@10" in log:
         valid = log.dropna(subset="valid_ndcg@10")
         ax.plot(valid["step"], valid["valid_ndcg@10"], label="validation NDCG@10", **look(3) | {"markersize": 6})

@@ -80,6 +80,14 @@ def test_the_reward_is_smoothed_about_each_step_over_a_twentieth_of_the_run_and_
     )
 
 
+def test_the_reward_begins_with_the_first_step_and_not_with_the_validation_before_it(ax):
+    log = pd.DataFrame({"step": [0, 1, 2], "reward": [np.nan, 0.1, 0.3], "valid_ndcg@10": [0.2, np.nan, 0.3]})
+    faint, strong, _ = plots.learning_curve(log, ax).get_lines()
+    assert faint.get_xdata().tolist() == strong.get_xdata().tolist() == [1, 2]
+    plots.learning_curve(log.head(2), ax)
+    assert ax.get_lines()[-2].get_marker() == "o"  # a single step is no line
+
+
 def test_lines_stand_over_their_steps_with_a_band_between_its_ends(ax):
     table = pd.DataFrame({"step": [5, 10, 15], "a": [1.0, np.nan, 3.0], "a_low": [0.5, 1, 2], "a_high": [2.0, 3, 4]})
     plots.over_steps(table.assign(b=[np.nan, 1.0, 2.0]), ax, ["a", "b"], "value")

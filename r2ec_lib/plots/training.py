@@ -13,16 +13,17 @@ from r2ec_lib.plots.style import BESIDE, COLOURS, look, style
 def learning_curve(log: pd.DataFrame, ax: Axes) -> Axes:
     """Reward, its two parts and validation NDCG@10 over training steps.
 
-    The reward of each step is faint, its centred running mean over a twentieth of the run strong. Validation is
-    measured at intervals, so it has markers joined by a line.
+    The reward of each step is faint, its centred running mean over a twentieth of the run (three steps at least)
+    strong. Validation is measured at intervals, so it has markers joined by a line.
     """
-    window = max(1, len(log) // 20)
+    window = max(3, len(log) // 20)
     names = {"reward": "reward", "reward_ndcg": "its NDCG part", "reward_similarity": "its similarity part"}
     for i, (column, label) in enumerate(names.items()):
         if column in log and log[column].notna().any():
-            smooth = log[column].rolling(window, center=True, min_periods=1).mean()
-            ax.plot(log["step"], log[column], color=COLOURS[i], alpha=0.2, linewidth=0.8)
-            ax.plot(log["step"], smooth, label=label, **look(i) | {"marker": "o" if len(log) == 1 else None})
+            rows = log.dropna(subset=column)  # nothing is rewarded at step 0
+            smooth = rows[column].rolling(window, center=True, min_periods=1).mean()
+            ax.plot(rows["step"], rows[column], color=COLOURS[i], alpha=0.2, linewidth=0.8)
+            ax.plot(rows["step"], smooth, label=label, **look(i) | {"marker": "o" if len(rows) == 1 else None})
     if "valid_ndcg@10" in log:
         valid = log.dropna(subset="valid_ndcg@10")
         ax.plot(valid["step"], valid["valid_ndcg@10"], label="validation NDCG@10", **look(3) | {"markersize": 6})

@@ -17,12 +17,13 @@ import yaml
 from nbconvert import HTMLExporter
 
 from r2ec_lib.data.schema import DataError
-from r2ec_lib.data.storage import read_json, whole_folder, write_text
+from r2ec_lib.data.storage import read_json, read_table, whole_folder, write_text
 from r2ec_lib.evaluation import wording
 from r2ec_lib.workflow import pages
 from r2ec_lib.workflow.folder import RunFolder
 
 TEMPLATES = Path(__file__).parent / "templates"
+SOURCES = {"bazaar": "the Bazaar, a generated market", "amazon": "Amazon Reviews 2023", "logs": "own logs"}
 TOLD = ("oracle", "corrected_reasoning", "trained_on_true_reasoning")  # they know the truth: not in the race
 
 
@@ -36,7 +37,7 @@ def render(run: RunFolder) -> Path:
             f"{run.path}: made by hand, so it has no executed notebooks. A report shows those of `r2ec run`."
         )
     paths = sorted(run.notebooks.glob("*.ipynb"))
-    recipe = yaml.safe_load(run.recipe.read_text(encoding="utf-8")) or {}
+    recipe = _recipe(run)
     notebooks = [pages.concerning(_executed(path), recipe) for path in paths]
     provenance = read_json(run.provenance)
     titles = [
@@ -89,13 +90,13 @@ def overview(
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES / "report"), autoescape=True)
     return environment.get_template("overview.html.j2").render(
         page=page,
-        notes=_notes(_json(run.metrics("data")), _json(run.metrics("training"))),
+        notes=_shared_notes(run),
         metrics=[wording.metric_name(name) for name in names],
         models=_rows(models, names),
         claims=_claims(study.get("claims") or results.get("claims", [])),
         studied=_studied(run, study.get("runs", {})),
         figures=figures,
-        facts=_facts(provenance, results.get("counts", {})),
+        facts=_facts(provenance, results.get("counts", {}), _recipe(run)),
         recipe=run.recipe.read_text(encoding="utf-8"),
     )
 
@@ -104,12 +105,27 @@ def _json(path: Path) -> dict[str, Any]:
     return read_json(path) if path.is_file() else {}
 
 
-def _notes(data: Mapping[str, Any], training: Mapping[str, Any]) -> list[str]:
+def _recipe(run: RunFolder) -> dict[str, Any]:
+    return (yaml.safe_load(run.recipe.read_text(encoding="utf-8")) if run.recipe.is_file() else None) or {}
+
+
+def _shared_notes(run: RunFolder) -> list[str]:
+    """The notes of a run; those that all its runs share on the page of a study, which has no data of its own."""
+    recipe = _recipe(run)
+    studied = (
+        [] if "source" in recipe else [RunFolder(run.path.parent / name) for name in recipe.get("study_runs", ())]
+    )
+    first, *others = (_notes(one) for one in studied or [run])
+    return [note for note in first if all(note in notes for notes in others)]
+
+
+def _notes(run: RunFolder) -> list[str]:
     """What a reader must know before believing a figure."""
+    recipe, data, training = _recipe(run), _json(run.metrics("data")), _json(run.metrics("training"))
     notes = []
     if data.get("source") == "bazaar":
         notes.append(
-            "The purchases of this run are generated: the Bazaar is a made-up market in which the reasons behind each "
+            "The purchases are generated: the Bazaar is a made-up market in which the reasons behind each "
             "purchase are known. Its figures say what the method can find, not how well it does on a real market."
         )
     if training.get("backbone") == "tiny":
@@ -119,7 +135,40 @@ def _notes(data: Mapping[str, Any], training: Mapping[str, Any]) -> list[str]:
             "from scratch: a teaching-size stand-in for a pretrained model."
             + (rules if data.get("source") == "bazaar" else "")
         )
+    if _taught(recipe):
+        notes.append(
+            "Before RecPO, the language model was taught to write plain analyses of histories, which are made without "
+            "the next purchase."
+        )
+    if recipe.get("untrue_price"):
+        notes.append("Statements about the history that fail, or are missing, cost a reasoning part of its reward.")
+    if recipe.get("collaborative"):
+        notes.append(
+            "To the language model's scores a collaborative term is added, which the diagram below leaves out. It "
+            "reads the history alone: what is bought together, what shares words, and which item vectors follow which."
+        )
+    if training and _start_was_best(run):
+        notes.append(
+            "No validation during RecPO was as good as that of its start. The model is the one with the best "
+            "validation after the start."
+        )
     return notes
+
+
+def _taught(recipe: Mapping[str, Any]) -> bool:
+    """Whether the backbone learned to write analyses before RecPO: in its warm-up or, with adapters, later."""
+    if recipe.get("backbone") == "tiny" and recipe.get("warmup_lm_steps") and recipe.get("warmup_documents"):
+        return True
+    return bool(recipe.get("lora_r") and (recipe.get("writing_steps") or recipe.get("item_steps")))
+
+
+def _start_was_best(run: RunFolder) -> bool:
+    """Whether the log of a training has a validation of the start, and no later one was as good."""
+    log = run.metrics("training").with_name("log.parquet")
+    if not log.is_file():
+        return False
+    valid = read_table(log).set_index("step")["valid_ndcg@10"]
+    return 0 in valid and bool(valid.drop(0).max() < valid[0])
 
 
 def _label(stem: str) -> str:
@@ -156,7 +205,9 @@ def _claims(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for title, part in claims.groupby("variant", sort=False) if "variant" in claims else [("", claims)]:
         if len(part):
             wide = wording.claims_table(part)
-            tables.append({"title": title, "columns": list(wide), "rows": list(wide.itertuples(name=None))})
+            model = wording.NAMES.get(part["a"].iloc[0], part["a"].iloc[0])
+            rows = list(wide.itertuples(name=None))
+            tables.append({"title": title, "model": model, "columns": list(wide), "rows": rows})
     return tables
 
 
@@ -187,8 +238,10 @@ def _decimal(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
 
 
-def _facts(provenance: Mapping[str, Any], counts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Name and value of what a reader asks first about a run."""
+def _facts(
+    provenance: Mapping[str, Any], counts: Mapping[str, Any], recipe: Mapping[str, Any]
+) -> list[tuple[str, str]]:
+    """Name and value of what a reader asks first about a run; what its recipe does not say is left out."""
     cost = provenance["stages"].values()
     commit = provenance["commit"] or "not under version control"
     versions = provenance["versions"]
@@ -202,5 +255,12 @@ def _facts(provenance: Mapping[str, Any], counts: Mapping[str, Any]) -> list[tup
         ("accelerator", ", ".join(provenance["gpu"]) or "none"),
         ("software", ", ".join([f"Python {provenance['python']}", *(f"{k} {v}" for k, v in versions.items())])),
     ]
+    chosen = []
+    if source := recipe.get("source"):
+        category = "" if source == "bazaar" else str(recipe.get("category", "")).replace("_", " ")
+        chosen.append(("data", ", ".join(filter(None, [SOURCES.get(source, source), category]))))
+    if backbone := recipe.get("backbone"):
+        chosen.append(("backbone", Path(backbone).name if Path(backbone).is_absolute() else backbone))
     counted = {name.replace("_", " "): value for name, value in counts.items() if isinstance(value, int | float | str)}
-    return [(name, f"{value:,}" if isinstance(value, int) else str(value)) for name, value in counted.items()] + facts
+    numbers = [(name, f"{value:,}" if isinstance(value, int) else str(value)) for name, value in counted.items()]
+    return chosen + numbers + facts

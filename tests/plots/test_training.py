@@ -70,13 +70,22 @@ def test_validation_points_are_drawn_only_where_it_was_measured(ax):
     assert line.get_xdata().tolist() == [2, 4]
 
 
-def test_the_reward_is_smoothed_about_each_step_over_a_twentieth_of_the_run(ax):
-    log = pd.DataFrame({"step": range(1, 61), "reward": np.random.default_rng(0).random(60)})
+@pytest.mark.parametrize(("steps", "reach"), [(100, 2), (24, 1)])
+def test_the_reward_is_smoothed_about_each_step_over_a_twentieth_of_the_run_and_three_steps_at_least(steps, reach, ax):
+    log = pd.DataFrame({"step": range(1, steps + 1), "reward": np.random.default_rng(0).random(steps)})
     faint, strong = plots.learning_curve(log, ax).get_lines()
     assert figures.points(faint) == list(zip(log["step"], log["reward"], strict=True))
-    assert strong.get_ydata()[[0, 1, 30]] == pytest.approx(
-        [log["reward"][at].mean() for at in ([0, 1], [0, 1, 2], [29, 30, 31])]
+    assert strong.get_ydata()[[0, 12]] == pytest.approx(
+        [log["reward"][: reach + 1].mean(), log["reward"][12 - reach : 13 + reach].mean()]
     )
+
+
+def test_the_reward_begins_with_the_first_step_and_not_with_the_validation_before_it(ax):
+    log = pd.DataFrame({"step": [0, 1, 2], "reward": [np.nan, 0.1, 0.3], "valid_ndcg@10": [0.2, np.nan, 0.3]})
+    faint, strong, _ = plots.learning_curve(log, ax).get_lines()
+    assert faint.get_xdata().tolist() == strong.get_xdata().tolist() == [1, 2]
+    plots.learning_curve(log.head(2), ax)
+    assert ax.get_lines()[-2].get_marker() == "o"  # a single step is no line
 
 
 def test_lines_stand_over_their_steps_with_a_band_between_its_ends(ax):

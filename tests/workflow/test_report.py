@@ -4,6 +4,7 @@ import json
 import re
 
 import nbformat
+import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
@@ -35,7 +36,7 @@ def page(tmp_path):
         "<script>alert(4)</script>\n\n![elsewhere](http://x.y/z.png) [bad](javascript:alert(5)) [paper](https://arxiv.org/)"
     )
     cells = [new_markdown_cell(text), new_code_cell("x = 'a<b'", outputs=outputs, metadata={"tags": ["overview"]})]
-    cells.append(new_markdown_cell("*How to read it.* Higher is $y$."))
+    cells += [new_markdown_cell("*How to read it.* Higher is $y$."), new_markdown_cell("And of the table above:")]
     run = tmp_path / "runs" / "toy"
     storage.write_text(nbformat.writes(new_notebook(cells=cells)), run / "notebooks" / "01_first.ipynb")
     storage.write_text("name: toy\n", run / "recipe.yaml")
@@ -91,7 +92,7 @@ def test_the_index_holds_the_results_and_escapes_what_is_foreign(page):
 
 def test_the_index_shows_the_figures_of_tagged_cells_and_says_where_they_are_from(page):
     assert page[1].count('<img alt="Plot: Twice" src="data:image/png;base64,') == 1
-    assert "<em>How to read it.</em> Higher is <math" in page[1]
+    assert "<em>How to read it.</em> Higher is <math" in page[1] and "of the table above" not in page[1]
     assert 'From the page <a href="01_first.html">Why *think*?</a>' in page[1]
 
 
@@ -108,7 +109,34 @@ def test_the_index_of_a_study_shows_its_margins_and_leads_to_its_runs(tmp_path):
     html = report.overview(RunFolder(run), shown, FACTS)
     assert html.count("+50% (+25% to +75%)") == 2 and "against best baseline" in html
     assert "+68.67%" in html and "copied" in html
+    assert "no other baseline" in html and "for variants of several runs, over seeds" in html
     assert '<a href="../../one/report/index.html">one</a>' in html and 'report/index.html">two' not in html
+
+
+def test_the_headline_names_its_model_and_speaks_of_the_best_baseline_only_where_it_is_an_opponent(tmp_path):
+    run, claim = RunFolder(tmp_path), {"a": "sasrec", "b": "popularity", "metric": "hit@5", "share": False}
+    claim |= {
+        "difference": 0.1,
+        "ci95": [0.05, 0.15],
+        "relative": 0.5,
+        "relative_ci95": [0.2, 0.7],
+        "collapsed": False,
+    }
+    storage.write_json({"claims": [claim]}, run.metrics("study"))
+    storage.write_text("", run.recipe)
+    shown = {"title": "", "run": "", "file": "index.html", "links": [], "before": None, "after": None}
+    html = report.overview(run, shown, FACTS)
+    assert '<th scope="col">SASRec</th>' in html and "no other baseline" not in html
+
+
+@pytest.mark.parametrize("stage", ["03_evaluation", "10_variant"])
+def test_the_index_leads_to_the_intervals_where_a_page_has_them(stage, tmp_path):
+    run = RunFolder(tmp_path)
+    storage.write_text("", run.recipe)
+    storage.write_json(FACTS, run.provenance)
+    storage.write_json({"models": {"r2ec": {"hit@5": 0.2}}}, run.metrics("evaluation"))
+    storage.write_text(nbformat.writes(new_notebook(cells=[new_markdown_cell("# A")])), run.notebook(stage))
+    assert ("has the intervals" in report.render(run).read_text()) == (stage == "03_evaluation")
 
 
 def test_a_page_leaves_out_what_concerns_other_runs(tmp_path):
@@ -128,21 +156,101 @@ def test_a_page_leaves_out_what_concerns_other_runs(tmp_path):
 def test_facts_sum_up_the_stages_and_say_what_was_not_committed():
     cost = {name: {"seconds": seconds, "peak_memory_gb": gb} for name, seconds, gb in (("a", 90, 2), ("b", 8, 3))}
     facts = FACTS | {"stages": cost, "commit": "0123456789abcdef", "uncommitted_changes": True, "seed": 5}
-    told = dict(report._facts(facts, {"train_samples": 12345, "kind": "toy", "list": []}))
+    told = dict(report._facts(facts, {"train_samples": 12345, "kind": "toy", "list": []}, {}))
     assert told["duration"] == "98 s" and told["peak memory"] == "3.0 GB" and told["seed"] == "5"
     assert told["code"] == "0123456789ab with uncommitted changes" and told["train samples"] == "12,345"
     assert told["kind"] == "toy" and "list" not in told
-    assert dict(report._facts(facts | {"uncommitted_changes": False}, {}))["code"] == "0123456789ab"
+    assert dict(report._facts(facts | {"uncommitted_changes": False}, {}, {}))["code"] == "0123456789ab"
     cost["a"]["seconds"] = 592
-    assert dict(report._facts(facts, {}))["duration"] == "10 min"
+    assert dict(report._facts(facts, {}, {}))["duration"] == "10 min"
 
 
-def test_a_reader_is_told_what_is_generated_and_how_small_the_model_is():
-    market, size = report._notes({"source": "bazaar"}, {"backbone": "tiny", "parameters": 2_340_000})
+@pytest.mark.parametrize(
+    ("recipe", "told"),
+    [
+        ({"source": "bazaar", "category": "product", "backbone": "tiny"}, ["the Bazaar, a generated market", "tiny"]),
+        ({"source": "amazon", "category": "CDs_and_Vinyl"}, ["Amazon Reviews 2023, CDs and Vinyl"]),
+        ({"source": "logs", "category": "movie", "backbone": "a/b"}, ["own logs, movie", "a/b"]),
+        ({"backbone": "/home/me/models/small.gguf"}, ["small.gguf"]),
+        ({"study_runs": ["one"]}, []),
+    ],
+)
+def test_facts_begin_with_the_data_and_the_backbone_of_the_recipe(recipe, told):
+    assert [value for name, value in report._facts(FACTS, {}, recipe) if name in ("data", "backbone")] == told
+
+
+def test_the_facts_escape_what_is_foreign(tmp_path):
+    run = RunFolder(tmp_path)
+    storage.write_text('{source: logs, category: "<b>books</b>"}', run.recipe)
+    shown = {"title": "", "run": "", "file": "index.html", "links": [], "before": None, "after": None}
+    html = report.overview(run, shown, FACTS)
+    assert "own logs, &lt;b&gt;books" in html and "<b>" not in html
+
+
+def noted(path, recipe, source="logs", training=None):
+    """The notes of a run in `path` of this recipe, which has finished its data and, if there are any, its training."""
+    run = RunFolder(path)
+    storage.write_text(json.dumps(recipe), run.recipe)
+    storage.write_json({"source": source}, run.metrics("data"))
+    if training:
+        storage.write_json(training, run.metrics("training"))
+    return report._shared_notes(run)
+
+
+def test_a_reader_is_told_what_is_generated_and_how_small_the_model_is(tmp_path):
+    market, size = noted(tmp_path, {}, "bazaar", {"backbone": "tiny", "parameters": 2_340_000})
     assert "generated" in market and "2.3 million parameters" in size
     assert "general rules" in size
-    assert "general rules" not in report._notes({"source": "logs"}, {"backbone": "tiny", "parameters": 1})[0]
-    assert report._notes({"source": "logs"}, {"backbone": "some/model"}) == []
+    assert "general rules" not in noted(tmp_path, {}, training={"backbone": "tiny", "parameters": 1})[0]
+    assert noted(tmp_path, {}, training={"backbone": "some/model"}) == []
+
+
+@pytest.mark.parametrize(
+    ("recipe", "told"),
+    [
+        ({"collaborative": True}, ["collaborative term"]),
+        ({"untrue_price": 0.1}, ["cost a reasoning part of its reward"]),
+        ({"lora_r": 4, "writing_steps": 9, "untrue_price": 0.1}, ["taught to write", "cost a reasoning"]),
+        ({"lora_r": 4, "item_steps": 9}, ["taught to write"]),
+        ({"lora_r": 0, "item_steps": 9}, []),
+        ({"backbone": "tiny", "warmup_lm_steps": 9, "warmup_documents": 9}, ["taught to write"]),
+        ({"backbone": "tiny", "warmup_lm_steps": 9, "warmup_documents": 0}, []),
+        ({"backbone": "some/model", "lora_r": 4, "warmup_lm_steps": 9, "warmup_documents": 9}, []),
+        ({"collaborative": False, "untrue_price": 0.0, "writing_steps": 0, "item_steps": 0}, []),
+    ],
+)
+def test_a_reader_is_told_what_else_ranks_teaches_and_rewards(recipe, told, tmp_path):
+    notes = noted(tmp_path, recipe)
+    assert len(notes) == len(told) and all(text in note for text, note in zip(told, notes, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("valid", "better"), [([0.3, None, 0.2], False), ([0.3, 0.2, 0.3], True), ([None, 0.2, 0.1], True)]
+)
+def test_a_reader_is_told_where_no_validation_was_as_good_as_that_of_the_start(valid, better, tmp_path):
+    storage.write_table(pd.DataFrame({"step": [0, 1, 2], "valid_ndcg@10": valid}), tmp_path / "training/log.parquet")
+    notes = noted(tmp_path, {}, training={"backbone": "some/model"})
+    assert notes == [] if better else "as good as that of its start" in notes[0]
+
+
+def test_a_study_has_the_notes_that_all_its_runs_share(tmp_path):
+    noted(tmp_path / "one", {"source": "bazaar", "collaborative": True}, "bazaar")
+    noted(tmp_path / "two", {"source": "bazaar"}, "bazaar")
+    storage.write_text("study_runs: [one, two]", tmp_path / "study" / "recipe.yaml")
+    (note,) = report._shared_notes(RunFolder(tmp_path / "study"))
+    assert "generated" in note
+    storage.write_text("study_runs: [one, gone]", tmp_path / "study" / "recipe.yaml")
+    assert report._shared_notes(RunFolder(tmp_path / "study")) == []
+    assert len(noted(tmp_path / "one", {"source": "bazaar", "study_runs": ["one"]}, "bazaar")) == 1
+
+
+@pytest.mark.parametrize("model", ["r2ec_texts", "sasrec"])
+def test_rows_of_the_term_are_explained_where_there_are_any(model, tmp_path):
+    run = RunFolder(tmp_path)
+    storage.write_text("", run.recipe)
+    storage.write_json({"models": {"r2ec": {"hit@5": 0.2}, model: {"hit@5": 0.1}}}, run.metrics("evaluation"))
+    shown = {"title": "toy", "run": "toy", "file": "index.html", "links": [], "before": None, "after": None}
+    assert ("no reasoning is read" in report.overview(run, shown, FACTS)) == (model == "r2ec_texts")
 
 
 def test_a_model_without_a_metric_has_a_dash_and_is_never_the_best():

@@ -123,8 +123,9 @@ def with_best(resampled: Resampled, name: str, members: Sequence[str]) -> Resamp
 
     Whoever is best of several on one test set owes a part of it to luck. Here `name` is as lucky on each resample, and
     luckier still where members are nearly equal: the maximum of near-equals is biased upwards. So of a lead over
-    `name` only the lower end is to be trusted. A lead whose interval lies above zero is safe; an interval below zero
-    does not show that any member is better.
+    `name` only the lower end is to be trusted. A lead whose interval lies above zero does not come from the choice;
+    it is not corrected for several comparisons, and another training may undo it. An interval below zero does not show
+    that any member is better.
     """
     metrics = resampled.means.index.unique("metric")
     of = {(name, metric): [(member, metric) for member in members] for metric in metrics}

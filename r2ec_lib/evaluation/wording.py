@@ -57,6 +57,15 @@ def mean_cells(intervals: pd.DataFrame, digits: int = 4) -> list[str]:
     return cells
 
 
+def two_digits(value: float) -> str:
+    """Two significant digits, as many as a few timings give.
+
+    >>> two_digits(2229.69), two_digits(0.01241), two_digits(9.96)
+    ('2,200', '0.012', '10')
+    """
+    return f"{float(f'{value:.2g}'):,g}"
+
+
 def difference_cells(comparisons: pd.DataFrame) -> list[str]:
     """A cell such as "-0.0100 (-0.0200 to +0.0000)" from the difference and ci95 of each row."""
     pairs = zip(comparisons["difference"], comparisons["ci95"], strict=True)

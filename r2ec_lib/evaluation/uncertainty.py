@@ -123,8 +123,9 @@ def with_best(resampled: Resampled, name: str, members: Sequence[str]) -> Resamp
 
     Whoever is best of several on one test set owes a part of it to luck. Here `name` is as lucky on each resample, and
     luckier still where members are nearly equal: the maximum of near-equals is biased upwards. So of a lead over
-    `name` only the lower end is to be trusted. A lead whose interval lies above zero is safe; an interval below zero
-    does not show that any member is better.
+    `name` only the lower end is to be trusted. A lead whose interval lies above zero does not come from the choice;
+    it is not corrected for several comparisons, and another training may undo it. An interval below zero does not show
+    that any member is better.
     """
     metrics = resampled.means.index.unique("metric")
     of = {(name, metric): [(member, metric) for member in members] for metric in metrics}
@@ -237,20 +238,24 @@ def slice_labels(samples: pd.DataFrame, bought: pd.DataFrame) -> pd.DataFrame:
     question.
 
     "target in training" (cold, warm), "target popularity" (thirds of the warm samples by the target's training
-    purchases, cold apart), "history length", "user in training" (new, known) and "time" (first and second half of the
-    samples). `bought` has one row per training purchase, with `user_id` and `item`.
+    purchases, cold apart), "history length" (spans, the last one up to the longest history), "user in training" (new,
+    known) and "time" (first and second half of the samples). `bought` has one row per training purchase, with
+    `user_id` and `item`.
     """
     count = samples["target"].map(bought["item"].value_counts()).fillna(0)
     thirds = count.where(count > 0).rank(method="average", pct=True)
     popularity = pd.cut(thirds.fillna(0), [-1, 0, 1 / 3, 2 / 3, 1], labels=["cold", *POPULARITY_THIRDS])
-    lengths = pd.cut(samples["history"].map(len), [0, 1, 4, 9, np.inf], labels=["1", "2–4", "5–9", "10 or more"])
+    lengths = samples["history"].map(len)
+    ends = [*(end for end in (1, 4, 9) if end < lengths.max()), lengths.max()]
+    starts = [1, *(end + 1 for end in ends[:-1])]
+    spans = [f"{first}–{last}" if first < last else f"{last}" for first, last in zip(starts, ends, strict=True)]
     early = samples["timestamp"] <= samples["timestamp"].median()
     return pd.DataFrame(
         {
             "sample_id": samples["sample_id"],
             "target in training": np.where(count > 0, "warm", "cold"),
             "target popularity": popularity,
-            "history length": lengths,
+            "history length": pd.cut(lengths, [0, *ends], labels=spans),
             "user in training": np.where(samples["user_id"].isin(bought["user_id"]), "known", "new"),
             "time": np.where(early, "first half", "second half"),
         }

@@ -47,9 +47,23 @@ def metric_name(metric: str) -> str:
     return metric.replace("ndcg", "NDCG").replace("hit", "Hit")
 
 
-def mean_cells(intervals: pd.DataFrame) -> list[str]:
-    """A cell such as "0.1200 (0.0900 to 0.1500)" from the mean, low and high of each row."""
-    return [f"{row['mean']:.4f} ({row['low']:.4f} to {row['high']:.4f})" for row in intervals.to_dict("records")]
+def mean_cells(intervals: pd.DataFrame, digits: int = 4) -> list[str]:
+    """A cell such as "0.1200 (0.0900 to 0.1500)" from the mean, low and high of each row; a dash where there is no
+    interval, since a single shopper tells nothing of others."""
+    cells = []
+    for row in intervals[["mean", "low", "high"]].to_numpy():
+        mean, low, high = (f"{value:.{digits}f}" for value in row)
+        cells.append("–" if pd.isna(row).any() else f"{mean} ({low} to {high})")
+    return cells
+
+
+def two_digits(value: float) -> str:
+    """Two significant digits, as many as a few timings give.
+
+    >>> two_digits(2229.69), two_digits(0.01241), two_digits(9.96)
+    ('2,200', '0.012', '10')
+    """
+    return f"{float(f'{value:.2g}'):,g}"
 
 
 def difference_cells(comparisons: pd.DataFrame) -> list[str]:

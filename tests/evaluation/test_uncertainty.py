@@ -280,15 +280,31 @@ def test_slices_name_cold_items_new_users_and_history_lengths():
     odd = uncertainty.slice_labels(test.head(3), bought)["time"].tolist()
     assert odd == ["first half", "first half", "second half"]  # the moment in the middle belongs to the first half
     assert labels["user in training"].tolist() == ["known", "new", "known", "known"]
-    assert labels["history length"].tolist() == ["1", "2–4", "10 or more", "1"]
+    assert labels["history length"].tolist() == ["1", "2–4", "10–12", "1"]
     assert labels["target popularity"].tolist() == ["popular third", "rare third", "cold", "middle third"]
     table = rankings({"m": np.array([1, 2, 50, 3])}, test["user_id"].to_numpy())
     found = uncertainty.slices(table, labels, "hit@5", 50).set_index(["slicing", "slice"])
-    assert found.loc["history length"].index.tolist() == ["1", "2–4", "10 or more"]
+    assert found.loc["history length"].index.tolist() == ["1", "2–4", "10–12"]
     assert found.loc["target popularity"].index.tolist() == ["cold", "rare third", "middle third", "popular third"]
     assert found.loc[("target in training", "cold"), "mean"] == 0
     assert found.loc[("target in training", "warm"), "samples"] == 3
     assert found.groupby("slicing")["samples"].sum().eq(4).all()
+
+
+@pytest.mark.parametrize(
+    ("lengths", "spans"),
+    [
+        ([1, 2, 6], ["1", "2–4", "5–6"]),
+        ([3, 5], ["2–4", "5"]),
+        ([4, 1], ["2–4", "1"]),
+        ([1, 1], ["1", "1"]),
+        ([9, 10], ["5–9", "10"]),
+    ],
+)
+def test_the_last_span_of_history_lengths_ends_at_the_longest_history(lengths, spans):
+    samples = samples_table([1] * len(lengths), [[2] * length for length in lengths], "u")
+    bought = pd.DataFrame({"user_id": ["u"], "item": [1]})
+    assert uncertainty.slice_labels(samples, bought)["history length"].tolist() == spans
 
 
 # ---- figures of texts ----------------------------------------------------------------------------------------------

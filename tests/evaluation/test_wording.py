@@ -40,6 +40,12 @@ def test_each_row_of_a_table_becomes_a_cell():
     assert wording.difference_cells(changes) == ["+0.0100 (+0.0000 to +0.0200)", "-0.5000 (-1.0000 to +0.0000)"]
     means = pd.DataFrame({"mean": [0.12], "low": [0.09], "high": [0.15]})
     assert wording.mean_cells(means) == ["0.1200 (0.0900 to 0.1500)"]
+    assert wording.mean_cells(means, digits=2) == ["0.12 (0.09 to 0.15)"]
+
+
+def test_a_mean_of_a_single_shopper_is_a_dash():
+    means = pd.DataFrame({"mean": [1.0, 0.5], "low": [NAN, 0.4], "high": [NAN, 0.6]})
+    assert wording.mean_cells(means, digits=1) == ["–", "0.5 (0.4 to 0.6)"]
 
 
 def test_claims_show_the_difference_before_the_margin_and_stand_in_their_order():

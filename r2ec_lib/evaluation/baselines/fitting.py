@@ -182,7 +182,7 @@ def tune(
         value = _ndcg10(scorer, valid, num_items, name, mask_seen)
         row = {
             "model": name,
-            "setting": ", ".join(f"{key} {value:g}" for key, value in setting.items()),
+            "setting": ", ".join(_words(key, value) for key, value in setting.items()),
             "valid_ndcg@10": value,
             "epochs": len(scorer.log) if isinstance(scorer, SequenceScorer) else np.nan,
             "seconds": time.perf_counter() - began,
@@ -192,9 +192,13 @@ def tune(
         rows.append(row)
     tried = {key: sorted({setting[key] for setting in grid}) for key in grid[chosen]}
     ends = [
-        f"{key} {value:g}"
+        _words(key, value)
         for key, value in grid[chosen].items()
         if len(tried[key]) > 1 and not isinstance(value, bool) and value in (tried[key][0], tried[key][-1])
     ]
     table = pd.DataFrame(rows).assign(chosen=[number == chosen for number in range(len(rows))])
     return kept, table.assign(at_end=table["chosen"].map({True: ", ".join(ends), False: ""}))
+
+
+def _words(key: str, value: float) -> str:
+    return f"{key.replace('_', ' ')} {value:g}"

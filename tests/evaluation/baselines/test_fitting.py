@@ -117,7 +117,8 @@ def test_either_of_two_values_is_an_end_of_its_grid_and_a_single_one_or_a_switch
     valid = samples_of({"a": [0, 1, 2]})
     grid = [{"learning_rate": r, "dropout": 0.5, "whole": w} for r in (3e-3, 1e-3) for w in (True, False)]
     _, table = fitting.tune("m", lambda **_: lambda batch: torch.zeros(len(batch), 4), grid, valid, 4)
-    assert table["at_end"].tolist() == ["learning_rate 0.003", "", "", ""]
+    assert table["setting"][0] == "learning rate 0.003, dropout 0.5, whole 1"
+    assert table["at_end"].tolist() == ["learning rate 0.003", "", "", ""]
 
 
 def test_no_grid_tries_a_setting_twice():

@@ -129,7 +129,8 @@ def test_every_figure_of_the_evaluation_is_recomputed_from_its_rankings_in_plain
         assert low is None or low <= row["relative"] <= high or row["b"] == "best_baseline"
     claimed = {row["b"] for row in results["claims"]}
     assert claimed == {"best_baseline", "corrected_reasoning", "trained_on_true_reasoning", "oracle"} | (
-        {"without_reasoning", "without_reasoning_long", "item_term_only"} & set(ranks)
+        {"term_alone", "without_reasoning", "without_reasoning_long", "item_term_only", "untrained_reasoning"}
+        & set(ranks)
     )
 
 

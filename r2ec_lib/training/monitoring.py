@@ -18,7 +18,7 @@ FIGURES = [
     ("rewards/ndcg/mean", "reward_ndcg", "its NDCG part", ".4f"),
     ("rewards/similarity/mean", "reward_similarity", "its similarity part", ".4f"),
     ("rewards/judged/mean", "reward_judged", "people's judgements", ".3f"),
-    ("rewards/untrue/mean", "reward_untrue", "statements that fail (negative share)", ".3f"),
+    ("rewards/untrue/mean", "reward_untrue", "statements that fail or are missing (share)", ".3f"),
     ("eval_ndcg@10", "valid_ndcg@10", "validation NDCG@10", ".4f"),
     ("eval_hit@10", "valid_hit@10", "", ""),
     ("eval_length", "valid_length", "", ""),
@@ -126,6 +126,7 @@ def summary(log: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for _, column, label, form in FIGURES:
         values = log[column].dropna() if label and column in log else pd.Series(dtype=float)
+        values = values.abs() if column == "reward_untrue" else values  # which is minus their share
         if len(values):
             window = max(1, len(values) // 10)
             rows.append((label, *(format(part.mean(), form) for part in (values.head(window), values.tail(window)))))

@@ -66,6 +66,12 @@ def test_a_figure_that_is_taken_now_and_then_counts_where_it_was_taken():
     assert (shown["first"], shown["now"]) == ("0.5000", "0.7000")
 
 
+def test_statements_that_fail_are_shown_as_a_share_although_they_are_logged_as_a_reward():
+    log = pd.DataFrame(rows(20)).assign(reward_untrue=[-0.5] * 10 + [-0.0] * 10)
+    shown = monitoring.summary(log).set_index("figure").loc["statements that fail or are missing (share)"]
+    assert (shown["first"], shown["now"]) == ("0.500", "0.000")
+
+
 @pytest.fixture
 def displayed(monkeypatch):
     calls = []

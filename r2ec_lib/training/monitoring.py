@@ -133,6 +133,24 @@ def summary(log: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["figure", "first", "now"])
 
 
+def last_group(rollouts: pd.DataFrame, reward_mix: float) -> pd.DataFrame:
+    """A group of the last rollout that was kept, its best ranks first.
+
+    Returns:
+        sample_id, `reasoning`, tokens, rank, the parts of the reward before their weights (`NDCG`, `similarity`), what
+        the mix of the two lacks to the reward (`prices and judgements`, where there are any), reward, advantage, best.
+    """
+    last = rollouts[rollouts["step"] == rollouts["step"].max()]
+    names = {"chain": "reasoning", "reward_ndcg": "NDCG", "reward_similarity": "similarity"}
+    group = last[last["sample_id"] == last["sample_id"].iloc[0]].sort_values("rank").rename(columns=names)
+    mixed = (1 - reward_mix) * group["NDCG"] + reward_mix * group["similarity"]
+    group["prices and judgements"] = (group["reward"] - mixed).round(6) + 0.0  # the weights were rounded; no "-0"
+    columns = ["sample_id", "reasoning", "tokens", "rank", "NDCG", "similarity", "prices and judgements", "reward"]
+    if not group["prices and judgements"].any():
+        columns.remove("prices and judgements")
+    return group[[*columns, "advantage", "best"]]
+
+
 REDRAWN_EVERY = 1.0
 """Seconds between two drawings of the live table, at least."""
 

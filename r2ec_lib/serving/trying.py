@@ -60,6 +60,24 @@ def one_less(purchases: Mapping[str, Sequence], back: int) -> dict[str, list]:
     return {name: [*values[: size - back], *values[size - back + 1 :]] for name, values in purchases.items()}
 
 
+def new_item(model: R2ec, like: str, title: str = "", text: str = "") -> pd.DataFrame:
+    """An items table of one row, "new": the item `like` of the catalogue under another title.
+
+    A text takes the place of the description or, where the model does not read one, of the last text that it reads.
+
+    Raises:
+        DataError: there is a text, but the model reads titles alone.
+    """
+    card = model.catalogue.iloc[model.head.index[like]].to_dict()
+    new = card | {"item_id": "new", "title": title or f"{card['title'].split(',')[0]}, brand-new"}
+    if text:
+        texts = [name for name in model.prompts.style.item_columns or card if name not in ("item_id", "title")]
+        if not texts:
+            raise DataError("this model reads titles alone, so it would not read the new text; leave it empty.")
+        new["description" if "description" in texts else texts[-1]] = text
+    return pd.DataFrame([new])
+
+
 def audience(model: R2ec, rows: pd.DataFrame, item_id: str, max_new_tokens: int) -> pd.DataFrame:
     """Where an item ranks for each history of a samples table, best places first.
 

@@ -1,6 +1,7 @@
 """What a person tries: other words, other items, lists side by side."""
 
 import re
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -51,6 +52,26 @@ def test_taking_away_a_purchase_that_is_not_there_takes_none_away(back):
     assert trying.one_less({"history": ["i3"]}, 1) == {}  # nothing would be left to reason about
     assert trying.one_less(purchases, 1) == {"history": ["i3", "i4"], "hours": [3.0, 2.0], "ratings": [5.0, None]}
     assert trying.one_less(purchases, 3)["history"] == ["i4", "i9"]
+
+
+@pytest.mark.parametrize(
+    ("item_columns", "column"),
+    [((), "description"), (("title", "description", "brand"), "description"), (("title", "brand"), "brand")],
+)
+def test_the_text_of_a_new_item_stands_where_the_model_reads_it(tiny, item_columns, column):
+    tiny.catalogue = tiny.catalogue.assign(description="a thing", origin="here")
+    tiny.prompts.style = replace(tiny.prompts.style, item_columns=item_columns)
+    [new] = trying.new_item(tiny, "i3", "steel chair", "folds flat").to_dict("records")
+    old = {"brand": "Globex", "description": "a thing", "origin": "here"}
+    assert new == {"item_id": "new", "title": "steel chair", **old, column: "folds flat"}
+    assert f"{column}: folds flat" in tiny.prompts.item_text(new)
+
+
+def test_a_text_that_the_model_would_not_read_is_refused(tiny):
+    tiny.prompts.style = replace(tiny.prompts.style, item_columns=("title",))
+    assert trying.new_item(tiny, "i3")["title"].tolist() == ["red chair, brand-new"]
+    with pytest.raises(DataError, match="titles alone"):
+        trying.new_item(tiny, "i3", text="folds flat")
 
 
 def test_the_audience_of_an_item_are_those_for_whom_it_stands_highest(tiny, samples):

@@ -14,6 +14,7 @@ from r2ec_lib.analysis.words import phrase
 from r2ec_lib.data.schema import DataError
 from r2ec_lib.evaluation.answers import chains_of
 from r2ec_lib.model import R2ec
+from r2ec_lib.model.prompts import age
 from r2ec_lib.model.r2ec import Recommendation, ranks_of
 
 
@@ -103,7 +104,8 @@ def beside(lists: Mapping[str, Recommendation]) -> Styler:
 def history_table(
     model: R2ec, history: Sequence[str], hours: Sequence[float], ratings: Sequence[float]
 ) -> pd.DataFrame:
-    """The purchases of one history, as a person reads them: title, days ago and, where there is any, rating."""
+    """The purchases of one history, as a person reads them: title, when (as the prompts say it) and any rating."""
     titles = [model.titles[model.head.index[item]] for item in history]
-    table = pd.DataFrame({"title": titles, "days ago": [before / 24 for before in hours], "rating": ratings})
+    when = [age(before, coarse=not model.prompts.style.instruct) for before in hours]
+    table = pd.DataFrame({"title": titles, "when": when, "rating": ratings})
     return table.dropna(axis="columns", how="all")

@@ -107,8 +107,10 @@ def test_lists_stand_side_by_side_with_what_is_new_in_bold():
 
 def test_a_history_is_shown_without_a_column_that_says_nothing(tiny):
     table = trying.history_table(tiny, HISTORY, [48.0, 36.0, 12.0], [float("nan")] * 3)
-    expected = {"title": ["red chair", "red desk", "blue chair"], "days ago": [2.0, 1.5, 0.5]}
+    expected = {"title": ["red chair", "red desk", "blue chair"], "when": ["2d ago", "1d ago", "0d ago"]}
     pd.testing.assert_frame_equal(table, pd.DataFrame(expected))
+    tiny.prompts.style = replace(tiny.prompts.style, instruct=True)  # whose prompts are finer
+    assert trying.history_table(tiny, HISTORY[:1], [36.0], [5.0])["when"].tolist() == ["1d 12.0h ago"]
     assert trying.history_table(tiny, HISTORY, [1, 1, 1], [5.0, None, 3.0])["rating"].tolist()[0] == 5.0
 
 

@@ -134,7 +134,7 @@ def warm_up(
         step_by_gradients()
         log.append({"step": step, "loss": loss.item(), "tokens": int(learned.sum())})
         if step % max(1, steps // 10) == 0:
-            report(f"warm-up step {step:>5} of {steps}  loss {log[-1]['loss']:.3f}")
+            report(f"step {step:>5} of {steps}  loss {log[-1]['loss']:.3f}")
     lm.eval()
     return pd.DataFrame(log)
 

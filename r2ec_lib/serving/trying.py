@@ -14,6 +14,7 @@ from r2ec_lib.analysis.words import phrase
 from r2ec_lib.data.schema import DataError
 from r2ec_lib.evaluation.answers import chains_of
 from r2ec_lib.model import R2ec
+from r2ec_lib.model.prompts import age
 from r2ec_lib.model.r2ec import Recommendation, ranks_of
 
 
@@ -60,6 +61,24 @@ def one_less(purchases: Mapping[str, Sequence], back: int) -> dict[str, list]:
     return {name: [*values[: size - back], *values[size - back + 1 :]] for name, values in purchases.items()}
 
 
+def new_item(model: R2ec, like: str, title: str = "", text: str = "") -> pd.DataFrame:
+    """An items table of one row, "new": the item `like` of the catalogue under another title.
+
+    A text takes the place of the description or, where the model does not read one, of the last text that it reads.
+
+    Raises:
+        DataError: there is a text, but the model reads titles alone.
+    """
+    card = model.catalogue.iloc[model.head.index[like]].to_dict()
+    new = card | {"item_id": "new", "title": title or f"{card['title'].split(',')[0]}, brand-new"}
+    if text:
+        texts = [name for name in model.prompts.style.item_columns or card if name not in ("item_id", "title")]
+        if not texts:
+            raise DataError("this model reads titles alone, so it would not read the new text; leave it empty.")
+        new["description" if "description" in texts else texts[-1]] = text
+    return pd.DataFrame([new])
+
+
 def audience(model: R2ec, rows: pd.DataFrame, item_id: str, max_new_tokens: int) -> pd.DataFrame:
     """Where an item ranks for each history of a samples table, best places first.
 
@@ -85,7 +104,8 @@ def beside(lists: Mapping[str, Recommendation]) -> Styler:
 def history_table(
     model: R2ec, history: Sequence[str], hours: Sequence[float], ratings: Sequence[float]
 ) -> pd.DataFrame:
-    """The purchases of one history, as a person reads them: title, days ago and, where there is any, rating."""
+    """The purchases of one history, as a person reads them: title, when (as the prompts say it) and any rating."""
     titles = [model.titles[model.head.index[item]] for item in history]
-    table = pd.DataFrame({"title": titles, "days ago": [before / 24 for before in hours], "rating": ratings})
+    when = [age(before, coarse=not model.prompts.style.instruct) for before in hours]
+    table = pd.DataFrame({"title": titles, "when": when, "rating": ratings})
     return table.dropna(axis="columns", how="all")

@@ -18,7 +18,7 @@ FIGURES = [
     ("rewards/ndcg/mean", "reward_ndcg", "its NDCG part", ".4f"),
     ("rewards/similarity/mean", "reward_similarity", "its similarity part", ".4f"),
     ("rewards/judged/mean", "reward_judged", "people's judgements", ".3f"),
-    ("rewards/untrue/mean", "reward_untrue", "statements that fail (negative share)", ".3f"),
+    ("rewards/untrue/mean", "reward_untrue", "statements that fail or are missing (share)", ".3f"),
     ("eval_ndcg@10", "valid_ndcg@10", "validation NDCG@10", ".4f"),
     ("eval_hit@10", "valid_hit@10", "", ""),
     ("eval_length", "valid_length", "", ""),
@@ -126,10 +126,29 @@ def summary(log: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for _, column, label, form in FIGURES:
         values = log[column].dropna() if label and column in log else pd.Series(dtype=float)
+        values = values.abs() if column == "reward_untrue" else values  # which is minus their share
         if len(values):
             window = max(1, len(values) // 10)
             rows.append((label, *(format(part.mean(), form) for part in (values.head(window), values.tail(window)))))
     return pd.DataFrame(rows, columns=["figure", "first", "now"])
+
+
+def last_group(rollouts: pd.DataFrame, reward_mix: float) -> pd.DataFrame:
+    """A group of the last rollout that was kept, its best ranks first.
+
+    Returns:
+        sample_id, `reasoning`, tokens, rank, the parts of the reward before their weights (`NDCG`, `similarity`), what
+        the mix of the two lacks to the reward (`prices and judgements`, where there are any), reward, advantage, best.
+    """
+    last = rollouts[rollouts["step"] == rollouts["step"].max()]
+    names = {"chain": "reasoning", "reward_ndcg": "NDCG", "reward_similarity": "similarity"}
+    group = last[last["sample_id"] == last["sample_id"].iloc[0]].sort_values("rank").rename(columns=names)
+    mixed = (1 - reward_mix) * group["NDCG"] + reward_mix * group["similarity"]
+    group["prices and judgements"] = (group["reward"] - mixed).round(6) + 0.0  # the weights were rounded; no "-0"
+    columns = ["sample_id", "reasoning", "tokens", "rank", "NDCG", "similarity", "prices and judgements", "reward"]
+    if not group["prices and judgements"].any():
+        columns.remove("prices and judgements")
+    return group[[*columns, "advantage", "best"]]
 
 
 REDRAWN_EVERY = 1.0

@@ -26,7 +26,9 @@ def test_any_text_survives_the_tokenizer(tokenizer):
 def test_the_warm_up_learns_its_documents(prompts, items):
     documents = [Document("Purchases:\n1d ago: red kettle\nThoughts:", "the shopper likes red")] * 8
     lm = build_tiny(prompts.tokenizer, 32, 1, 2)
-    log = warm_up(lm, prompts, documents, steps=60, batch_tokens=512, learning_rate=1e-2, report=lambda line: None)
+    lines = []
+    log = warm_up(lm, prompts, documents, steps=60, batch_tokens=512, learning_rate=1e-2, report=lines.append)
+    assert len(lines) == 10 and lines[-1].startswith("step    60 of 60")  # of the warm-up, or of the writing steps
     assert log["loss"].iloc[0] > 4 and log["loss"].iloc[-1] < 0.1
     head = torch.tensor([prompts.tokenize([documents[0].prompt])[0]])
     written = lm.generate(head, attention_mask=torch.ones_like(head), max_new_tokens=6, do_sample=False)[

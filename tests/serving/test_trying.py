@@ -1,6 +1,7 @@
 """What a person tries: other words, other items, lists side by side."""
 
 import re
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -53,6 +54,26 @@ def test_taking_away_a_purchase_that_is_not_there_takes_none_away(back):
     assert trying.one_less(purchases, 3)["history"] == ["i4", "i9"]
 
 
+@pytest.mark.parametrize(
+    ("item_columns", "column"),
+    [((), "description"), (("title", "description", "brand"), "description"), (("title", "brand"), "brand")],
+)
+def test_the_text_of_a_new_item_stands_where_the_model_reads_it(tiny, item_columns, column):
+    tiny.catalogue = tiny.catalogue.assign(description="a thing", origin="here")
+    tiny.prompts.style = replace(tiny.prompts.style, item_columns=item_columns)
+    [new] = trying.new_item(tiny, "i3", "steel chair", "folds flat").to_dict("records")
+    old = {"brand": "Globex", "description": "a thing", "origin": "here"}
+    assert new == {"item_id": "new", "title": "steel chair", **old, column: "folds flat"}
+    assert f"{column}: folds flat" in tiny.prompts.item_text(new)
+
+
+def test_a_text_that_the_model_would_not_read_is_refused(tiny):
+    tiny.prompts.style = replace(tiny.prompts.style, item_columns=("title",))
+    assert trying.new_item(tiny, "i3")["title"].tolist() == ["red chair, brand-new"]
+    with pytest.raises(DataError, match="titles alone"):
+        trying.new_item(tiny, "i3", text="folds flat")
+
+
 def test_the_audience_of_an_item_are_those_for_whom_it_stands_highest(tiny, samples):
     found = trying.audience(tiny, samples, "i7", 4)
     assert found.index.tolist() == list(range(len(found)))
@@ -86,8 +107,10 @@ def test_lists_stand_side_by_side_with_what_is_new_in_bold():
 
 def test_a_history_is_shown_without_a_column_that_says_nothing(tiny):
     table = trying.history_table(tiny, HISTORY, [48.0, 36.0, 12.0], [float("nan")] * 3)
-    expected = {"title": ["red chair", "red desk", "blue chair"], "days ago": [2.0, 1.5, 0.5]}
+    expected = {"title": ["red chair", "red desk", "blue chair"], "when": ["2d ago", "1d ago", "0d ago"]}
     pd.testing.assert_frame_equal(table, pd.DataFrame(expected))
+    tiny.prompts.style = replace(tiny.prompts.style, instruct=True)  # whose prompts are finer
+    assert trying.history_table(tiny, HISTORY[:1], [36.0], [5.0])["when"].tolist() == ["1d 12.0h ago"]
     assert trying.history_table(tiny, HISTORY, [1, 1, 1], [5.0, None, 3.0])["rating"].tolist()[0] == 5.0
 
 

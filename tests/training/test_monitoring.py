@@ -45,6 +45,31 @@ def test_a_validation_joins_the_row_of_its_step_and_the_summary_at_the_end_makes
     assert len(read_table(tmp_path / "rollouts.parquet")) == 1
 
 
+# ---- one group -----------------------------------------------------------------------------------------------------
+
+
+def kept(ndcg, similarity, reward, step=20, sample_id=7):
+    parts = {"reward_ndcg": ndcg, "reward_similarity": similarity, "reward": reward}
+    rest = {"trajectory": 0, "chain": "a text", "tokens": 3, "closed": True, "rank": 1 / ndcg, "advantage": 0.0}
+    return {"step": step, "sample_id": sample_id, **rest, **parts, "best": False}
+
+
+def test_the_columns_of_a_group_add_up_to_its_rewards():
+    weight = 0.949999988079071  # 0.95 as the trainer's single precision has it
+    rewards = [weight * 0.2 + 0.05 * 0.4 - 0.1, weight * 0.5 + 0.05 * 0.6]
+    rollouts = pd.DataFrame([kept(0.9, 0.9, 0.9, 10), kept(0.2, 0.4, rewards[0]), kept(0.5, 0.6, rewards[1])])
+    group = monitoring.last_group(pd.concat([rollouts, pd.DataFrame([kept(1, 1, 1, sample_id=8)])]), 0.05)
+    assert group["sample_id"].tolist() == [7, 7] and group["rank"].tolist() == [2, 5]
+    assert [f"{value:.3f}" for value in group["prices and judgements"]] == ["0.000", "-0.100"]
+    summed = 0.95 * group["NDCG"] + 0.05 * group["similarity"] + group["prices and judgements"]
+    assert summed.tolist() == pytest.approx(group["reward"].tolist(), abs=1e-6)
+
+
+def test_a_group_without_prices_and_judgements_has_no_column_of_them():
+    group = monitoring.last_group(pd.DataFrame([kept(0.2, 0.4, 0.95 * 0.2 + 0.05 * 0.4)]), 0.05)
+    assert "prices and judgements" not in group and {"NDCG", "similarity"} <= set(group)
+
+
 # ---- the live table ------------------------------------------------------------------------------------------------
 
 
@@ -64,6 +89,12 @@ def test_a_figure_that_is_taken_now_and_then_counts_where_it_was_taken():
     log = pd.DataFrame(rows(4)).assign(kl=[None, 0.5, None, 0.7])
     shown = monitoring.summary(log).set_index("figure").loc["KL to the start"]
     assert (shown["first"], shown["now"]) == ("0.5000", "0.7000")
+
+
+def test_statements_that_fail_are_shown_as_a_share_although_they_are_logged_as_a_reward():
+    log = pd.DataFrame(rows(20)).assign(reward_untrue=[-0.5] * 10 + [-0.0] * 10)
+    shown = monitoring.summary(log).set_index("figure").loc["statements that fail or are missing (share)"]
+    assert (shown["first"], shown["now"]) == ("0.500", "0.000")
 
 
 @pytest.fixture

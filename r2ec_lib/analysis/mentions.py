@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from r2ec_lib.analysis.words import context
+from r2ec_lib.analysis.words import blanked, context
 from r2ec_lib.data.texts import WORD
 from r2ec_lib.model.claims import PURCHASES, Checker
 from r2ec_lib.model.prompts import Prompts
@@ -214,9 +214,8 @@ def grounding(chains: pd.DataFrame, mentioned: pd.DataFrame, samples: pd.DataFra
         history = samples.at[sample_id, "history"]
         titles = [mention for mention in by_row[row] if mention.how == "title"]
         inside, outside = _counts(titles)
-        around = chain  # with blanks for titles, whose words ("No. 2", "Order Book") say nothing of the shopper
-        for m in titles:
-            around = around[: m.start] + " " * (m.end - m.start) + around[m.end :]
+        # the words of titles ("No. 2", "Order Book") say nothing of the shopper
+        around = blanked(chain, [(m.start, m.end) for m in titles])
         sentences = [context(around, m.start, m.end) for m in titles]
         claims = [_OWNING.search(sentence) and not _NOT_YET.search(sentence) for sentence in sentences]
         owned, invented = _counts([m for m, claim in zip(titles, claims, strict=True) if claim])

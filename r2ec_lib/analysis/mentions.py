@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from r2ec_lib.analysis.words import context
+from r2ec_lib.analysis.words import blanked, context
 from r2ec_lib.data.texts import WORD
 from r2ec_lib.model.claims import PURCHASES, Checker
 from r2ec_lib.model.prompts import Prompts
@@ -78,10 +78,11 @@ def mentions(
     a stretch of text that holds words of the title in their order, with at most `MAX_GAP` other words between
     neighbours, when they carry at least `share` of the title's weight and are two or more; a one-word title is
     mentioned by that word written as in the title. Otherwise case and punctuation do not matter. Titles count up to
-    their first `max_words` words, as prompts show them. Where stretches of several titles overlap, the heaviest wins,
-    then the one that covers more of its title; where these are equal, a title of the history wins, and without one the
-    mention stands for no single item (item −1). A title that several items bear stands for those of the history, else
-    for no single item: the target is not read, so that it is not found more often than other items are.
+    their first `max_words` words, as prompts show them. Where stretches of several titles overlap, the heaviest wins;
+    of equally heavy ones a title of the history, since "The Division" may be any edition, then the one that covers
+    more of its title. Where these are equal too and not of the history, the mention stands for no single item (item
+    −1). A title that several items bear stands for those of the history, else for no single item: the target is not
+    read, so that it is not found more often than other items are.
 
     Outside these stretches, an item of the history is also mentioned by distinctive words, wherever they occur, that
     together carry at least `WORD_SHARE` of its title's weight. A word is distinctive if at most a share `RARE` of the
@@ -135,7 +136,7 @@ class _Titles:
             places[match.group().lower()].append(position)
         taken = np.zeros(len(written), bool)
         result: list[Mention] = []
-        spans = self._spans(written, places, share)
+        spans = self._spans(written, places, share, history)
         for weight, part, first, last, _ in spans:
             if taken[first : last + 1].any():
                 continue
@@ -157,8 +158,9 @@ class _Titles:
                 result += [Mention(item, True, "word", match.start(), match.end(), part) for match in matches]
         return sorted(result, key=lambda mention: (mention.start, mention.item))
 
-    def _spans(self, written: Sequence[re.Match], places: Mapping, share: float) -> list[tuple]:
-        """(weight, share, first word, last word, title) of each stretch that would mention a title, heaviest first."""
+    def _spans(self, written: Sequence[re.Match], places: Mapping, share: float, history: set[int]) -> list[tuple]:
+        """(weight, share, first word, last word, title) of each stretch that would mention a title, the heaviest
+        first, and of equally heavy ones those of the history."""
         shared = [word for word in places if word in self.postings]
         if not shared:
             return []
@@ -172,7 +174,7 @@ class _Titles:
                 whole = len(key) == 1 and (written[first].group(),) in self.spellings[key]
                 if weight >= share * total - 1e-9 and (count > 1 or whole):
                     spans.append((round(weight, 9), round(weight / total, 9), first, last, number))
-        return sorted(spans, key=lambda span: (-span[0], -span[1], span[2]))
+        return sorted(spans, key=lambda s: (-s[0], history.isdisjoint(self.items[s[4]]), -s[1], s[2]))
 
 
 def _stretches(key: tuple, places: Mapping, weights: Mapping) -> list[tuple]:
@@ -212,9 +214,8 @@ def grounding(chains: pd.DataFrame, mentioned: pd.DataFrame, samples: pd.DataFra
         history = samples.at[sample_id, "history"]
         titles = [mention for mention in by_row[row] if mention.how == "title"]
         inside, outside = _counts(titles)
-        around = chain  # with blanks for titles, whose words ("No. 2", "Order Book") say nothing of the shopper
-        for m in titles:
-            around = around[: m.start] + " " * (m.end - m.start) + around[m.end :]
+        # the words of titles ("No. 2", "Order Book") say nothing of the shopper
+        around = blanked(chain, [(m.start, m.end) for m in titles])
         sentences = [context(around, m.start, m.end) for m in titles]
         claims = [_OWNING.search(sentence) and not _NOT_YET.search(sentence) for sentence in sentences]
         owned, invented = _counts([m for m, claim in zip(titles, claims, strict=True) if claim])

@@ -17,8 +17,10 @@ import numpy as np
 import pandas as pd
 from sklearn.feature_extraction.text import CountVectorizer
 
+from r2ec_lib.analysis.words import blanked
 from r2ec_lib.data.texts import words
 from r2ec_lib.evaluation.uncertainty import mean_interval, share_interval
+from r2ec_lib.model.claims import FORMS
 
 
 def claim_figures(chains: pd.DataFrame, claims: pd.DataFrame, kinds: Sequence[str]) -> pd.DataFrame:
@@ -150,16 +152,27 @@ BEHAVIOURS = {
 and a price in one text as two aims."""
 
 _PATTERNS = {name: re.compile(pattern, re.IGNORECASE) for name, (_, pattern) in BEHAVIOURS.items()}
+_TOLD = re.compile(
+    "|".join(rf"(?<={form.partition('{}')[0]}).*?(?=\.\s|\.?$)" for form in FORMS.values()), re.DOTALL
+)  # what a statement names, up to the end of its sentence
 
 
-def behaviour_mentions(chains: pd.DataFrame) -> pd.DataFrame:
-    """Every place where a behaviour's pattern matches: `row`, `behaviour`, `start`, `end` (characters), `words`."""
-    rows = [
-        (row, name, match.start(), match.end(), match.group())
-        for row, chain in chains["chain"].items()
-        for name, pattern in _PATTERNS.items()
-        for match in pattern.finditer(chain)
-    ]
+def behaviour_mentions(chains: pd.DataFrame, mentioned: pd.DataFrame) -> pd.DataFrame:
+    """Every place where a behaviour's pattern matches: `row`, `behaviour`, `start`, `end` (characters), `words`.
+
+    Names are no way of reasoning ("Wii Fit with Balance Board" weighs no aims). So what a statement of `model.claims`
+    names is left out, and so are the titles in `mentioned`, the table of `mentions.mentions` for the same chains.
+    """
+    names = {row: [match.span() for match in _TOLD.finditer(chain)] for row, chain in chains["chain"].items()}
+    titles = mentioned.loc[mentioned["how"] == "title", ["row", "start", "end"]]
+    for row, start, end in titles.itertuples(index=False):
+        names[row].append((start, end))
+    rows = []
+    for row, chain in chains["chain"].items():
+        text = blanked(chain, names[row])
+        for name, pattern in _PATTERNS.items():
+            for start, end in (match.span() for match in pattern.finditer(text)):
+                rows.append((row, name, start, end, chain[start:end]))
     return pd.DataFrame(rows, columns=["row", "behaviour", "start", "end", "words"])
 
 

@@ -5,6 +5,7 @@ What a word is says `data.texts`. Nothing here knows what a reasoning is about.
 
 import re
 import unicodedata
+from collections.abc import Iterable
 
 from r2ec_lib.data.texts import WORD
 
@@ -24,6 +25,17 @@ def context(text: str, start: int, end: int) -> str:
     stops = [0, *(match.end() for match in _SENTENCE_END.finditer(text)), len(text)]
     before, after = max(stop for stop in stops if stop <= start), min(stop for stop in stops if stop >= end)
     return f"{text[before:start]} {text[end:after]}"
+
+
+def blanked(text: str, spans: Iterable[tuple[int, int]]) -> str:
+    """The text with blanks in place of the characters `text[start:end]` of each span; all else keeps its place.
+
+    >>> blanked("They own the mug.", [(13, 16)])
+    'They own the    .'
+    """
+    for start, end in spans:
+        text = text[:start] + " " * (end - start) + text[end:]
+    return text
 
 
 def phrase(text: str) -> str:

@@ -85,6 +85,13 @@ def test_a_stretch_that_fits_two_titles_equally_goes_to_the_history_or_to_no_sin
     assert found(items, "a blue whale", [4], share=0.4) == {(-1, False, "title")}
 
 
+def test_words_that_two_editions_share_name_the_one_in_the_history_even_if_it_says_more():
+    items = pd.DataFrame({"title": ["The Halden Division - PC", "The Halden Division - Xbox One", "Other thing"]})
+    for history, item in ((1, 1), (0, 0), (2, 0)):  # of neither, the one of which more is covered
+        assert found(items, "the Halden Division", [history], share=0.4) == {(item, history < 2, "title")}
+    assert found(items, "the Halden Division for PC", [1], share=0.4) == {(0, False, "title")}  # PC weighs more
+
+
 def test_a_title_borne_by_two_items_is_the_one_in_the_history(items):
     assert found(items, "Norvik Slate tent navy", [5]) == {(5, True, "title")}
 

@@ -19,8 +19,11 @@ SHOWS = {
 }
 
 
-def shown_by(text):
-    return set(texts.behaviour_mentions(pd.DataFrame({"chain": [text]}))["behaviour"])
+NO_TITLES = pd.DataFrame(columns=["row", "how", "start", "end"])
+
+
+def shown_by(text, titles=NO_TITLES):
+    return set(texts.behaviour_mentions(pd.DataFrame({"chain": [text]}), titles)["behaviour"])
 
 
 @pytest.mark.parametrize(("name", "text"), SHOWS.items())
@@ -39,9 +42,27 @@ def test_words_inside_other_words_show_nothing(text):
     assert shown_by(text) == set()
 
 
+@pytest.mark.parametrize(
+    "name", ["Wii Fit Game with Balance Board", "Jak & Daxter Collection", "Pad (without headset", "Fear 2: Project X"]
+)
+def test_words_of_names_show_nothing(name):
+    titles = pd.DataFrame({"row": [0], "how": ["title"], "start": [9], "end": [9 + len(name)]})
+    assert shown_by(f"They own {name}.", titles) == set() != shown_by(f"They own {name}.")
+    assert shown_by(f"An earlier purchase was {name}.") == shown_by(f"An earlier purchase was {name}") == {"temporal"}
+    assert shown_by(f"Next may come {name}. Therefore a mug.") == {"temporal", "self-explanation"}
+
+
+def test_a_behaviour_around_a_name_keeps_its_words():
+    chains = pd.DataFrame({"chain": ["both the First Mug and a rug"]})
+    titles = pd.DataFrame({"row": [0], "how": ["title"], "start": [9], "end": [18]})
+    assert texts.behaviour_mentions(chains, titles)["words"].tolist() == ["both the First Mug and"]
+
+
 def test_shares_count_reasonings_once_and_show_where():
     chains = pd.DataFrame({"chain": ["not this, not that", "a mug", "a rug, not now", ""]}, index=[4, 5, 6, 7])
-    table = texts.behaviour_shares(chains, texts.behaviour_mentions(chains), list("abcd")).set_index("facet")
+    table = texts.behaviour_shares(chains, texts.behaviour_mentions(chains, NO_TITLES), list("abcd")).set_index(
+        "facet"
+    )
     row = table.loc["negative exclusion"]
     assert row["share"] == 2 / 4 and 0 <= row["low"] < row["share"] < row["high"] <= 1
     assert row["words"] == "not" and row["example"] == "not this, not that"
@@ -142,8 +163,10 @@ def test_stretches_are_equal_wherever_the_steps_begin_and_no_more_than_the_steps
 def test_what_an_example_leaves_out_is_marked_on_its_side():
     chains = pd.DataFrame({"chain": ["a not"]})
     for around, example in ((0, "…not"), (1, "… not"), (2, "a not")):
-        table = texts.behaviour_shares(chains, texts.behaviour_mentions(chains), ["u"], around).set_index("facet")
+        table = texts.behaviour_shares(chains, texts.behaviour_mentions(chains, NO_TITLES), ["u"], around).set_index(
+            "facet"
+        )
         assert table.loc["negative exclusion", "example"] == example
     chains = pd.DataFrame({"chain": ["\tnot at"]})
-    table = texts.behaviour_shares(chains, texts.behaviour_mentions(chains), ["u"], 0).set_index("facet")
+    table = texts.behaviour_shares(chains, texts.behaviour_mentions(chains, NO_TITLES), ["u"], 0).set_index("facet")
     assert table.loc["negative exclusion", "example"] == "…not…"

@@ -92,15 +92,19 @@ class Checker:
         self._cards: dict[int, Card] = {}  # of items that were asked for
 
     def check(self, text: str, closed: bool, history: Sequence[int]) -> list[tuple[str, str, bool]]:
-        """The claims of a text that can be checked, each once: kind, what is named, and whether it holds.
+        """The claims of a text that can be checked: kind, what is named, and whether it holds. Of claims of a kind of
+        which one names the first words of another, the longer one stands for both.
 
         Args:
             closed: whether the text has its end; where it was cut off, the last sentence claims nothing.
             history: item indexes, oldest first, as the text's author was shown them.
         """
         cards = [self._card(int(item)) for item in history]
-        told = dict.fromkeys(claims(text, closed))
-        return [(kind, name, self._holds(kind, name, cards)) for kind, name in told if kind != "next"]
+        told = {(kind, _key(name)): name for kind, name in claims(text, closed) if kind != "next"}
+        repeated = {
+            one for one in told for other in told if one[0] == other[0] and one != other and other[1].startswith(one[1])
+        }
+        return [(one[0], name, self._holds(one[0], name, cards)) for one, name in told.items() if one not in repeated]
 
     def failing(self, text: str, closed: bool, history: Sequence[int], expected: int = 1) -> float:
         """The share of the checkable claims of a text that do not hold, 0…1.

@@ -56,6 +56,8 @@ def test_what_an_analysis_states_is_read_back_and_holds(tokenizer):
         ("An earlier purchase was Red oak < answer> wall shelf. They like it.", [True]),
         ("An earlier purchase was Red oak < answer>. They like it.", [False]),  # cut short, and something else
         ("An earlier purchase was Mr. Green. An earlier purchase was Mr. Green.", [False]),  # one statement
+        ("The last purchase was Red oak. The last purchase was red oak bench.", [True]),  # one, and the longer counts
+        ("The shopper trusts Acme. The shopper trusts Acme oak.", [False]),
         ("The last purchase was Red oak bench blue.", [False]),
         ("The last purchase was oak bench Red.", [False]),
         ("The last purchase was Red oak bench. An earlier purchase was Mr. Green.", [True, False]),

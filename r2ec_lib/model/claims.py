@@ -101,10 +101,11 @@ class Checker:
         """
         cards = [self._card(int(item)) for item in history]
         told = {(kind, _key(name)): name for kind, name in claims(text, closed) if kind != "next"}
-        repeated = {
-            one for one in told for other in told if one[0] == other[0] and one != other and other[1].startswith(one[1])
-        }
-        return [(one[0], name, self._holds(one[0], name, cards)) for one, name in told.items() if one not in repeated]
+        return [
+            (kind, name, self._holds(kind, name, cards))
+            for (kind, key), name in told.items()
+            if not any(also == kind and key != longer and longer.startswith(key) for also, longer in told)
+        ]
 
     def failing(self, text: str, closed: bool, history: Sequence[int], expected: int = 1) -> float:
         """The share of the checkable claims of a text that do not hold, 0…1.

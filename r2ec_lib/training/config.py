@@ -120,6 +120,8 @@ class RecPOConfig(GRPOConfig):
                 f"untrue_price is {self.untrue_price} and max_completion_length 0: a text of no tokens states nothing "
                 "and would always pay; expected untrue_price 0"
             )
+        if self.stated_facts < 1:
+            raise ValueError(f"stated_facts is {self.stated_facts}; expected 1 or more (untrue_price 0 asks for none)")
         if self.mask_truncated_completions:
             raise ValueError(
                 "mask_truncated_completions is True, but a reasoning that is cut off is closed and ranked like the "

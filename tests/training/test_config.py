@@ -20,6 +20,7 @@ from r2ec_lib.training.config import LENGTH_LOSS, RecPOConfig
         ({"max_completion_length": 0}, "nothing would be learned"),
         ({"max_completion_length": 0, "item_advantage": "unit", "length_handling": "constant"}, "nothing would be"),
         ({"max_completion_length": 0, "item_advantage": "unit", "untrue_price": 0.1}, "untrue_price is 0.1 and"),
+        ({"stated_facts": 0}, "stated_facts is 0; expected 1 or more"),
         ({"mask_truncated_completions": True}, "set unclosed_price"),
         ({"loss_type": "bnpo"}, "loss_type is 'bnpo': it is set by length_handling here"),
         ({"scale_rewards": "batch"}, "scale_rewards is 'batch': it is set by estimator"),

@@ -1,9 +1,9 @@
 """Rules of guardrails: what a YAML file may say, as frozen pydantic dataclasses, and every fault of a file named.
 
-Four kinds. `forbid`: words or patterns that no reason may hold. `never_recommend`: items that are masked, always or
+Five kinds. `forbid`: words or patterns that no reason may hold. `never_recommend`: items that are masked, always or
 under a condition on the history or the reason. `ground`: how many items of the history, or facts (items and words of
-their cards), a reason has to name. `limit`: the most words of a reason. Judging and enforcing them is the business of
-`guardrails`.
+their cards), a reason has to name. `truth`: that whatever a reason states of the history has to hold. `limit`: the
+most words of a reason. Judging and enforcing them is the business of `guardrails`.
 """
 
 import os

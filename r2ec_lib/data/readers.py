@@ -234,9 +234,10 @@ def drop_returned(log: pd.DataFrame, where: Where) -> tuple[pd.DataFrame, list[t
     quantity = schema.to_numbers(log["quantity"])
     if (bad := quantity.isna()).any():
         row = bad.index[bad][0]
+        value = log["quantity"][row]
+        found = "no quantity" if pd.isna(value) else f"quantity {brief(value)!r} is no number"
         raise DataError(
-            f"{at(where, row)}: quantity {brief(log['quantity'][row])!r} is no number ({int(bad.sum())} such rows). "
-            "Correct it, or leave column_quantity empty."
+            f"{at(where, row)}: {found} ({int(bad.sum())} such rows). Correct it, or leave column_quantity empty."
         )
     keys = ["user_id", "item_id"]
     log = log.assign(returned=quantity <= 0, **{key: schema.to_ids(log[key], where) for key in keys})

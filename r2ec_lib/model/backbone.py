@@ -133,6 +133,7 @@ def load_lora(lm: PreTrainedModel, folder: str | os.PathLike) -> PeftModel:
         if not (Path(folder) / "adapter_model.safetensors").is_file():  # PEFT would unpickle a .bin in its place
             raise FileNotFoundError("adapter_model.safetensors is missing")
         config = PeftConfig.from_pretrained(str(folder))
+        config.base_model_name_or_path = lm.name_or_path or config.base_model_name_or_path  # it may have moved
         config._register_custom_module({Linear: AdaptedLinear})
         return PeftModel.from_pretrained(lm, folder, is_trainable=True, config=config)
     except (OSError, ValueError, TypeError, SafetensorError) as error:

@@ -94,6 +94,11 @@ def read(
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise DataError(f"{folder}: the saved R²ec cannot be read ({reason}). Copy or save it again.") from error
+    if base and Path(base).is_absolute() and not Path(base).is_dir():
+        raise FileNotFoundError(
+            f"{folder}: the backbone of its adapter is gone from {base}. Put it back there, or write where it is into "
+            f"'base' of {folder / 'r2ec.json'}."
+        )
     lm, tokenizer = load_pretrained(base or folder / "lm", dtype)
     if readout == "token":
         add_recommend_token(lm, tokenizer)

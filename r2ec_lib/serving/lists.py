@@ -125,8 +125,8 @@ def recommend(
     drop_unknown(model.catalogue, log, str(interactions_path))  # refuses a log of another catalogue; the rest is noted
     if wanted is not None and not np.isin(wanted, log["user_id"]).any():
         raise DataError(
-            f"{users_path}: none of its shoppers is in {interactions_path} (for example {brief(wanted[0])!r}; the log "
-            f"has {brief(log['user_id'].iloc[0])!r}). Write the ids alike in both files."
+            f"{users_path}: none of its shoppers has a purchase in {interactions_path} (for example "
+            f"{brief(wanted[0])!r}; the log has {brief(log['user_id'].iloc[0])!r}). Write the ids alike in both files."
         )
     users = log["user_id"].unique() if wanted is None else wanted
     users = np.array([user for user in users if shard_of(user, shard[1]) == shard[0]], object)

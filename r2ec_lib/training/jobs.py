@@ -22,6 +22,7 @@ from typing import Any, TextIO
 import pandas as pd
 import torch
 from transformers import EarlyStoppingCallback, PrinterCallback
+from transformers.utils import is_bitsandbytes_available
 
 from r2ec_lib.data.schema import DataError
 from r2ec_lib.data.storage import read_json, read_table, sha256, write_json
@@ -62,6 +63,9 @@ def check_settings(
         )
     if settings.get("use_vllm"):
         vllm.require()
+    optim = str(settings.get("optim", ""))
+    if re.search("paged|8bit|bnb", optim) and not is_bitsandbytes_available():
+        raise DataError(f"optim is {optim!r}, which needs bitsandbytes; install the extra `gpu`, or name another")
     group, accumulation = settings["num_generations"], settings.get("gradient_accumulation_steps", 1)
     rows, parts = batch_users * group, num_processes * accumulation
     if rows < 1 or rows % parts:

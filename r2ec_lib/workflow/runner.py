@@ -202,8 +202,8 @@ def _whole(
 ) -> Recipe:
     """`recipe` with the run's finished stages that are not planned and stay as they are, and with their values.
 
-    A key has one value throughout a run: raises RecipeError where a planned stage has another one. `threads`, which no
-    notebook declares, may differ; provenance has those of each stage.
+    A key has one value throughout a run: raises RecipeError where a planned stage has another one. `threads`, which
+    only the benchmark declares, may differ; provenance has those of each stage.
     """
     planned = {key: value for stage, _ in forecast for key, value in stage.values.items()}
     order, values, problems = [stage.name for stage, _ in forecast], recipe.values, dict[str, str]()

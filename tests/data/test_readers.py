@@ -179,7 +179,7 @@ def test_returns_and_what_they_take_back_are_counted_with_examples(sold):
     ("quantity", "message"),
     [
         ("one", r"log\.csv, line 3: quantity 'one' is no number \(1 such rows\)"),
-        ("", r"log\.csv, line 3: quantity 'nan' is no number"),
+        ("", r"log\.csv, line 3: no quantity \(1 such rows\)"),
         ("-1", r"log\.csv: no purchase is left without returns\. Correct column_quantity"),
     ],
 )

@@ -99,6 +99,14 @@ def test_a_backbone_named_by_a_relative_path_is_found_from_another_folder(tiny, 
     assert R2ec.load(tmp_path / "model").titles == tiny.titles
     config = json.loads((tmp_path / "model" / "r2ec.json").read_text())
     assert config["base"] == str(tmp_path / "base")
+    (tmp_path / "base").rename(tmp_path / "moved")
+    with pytest.raises(
+        FileNotFoundError, match=r"model: the backbone of its adapter is gone from .*base\. .*r2ec\.json"
+    ):
+        R2ec.load(tmp_path / "model")
+    (tmp_path / "model" / "r2ec.json").write_text(json.dumps(config | {"base": str(tmp_path / "moved")}))
+    moved = R2ec.load(tmp_path / "model").lm.peft_config["default"]
+    assert moved.base_model_name_or_path == str(tmp_path / "moved")  # where vLLM would look for it
     lm.peft_config["default"].base_model_name_or_path = "someone/on-the-hub"
     model.save(tmp_path / "model")
     assert json.loads((tmp_path / "model" / "r2ec.json").read_text())["base"] == "someone/on-the-hub"

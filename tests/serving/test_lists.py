@@ -113,7 +113,9 @@ def test_many_purchases_of_unknown_items_are_told_with_an_example(shop, log, cap
 
 def test_a_file_of_shoppers_none_of_whom_is_in_the_log_is_refused(shop):
     (shop / "users.csv").write_text("user_id\n1\n2\n")
-    with pytest.raises(DataError, match=r"users\.csv: none of its shoppers is in .*example '1'; the log has 'u0'"):
+    with pytest.raises(
+        DataError, match=r"users\.csv: none of its shoppers has a purchase in .*example '1'; the log has 'u0'"
+    ):
         write(shop, users_path=shop / "users.csv")
 
 

@@ -344,6 +344,11 @@ REFUSED = {
         r"trains on one process, and num_processes is 2",
     ),
     "checkpoints within a rollout": ({"num_iterations": 3}, {}, r"each rollout serves 3 steps, and eval_steps is 2"),
+    "an optimiser of bitsandbytes": (
+        {"optim": "paged_adamw_8bit"},
+        {},
+        r"optim is 'paged_adamw_8bit', .* extra `gpu`",
+    ),
     "no judgements to weigh": ({"judged_weight": 0.5}, {}, r"no reasoning was accepted or rejected"),
 }
 

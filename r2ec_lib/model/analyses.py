@@ -13,7 +13,7 @@ import torch
 
 from r2ec_lib.data.purchases import actions
 from r2ec_lib.data.texts import words
-from r2ec_lib.model.claims import FORMS, card_brands, need_words, short_title
+from r2ec_lib.model.claims import FORMS, FRAME_WORDS, card_brands, need_words, short_title
 from r2ec_lib.model.collaborative import ItemWeights, item_weights
 from r2ec_lib.model.prompts import Document, Prompts, clean
 
@@ -40,8 +40,8 @@ class Analyst:
         self.recent = min(RECENT, prompts.style.max_history)
         self.words = list(map(need_words, titles))
         spread = Counter(word for row in self.words for word in set(row))
-        self.telling = {word for word, count in spread.items() if count <= len(items) / 20}
-        brands = [clean(brand, prompts.specials) for brand in card_brands(items)]
+        self.telling = {word for word, count in spread.items() if count <= len(items) / 20} - FRAME_WORDS
+        brands = [short_title(clean(brand, prompts.specials)) for brand in card_brands(items)]  # some list all artists
         self.brands = [brand if words(brand) else "" for brand in brands]  # "-" is none
 
     def write(

@@ -138,7 +138,7 @@ class Checker:
     def _card(self, item: int) -> Card:
         if item not in self._cards:
             title = self.prompts.shown_title(self._titles[item])
-            brand = _key(clean(self._brands[item], self.prompts.specials))
+            brand = _key(short_title(clean(self._brands[item], self.prompts.specials)))
             known = frozenset([*words(title), *need_words(title)])
             self._cards[item] = Card(_key(title), _key(short_title(title)), known, brand)
         return self._cards[item]

@@ -39,6 +39,21 @@ def test_what_an_analysis_states_is_read_back_and_holds(tokenizer):
     assert claims("nothing of the kind", closed=True) == claims("", closed=False) == []
 
 
+def test_a_brand_that_lists_many_names_is_stated_by_its_first_words_and_and_is_no_need(tokenizer):
+    items = pd.DataFrame(
+        {"item_id": ["a"], "title": ["salt and ink"], "brand": ["Ann Lee (Actor), Bo Ray (Actor), Cy"]}
+    )
+    items = pd.concat([items, *[items.assign(title="mug", brand="")] * 40], ignore_index=True)
+    prompts = Prompts(tokenizer, PromptStyle(instruct=False))
+    analyst, generator = Analyst(items, prompts, 4), np.random.default_rng(0)
+    told = {sentence for _ in range(50) for sentence in analyst.write([0], generator).split(". ")}
+    assert {"The shopper trusts Ann Lee (Actor), Bo Ray (Actor)", "The needs are about ink and salt"} <= {
+        sentence.rstrip(".") for sentence in told
+    }
+    text = "The shopper trusts Ann Lee (Actor), Bo Ray (Actor). The needs are about ink and salt."
+    assert all(holds for *_, holds in Checker(items, prompts).check(text, True, [0]))
+
+
 @pytest.mark.parametrize(
     ("text", "holds"),
     [

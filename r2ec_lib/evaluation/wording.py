@@ -67,9 +67,13 @@ def two_digits(value: float) -> str:
 
 
 def difference_cells(comparisons: pd.DataFrame) -> list[str]:
-    """A cell such as "-0.0100 (-0.0200 to +0.0000)" from the difference and ci95 of each row."""
+    """A cell such as "-0.0100 (-0.0200 to +0.0000)" from the difference and ci95 of each row; "(–)" where there is no
+    interval, as with a single shopper."""
     pairs = zip(comparisons["difference"], comparisons["ci95"], strict=True)
-    return [f"{value:+.4f} ({low:+.4f} to {high:+.4f})" for value, (low, high) in pairs]
+    return [
+        f"{value:+.4f} " + ("(–)" if pd.isna([low, high]).any() else f"({low:+.4f} to {high:+.4f})")
+        for value, (low, high) in pairs
+    ]
 
 
 def margin(value: float, interval: list[float], share: bool = False) -> str:

@@ -38,6 +38,8 @@ def test_each_row_of_a_table_becomes_a_cell():
     assert wording.margin_cells(claims) == ["+50% (+40% to +60%)", "-10% (-20% to +0%)"]
     changes = pd.DataFrame({"difference": [0.01, -0.5], "ci95": [[0.0, 0.02], [-1.0, 0.0]]})
     assert wording.difference_cells(changes) == ["+0.0100 (+0.0000 to +0.0200)", "-0.5000 (-1.0000 to +0.0000)"]
+    alone = pd.DataFrame({"difference": [0.01], "ci95": [[None, None]]})  # a single shopper has no interval
+    assert wording.difference_cells(alone) == ["+0.0100 (–)"]
     means = pd.DataFrame({"mean": [0.12], "low": [0.09], "high": [0.15]})
     assert wording.mean_cells(means) == ["0.1200 (0.0900 to 0.1500)"]
     assert wording.mean_cells(means, digits=2) == ["0.12 (0.09 to 0.15)"]

@@ -3,10 +3,12 @@
 Figures that sum up the future (rating counts, average ratings) and prices are never shown to a model.
 """
 
+import json
 import math
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -164,6 +166,9 @@ def _item_text(record: Mapping[str, Any]) -> dict[str, str]:
     categories, details = record.get("categories"), record.get("details")
     if isinstance(categories, list):
         categories = " > ".join(filter(None, map(plain_text, categories)))
+    if isinstance(details, str) and details.startswith("{"):  # as other copies of the data have them
+        with suppress(ValueError):
+            details = json.loads(details)
     if isinstance(details, Mapping):
         details = {key: value for key, value in details.items() if not schema.sums_up_future(key)}
     texts = dict(record) | {"categories": categories, "details": details}

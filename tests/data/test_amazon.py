@@ -104,6 +104,9 @@ def test_no_summary_of_the_whole_corpus_becomes_item_text(amazon):
 def test_fields_of_another_kind_than_usual_are_read_as_text(amazon):
     items, _, _ = read_amazon(amazon(items=[item("p0", categories="Pens", details="3 g", features=None)]), "Pens")
     assert items.loc[0, ["categories", "details", "features"]].tolist() == ["Pens", "3 g", ""]
+    for text, shown in ('{"Weight": "3 g", "Best Sellers Rank": {"Pens": 12}}', "Weight: 3 g"), ("{3 g", "{3 g"):
+        items, _, _ = read_amazon(amazon(items=[item("p0", details=text)]), "Pens")
+        assert items.loc[0, "details"] == shown
 
 
 def test_every_drop_is_counted_with_its_reason(amazon):

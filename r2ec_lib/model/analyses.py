@@ -36,12 +36,13 @@ class Analyst:
     def __init__(self, items: pd.DataFrame, prompts: Prompts, most_facts: int = 4, named: int = 2):
         self.most_facts, self.named = most_facts, named
         titles = [prompts.shown_title(title) for title in items["title"]]  # no more, or it could not be read there
-        self.short = list(map(short_title, titles))
+        self.short = [short_title(title, prompts) for title in titles]
         self.recent = min(RECENT, prompts.style.max_history)
         self.words = list(map(need_words, titles))
         spread = Counter(word for row in self.words for word in set(row))
         self.telling = {word for word, count in spread.items() if count <= len(items) / 20} - FRAME_WORDS
-        brands = [short_title(clean(brand, prompts.specials)) for brand in card_brands(items)]  # some list all artists
+        brands = [clean(brand, prompts.specials) for brand in card_brands(items)]
+        brands = [short_title(brand, prompts) for brand in brands]  # some list all artists
         self.brands = [brand if words(brand) else "" for brand in brands]  # "-" is none
 
     def write(

@@ -15,8 +15,8 @@ import pandas as pd
 from r2ec_lib.data.texts import words
 from r2ec_lib.model.prompts import Prompts, clean
 
-TITLE_WORDS = 6
-"""Words of a title that an analysis names."""
+TITLE_WORDS, TITLE_TOKENS = 6, 22
+"""Words of a title that an analysis names, and tokens: a few words may be long, and text without spaces is one."""
 FORMS = {
     "last": "The last purchase was {}.",
     "earlier": "An earlier purchase was {}.",
@@ -40,9 +40,14 @@ def need_words(title: str) -> list[str]:
     return _NEED.findall(title.lower())
 
 
-def short_title(title: str) -> str:
-    """What an analysis calls an item, of its title as prompts show it."""
-    return " ".join(title.split()[:TITLE_WORDS]).rstrip(" ,.;:-&")
+def short_title(title: str, prompts: Prompts) -> str:
+    """What an analysis calls an item, of its title as prompts show it: its first words, whole ones where there are
+    several."""
+    first = " ".join(title.split()[:TITLE_WORDS])
+    fitting = prompts.first_tokens(first, TITLE_TOKENS)
+    if fitting != first[: len(fitting) + 1].rstrip():  # a word is cut
+        fitting = fitting.rpartition(" ")[0] or fitting
+    return fitting.rstrip(" ,.;:-&") or fitting
 
 
 def card_brands(items: pd.DataFrame) -> list[str]:
@@ -131,16 +136,16 @@ class Checker:
             return bool(asked) and asked <= frozenset().union(*(card.words for card in cards))
         return any(
             (card.title.startswith(whole) and 2 * whole.count(" ") >= card.short.count(" ") > 0)
-            or not parts.isdisjoint({card.title, card.short})
+            or not {whole, *parts}.isdisjoint({card.title, card.short})
             for card in (cards[-1:] if kind == "last" else cards[:-1])
         )
 
     def _card(self, item: int) -> Card:
         if item not in self._cards:
             title = self.prompts.shown_title(self._titles[item])
-            brand = _key(short_title(clean(self._brands[item], self.prompts.specials)))
+            brand = _key(short_title(clean(self._brands[item], self.prompts.specials), self.prompts))
             known = frozenset([*words(title), *need_words(title)])
-            self._cards[item] = Card(_key(title), _key(short_title(title)), known, brand)
+            self._cards[item] = Card(_key(title), _key(short_title(title, self.prompts)), known, brand)
         return self._cards[item]
 
     @cached_property
@@ -149,5 +154,6 @@ class Checker:
 
 
 def _key(text: str) -> str:
-    """The words of a text, each with a blank behind it: a key begins with another where its words do."""
-    return "".join(f"{word} " for word in words(text.replace("’", "'")))
+    """The words of a text, or its signs where it has none, each with a blank behind it: a key begins with another
+    where its words do."""
+    return "".join(f"{word} " for word in words(text.replace("’", "'")) or text.split())

@@ -245,13 +245,18 @@ class Prompts:
         return self._titles[title]
 
     def _short(self, text: str, limit: int, kind: str) -> str:
+        shown = self.first_tokens(text, limit)
+        if shown != text:
+            self.cut[kind] += 1
+        return shown
+
+    def first_tokens(self, text: str, limit: int) -> str:
         """`text` with at most `limit` tokens; a text without spaces may be a single word of any length."""
         if len(text.encode()) <= limit:  # a token has at least one byte
             return text
         spans = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
         if len(spans) <= limit:
             return text
-        self.cut[kind] += 1
         return text[: spans[limit][0]].rstrip()  # a character of several tokens is shown whole or not at all
 
     def user_ids(self, samples: pd.DataFrame, titles: Sequence[str]) -> list[list[int]]:

@@ -6,7 +6,7 @@ import pytest
 from families import text_tokenizer
 
 from r2ec_lib.model.analyses import Analyst
-from r2ec_lib.model.claims import FRAME_WORDS, Checker, claims
+from r2ec_lib.model.claims import FRAME_WORDS, TITLE_TOKENS, Checker, claims
 from r2ec_lib.model.prompts import Prompts, PromptStyle
 
 LONG = "Red oak <answer> wall shelf, wide and deep"  # `<answer>` is cleaned, and counts as a word
@@ -41,16 +41,16 @@ def test_what_an_analysis_states_is_read_back_and_holds(tokenizer):
 
 def test_a_brand_that_lists_many_names_is_stated_by_its_first_words_and_and_is_no_need(tokenizer):
     items = pd.DataFrame(
-        {"item_id": ["a"], "title": ["salt and ink"], "brand": ["Ann Lee (Actor), Bo Ray (Actor), Cy"]}
+        {"item_id": ["a"], "title": ["salt and ink"], "brand": ["A B, C D, E F, G H"]}
     )
     items = pd.concat([items, *[items.assign(title="mug", brand="")] * 40], ignore_index=True)
     prompts = Prompts(tokenizer, PromptStyle(instruct=False))
     analyst, generator = Analyst(items, prompts, 4), np.random.default_rng(0)
     told = {sentence for _ in range(50) for sentence in analyst.write([0], generator).split(". ")}
-    assert {"The shopper trusts Ann Lee (Actor), Bo Ray (Actor)", "The needs are about ink and salt"} <= {
+    assert {"The shopper trusts A B, C D, E F", "The needs are about ink and salt"} <= {
         sentence.rstrip(".") for sentence in told
     }
-    text = "The shopper trusts Ann Lee (Actor), Bo Ray (Actor). The needs are about ink and salt."
+    text = "The shopper trusts A B, C D, E F. The needs are about ink and salt."
     assert all(holds for *_, holds in Checker(items, prompts).check(text, True, [0]))
 
 
@@ -154,3 +154,20 @@ def test_a_text_that_claims_nothing_counts_as_one_that_fails(tokenizer, items, t
 
 def test_words_of_the_sentences_are_known_as_such():
     assert {"last", "purchase", "earlier", "needs", "trusts", "next", "and"} <= FRAME_WORDS
+
+
+def test_of_a_title_whose_words_are_long_an_analysis_names_what_has_room_and_it_holds(tokenizer):
+    """Codes, and text without spaces, have many tokens a word; a title may also have signs alone."""
+    codes = "ZX9-QR7-0041K PW3-LL8-2290T VB6-MN5-7713D HJ1-KK2-4456S"
+    titles = [codes, "超静音大容量折叠便携式不锈钢保温水壶家用办公室户外旅行运动", "★★★", "…", "plain mug"]
+    items = pd.DataFrame({"item_id": [f"i{n}" for n in range(len(titles))], "title": titles})
+    prompts = Prompts(tokenizer, PromptStyle(instruct=False))
+    analyst, checker, generator = Analyst(items, prompts, 1), Checker(items, prompts), np.random.default_rng(0)
+    sizes = [len(tokenizer(short, add_special_tokens=False)["input_ids"]) for short in analyst.short]
+    assert max(sizes) <= TITLE_TOKENS < min(len(tokenizer(title)["input_ids"]) for title in titles[:2])
+    assert codes.startswith(analyst.short[0] + " ") and analyst.short[2:] == titles[2:]
+    for item, short in enumerate(analyst.short):
+        text = f"The last purchase was {short}."
+        assert text in {analyst.write([item], generator) for _ in range(20)}
+        assert checker.check(text, True, [item]) == [("last", short, True)]
+        assert not any(holds for *_, holds in checker.check(text, True, [(item + 1) % len(titles)]))

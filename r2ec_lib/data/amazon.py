@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import pandas as pd
 
 from r2ec_lib.data import schema
@@ -49,9 +50,9 @@ def read_amazon(
         download_amazon(data_dir, category, core, base_url=base_url)
     interactions_path, items_path = amazon_files(data_dir, category, core)
     interactions, read = _read_interactions(interactions_path)
-    items, described = _read_items(items_path, set(interactions["item_id"].unique()), protocol)
+    items, described, dropped = _read_items(items_path, set(interactions["item_id"].unique()), protocol)
     interactions, repeated = drop_repeated(interactions)
-    interactions, unknown = drop_unknown(items, interactions, str(interactions_path))
+    interactions, unknown = drop_unknown(items, interactions, str(interactions_path), dropped)
     return items, interactions, schema.drops_table(described + read + repeated + unknown)
 
 
@@ -93,7 +94,8 @@ def download_amazon(data_dir: str | Path, category: str, core: str = "0core", *,
 def _read_interactions(path: Path) -> tuple[pd.DataFrame, list[tuple]]:
     where = place(path)
     names = {"user_id": "user_id", "item_id": "parent_asin", "rating": "rating", "timestamp": "timestamp"}
-    raw = select_columns(read_file(path), names, where)
+    raw = read_file(path)
+    raw = select_columns(raw if "rating" in raw else raw.assign(rating=np.nan), names, where)
     ids = raw[["user_id", "item_id"]]
     odd = {
         "without a user or an item": (ids.isna() | ids.apply(lambda column: column.str.isspace())).any(axis=1),
@@ -102,11 +104,17 @@ def _read_interactions(path: Path) -> tuple[pd.DataFrame, list[tuple]]:
     }
     drops: list[tuple] = [("interactions", "read", 0, len(raw))]
     raw, odd_drops = _drop(raw, odd, "interactions", path, _tolerated(len(raw)))
-    raw["timestamp"] = parse_time(raw["timestamp"], "ms", where)
+    try:
+        raw["timestamp"] = parse_time(raw["timestamp"], "ms", where)
+    except DataError as error:
+        raise DataError(
+            f"{error} With source amazon the unit is always 'ms'; read other files with source logs."
+        ) from error
     return schema.validate_interactions(raw, where), drops + odd_drops
 
 
-def _read_items(path: Path, bought: set[str], protocol: str) -> tuple[pd.DataFrame, list[tuple]]:
+def _read_items(path: Path, bought: set[str], protocol: str) -> tuple[pd.DataFrame, list[tuple], set[str]]:
+    """The items, rows for the drops table, and the ids of the bought items that were dropped."""
     faults: list[DataError] = []
     texts: dict[int, dict[str, Any]] = {}
     sound = 0
@@ -134,9 +142,10 @@ def _read_items(path: Path, bought: set[str], protocol: str) -> tuple[pd.DataFra
     if protocol == "official":
         unwanted["without a price"] = prices.isin(["", "None", "—"])
         unwanted[f"title over {MAX_TITLE_WORDS} words"] = items["title"].str.split().map(len) > MAX_TITLE_WORDS
+    described = set(items["item_id"])
     items, filtered = _drop(items, unwanted, "items", path)
     items = schema.validate_items(items, lambda line: str(path) if line is None else f"{path}, line {line}")
-    return items, drops + repeated + filtered
+    return items, drops + repeated + filtered, described - set(items["item_id"])
 
 
 def _tolerated(rows: int) -> float:

@@ -6,7 +6,7 @@ Amazon's files of `amazon`, time windows and samples of `splits`.
 
 import re
 from collections import defaultdict
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +52,7 @@ def read_logs(
     `columns` maps our names (the keys of LOG_COLUMNS) to the file's. `timestamp_unit` as in `parse_time`. Ratings are
     optional. Every further column of the items file becomes item text, except those that `clean_items` leaves out.
     Items without a title, returns with what they take back (`drop_returned`), repeated interactions and those with
-    unknown items are dropped and counted. Raises DataError, also where no item has a title.
+    unknown or dropped items are dropped and counted. Raises DataError, also where no item has a title.
     """
     names = _names(columns)
     interactions, returned = _read_interactions(interactions_path, columns, timestamp_unit, rating_range)
@@ -78,7 +78,8 @@ def read_logs(
             reason = "training takes all items; `r2ec items` removes some from the trained model"
         drops.append(("items", f"column {brief(name)!r} left out: {reason}", 0, len(items)))
     interactions, repeated = drop_repeated(interactions)
-    interactions, unknown_items = drop_unknown(items, interactions, str(interactions_path))
+    lacking = named["item_id"][untitled].dropna().astype("str").str.strip()
+    interactions, unknown_items = drop_unknown(items, interactions, str(interactions_path), lacking)
     return items, interactions, schema.drops_table(drops + returned + repeated + unknown_items)
 
 
@@ -274,13 +275,27 @@ def drop_repeated(interactions: pd.DataFrame) -> tuple[pd.DataFrame, list[tuple]
     return kept, [(*row, ", ".join(map(brief, example)))]
 
 
-def drop_unknown(items: pd.DataFrame, interactions: pd.DataFrame, path: str) -> tuple[pd.DataFrame, list[tuple]]:
-    """The interactions with items of the catalogue, and a row for the drops table.
+def drop_unknown(
+    items: pd.DataFrame, interactions: pd.DataFrame, path: str, dropped: Iterable[str] = ()
+) -> tuple[pd.DataFrame, list[tuple]]:
+    """The interactions with items of the catalogue, and rows for the drops table.
 
-    Prints a note where more than UNKNOWN_SHARE go. DataError where none is left.
+    Prints a note where more than UNKNOWN_SHARE go that are not of `dropped` items: those that the catalogue had and
+    the reader left out. DataError where none is left.
     """
-    known = interactions["item_id"].isin(items["item_id"])
-    kept, unknown = interactions[known].reset_index(drop=True), interactions["item_id"][~known]
+    drops, known = [], interactions["item_id"].isin(items["item_id"])
+    lacking = ~known & interactions["item_id"].isin(set(dropped))
+    if lacking.any():
+        example = f"item_id {brief(interactions['item_id'][lacking].iloc[0])!r}"
+        drops.append(
+            ("interactions", "of an item that was dropped", int(lacking.sum()), int((~lacking).sum()), example)
+        )
+        if not known.any():
+            raise DataError(
+                f"{path}: no interaction belongs to an item that is left; {int(lacking.sum()):,} of "
+                f"{len(interactions):,} are of items that were dropped (for example {example}). Mend the items file."
+            )
+    kept, unknown = interactions[known].reset_index(drop=True), interactions["item_id"][~known & ~lacking]
     example = f"item_id {brief(unknown.iloc[0])!r}" if len(unknown) else ""
     alike = unknown.str.lstrip("0").isin(items["item_id"].str.lstrip("0")).sum()
     both = f"for example {example}; the catalogue has {brief(items['item_id'].iloc[0])!r}"
@@ -291,7 +306,10 @@ def drop_unknown(items: pd.DataFrame, interactions: pd.DataFrame, path: str) -> 
     if len(unknown) > UNKNOWN_SHARE * len(interactions):
         share = f"{len(unknown):,} of {len(interactions):,} interactions"
         print(f"{path}: {share} are dropped, since the items table lacks their items ({both}). {advice}")
-    return kept, [("interactions", "of an item that is not in the items table", len(unknown), len(kept), example)]
+    return kept, [
+        *drops,
+        ("interactions", "of an item that is not in the items table", len(unknown), len(kept), example),
+    ]
 
 
 def _names(columns: Mapping[str, str] | None) -> dict[str, str]:

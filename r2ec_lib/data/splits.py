@@ -15,6 +15,7 @@ from r2ec_lib.data.schema import SPLITS, DataError, drops_table
 
 STEP_MONTHS = {"paper": 1, "official": 3}
 RANKED = 20  # items of the longest ranking that is evaluated
+TIED_SHARE = 0.05  # share of samples with the time of one of another split above which a note says so
 
 
 def select_window(
@@ -164,11 +165,17 @@ def check_feasible(
     if faults:
         raise DataError("; ".join(faults) + ".")
     users = samples.groupby("split")["user_id"].nunique()
-    return [
+    notes = [
         f"The {name} split has one shopper, so its intervals and tests say nothing of other shoppers."
         for name in ("valid", "test")
         if users.get(name, 0) < 2
     ]
+    if (share := _tied(samples)) > TIED_SHARE:
+        notes.append(
+            f"{share:.0%} of the samples have the same time as one of another split, so there it is not time that "
+            "divides training from test, but the shopper's id. Bring finer times, or a longer period."
+        )
+    return notes
 
 
 def summary(items: pd.DataFrame, interactions: pd.DataFrame, samples: pd.DataFrame) -> dict[str, float]:
@@ -181,7 +188,6 @@ def summary(items: pd.DataFrame, interactions: pd.DataFrame, samples: pd.DataFra
     by_split = {name: samples[samples["split"] == name] for name in SPLITS}
     train = by_split["train"]
     shown = np.unique(np.concatenate([train["target"].to_numpy(), *train["history"]]))
-    splits_at = samples.groupby("timestamp")["split"].transform("nunique")
     latest = np.array([hours[-1] for hours in samples["history_hours"]])
     return {
         "users": int(interactions["user_id"].nunique()),
@@ -191,8 +197,12 @@ def summary(items: pd.DataFrame, interactions: pd.DataFrame, samples: pd.DataFra
         **{name: len(part) for name, part in by_split.items()},
         **{f"cold_{name}": float((~part["target"].isin(shown)).mean()) for name, part in by_split.items()},
         "ties_with_history": float((latest == 0).mean()),
-        "ties_across_splits": float((splits_at > 1).mean()),
+        "ties_across_splits": _tied(samples),
     }
+
+
+def _tied(samples: pd.DataFrame) -> float:
+    return float((samples.groupby("timestamp")["split"].transform("nunique") > 1).mean())
 
 
 def test_questions(samples: pd.DataFrame, count: int = 0) -> pd.DataFrame:

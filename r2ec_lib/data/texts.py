@@ -30,7 +30,7 @@ _PROPERTY = (
     r"position|right|text|top|vertical|white|width)[a-z-]*"
 )
 _CSS = re.compile(  # rules that have lost their style block
-    rf"(?<![\w.#])(?=[\w.#]){_SELECTOR}(?:[\s,>]+(?=[\w.#]){_SELECTOR})*\s*"
+    rf"(?<![\w.#])(?=[\w.#]){_SELECTOR}(?:[\s,>]+(?=[\w.#]){_SELECTOR}){{0,20}}\s*"
     rf"\{{(?:\s*{_PROPERTY}\s*:[^{{}}:;]*;?)+\s*\}}"
 )
 

@@ -119,9 +119,10 @@ def test_every_drop_is_counted_with_its_reason(amazon):
         ("never bought", 1, 2, ""),
         ("without a title", 1, 1, "meta_Pens.jsonl.gz: p1, , Office, Shop"),
         ("read", 0, 9, ""),
-        ("of an item that is not in the items table", 6, 3, "item_id 'p1'"),
+        ("of an item that was dropped", 3, 6, "item_id 'p1'"),
+        ("of an item that is not in the items table", 3, 3, "item_id 'p2'"),
     ]
-    assert drops["step"].tolist() == ["items"] * 3 + ["interactions"] * 2
+    assert drops["step"].tolist() == ["items"] * 3 + ["interactions"] * 3
 
 
 def test_a_title_of_signs_that_nobody_sees_is_none(amazon):
@@ -194,7 +195,10 @@ def test_more_odd_rows_than_one_in_a_hundred_are_an_error(amazon, sound, odd, re
     [
         ([*LINES, f"u,p0,5.0,{T0},extra"], r"Pens\.csv\.gz, line 7: 5 fields, expected 4 \(user_id,parent_asin"),
         ([*LINES, f"u,p0,{T0}"], r"Pens\.csv\.gz, line 7: 3 fields, expected 4"),
-        (["u,p0,5.0,1500000000"] * 11, r"Pens\.csv\.gz, line 2: '1500000000' .* would fit timestamp_unit 's'"),
+        (
+            ["u,p0,5.0,1500000000"] * 11,
+            r"Pens\.csv\.gz, line 2: '1500000000' .* is always 'ms'; read other files with",
+        ),
         ([f",p0,5.0,{T0}"] * 11, r"Pens\.csv\.gz, line 2: no user_id \(11 such rows\)"),
         ([f",p0,5.0,{T0}"] * 3, r"Pens\.csv\.gz: no interaction is left once those without a user or an item"),
     ],
@@ -202,6 +206,11 @@ def test_more_odd_rows_than_one_in_a_hundred_are_an_error(amazon, sound, odd, re
 def test_a_broken_interactions_file_is_named_with_its_line(amazon, lines, message):
     with pytest.raises(DataError, match=message):
         read_amazon(amazon(lines), "Pens")
+
+
+def test_ratings_are_not_needed(amazon):
+    _, interactions, _ = read_amazon(amazon([f"u,p0,{T0}"], header="user_id,parent_asin,timestamp"), "Pens")
+    assert interactions["rating"].isna().all() and len(interactions) == 1
 
 
 def test_a_missing_column_is_named(amazon):

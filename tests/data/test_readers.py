@@ -286,7 +286,18 @@ def test_items_without_a_title_are_dropped_and_counted_and_so_are_their_purchase
     assert catalogue["item_id"].tolist() == interactions["item_id"].tolist() == ["p"]
     row = drops.set_index("reason").loc["without a title"]
     assert (row["step"], row["dropped"], row["remaining"], row["example"]) == ("items", 2, 1, "item_id 'q'")
-    assert drops["remaining"][0] == 3 and drops_of(drops)["of an item that is not in the items table"] == 1
+    assert drops["remaining"][0] == 3 and drops_of(drops)["of an item that was dropped"] == 1
+
+
+def test_purchases_of_items_without_a_title_are_not_called_unknown(logs, capsys):
+    """Else the advice would be to write ids alike that are."""
+    rows, items = "a,p,2020-01-01\na,q,2020-01-02\nb,q,2020-01-02\nb,x,2020-01-03\n", "item_id,title\np,Pen\n q,\n"
+    _, interactions, drops = readers.read_logs(*logs(rows + "".join(f"c{k},p,2020-01-04\n" for k in range(9)), items))
+    counts = drops_of(drops)
+    assert (counts["of an item that was dropped"], counts["of an item that is not in the items table"]) == (2, 1)
+    assert len(interactions) == 10 and drops["remaining"].iloc[-1] == 10 and capsys.readouterr().out == ""
+    with pytest.raises(DataError, match=r"2 of 2 are of items that were dropped \(for example item_id 'q'\)"):
+        readers.read_logs(*logs("a,q,2020-01-02\nb,q,2020-01-02\n", items))
 
 
 def test_where_no_item_has_a_title_the_column_is_named_and_what_to_set(logs):

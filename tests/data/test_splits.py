@@ -123,6 +123,13 @@ def test_a_split_with_one_shopper_is_noted():
     ]
 
 
+def test_a_log_of_few_different_times_is_noted():
+    users, times = [f"u{k % 50:02d}" for k in range(200)], [k // 50 for k in range(200)]
+    samples, _ = splits.make_samples(catalogue(30), log(users, [k // 50 for k in range(200)], times))
+    notes = splits.check_feasible(catalogue(30), samples, batch_users=8)
+    assert [note[:53] for note in notes] == ["33% of the samples have the same time as one of anoth"]
+
+
 def monthly():
     """Three items a month through 2020, one shopper."""
     starts = pd.date_range("2020-01-01", "2020-12-01", freq="MS")

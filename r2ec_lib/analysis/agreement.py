@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from r2ec_lib.analysis.attributes import value_sets
+from r2ec_lib.analysis.attributes import WORDS, value_sets
 
 BINS = 10
 """Bins of popularity, in which items count as equally popular."""
@@ -55,9 +55,9 @@ def consistency(
 def contradictions(chains: pd.DataFrame, stated: pd.DataFrame, attributes: pd.DataFrame) -> pd.DataFrame:
     """Where the reason states one value and the recommended item v̂ has another, worst first.
 
-    Only attributes of which every item has at most one value can be contradicted. One is if v̂ has a value of it that
-    is none of those stated. Worst first: by the number of contradicted attributes of the chain, then by the share of
-    the whole list of top items that has another value too.
+    Only attributes of which every item has at most one value can be contradicted, and words never. One is if v̂ has a
+    value of it that is none of those stated. Worst first: by the number of contradicted attributes of the chain, then
+    by the share of the whole list of top items that has another value too.
 
     Returns:
         `row`, `attribute`, `stated` (values), `actual` (v̂'s value), `item` (v̂), `contradicted` (attributes of the
@@ -80,9 +80,9 @@ def contradictions(chains: pd.DataFrame, stated: pd.DataFrame, attributes: pd.Da
 
 
 def _single_valued(attributes: pd.DataFrame) -> pd.Index:
-    """The attributes of which every item has at most one value."""
+    """The attributes of which every item has at most one value, but for words: of those a card has many."""
     most = attributes.groupby(["attribute", "item"]).size().groupby("attribute").max()
-    return most.index[most == 1]
+    return most.index[(most == 1) & (most.index != WORDS)]
 
 
 def by_reason(contradicted: pd.DataFrame) -> pd.DataFrame:

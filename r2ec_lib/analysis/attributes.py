@@ -23,7 +23,8 @@ from r2ec_lib.data.texts import WORD, words
 from r2ec_lib.model.claims import FRAME_WORDS
 
 KEY = ["attribute", "value"]
-
+WORDS = "word"
+"""The attribute whose values are single words of a card."""
 
 FRAME = ENGLISH_STOP_WORDS | FRAME_WORDS | {"need"}
 """Words that make sentences and state nothing of an item: function words, and those of the warm-up's analyses."""
@@ -34,7 +35,7 @@ def card_attributes(items: pd.DataFrame, max_words: int = 3, fewest: int = 3, mo
 
     A column other than the title whose values have at most `max_words` words in the median, and are not all the same,
     is an attribute of that name, with its whole values. The words of the title and of the other columns are values of
-    the attribute "word", if they have three letters or more, are none of `FRAME`, and occur on at least `fewest`
+    the attribute `WORDS`, if they have three letters or more, are none of `FRAME`, and occur on at least `fewest`
     cards and on at most a share `most` of them.
     """
     cards = items.drop(columns="item_id").map(words)  # lists of words
@@ -51,7 +52,7 @@ def card_attributes(items: pd.DataFrame, max_words: int = 3, fewest: int = 3, mo
     )
     text = cards.drop(columns=short).itertuples(index=False)
     rows = [
-        (item, "word", word)
+        (item, WORDS, word)
         for item, lists in enumerate(text)
         for word in dict.fromkeys(word for cut in lists for word in cut)
         if len(word) > 2 and word.isalpha() and word not in FRAME

@@ -31,23 +31,25 @@ def exposure(
 
     popularity, history_popularity  mean training purchases of the items (average recommendation popularity)
     calibration  KL(p ‖ q̃) in nats, p the categories of the history, q̃ = (1 − MIX) q + MIX p, q those of the list
-                 (Steck 2018); 0 for the same proportions, NaN without categories
+                 (Steck 2018); 0 for the same proportions, NaN where either has no category
 
     Args:
         popularity: (N,) training purchases.
         own: what the shopper of each list bought in training, an item per purchase. It is left out of the counts, for
             the items of a history would count the purchases that put them there, as those not bought yet cannot.
-        categories: (N,) category of each item.
+        categories: (N,) category of each item; items of which it is not known ("") do not count.
     """
     counts = np.asarray(popularity, float)
-    kinds = None if categories is None else pd.factorize(np.asarray(categories))[0]  # (N,)
+    known = pd.Series(np.nan if categories is None else categories, range(len(counts))).replace("", np.nan)
+    kinds = pd.factorize(known)[0]  # (N,), −1 where it is not known
     rows = []
     for items, history, shopper in zip(lists, histories, own, strict=True):
         listed, bought, mine = (np.asarray(part, int) for part in (items, history, shopper))
         by_others = [counts[part] - (part[:, None] == mine).sum(axis=1) for part in (listed, bought)]
         mean, divergence = (by_others[0].mean() if len(listed) else np.nan), np.nan
-        if len(listed) and kinds is not None:
-            both, split = np.unique(kinds[np.concatenate([bought, listed])], return_inverse=True)[1], len(bought)
+        theirs = [kinds[part][kinds[part] >= 0] for part in (bought, listed)]
+        if all(map(len, theirs)):
+            both, split = np.unique(np.concatenate(theirs), return_inverse=True)[1], len(theirs[0])
             p, q = (np.bincount(part, minlength=both.max() + 1) / len(part) for part in (both[:split], both[split:]))
             divergence = scipy.stats.entropy(p, (1 - MIX) * q + MIX * p)
         rows.append((mean, by_others[1].mean(), divergence))

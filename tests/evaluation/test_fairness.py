@@ -68,6 +68,14 @@ def test_calibration_and_concentration_depend_on_the_length_of_lists_and_popular
     assert few["gini"] > many["gini"] and few["coverage"] < many["coverage"] == 1
 
 
+def test_items_of_no_category_do_not_count_as_one():
+    categories = ["x", "", "y", "", "x", ""]
+    table = exposure([[0, 1], [1, 2], [3], [4]], [[4, 3], [0, 5], [0], [5]], categories=categories)
+    assert table["calibration"].iloc[0] == pytest.approx(0)  # both of "x" alone
+    assert table["calibration"].iloc[1] == pytest.approx(np.log(1 / fairness.MIX))
+    assert table["calibration"].iloc[2:].isna().all()
+
+
 def test_a_catalogue_of_as_many_categories_as_items_needs_no_table_of_both():
     """50,000 items of 15,000 shops would take 6 GB as a table of numbers."""
     categories = np.arange(200_000)

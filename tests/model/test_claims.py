@@ -40,9 +40,7 @@ def test_what_an_analysis_states_is_read_back_and_holds(tokenizer):
 
 
 def test_a_brand_that_lists_many_names_is_stated_by_its_first_words_and_and_is_no_need(tokenizer):
-    items = pd.DataFrame(
-        {"item_id": ["a"], "title": ["salt and ink"], "brand": ["A B, C D, E F, G H"]}
-    )
+    items = pd.DataFrame({"item_id": ["a"], "title": ["salt and ink"], "brand": ["A B, C D, E F, G H"]})
     items = pd.concat([items, *[items.assign(title="mug", brand="")] * 40], ignore_index=True)
     prompts = Prompts(tokenizer, PromptStyle(instruct=False))
     analyst, generator = Analyst(items, prompts, 4), np.random.default_rng(0)

@@ -5,10 +5,7 @@ import pandas as pd
 import pytest
 
 from r2ec_lib.analysis import agreement, mentions
-from r2ec_lib.analysis.attributes import (
-    KEY,
-    fact_attributes,
-)
+from r2ec_lib.analysis.attributes import KEY, attribute_mentions, fact_attributes
 from r2ec_lib.bazaar import language
 
 FACTS = pd.DataFrame(
@@ -133,6 +130,13 @@ def test_an_attribute_of_which_an_item_has_two_values_cannot_be_contradicted():
 
 def mentioned(*rows):
     return pd.DataFrame(rows, columns=["row", "item", "how"])
+
+
+def test_words_of_a_card_contradict_nothing_even_where_each_item_has_one():
+    words = pd.DataFrame({"item": [0, 1], "attribute": "word", "value": ["mug", "tent"]})
+    chains = chains_of(("a mug for the tent.", [0]), ("a tent.", [0]))
+    stated = attribute_mentions(chains, words)
+    assert len(stated) == 3 and agreement.contradictions(chains, stated, words).empty
 
 
 def test_only_titles_of_single_items_outside_the_history_count_as_leaks_or_rivals():

@@ -16,6 +16,8 @@ from r2ec_lib.data.schema import SPLITS, DataError, drops_table
 STEP_MONTHS = {"paper": 1, "official": 3}
 RANKED = 20  # items of the longest ranking that is evaluated
 TIED_SHARE = 0.05  # share of samples with the time of one of another split above which a note says so
+REGULAR_SHARE = 0.2  # share of targets that come equally long after the purchase before above which a note says so
+SOON = 1.0  # hours between two purchases that are of one sitting
 
 
 def select_window(
@@ -71,14 +73,15 @@ def make_samples(
     max_history: int = 20,
     mask_seen: bool = True,
     skip_ties: bool = True,
+    order_seconds: int = 0,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The (samples, drops) of all actions that have an earlier one, in time order, split 80/10/10.
 
     A shopper's actions at the same moment keep the order of the log; samples at the same moment are ordered by user,
     then position. DataError where a split would be empty.
 
-    skip_ties: an action at the same moment as the one before is part of the same order and no question, since before
-    the order none of its parts was known.
+    skip_ties: an action at the same moment as the one before, or at most `order_seconds` later, is part of the same
+    order and no question, since before the order none of its parts was known.
     mask_seen: history items are no candidates at ranking time, so a sample whose target is in its own history
     could be won by nobody: it is dropped and counted.
     """
@@ -98,8 +101,9 @@ def make_samples(
     chosen = np.flatnonzero(position > 0)
     chosen = chosen[np.lexsort((position[chosen], user[chosen], time[chosen]))]
     if skip_ties:
-        later = time[chosen] > time[chosen - 1]
-        drops.append(("samples", "same moment as the action before: part of one order", int((~later).sum())))
+        later = time[chosen] > time[chosen - 1] + np.timedelta64(order_seconds, "s")
+        same = f"at most {order_seconds:,} s after" if order_seconds else "same moment as"
+        drops.append(("samples", f"{same} the action before: part of one order", int((~later).sum())))
         chosen = chosen[later]
     length = np.minimum(position[chosen], max_history)
     if mask_seen:
@@ -175,6 +179,16 @@ def check_feasible(
             f"{share:.0%} of the samples have the same time as one of another split, so there it is not time that "
             "divides training from test, but the shopper's id. Bring finer times, or a longer period."
         )
+    gaps = pd.Series(_last_hours(samples)).replace(0, np.nan)
+    gap, count = next(iter(gaps.round(3).value_counts().items()), (0.0, 0))
+    if count > REGULAR_SHARE * len(samples):
+        notes.append(
+            f"{count / len(samples):.0%} of the targets were bought exactly {gap:g} hours after the purchase before. "
+            "Such times are probably made up; whatever is said of time then holds for the order of purchases alone."
+        )
+    ratings = np.concatenate(samples["history_ratings"].to_list())
+    if (given := ratings[~np.isnan(ratings)]).size and (given == given[0]).all():
+        notes.append(f"Every rating is {given[0]:g}, so ratings say nothing here.")
     return notes
 
 
@@ -182,13 +196,15 @@ def summary(items: pd.DataFrame, interactions: pd.DataFrame, samples: pd.DataFra
     """Counts of the finished data set, and the shares of cold targets and of ties in time.
 
     cold_<split>: share of the split's targets that no training sample shows, as target or in its history.
+    soon_<split>: share of the split's targets that follow the purchase before within SOON hours.
     ties_with_history: share of samples whose latest history action has the target's own timestamp.
     ties_across_splits: share of samples that have their timestamp in common with a sample of another split.
     """
     by_split = {name: samples[samples["split"] == name] for name in SPLITS}
     train = by_split["train"]
     shown = np.unique(np.concatenate([train["target"].to_numpy(), *train["history"]]))
-    latest = np.array([hours[-1] for hours in samples["history_hours"]])
+    latest = _last_hours(samples)
+    soon = pd.Series(latest <= SOON).groupby(samples["split"].to_numpy()).mean()
     return {
         "users": int(interactions["user_id"].nunique()),
         "items": len(items),
@@ -196,9 +212,15 @@ def summary(items: pd.DataFrame, interactions: pd.DataFrame, samples: pd.DataFra
         "samples": len(samples),
         **{name: len(part) for name, part in by_split.items()},
         **{f"cold_{name}": float((~part["target"].isin(shown)).mean()) for name, part in by_split.items()},
+        **{f"soon_{name}": float(soon[name]) for name in SPLITS},
         "ties_with_history": float((latest == 0).mean()),
         "ties_across_splits": _tied(samples),
     }
+
+
+def _last_hours(samples: pd.DataFrame) -> np.ndarray:
+    """(S,) hours from the purchase before to the target."""
+    return np.array([hours[-1] for hours in samples["history_hours"]], dtype=float)
 
 
 def _tied(samples: pd.DataFrame) -> float:

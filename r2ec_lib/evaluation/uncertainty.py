@@ -17,6 +17,7 @@ from scipy.stats import norm, t
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
+from r2ec_lib.data.splits import SOON
 from r2ec_lib.evaluation.ranking import metric_values
 
 Z = float(norm.ppf(0.975))
@@ -238,9 +239,9 @@ def slice_labels(samples: pd.DataFrame, bought: pd.DataFrame) -> pd.DataFrame:
     question.
 
     "target in training" (cold, warm), "target popularity" (thirds of the warm samples by the target's training
-    purchases, cold apart), "history length" (spans, the last one up to the longest history), "user in training" (new,
-    known) and "time" (first and second half of the samples). `bought` has one row per training purchase, with
-    `user_id` and `item`.
+    purchases, cold apart), "history length" (spans, the last one up to the longest history), "last purchase" (within
+    SOON hours before the target, or earlier), "user in training" (new, known) and "time" (first and second half of the
+    samples). `bought` has one row per training purchase, with `user_id` and `item`.
     """
     count = samples["target"].map(bought["item"].value_counts()).fillna(0)
     thirds = count.where(count > 0).rank(method="average", pct=True)
@@ -249,6 +250,7 @@ def slice_labels(samples: pd.DataFrame, bought: pd.DataFrame) -> pd.DataFrame:
     ends = [*(end for end in (1, 4, 9) if end < lengths.max()), lengths.max()]
     starts = [1, *(end + 1 for end in ends[:-1])]
     spans = [f"{first}–{last}" if first < last else f"{last}" for first, last in zip(starts, ends, strict=True)]
+    hours = samples["history_hours"].map(lambda past: float(past[-1]))
     early = samples["timestamp"] <= samples["timestamp"].median()
     return pd.DataFrame(
         {
@@ -256,6 +258,7 @@ def slice_labels(samples: pd.DataFrame, bought: pd.DataFrame) -> pd.DataFrame:
             "target in training": np.where(count > 0, "warm", "cold"),
             "target popularity": popularity,
             "history length": pd.cut(lengths, [0, *ends], labels=spans),
+            "last purchase": pd.cut(hours, [-1, SOON, np.inf], labels=[f"within {SOON:g} h", "earlier"]),
             "user in training": np.where(samples["user_id"].isin(bought["user_id"]), "known", "new"),
             "time": np.where(early, "first half", "second half"),
         }

@@ -30,10 +30,14 @@ def popularity_tail(samples: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def split_timeline(samples: pd.DataFrame, ax: Axes, bins: int = 60) -> Axes:
-    """Samples over time, stacked by split: chronological splits share at most one bin."""
+    """Samples over time, stacked by split, in about as many bars of whole days (hours in a short log): chronological
+    splits share at most one."""
     dates = pd.Series(mdates.date2num(samples["timestamp"].dt.tz_convert(None).to_numpy()))
-    edges = np.histogram_bin_edges(dates, bins)
-    bottom = np.zeros(bins)
+    days = np.ptp(dates) / bins
+    width = np.ceil(days) if days > 1 else np.ceil(24 * days) / 24 or 1
+    start = np.floor(dates.min())
+    count = max(1, int(np.ceil((dates.max() - start) / width)))
+    edges, bottom = start + width * np.arange(count + 1), np.zeros(count)
     for i, (split, part) in enumerate(dates.groupby(samples["split"].to_numpy(), sort=False)):
         counts, _ = np.histogram(part, edges)
         ax.bar(edges[:-1], counts, np.diff(edges), bottom, align="edge", label=split, **bar_look(i))
@@ -41,4 +45,5 @@ def split_timeline(samples: pd.DataFrame, ax: Axes, bins: int = 60) -> Axes:
     ax.set_ylim(0, 1.05 * bottom.max())
     ax.xaxis_date()
     ax.xaxis.set_major_formatter(mdates.ConciseDateFormatter(ax.xaxis.get_major_locator()))
-    return style(ax, "time of the purchase (UTC)", f"samples per {(edges[1] - edges[0]):.3g} days", legend=True)
+    span = f"{width:g} days" if width > 1 else "day" if width == 1 else f"{24 * width:g} h"
+    return style(ax, "time of the purchase (UTC)", f"samples per {span}", legend=True)

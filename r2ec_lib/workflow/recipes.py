@@ -32,7 +32,7 @@ RANGES = dict.fromkeys(
         *("test_samples", "student_epochs", "student_histories", "backbone_histories", "drop_samples", "review_cases"),
         *("min_items", "warmup_documents", "warmup_named", "warmup_lm_steps", "warmup_steps", "item_warmup_steps"),
         *("live_negatives", "top_k", "max_completion_length", "teacher_lengths", "taken_away"),
-        *("shown_contradictions", "shown_cases", "trials", "writing_steps"),
+        *("shown_contradictions", "shown_cases", "trials", "writing_steps", "order_seconds"),
     ),
     range(2**32),  # NumPy takes no other seed
 )

@@ -8,7 +8,7 @@ from r2ec_lib.data import splits
 from r2ec_lib.data.schema import DataError
 
 
-def by_hand(interactions, max_history, mask_seen, skip_ties):
+def by_hand(interactions, max_history, mask_seen, skip_ties, order_seconds=0):
     """(user, time, target, history, hours, ratings) of every sample, in plain Python."""
     found = []
     for user, actions in interactions.groupby("user_id"):
@@ -18,7 +18,7 @@ def by_hand(interactions, max_history, mask_seen, skip_ties):
             past = rows[max(0, position - max_history) : position]
             if mask_seen and item in [p[0] for p in past]:
                 continue
-            if skip_ties and past[-1][1] == time:
+            if skip_ties and (time - past[-1][1]).total_seconds() <= order_seconds:
                 continue
             hours = [(time - p[1]).total_seconds() / 3600 for p in past]
             found.append(
@@ -27,14 +27,14 @@ def by_hand(interactions, max_history, mask_seen, skip_ties):
     return sorted(found)
 
 
-@pytest.mark.parametrize("skip_ties", [True, False])
+@pytest.mark.parametrize(("skip_ties", "order_seconds"), [(True, 0), (True, 2 * 3600), (False, 0)])
 @pytest.mark.parametrize("mask_seen", [True, False])
 @pytest.mark.parametrize("max_history", [1, 3, 20])
-def test_samples_equal_a_plain_reading_of_the_protocol(max_history, mask_seen, skip_ties):
+def test_samples_equal_a_plain_reading_of_the_protocol(max_history, mask_seen, skip_ties, order_seconds):
     interactions = random_log()
-    choices = {"max_history": max_history, "mask_seen": mask_seen, "skip_ties": skip_ties}
-    samples, _ = splits.make_samples(catalogue(30), interactions, **choices)
-    expected = by_hand(interactions, max_history, mask_seen, skip_ties)
+    choices = {"mask_seen": mask_seen, "skip_ties": skip_ties, "order_seconds": order_seconds}
+    samples, _ = splits.make_samples(catalogue(30), interactions, max_history=max_history, **choices)
+    expected = by_hand(interactions, max_history, **choices)
     assert len(samples) == len(expected)
     for row, (time, user, _, target, history, hours, ratings) in zip(samples.itertuples(), expected, strict=True):
         assert (row.timestamp, row.user_id, row.target) == (time, user, target)
@@ -83,10 +83,13 @@ def test_ties_are_named_where_they_leave_too_few_samples():
         splits.make_samples(catalogue(39), log(["u"] * 39, range(39), [0] * 39))
 
 
+TIMES = [k + k * k % 11 / 20 for k in range(100)]  # hours; no two gaps in a row are alike
+
+
 def feasible(num_items=30, users=None, **choices):
     users = users or [f"u{k % 5}" for k in range(100)]
     samples, _ = splits.make_samples(
-        catalogue(30), log(users, [k // 5 % 29 for k in range(100)], range(100)), max_history=7
+        catalogue(30), log(users, [k // 5 % 29 for k in range(100)], TIMES), max_history=7
     )
     return splits.check_feasible(catalogue(num_items), samples, **{"batch_users": 8} | choices)
 
@@ -124,10 +127,25 @@ def test_a_split_with_one_shopper_is_noted():
 
 
 def test_a_log_of_few_different_times_is_noted():
-    users, times = [f"u{k % 50:02d}" for k in range(200)], [k // 50 for k in range(200)]
-    samples, _ = splits.make_samples(catalogue(30), log(users, [k // 50 for k in range(200)], times))
+    users, items = [f"u{k % 50:02d}" for k in range(200)], [k // 50 for k in range(200)]
+    samples, _ = splits.make_samples(catalogue(30), log(users, items, [3.5 * item**2 for item in items]))
     notes = splits.check_feasible(catalogue(30), samples, batch_users=8)
-    assert [note[:53] for note in notes] == ["33% of the samples have the same time as one of anoth"]
+    assert notes[0].startswith("33% of the samples have the same time as one of another split")
+    assert notes[1].startswith("33% of the targets were bought exactly ")
+
+
+def test_times_and_ratings_that_say_nothing_are_noted():
+    users, items = [f"u{k % 5}" for k in range(100)], [k // 5 % 29 for k in range(100)]
+    samples, _ = splits.make_samples(catalogue(30), log(users, items, TIMES).assign(rating=5.0), max_history=7)
+    note = "Every rating is 5, so ratings say nothing here."
+    assert splits.check_feasible(catalogue(30), samples, batch_users=8) == [note]
+    samples["history_ratings"] = [ratings * float("nan") for ratings in samples["history_ratings"]]
+    assert splits.check_feasible(catalogue(30), samples, batch_users=8) == []  # there are none
+    daily = log(users, items, [24 * (k // 5) + k % 5 / 7 for k in range(100)])
+    samples, _ = splits.make_samples(catalogue(30), daily, max_history=7)
+    [note] = splits.check_feasible(catalogue(30), samples, batch_users=8)
+    assert note.startswith("100% of the targets were bought exactly 24 hours after the purchase before. Such times")
+    assert splits.summary(catalogue(30), daily, samples)["soon_test"] == 0
 
 
 def monthly():

@@ -267,6 +267,7 @@ def samples_table(targets, histories, users, start="2023-01-01"):
             "timestamp": pd.Timestamp(start, tz="UTC") + pd.to_timedelta(np.arange(len(targets)), unit="D"),
             "target": targets,
             "history": [np.array(history) for history in histories],
+            "history_hours": [np.linspace(9.0, 1.0, len(history)) for history in histories],
         }
     )
 
@@ -281,6 +282,7 @@ def test_slices_name_cold_items_new_users_and_history_lengths():
     assert odd == ["first half", "first half", "second half"]  # the moment in the middle belongs to the first half
     assert labels["user in training"].tolist() == ["known", "new", "known", "known"]
     assert labels["history length"].tolist() == ["1", "2–4", "10–12", "1"]
+    assert labels["last purchase"].tolist() == ["earlier", "within 1 h", "within 1 h", "earlier"]
     assert labels["target popularity"].tolist() == ["popular third", "rare third", "cold", "middle third"]
     table = rankings({"m": np.array([1, 2, 50, 3])}, test["user_id"].to_numpy())
     found = uncertainty.slices(table, labels, "hit@5", 50).set_index(["slicing", "slice"])

@@ -32,6 +32,8 @@ def working_bytes(call: Callable[[], object]) -> int:
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True):
+        pass  # the first one loads modules of many MB
     tracemalloc.start()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         call()
@@ -45,10 +47,13 @@ def working_bytes(call: Callable[[], object]) -> int:
 
 
 def model_bytes(lm: torch.nn.Module, table: torch.Tensor, term: Collaborative | None = None) -> int:
-    """Bytes that a language model with an item table keeps: parameters, each shared one once, the table, and the
-    collaborative term where there is one."""
-    added = sum(tensor.nbytes for tensor in term.packed()[0].values()) if term else 0
-    return sum(weight.nbytes for weight in lm.parameters()) + table.nbytes + added
+    """Bytes that a language model with an item table keeps: parameters, each shared one once, and `kept_bytes`."""
+    return sum(weight.nbytes for weight in lm.parameters()) + kept_bytes(table, term)
+
+
+def kept_bytes(table: torch.Tensor, term: Collaborative | None = None) -> int:
+    """Bytes of an item table, and of the collaborative term where there is one."""
+    return table.nbytes + (sum(tensor.nbytes for tensor in term.packed()[0].values()) if term else 0)
 
 
 def seconds_per_query(scorers: Sequence[Scorer], samples: pd.DataFrame, size: int, queries: int) -> list[float]:

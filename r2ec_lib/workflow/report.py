@@ -128,6 +128,7 @@ def _notes(run: RunFolder) -> list[str]:
             "The purchases are generated: the Bazaar is a made-up market in which the reasons behind each "
             "purchase are known. Its figures say what the method can find, not how well it does on a real market."
         )
+    notes += data.get("notes", [])
     if training.get("backbone") == "tiny":
         rules = " It has read the market's general rules, the baselines have not."
         notes.append(
@@ -207,7 +208,8 @@ def _claims(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             wide = wording.claims_table(part)
             model = wording.NAMES.get(part["a"].iloc[0], part["a"].iloc[0])
             rows = list(wide.itertuples(name=None))
-            tables.append({"title": title, "model": model, "columns": list(wide), "rows": rows})
+            verdict = wording.verdict(part)
+            tables.append({"title": title, "model": model, "columns": list(wide), "rows": rows, "verdict": verdict})
     return tables
 
 

@@ -106,6 +106,18 @@ def test_names_of_metrics_are_those_that_readers_write():
     assert [wording.metric_name(name) for name in ("hit@5", "ndcg@20", "reward")] == ["Hit@5", "NDCG@20", "reward"]
 
 
+def test_a_verdict_is_what_the_intervals_say():
+    intervals = {"sasrec": [0.1, 0.3], "ease": [-0.1, 0.1], "caser": [0.01, 0.2], "popularity": [-0.2, -0.1]}
+    rows = [{"a": "r2ec", "b": b, "metric": "ndcg@20", "ci95": ci95, "share": False} for b, ci95 in intervals.items()]
+    rows += [{**rows[0], "b": "gru4rec", "ci95": [None, None]}]  # of a single shopper, as a file has it
+    told = wording.verdict(pd.DataFrame([*rows, {**rows[0], "b": "oracle", "share": True}]))
+    assert told == (
+        "In NDCG@20, R²ec is ahead of SASRec and Caser; it cannot be told from EASE and GRU4Rec; "
+        "it is behind most popular."
+    )
+    assert wording.verdict(pd.DataFrame(rows[:1]), "hit@5") == ""
+
+
 def test_claims_stand_in_the_order_of_their_rows_and_not_of_the_alphabet():
     rows = [(b, metric) for b in ("sasrec", "caser") for metric in ("ndcg@20", "hit@5")]
     claims = pd.DataFrame(rows, columns=["b", "metric"]).assign(difference=0.1, relative=0.1, collapsed=True)

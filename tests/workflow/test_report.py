@@ -108,6 +108,7 @@ def test_the_index_of_a_study_shows_its_margins_and_leads_to_its_runs(tmp_path):
     shown = {"title": "seeds", "run": "seeds", "file": "index.html", "links": [], "before": None, "after": None}
     html = report.overview(RunFolder(run), shown, FACTS)
     assert html.count("+50% (+25% to +75%)") == 2 and "against best baseline" in html
+    assert "cannot be told from" not in html  # no word of a metric that is not there
     assert "+68.67%" in html and "copied" in html
     assert "no other baseline" in html and "for variants of several runs, over seeds" in html
     assert '<a href="../../one/report/index.html">one</a>' in html and 'report/index.html">two' not in html
@@ -195,6 +196,19 @@ def noted(path, recipe, source="logs", training=None):
     if training:
         storage.write_json(training, run.metrics("training"))
     return report._shared_notes(run)
+
+
+def test_the_index_says_in_words_what_the_intervals_say_and_what_the_data_lack(tmp_path):
+    claim = {"a": "r2ec", "metric": "ndcg@20", "difference": 0.0, "relative": 0.0, "relative_ci95": [0.0, 0.0]}
+    claim |= {"collapsed": False, "share": False}
+    claims = [claim | {"b": b, "ci95": [low, low + 0.2]} for b, low in [("sasrec", 0.1), ("ease", -0.1)]]
+    storage.write_json({"claims": claims}, RunFolder(tmp_path).metrics("evaluation"))
+    storage.write_json({"notes": ["Every rating is <5>."]}, RunFolder(tmp_path).metrics("data"))
+    storage.write_text("", RunFolder(tmp_path).recipe)
+    shown = {"title": "", "run": "", "file": "index.html", "links": [], "before": None, "after": None}
+    html = report.overview(RunFolder(tmp_path), shown, FACTS)
+    assert "<p>In NDCG@20, R²ec is ahead of SASRec; it cannot be told from EASE.</p>" in html
+    assert '<p class="note">Every rating is &lt;5&gt;.</p>' in html
 
 
 def test_a_reader_is_told_what_is_generated_and_how_small_the_model_is(tmp_path):

@@ -279,6 +279,15 @@ def test_a_segment_of_an_unknown_feature_is_refused_before_any_long_work():
 
 
 @pytest.mark.parametrize(
+    ("values", "told"),
+    [({"start": "2024-13-45"}, "start is '2024-13-45'"), ({"bazaar_noise": 3.0}, "noise")],
+)
+def test_a_window_or_a_market_that_cannot_be_is_refused_before_any_long_work(values, told):
+    with pytest.raises(kernels.RunError, match=told):
+        kernels.check_settings(runner.NOTEBOOKS / "01_data_preparation.ipynb", values)
+
+
+@pytest.mark.parametrize(
     ("stage", "values", "named"),
     [
         ("02_training", {"backbone": "none.gguf"}, "none.gguf: no such file"),

@@ -41,8 +41,8 @@ def select_window(
     drops = [("window", "no window set: everything is kept", 0, len(interactions))]
     if start or end:
         times = interactions["timestamp"]
-        low = _date(start, "start") if start else times.iloc[0]
-        high = _date(end, "end") if end else times.iloc[-1] + pd.Timedelta(1, "ms")
+        low, high = window_ends(start, end)
+        low, high = low or times.iloc[0], high or times.iloc[-1] + pd.Timedelta(1, "ms")
         before_end = times < high
         last_bought = times[before_end].groupby(interactions["item_id"]).max().sort_values()  # one time an item
         step = pd.DateOffset(months=STEP_MONTHS[protocol])
@@ -64,6 +64,15 @@ def select_window(
         drops.append(("items", "not bought inside the window", int((~kept).sum()), int(kept.sum())))
         items = items[kept].reset_index(drop=True)
     return items, interactions, drops_table(drops)
+
+
+def window_ends(start: str, end: str) -> tuple[pd.Timestamp | None, pd.Timestamp | None]:
+    """The two ends of a time window, None for one that is open. DataError for a date that is none, or none after the
+    start."""
+    low, high = (_date(text, name) if text else None for text, name in ((start, "start"), (end, "end")))
+    if low and high and not low < high:
+        raise DataError(f"the window ends ({end}) no later than it begins ({start}). Correct start or end.")
+    return low, high
 
 
 def make_samples(

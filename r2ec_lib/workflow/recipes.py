@@ -2,7 +2,8 @@
 
 A notebook declares its keys once, as annotated assignments with a comment each; a recipe only chooses values. This
 module reads both and refuses what Papermill would let through: unknown keys and values of another type. It neither
-runs a notebook nor knows what a key means, except for paths, which are made absolute, `RANGES` and `LENGTHS`.
+runs a notebook nor knows what a key means, except for paths, which are made absolute, `RANGES`, `CHOICES` and
+`LENGTHS`.
 """
 
 import ast
@@ -62,6 +63,11 @@ FLOATS |= dict.fromkeys(
 )
 FLOATS |= dict.fromkeys(("reward_mix", "mention_share", "corrupted_share", "kept_fractions", "answer_rate"), "0 to 1")
 """What other numbers have to be, and in `FITS` how that is seen."""
+CHOICES = {"source": ("bazaar", "amazon", "logs"), "protocol": ("paper", "official"), "core": ("0core", "5core")}
+CHOICES |= dict.fromkeys(
+    ("plain_lr_scheduler_type", "plain_long_lr_scheduler_type"), ("constant_with_warmup", "linear", "cosine")
+)
+"""Words that a key takes, where the notebook would refuse another one late."""
 FITS = {"above 0": lambda x: x > 0, "0 or more": lambda x: x >= 0, "0 to 1": lambda x: 0 <= x <= 1}
 GROWN = ("grown_items", "grown_histories", "grown_generations", "grown_tokens")
 LENGTHS = {"cues": range(2, 3)} | dict.fromkeys(("asked_batches", *GROWN), range(1, 2**32))
@@ -242,6 +248,10 @@ def unfit(key: str, value: Any, kind: str) -> str:
         return f"{key}: {problem}"
     if key in LENGTHS and (size := len(value)) not in (sizes := LENGTHS[key]):
         return f"{key} has {size} entries; expected {sizes[0]}" + " or more" * (len(sizes) > 1)
+    if key in CHOICES and value not in CHOICES[key]:
+        return f"{key} is {brief(repr(value))}; expected {', '.join(CHOICES[key])}." + did_you_mean(
+            value, CHOICES[key]
+        )
     numbers = [one for one in (value if isinstance(value, list) else [value]) if one is not None]
     if key in FLOATS and not all(map(FITS[FLOATS[key]], numbers)):
         return f"{key} is {value}; expected {FLOATS[key]}"

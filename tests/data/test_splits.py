@@ -205,6 +205,7 @@ def test_without_a_window_items_that_nobody_bought_stay_candidates():
         ({"end": "10"}, "end is '10'; expected a date"),
         ({"start": "NaT"}, "start is 'NaT'; expected a date"),
         ({"end": "2019-01-01"}, "no interaction"),
+        ({"start": "2020-03-01", "end": "2020-02-01"}, "the window ends .2020-02-01. no later than it begins"),
         ({"protocol": "mine"}, "protocol is 'mine'; expected one of paper, official"),
     ],
 )

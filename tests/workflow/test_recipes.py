@@ -1,6 +1,7 @@
 """What a recipe may say, what is refused and in which words."""
 
 import json
+import re
 
 import nbformat
 import pytest
@@ -194,10 +195,25 @@ def test_an_option_that_is_called_like_a_type_has_no_range(world):
     assert load(world, "kind: int").values["kind"] == "int"
 
 
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("plain_lr_scheduler_type=lineer", "'lineer'; expected constant_with_warmup, linear, cosine. Did you mean"),
+        ("protocol=papr", "protocol is 'papr'; expected paper, official. Did you mean"),
+        ("core=7core", "core is '7core'; expected 0core, 5core"),
+    ],
+)
+def test_a_word_that_a_notebook_would_refuse_late_is_refused_at_once(value, told):
+    quick = runner.NOTEBOOKS.parent / "params" / "quickstart.yaml"
+    with pytest.raises(recipes.RecipeError, match=re.escape(told)):
+        recipes.load(quick, recipes.declared_in(runner.NOTEBOOKS), [value])
+
+
 def test_every_range_belongs_to_a_number_that_a_notebook_takes_and_every_fraction_has_one():
     declared = recipes.declared_in(runner.NOTEBOOKS).values()
     kinds = {key: (parameter.type, parameter.default) for keys in declared for key, parameter in keys.items()}
     assert set(recipes.LENGTHS) <= {key for key, (kind, _) in kinds.items() if kind.startswith("list")}
+    assert set(recipes.CHOICES) <= {key for key, (kind, _) in kinds.items() if kind == "str"}
     assert set(recipes.RANGES) <= {key for key, (kind, _) in kinds.items() if "int" in kind}
     elsewhere = {key for key in kinds if key.startswith("bazaar_")} | {"rating_min", "rating_max"}
     assert set(recipes.FLOATS) == {key for key, (kind, _) in kinds.items() if "float" in kind} - elsewhere

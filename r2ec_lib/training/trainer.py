@@ -253,7 +253,8 @@ class RecPOTrainer(GRPOTrainer):
             fields["reward_unclosed"] = [float(written) - 1 for written in drawn.written]
         texts = [self.r2ec.decode(chain) for chain in drawn.chains] if self.checker or self.judge else []
         if self.checker:
-            told = zip(texts, drawn.written, self.samples["history"].iloc[rows], strict=True)
+            ended = drawn.ended(self.r2ec.prompts.answer.stop_ids(self.r2ec.lm))
+            told = zip(texts, ended, self.samples["history"].iloc[rows], strict=True)
             fields["reward_untrue"] = [-self.checker.failing(*one, self.args.stated_facts) for one in told]
         if self.judge:
             fields["reward_judged"] = self.judge(texts)

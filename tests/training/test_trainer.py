@@ -91,6 +91,14 @@ def test_a_rollout_with_zero_advantage_moves_no_token(make_trainer):
     assert max(g.abs().max() for g in gradients(trainer, {**rows_of(trainer), **nothing}).values()) == 0
 
 
+def test_a_bonus_for_entropy_has_a_gradient(make_trainer):
+    plain, raised = (
+        gradients(trainer, {**rows_of(trainer), "advantages": ADVANTAGES, "best": BEST})
+        for trainer in (make_trainer(entropy_coef=coef) for coef in (0.0, 0.5))
+    )
+    assert any(not torch.allclose(raised[name], plain[name], atol=1e-4) for name in plain)
+
+
 def test_opposite_advantages_move_their_rollouts_in_opposite_directions(make_trainer):
     trainer = make_trainer(learning_rate=1e-3)
     inputs = with_old(trainer, rows_of(trainer))

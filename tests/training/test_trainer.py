@@ -7,6 +7,7 @@ import pytest
 import torch
 from families import FAMILIES, family_lm
 from training.helpers import ADVANTAGES, BEST, CHAINS, generated, gradients, rows_of, with_old
+from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 from trl import GRPOTrainer
 
 from r2ec_lib.data.schema import DataError
@@ -265,6 +266,20 @@ def test_the_divergence_from_the_start_has_no_weight_while_only_items_learn(make
     inputs["advantages"] = torch.zeros_like(ADVANTAGES)
     assert trainer.compute_loss(trainer.model, inputs).item() == pytest.approx(0.1 * divergence, rel=1e-4)
     assert max(gradient.abs().max() for gradient in gradients(trainer, inputs).values()) > 0
+
+
+def test_a_mixture_of_experts_trains_with_its_auxiliary_loss(make_trainer, tiny):
+    shape = {"hidden_size": 16, "intermediate_size": 32, "moe_intermediate_size": 16, "num_hidden_layers": 2}
+    shape |= {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8, "num_experts": 4}
+    config = Qwen3MoeConfig(**shape, num_experts_per_tok=2, vocab_size=len(tiny.tokenizer), pad_token_id=0)
+    model = R2ec(Qwen3MoeForCausalLM(config).eval(), tiny.prompts, tiny.catalogue)
+    model.refresh()
+    trainer = make_trainer(model, max_steps=1)
+    routers = {name: part.clone() for name, part in model.lm.named_parameters() if ".mlp.gate." in name}
+    trainer.train()
+    assert trainer.state.log_history[-1]["step"] == 1
+    now = dict(model.lm.named_parameters())
+    assert routers and not any(torch.equal(now[name], part) for name, part in routers.items())
 
 
 REWARDS = [[0.1, 0.9, 0.3, 0.4], [0.5, 0.5, 0.5, 0.5], [0.2, 0.0, 0.7, 0.7]]

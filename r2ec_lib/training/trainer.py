@@ -293,11 +293,11 @@ class RecPOTrainer(GRPOTrainer):
     ) -> Any:
         """As TRL's, with each distinct prompt computed once where `caches_exactly` allows it and G > 1.
 
-        Gradient checkpointing keeps no caches, so with it the prompts are repeated as in TRL. A mixture of experts
-        goes through TRL's pass, which returns its auxiliary loss.
+        Gradient checkpointing keeps no caches, so with it the prompts are repeated as in TRL; but padding counts as no
+        position. A mixture of experts goes through TRL's pass, which returns its auxiliary loss.
         """
         share, fused = self.num_generations > 1 and caches_exactly(self.r2ec.lm), self.accelerator.device.type != "cpu"
-        if self.aux_loss_enabled or (fused and not share):
+        if self.aux_loss_enabled:
             return super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **kwargs
             )

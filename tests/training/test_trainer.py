@@ -7,7 +7,7 @@ import pytest
 import torch
 from families import FAMILIES, family_lm
 from training.helpers import ADVANTAGES, BEST, CHAINS, generated, gradients, rows_of, with_old
-from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, Qwen3MoeConfig, Qwen3MoeForCausalLM
 from trl import GRPOTrainer
 
 from r2ec_lib.data.schema import DataError
@@ -266,6 +266,32 @@ def test_the_divergence_from_the_start_has_no_weight_while_only_items_learn(make
     inputs["advantages"] = torch.zeros_like(ADVANTAGES)
     assert trainer.compute_loss(trainer.model, inputs).item() == pytest.approx(0.1 * divergence, rel=1e-4)
     assert max(gradient.abs().max() for gradient in gradients(trainer, inputs).values()) > 0
+
+
+@pytest.mark.parametrize("family", ["GPT2", "Llama"])
+def test_on_a_gpu_repeated_prompts_are_read_as_each_row_alone(make_trainer, tiny, monkeypatch, family):
+    """GPT-2 learns a vector per position, so padding before a prompt must not count as one."""
+    torch.manual_seed(0)
+    config = GPT2Config(n_layer=2, n_embd=16, n_head=2, vocab_size=len(tiny.tokenizer), initializer_range=0.3)
+    lm = GPT2LMHeadModel(config).double().eval() if family == "GPT2" else family_lm(family)
+    model = R2ec(lm, tiny.prompts, tiny.catalogue)
+    model.refresh()
+    trainer = make_trainer(model)
+    prompts = model.prompts.user_ids(trainer.samples.iloc[[0, 0, 1, 1]], model.titles)
+    inputs = rows_of(trainer)
+    ids, mask = (torch.cat([inputs[f"prompt_{name}"], inputs[f"completion_{name}"]], 1) for name in ("ids", "mask"))
+    assert (mask[:, 0] == 0).any()
+    monkeypatch.setattr(trainer_module, "caches_exactly", lambda lm: False)
+    monkeypatch.setattr(type(trainer.accelerator), "device", torch.device("cuda"))  # TRL's head of a GPU runs here too
+    width = inputs["completion_ids"].shape[1]
+    found, entropies, _ = trainer._get_per_token_logps_and_entropies(
+        trainer.model, ids, mask, width, compute_entropy=True
+    )
+    for row, (prompt, chain) in enumerate(zip(prompts, CHAINS, strict=True)):
+        log_probs = lm(torch.tensor([prompt + chain])).logits[0].log_softmax(dim=-1)[len(prompt) - 1 : -1]
+        assert torch.allclose(found[row, : len(chain)], log_probs[range(len(chain)), chain].to(found), atol=1e-4)
+        spread = -(log_probs.exp() * log_probs).sum(dim=1)
+        assert torch.allclose(entropies[row, : len(chain)], spread.to(entropies), atol=1e-4)
 
 
 def test_a_mixture_of_experts_trains_with_its_auxiliary_loss(make_trainer, tiny):

@@ -55,7 +55,9 @@ class RecPOConfig(GRPOConfig):
             default multiplies the ratios over a sequence, which leaves next to nothing of a long chain.
         rollout_users: users whose trajectories are kept in the rollouts table, each `rollout_steps`.
         rollout_steps: steps between two entries of the rollouts table: the first rollout of each so many steps.
-        updates_per_rollout: optimiser steps that one rollout serves, which follows from TRL's fields.
+        updates_per_rollout: optimiser steps that one rollout serves, which follows from TRL's fields. In half
+            precision, the recommendation's ratio in the first of several is near 1, not 1: the old policy's states are
+            those of the sampler, which rounds otherwise than the pass of the loss.
     """
 
     reward_mix: float = 0.05

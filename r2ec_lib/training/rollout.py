@@ -101,7 +101,8 @@ def generation_limits(model: R2ec, use_vllm: bool) -> dict[str, Any]:
     """
     if use_vllm:
         return vllm.limits(model)
-    return {} if model.read_id is None else {"suppress_tokens": [model.read_id]}
+    stops = {"eos_token_id": model.prompts.answer.stop_ids(model.lm)}  # to which TRL may add a None
+    return stops if model.read_id is None else {**stops, "suppress_tokens": [model.read_id]}
 
 
 @contextmanager

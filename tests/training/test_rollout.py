@@ -380,7 +380,7 @@ def test_our_sampler_never_writes_the_token_that_is_read(make_trainer, tiny_with
         trainer.r2ec.lm.get_output_embeddings().weight[tiny_with_token.read_id] = 1e3
     _, trajectories = generated(trainer)
     assert all(tiny_with_token.read_id not in one["chain"] for one in trajectories)
-    assert rollout.generation_limits(tiny, use_vllm=False) == {}
+    assert rollout.generation_limits(tiny, use_vllm=False) == {"eos_token_id": tiny.prompts.answer.stop_ids(tiny.lm)}
 
 
 def test_recomputed_activations_change_nothing_that_is_sampled_and_stay_on(make_trainer):

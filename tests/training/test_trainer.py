@@ -294,6 +294,15 @@ def test_on_a_gpu_repeated_prompts_are_read_as_each_row_alone(make_trainer, tiny
         assert torch.allclose(entropies[row, : len(chain)], spread.to(entropies), atol=1e-4)
 
 
+def test_a_tokenizer_that_names_no_end_of_a_turn_is_trained_with(make_trainer, tiny):
+    tiny.tokenizer.eos_token = None
+    tiny.lm.generation_config.eos_token_id = tiny.lm.config.eos_token_id = None
+    trainer = make_trainer(tiny, max_steps=1)
+    assert trainer.generation_config.eos_token_id == tiny.prompts.answer.ids
+    trainer.train()
+    assert trainer.state.global_step == 1
+
+
 def test_a_mixture_of_experts_trains_with_its_auxiliary_loss(make_trainer, tiny):
     shape = {"hidden_size": 16, "intermediate_size": 32, "moe_intermediate_size": 16, "num_hidden_layers": 2}
     shape |= {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8, "num_experts": 4}

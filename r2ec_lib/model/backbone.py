@@ -24,6 +24,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from r2ec_lib.data.schema import DataError
 from r2ec_lib.model import attention
 from r2ec_lib.model.prompts import RECOMMEND
 
@@ -113,10 +114,19 @@ def add_lora(lm: PreTrainedModel, rank: int, alpha: int, layers: int = 0) -> Pef
     Args:
         layers: how many of the decoder's last layers get adapters; 0 for all. What lies below the first adapter has no
             gradient, so a training step neither keeps its activations nor goes back through it.
+
+    Raises:
+        DataError: `layers` of a decoder that does not name them as others do.
     """
     chosen: str | list[str] = "all-linear"
     if layers:
-        trained = {id(part) for layer in list(lm.get_decoder().layers)[-layers:] for part in layer.modules()}
+        decoder: Any = lm.get_decoder()
+        if not hasattr(decoder, "layers"):
+            raise DataError(
+                f"lora_layers is {layers}, but {type(lm).__name__} does not name its layers as Llama and Qwen3 do, so "
+                "its last ones cannot be chosen. Set lora_layers to 0: all layers get adapters."
+            )
+        trained = {id(part) for layer in list(decoder.layers)[-layers:] for part in layer.modules()}
         chosen = [name for name, part in lm.named_modules() if isinstance(part, Linear) and id(part) in trained]
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=chosen, task_type="CAUSAL_LM")
     config._register_custom_module({Linear: AdaptedLinear})  # PEFT's door for a layer of one's own

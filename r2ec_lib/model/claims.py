@@ -101,7 +101,8 @@ class Checker:
         which one names the first words of another, the longer one stands for both.
 
         Args:
-            closed: whether the text has its end; where it was cut off, the last sentence claims nothing.
+            closed: whether the text has its end, by `<answer>` or another; where it was cut off, the last sentence
+                claims nothing.
             history: item indexes, oldest first, as the text's author was shown them.
         """
         cards = [self._card(int(item)) for item in history]

@@ -36,7 +36,8 @@ class RecPOConfig(GRPOConfig):
         mask_seen: items of the history are no candidates.
         judged_weight: weight of a further reward from people's judgements of reasonings, −1 to 1 each; 0 for none.
         token_price: taken off the reward for each sampled token; 0 in the paper.
-        unclosed_price: taken off the reward of a reasoning that does not end by itself; 0 in the paper.
+        unclosed_price: taken off the reward of a reasoning in which the model does not write `<answer>` itself, be it
+            cut off or ended otherwise; 0 in the paper.
         untrue_price: taken off the reward, times the share of a reasoning's statements about the history that do not
             hold (`model.claims`); 0 in the paper.
         stated_facts: statements about the history that `untrue_price` expects: of these, missing ones count as ones
@@ -54,7 +55,9 @@ class RecPOConfig(GRPOConfig):
             default multiplies the ratios over a sequence, which leaves next to nothing of a long chain.
         rollout_users: users whose trajectories are kept in the rollouts table, each `rollout_steps`.
         rollout_steps: steps between two entries of the rollouts table: the first rollout of each so many steps.
-        updates_per_rollout: optimiser steps that one rollout serves, which follows from TRL's fields.
+        updates_per_rollout: optimiser steps that one rollout serves, which follows from TRL's fields. In half
+            precision, the recommendation's ratio in the first of several is near 1, not 1: the old policy's states are
+            those of the sampler, which rounds otherwise than the pass of the loss.
     """
 
     reward_mix: float = 0.05

@@ -6,6 +6,7 @@ facts as reasonings it is an upper bound: what reasoning could bring.
 """
 
 import hashlib
+import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -207,11 +208,21 @@ def digest(samples: pd.DataFrame) -> str:
     return hashed.hexdigest()
 
 
+def adapters_of(start: str | os.PathLike) -> dict[str, Any]:
+    """Rank, scale and layers of the adapters of the saved R²ec in `start`; {} where it has none."""
+    path = Path(start) / "adapter" / "adapter_config.json"
+    if not path.is_file():
+        return {}
+    config = read_json(path)
+    # no hash of the file: PEFT lists the layers in another order in every process
+    return {"r": config["r"], "lora_alpha": config["lora_alpha"], "layers": sorted(config["target_modules"])}
+
+
 def parts_of(start: str | os.PathLike) -> list[str]:
-    """Hashes of what a training from the saved R²ec in `start` depends on."""
-    # not an adapter's own file: PEFT lists its layers in another order in every process
+    """What a training from the saved R²ec in `start` depends on: hashes, and its adapters."""
     parts = [*sorted(Path(start).rglob("*.safetensors")), Path(start) / "catalogue.parquet", Path(start) / "r2ec.json"]
-    return [sha256(part) for part in parts]
+    adapters = adapters_of(start)
+    return [*map(sha256, parts), *([json.dumps(adapters)] if adapters else [])]
 
 
 def fit_and_save(

@@ -30,6 +30,7 @@ from r2ec_lib.model import R2ec, vllm
 from r2ec_lib.model.backbone import quiet
 from r2ec_lib.training.checkpoints import Checkpoints, best_table, newest_whole, restored_end
 from r2ec_lib.training.config import RecPOConfig
+from r2ec_lib.training.item_action import adapters_of
 from r2ec_lib.training.judgements import judged_reward
 from r2ec_lib.training.monitoring import TrainingTables
 from r2ec_lib.training.trainer import RecPOTrainer
@@ -172,6 +173,8 @@ def write_job(
         "model": model,
         "judged": dict(judged),
     }
+    if adapters := adapters_of(run_dir / START):  # adapters that have just been added leave the table as it was
+        job["adapters"] = adapters
     starts = (f"{START}/rec_head.safetensors", f"{START}/r2ec.json")  # the table is by the weights: it stands for them
     job |= {path: sha256(run_dir / path) for path in (*starts, "data/samples.parquet")}
     if not (place / "job.json").is_file() or read_json(place / "job.json") != job:

@@ -115,7 +115,8 @@ class LearnedItems(ItemTable):
         super().__init__(r2ec, refresh_steps=0)
         r2ec.refresh()
         table, generator = r2ec.head.table, torch.Generator().manual_seed(seed)
-        vectors = torch.randn(table.shape, generator=generator).to(table) * table.std() + table.mean(dim=0)
+        mean = table.mean(dim=0)  # (d,); dimensions may lie far from zero, each elsewhere
+        vectors = mean + (table - mean).std() * torch.randn(table.shape, generator=generator).to(table)
         self.vectors = torch.nn.Parameter(vectors.to(torch.promote_types(r2ec.lm.dtype, torch.float32)))
         r2ec.lm.register_parameter("item_vectors", self.vectors)
         r2ec.head.learned = True

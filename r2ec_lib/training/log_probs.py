@@ -72,7 +72,7 @@ def token_log_probs(
 
 
 class ChosenTokens(torch.autograd.Function):
-    """Log-probabilities (T,) of tokens (T,) under logits (T, |T|), and the entropies (T,), which have no gradient.
+    """Log-probabilities (T,) of tokens (T,) under logits (T, |T|), and the entropies (T,), 0 unless asked for.
 
     All arithmetic is in float32 or better, but on a few rows at a time: of the size of the logits, nothing is kept but
     the logits, and a backward makes nothing but their gradient.
@@ -91,16 +91,19 @@ class ChosenTokens(torch.autograd.Function):
             chosen[rows] = log_probs.gather(1, tokens[rows, None]).squeeze(1)
             if entropies:
                 spread[rows] = -(log_probs.exp() * log_probs).sum(dim=1)
-        ctx.mark_non_differentiable(spread)
+        if not entropies:
+            ctx.mark_non_differentiable(spread)
         return chosen, spread
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, gradient: Tensor, of_spread: Tensor) -> tuple[Tensor, None, None, None]:
         logits, tokens = ctx.saved_tensors
-        back = torch.empty_like(logits)
+        back, bonus = torch.empty_like(logits), bool(of_spread.any())  # whether the entropies are in the loss
         for rows in _row_chunks(logits):
             log_probs = _log_probs(logits[rows], ctx.temperature)
             sent = torch.zeros_like(log_probs).scatter_(1, tokens[rows, None], gradient[rows, None])
+            if bonus:  # d(−Σ p log p) / d(log p) = −p (log p + 1)
+                sent -= of_spread[rows, None] * log_probs.exp() * (log_probs + 1)
             part = torch._log_softmax_backward_data(sent, log_probs, 1, log_probs.dtype)
             back[rows] = part.div_(ctx.temperature)
         return back, None, None, None

@@ -4,7 +4,7 @@ The trainer computes all figures of a trajectory in one pass (`RecPOTrainer.roll
 them on, so they can be called in any order. What is done with the rewards is TRL's business.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -42,7 +42,7 @@ def price(reward_price: list[float], **_: Any) -> list[float]:
 
 
 def unclosed(reward_unclosed: list[float], **_: Any) -> list[float]:
-    """Less one for a reasoning that did not end by itself; `unclosed_price` is its weight."""
+    """Less one for a reasoning in which the model did not write `<answer>`; `unclosed_price` is its weight."""
     return reward_unclosed
 
 
@@ -73,6 +73,12 @@ class Drawn:
     states: Tensor
     log_probs: list[list[float]] | None = None
 
+    def ended(self, stop_ids: Collection[int]) -> list[bool]:
+        """Whether each text has its end: the model wrote `<answer>`, or ended its turn with one of `stop_ids`. The
+        others were cut off."""
+        last = [chain[:actions][-1:] for chain, actions in zip(self.chains, self.actions, strict=True)]
+        return [own or (bool(ids) and ids[0] in stop_ids) for own, ids in zip(self.written, last, strict=True)]
+
     def completions(self, tailed: Callable[[Sequence[list[int]]], list[list[int]]]) -> dict[str, list | None]:
         """The chains as TRL trains on them, `tailed` by the read-out's token where it has one; no appended token is an
         action of the policy."""
@@ -95,7 +101,8 @@ def generation_limits(model: R2ec, use_vllm: bool) -> dict[str, Any]:
     """
     if use_vllm:
         return vllm.limits(model)
-    return {} if model.read_id is None else {"suppress_tokens": [model.read_id]}
+    stops = {"eos_token_id": model.prompts.answer.stop_ids(model.lm)}  # to which TRL may add a None
+    return stops if model.read_id is None else {**stops, "suppress_tokens": [model.read_id]}
 
 
 @contextmanager

@@ -253,7 +253,8 @@ class RecPOTrainer(GRPOTrainer):
             fields["reward_unclosed"] = [float(written) - 1 for written in drawn.written]
         texts = [self.r2ec.decode(chain) for chain in drawn.chains] if self.checker or self.judge else []
         if self.checker:
-            told = zip(texts, drawn.written, self.samples["history"].iloc[rows], strict=True)
+            ended = drawn.ended(self.r2ec.prompts.answer.stop_ids(self.r2ec.lm))
+            told = zip(texts, ended, self.samples["history"].iloc[rows], strict=True)
             fields["reward_untrue"] = [-self.checker.failing(*one, self.args.stated_facts) for one in told]
         if self.judge:
             fields["reward_judged"] = self.judge(texts)
@@ -292,11 +293,11 @@ class RecPOTrainer(GRPOTrainer):
     ) -> Any:
         """As TRL's, with each distinct prompt computed once where `caches_exactly` allows it and G > 1.
 
-        Gradient checkpointing keeps no caches, so with it the prompts are repeated as in TRL.
+        Gradient checkpointing keeps no caches, so with it the prompts are repeated as in TRL; but padding counts as no
+        position. A mixture of experts goes through TRL's pass, which returns its auxiliary loss.
         """
-        share = self.num_generations > 1 and caches_exactly(self.r2ec.lm) and not self.aux_loss_enabled
-        fused = self.accelerator.device.type != "cpu"
-        if fused and not share:
+        share, fused = self.num_generations > 1 and caches_exactly(self.r2ec.lm), self.accelerator.device.type != "cpu"
+        if self.aux_loss_enabled:
             return super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **kwargs
             )

@@ -7,8 +7,9 @@ import torch
 from families import family_lm, text_tokenizer
 from peft.tuners import lora
 from safetensors.torch import load_file
-from transformers import PreTrainedTokenizerFast
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from r2ec_lib.data.schema import DataError
 from r2ec_lib.model.backbone import AdaptedLinear, add_lora, load_lora, load_pretrained
 
 SIZES = {"vocab_size": 400, "hidden_size": 16, "num_layers": 1, "num_heads": 2}
@@ -52,6 +53,13 @@ def test_adapters_stand_in_the_last_layers_and_nothing_below_has_a_gradient(laye
     assert below[0].requires_grad == (layers != 1)
     named = [name for name, weight in lm.named_parameters() if weight.requires_grad and weight.grad is None]
     assert not named
+
+
+def test_last_layers_of_a_decoder_that_names_them_otherwise_are_refused_and_all_of_them_are_not():
+    lm = GPT2LMHeadModel(GPT2Config(n_layer=2, n_embd=16, n_head=2, vocab_size=40))
+    with pytest.raises(DataError, match=r"lora_layers is 1, but GPT2LMHeadModel .* Set lora_layers to 0"):
+        add_lora(lm, rank=2, alpha=4, layers=1)
+    assert any(weight.requires_grad for weight in add_lora(lm, rank=2, alpha=4).parameters())
 
 
 def adapted_twins(dtype):

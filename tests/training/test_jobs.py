@@ -12,6 +12,7 @@ from r2ec_lib.model.backbone import add_lora, quiet
 from r2ec_lib.model.prompts import Prompts, PromptStyle
 from r2ec_lib.model.tiny import build_tiny
 from r2ec_lib.training import jobs
+from r2ec_lib.training.item_action import parts_of
 from r2ec_lib.training.judgements import normalise
 from r2ec_lib.training.trainer import RecPOConfig, RecPOTrainer
 
@@ -204,6 +205,21 @@ def test_a_finished_training_is_made_anew_where_its_job_start_or_data_have_chang
     tiny.save(folder / "training" / "start")
     jobs.write_job(folder, {**SETTINGS, "epsilon": 0.1}, batch_users=4, num_processes=1, patience=9)
     assert not (folder / "model").exists()
+
+
+def test_what_was_trained_is_made_anew_where_the_scale_of_the_adapters_has_changed(run, tiny, tmp_path):
+    """Adapters that have just been added do nothing yet, so no weight and no item vector tells their scale."""
+    tiny.lm = adapted(tiny, tmp_path / "base")
+    folder, kept, parts = run("scale"), [], []
+    for alpha in (8, 8, 64):
+        tiny.lm.peft_config["default"].lora_alpha = alpha
+        tiny.save(folder / "training" / "start")
+        (folder / "model").mkdir(exist_ok=True)
+        jobs.write_job(folder, SETTINGS, batch_users=4, num_processes=1, patience=9)
+        kept.append((folder / "model").is_dir())
+        parts.append(parts_of(folder / "training" / "start"))
+    assert kept == [True, True, False]
+    assert parts[0] == parts[1] != parts[2]
 
 
 def test_judgements_are_weighed_as_a_reward_of_their_own_and_a_weight_without_any_is_refused(run, tiny):

@@ -93,15 +93,14 @@ def test_other_targets_at_the_same_step_are_encoded(make_trainer):
     assert other.states.requires_grad and other.carried.dtype == torch.float64 and not other.carried.any()
 
 
-def test_learned_vectors_begin_as_wide_as_encoded_ones_and_end_as_the_best_checkpoint_had_them(tiny):
-    with torch.no_grad():
-        tiny.lm.get_decoder().norm.weight *= 3
-    tiny.refresh()
-    encoded = tiny.head.table.clone()
+def test_learned_vectors_begin_as_wide_as_encoded_ones_and_end_as_the_best_checkpoint_had_them(tiny, monkeypatch):
+    """As wide as these spread about their mean, however far from zero its dimensions lie."""
+    encoded = tiny.head.table = 3 * tiny.head.table + 10 * torch.arange(16)
+    monkeypatch.setattr(tiny, "refresh", lambda: None)
     items = LearnedItems(tiny, seed=0)
-    spread = (items.vectors - encoded.mean(dim=0)).std()
-    assert spread.item() == pytest.approx(encoded.std().item(), rel=0.1)
-    assert (items.vectors.mean(dim=0) - encoded.mean(dim=0)).abs().max() < 5 * encoded.std() / len(encoded) ** 0.5
+    spread, expected = ((vectors - encoded.mean(dim=0)).std() for vectors in (items.vectors, encoded))
+    assert spread.item() == pytest.approx(expected.item(), rel=0.1)
+    assert (items.vectors.mean(dim=0) - encoded.mean(dim=0)).abs().max() < 5 * expected / len(encoded) ** 0.5
     last, best = items.vectors.detach().clone(), torch.ones_like(encoded)
     items.finish(None)
     assert torch.equal(tiny.head.table, last.float())

@@ -50,23 +50,27 @@ def test_only_chain_tokens_pass_the_lm_head(share):
     assert sum(passed) == 3
 
 
+@pytest.mark.parametrize("entropies", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_a_few_rows_of_logits_at_a_time_give_the_gradient_of_all_at_once(dtype, monkeypatch):
+def test_a_few_rows_of_logits_at_a_time_give_the_gradient_of_all_at_once(dtype, entropies, monkeypatch):
+    """Of the log-probabilities, and of the entropies where the loss has a bonus for them."""
     monkeypatch.setattr(log_probs_module, "HELD_LOGITS", 1000)  # two of the five chain tokens of a row of 400 logits
     lm = family_lm("Llama").to(dtype)
     ids, mask = torch.tensor([[5, 40, 9, 2], [5, 41, 2, 0]]), torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
     weights = torch.tensor([[0.3, -1.2, 0.7], [2.0, -0.4, 0.0]])
-    found, _ = token_log_probs(lm, lm, ids, mask, 3, 0.7, False, False, True)
-    (found * weights).sum().backward()
+    bonus = torch.tensor([[0.5, -0.8, 0.0], [1.1, 0.9, 0.0]]) if entropies else torch.zeros(2, 3)
+    found, spread = token_log_probs(lm, lm, ids, mask, 3, 0.7, False, False, True)
+    (found * weights + spread * bonus).sum().backward()
     gradients = [weight.grad for weight in lm.parameters()]
     lm.zero_grad()
     logits = lm(ids, attention_mask=mask).logits[:, :-1]
     logits = logits.to(torch.promote_types(dtype, torch.float32)) / 0.7
-    expected = logits.log_softmax(dim=-1).gather(2, ids[:, 1:, None]).squeeze(2)
+    log_probs = logits.log_softmax(dim=-1)
+    expected = log_probs.gather(2, ids[:, 1:, None]).squeeze(2)
     assert torch.allclose(
         found, expected.masked_fill(mask[:, 1:] == 0, 0), atol=1e-12 if dtype == torch.float64 else 0.1
     )
-    (expected * weights).sum().backward()
+    (expected * weights - (log_probs.exp() * log_probs).sum(dim=2) * bonus).sum().backward()
     for mine, weight in zip(gradients, lm.parameters(), strict=True):
         gap = (mine - weight.grad).norm() / weight.grad.norm()
         assert gap < (1e-12 if dtype == torch.float64 else 0.05)

@@ -244,6 +244,23 @@ def test_statements_about_the_history_that_fail_or_are_missing_have_a_price(
     assert trainer._metrics["train"]["rewards/untrue/mean"] == [sum(rewards) / 4]
 
 
+def test_the_last_statement_of_a_turn_that_ended_without_answer_counts_and_that_of_a_cut_one_does_not(
+    make_trainer, monkeypatch
+):
+    trainer = make_trainer(untrue_price=0.5, unclosed_price=0.5)
+    model = trainer.r2ec
+    text = f" The last purchase was {model.titles[trainer.samples['history'].iloc[0][-1]]}."
+    told, answer, stop = model.tokenizer(text)["input_ids"], model.prompts.answer.ids, model.tokenizer.eos_token_id
+    sampled = [[*told, *answer], [*told, stop], told, []]
+    written = [True, False, False, False]
+    chains = [ids if own else [*ids, *answer] for ids, own in zip(sampled, written, strict=True)]
+    drawn = rollout.Drawn(chains, [*map(len, sampled)], written, torch.zeros(4, 16))
+    monkeypatch.setattr(trainer, "sample_chains", lambda prompts: drawn)
+    _, trajectories = generated(trainer, rows=(0, 0, 0, 0))
+    assert [one["reward_untrue"] for one in trajectories] == [0, 0, -1, -1]
+    assert [one["reward_unclosed"] for one in trajectories] == [0, -1, -1, -1]
+
+
 def test_without_reasoning_the_answer_follows_the_prompt_and_only_the_recommendation_learns(make_trainer, samples):
     trainer = make_trainer(max_completion_length=0, item_advantage="unit")
     found, trajectories = generated(trainer)
@@ -363,7 +380,7 @@ def test_our_sampler_never_writes_the_token_that_is_read(make_trainer, tiny_with
         trainer.r2ec.lm.get_output_embeddings().weight[tiny_with_token.read_id] = 1e3
     _, trajectories = generated(trainer)
     assert all(tiny_with_token.read_id not in one["chain"] for one in trajectories)
-    assert rollout.generation_limits(tiny, use_vllm=False) == {}
+    assert rollout.generation_limits(tiny, use_vllm=False) == {"eos_token_id": tiny.prompts.answer.stop_ids(tiny.lm)}
 
 
 def test_recomputed_activations_change_nothing_that_is_sampled_and_stay_on(make_trainer):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from families import FAMILIES, family_lm
 from training.helpers import ADVANTAGES, BEST, CHAINS, generated, gradients, rows_of, with_old
+from transformers import GPT2Config, GPT2LMHeadModel, Qwen3MoeConfig, Qwen3MoeForCausalLM
 from trl import GRPOTrainer
 
 from r2ec_lib.data.schema import DataError
@@ -89,6 +90,14 @@ def test_a_rollout_with_zero_advantage_moves_no_token(make_trainer):
     trainer = make_trainer()
     nothing = {"advantages": torch.zeros(4, dtype=torch.float64), "best": torch.zeros(4, dtype=torch.bool)}
     assert max(g.abs().max() for g in gradients(trainer, {**rows_of(trainer), **nothing}).values()) == 0
+
+
+def test_a_bonus_for_entropy_has_a_gradient(make_trainer):
+    plain, raised = (
+        gradients(trainer, {**rows_of(trainer), "advantages": ADVANTAGES, "best": BEST})
+        for trainer in (make_trainer(entropy_coef=coef) for coef in (0.0, 0.5))
+    )
+    assert any(not torch.allclose(raised[name], plain[name], atol=1e-4) for name in plain)
 
 
 def test_opposite_advantages_move_their_rollouts_in_opposite_directions(make_trainer):
@@ -257,6 +266,55 @@ def test_the_divergence_from_the_start_has_no_weight_while_only_items_learn(make
     inputs["advantages"] = torch.zeros_like(ADVANTAGES)
     assert trainer.compute_loss(trainer.model, inputs).item() == pytest.approx(0.1 * divergence, rel=1e-4)
     assert max(gradient.abs().max() for gradient in gradients(trainer, inputs).values()) > 0
+
+
+@pytest.mark.parametrize("family", ["GPT2", "Llama"])
+def test_on_a_gpu_repeated_prompts_are_read_as_each_row_alone(make_trainer, tiny, monkeypatch, family):
+    """GPT-2 learns a vector per position, so padding before a prompt must not count as one."""
+    torch.manual_seed(0)
+    config = GPT2Config(n_layer=2, n_embd=16, n_head=2, vocab_size=len(tiny.tokenizer), initializer_range=0.3)
+    lm = GPT2LMHeadModel(config).double().eval() if family == "GPT2" else family_lm(family)
+    model = R2ec(lm, tiny.prompts, tiny.catalogue)
+    model.refresh()
+    trainer = make_trainer(model)
+    prompts = model.prompts.user_ids(trainer.samples.iloc[[0, 0, 1, 1]], model.titles)
+    inputs = rows_of(trainer)
+    ids, mask = (torch.cat([inputs[f"prompt_{name}"], inputs[f"completion_{name}"]], 1) for name in ("ids", "mask"))
+    assert (mask[:, 0] == 0).any()
+    monkeypatch.setattr(trainer_module, "caches_exactly", lambda lm: False)
+    monkeypatch.setattr(type(trainer.accelerator), "device", torch.device("cuda"))  # TRL's head of a GPU runs here too
+    width = inputs["completion_ids"].shape[1]
+    found, entropies, _ = trainer._get_per_token_logps_and_entropies(
+        trainer.model, ids, mask, width, compute_entropy=True
+    )
+    for row, (prompt, chain) in enumerate(zip(prompts, CHAINS, strict=True)):
+        log_probs = lm(torch.tensor([prompt + chain])).logits[0].log_softmax(dim=-1)[len(prompt) - 1 : -1]
+        assert torch.allclose(found[row, : len(chain)], log_probs[range(len(chain)), chain].to(found), atol=1e-4)
+        spread = -(log_probs.exp() * log_probs).sum(dim=1)
+        assert torch.allclose(entropies[row, : len(chain)], spread.to(entropies), atol=1e-4)
+
+
+def test_a_tokenizer_that_names_no_end_of_a_turn_is_trained_with(make_trainer, tiny):
+    tiny.tokenizer.eos_token = None
+    tiny.lm.generation_config.eos_token_id = tiny.lm.config.eos_token_id = None
+    trainer = make_trainer(tiny, max_steps=1)
+    assert trainer.generation_config.eos_token_id == tiny.prompts.answer.ids
+    trainer.train()
+    assert trainer.state.global_step == 1
+
+
+def test_a_mixture_of_experts_trains_with_its_auxiliary_loss(make_trainer, tiny):
+    shape = {"hidden_size": 16, "intermediate_size": 32, "moe_intermediate_size": 16, "num_hidden_layers": 2}
+    shape |= {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8, "num_experts": 4}
+    config = Qwen3MoeConfig(**shape, num_experts_per_tok=2, vocab_size=len(tiny.tokenizer), pad_token_id=0)
+    model = R2ec(Qwen3MoeForCausalLM(config).eval(), tiny.prompts, tiny.catalogue)
+    model.refresh()
+    trainer = make_trainer(model, max_steps=1)
+    routers = {name: part.clone() for name, part in model.lm.named_parameters() if ".mlp.gate." in name}
+    trainer.train()
+    assert trainer.state.log_history[-1]["step"] == 1
+    now = dict(model.lm.named_parameters())
+    assert routers and not any(torch.equal(now[name], part) for name, part in routers.items())
 
 
 REWARDS = [[0.1, 0.9, 0.3, 0.4], [0.5, 0.5, 0.5, 0.5], [0.2, 0.0, 0.7, 0.7]]

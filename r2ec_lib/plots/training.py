@@ -29,7 +29,7 @@ def learning_curve(log: pd.DataFrame, ax: Axes) -> Axes:
         ax.plot(valid["step"], valid["valid_ndcg@10"], label="validation NDCG@10", **look(3) | {"markersize": 6})
     ax.legend(**BESIDE)
     ax.xaxis.set_major_locator(_whole())
-    return style(ax, "training step", "reward and NDCG (0 to 1)")
+    return style(ax, "training step", "reward, and NDCG (0 to 1)")
 
 
 def over_steps(

@@ -30,6 +30,13 @@ def test_any_decoder_family_reasons_encodes_and_comes_back_from_disk(
     assert not [path for path in tmp_path.rglob("*") if path.suffix in {".bin", ".pt", ".pkl"}]
 
 
+def test_every_file_of_a_saved_model_may_be_read_by_whoever_may_read_its_configuration(tiny, tmp_path):
+    tiny.save(tmp_path / "model")
+    modes = {path.name: path.stat().st_mode for path in (tmp_path / "model").rglob("*") if path.is_file()}
+    assert {"rec_head.safetensors", "model.safetensors", "tokenizer.json"} < {*modes}
+    assert {*modes.values()} == {modes["r2ec.json"]}
+
+
 def test_an_adapter_is_saved_beside_its_backbone_and_read_again(tiny, samples, tmp_path):
     tiny.lm.save_pretrained(tmp_path / "base")
     tiny.tokenizer.save_pretrained(tmp_path / "base")

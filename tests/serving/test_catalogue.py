@@ -44,6 +44,13 @@ def test_a_student_stays_and_recommends_the_new_items(folder, tiny):
     assert "new" in student.FastR2ec.load(folder).recommend(["i3"], 40, fast=True).item_ids
 
 
+def test_a_changed_model_and_its_student_may_be_read_by_whoever_may_read_other_files(folder):
+    student.Student(16, 20, width=8, layers=1).save(folder / student.FOLDER)
+    update(folder, "item_id,title\nnew,gold harp\n")
+    usual = (folder.parent / "items.csv").stat().st_mode
+    assert {path.stat().st_mode for path in folder.rglob("*") if path.is_file()} == {usual}
+
+
 def test_a_student_is_not_lost_where_the_disk_has_no_room_for_it(folder, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")

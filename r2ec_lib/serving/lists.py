@@ -123,7 +123,7 @@ def recommend(
         rating_range=(style.rating_min, style.rating_max),
     )
     drop_unknown(model.catalogue, log, str(interactions_path))  # refuses a log of another catalogue; the rest is noted
-    if wanted is not None and not np.isin(wanted, log["user_id"]).any():
+    if wanted is not None and not log["user_id"].isin(wanted).any():
         raise DataError(
             f"{users_path}: none of its shoppers has a purchase in {interactions_path} (for example "
             f"{brief(wanted[0])!r}; the log has {brief(log['user_id'].iloc[0])!r}). Write the ids alike in both files."

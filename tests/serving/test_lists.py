@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -117,6 +118,18 @@ def test_a_file_of_shoppers_none_of_whom_is_in_the_log_is_refused(shop):
         DataError, match=r"users\.csv: none of its shoppers has a purchase in .*example '1'; the log has 'u0'"
     ):
         write(shop, users_path=shop / "users.csv")
+
+
+def test_looking_for_many_named_shoppers_in_a_long_log_takes_no_time(shop, log):
+    strangers = pd.DataFrame({"user_id": [f"stranger{number}" for number in range(40_000)]})
+    others = pd.DataFrame({"user_id": [f"other{number}" for number in range(40_000)], "item_id": "i9"})
+    others = others.assign(timestamp=log["timestamp"].max(), rating=np.float32("nan"))
+    pd.concat([log, others]).to_parquet(shop / "log.parquet")
+    strangers.to_csv(shop / "users.csv", index=False)
+    begun = time.process_time()
+    with pytest.raises(DataError, match="none of its shoppers has a purchase"):
+        write(shop, users_path=shop / "users.csv")
+    assert time.process_time() - begun < 10
 
 
 def test_an_interrupted_command_goes_on_where_it_was(shop, monkeypatch, capsys):

@@ -73,6 +73,18 @@ def test_a_shared_run_copies_what_another_has_done_and_runs_the_rest(world, caps
     assert capsys.readouterr().out == "01_first: up to date\n02_second: up to date\n"
 
 
+def test_a_run_that_only_copies_is_recorded_as_what_it_has_become(world, quick, monkeypatch):
+    commits = iter("abc")
+    monkeypatch.setattr(runner.provenance, "_output", lambda *call: next(commits) if "rev-parse" in call else "")
+    run(world, "name: one\nthreads: 1")
+    run(world, "name: two\nthreads: 2\nrows: 9")
+    run(world, "name: one\nthreads: 2\nrows: 9", shared=True)
+    facts = read_json(RunFolder(world / "runs" / "one").provenance)
+    assert (facts["recipe"]["rows"], facts["threads"], facts["commit"], len(quick)) == (9, 2, "c", 4)
+    for stage in facts["stages"].values():
+        assert (stage["copied_from"], stage["commit"], stage["threads"]) == ("two", "b", 2)
+
+
 def test_a_folder_that_is_no_run_is_never_removed(world):
     (world / "runs" / "toy").mkdir(parents=True)
     (world / "runs" / "toy" / "mine").write_text("precious")

@@ -214,6 +214,7 @@ def _whole(
     for name in STAGES:
         if name not in gone and (last := stages.finished(run, name)):
             kept = {key: one for key, one in last["ingredients"]["parameters"].items() if key in declared[name]}
+            kept.pop("threads", None)
             order, values = [*order, name], values | kept
             for key in [key for key, one in kept.items() if planned.get(key, one) != one]:
                 told = f"{key} is {kept[key]!r} in {name}, which has finished, and {planned[key]!r} here."

@@ -345,6 +345,18 @@ def test_threads_count_by_the_number_that_the_kernels_have_whoever_chose_it(worl
     assert len(quick) == 6
 
 
+def test_a_finished_stage_that_declares_threads_leaves_those_of_other_stages_free(world, quick, monkeypatch):
+    notebook(world / "notebooks" / "02_second.ipynb", f"{SECOND}\nthreads: int = 0  # CPU threads")
+    monkeypatch.setattr(stages, "READS", {})  # as the benchmark reads nothing
+    place = RunFolder(world / "runs" / "toy")
+    for threads, text in (("2", ""), ("1", "stages: [01_first]")):
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+        run(world, text)
+    facts = read_json(place.provenance)
+    assert {name: stage["threads"] for name, stage in facts["stages"].items()} == {"01_first": 1, "02_second": 2}
+    assert yaml.safe_load(place.recipe.read_text())["threads"] == 0 and "threads" not in facts["recipe"]
+
+
 def test_settings_are_checked_of_the_stages_that_will_begin_but_the_first_of_a_run(world, quick, monkeypatch):
     checked = []
     monkeypatch.setattr(kernels, "check_settings", lambda source, *_: checked.append(source.stem))

@@ -248,12 +248,15 @@ def write_lists(
         command: what the lists are made from. Parts of the same command are gone on from, and it is kept in the file.
 
     Raises:
-        DataError: parts of another command, or `out` is a file of something else.
+        DataError: parts of another command, or `out` is a file of something else or another shard's.
     """
     folder = out.with_name(f".{out.name}.parts")
-    if _command_of(out) == command:
+    held = _command_of(out)
+    if held == command:
         shutil.rmtree(folder, ignore_errors=True)  # left where the command was killed at its very end
         return print(f"{out} holds these lists already.")
+    if held and {**held, "shard": None} == {**command, "shard": None}:
+        raise DataError(f"{out} holds shard {'/'.join(map(str, held['shard']))} of these lists; name another --out.")
     at = log["timestamp"].max()
     owners = pd.Index(users).get_indexer(log["user_id"])  # (rows,) −1 for those who get no list
     in_catalogue = log["item_id"].isin(item_ids).to_numpy()

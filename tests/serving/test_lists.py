@@ -215,6 +215,15 @@ def test_shards_write_each_shopper_once_and_as_without_shards(shop):
     pd.testing.assert_frame_equal(together, expected, atol=1e-5)
 
 
+def test_a_finished_shard_is_not_replaced_by_another_one(shop):
+    first = write(shop, shard=(1, 2))
+    for other in ((2, 2), (1, 1)):
+        with pytest.raises(DataError, match=r"lists\.parquet holds shard 1/2 of these lists; name another --out"):
+            write(shop, shard=other)
+    assert pd.read_parquet(shop / "lists.parquet").equals(first) and not list(shop.glob(".*"))
+    assert len(write(shop, shard=(2, 2), k=2))  # lists of another command are replaced, as ever
+
+
 def test_a_large_log_is_spread_evenly_over_shards():
     counts = np.bincount([lists.shard_of(f"user{number}", 16) for number in range(16_000)])
     assert counts[0] == 0 and len(counts) == 17 and 900 < counts[1:].min() <= counts[1:].max() < 1100

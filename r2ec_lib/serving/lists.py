@@ -330,7 +330,7 @@ def _rows(
             notes.append(f"the model {read}")
         note = "; ".join(notes)
         if user not in answers:
-            note = f"{POPULAR}: {note or 'no interactions'}"
+            note = f"{POPULAR}: {note or 'no purchases, or all of them returned'}"
         evidence: dict[str, list[str]] = {}
         for action in best.actions if isinstance(best, Guarded) else ():
             evidence.setdefault(f"{action.rule}: {action.action}", []).append(action.evidence)

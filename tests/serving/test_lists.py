@@ -19,6 +19,8 @@ from r2ec_lib.model import R2ec
 from r2ec_lib.model.r2ec import Recommendation
 from r2ec_lib.serving import lists
 
+NOTHING = "no purchases, or all of them returned"
+
 
 @pytest.fixture
 def log(samples, items) -> pd.DataFrame:
@@ -90,13 +92,22 @@ def test_unknown_items_are_counted_and_who_has_no_other_gets_the_popular_ones(sh
     assert written.index.unique().tolist() == ["u1", "nobody", "stranger"]
     assert set(written.loc["u1", "note"]) == {"1 interactions with unknown items left out"}
     counts = log["item_id"].value_counts()
-    for user, note in (("stranger", "2 interactions with unknown items left out"), ("nobody", "no interactions")):
+    for user, note in (("stranger", "2 interactions with unknown items left out"), ("nobody", NOTHING)):
         given = written.loc[user]
         assert set(given["note"]) == {f"popular items: {note}"} and set(given["reasoning"]) == {""}
         assert given["item_id"].iloc[0] == "i9" and given["score"].isna().all()
         assert counts[given["item_id"]].is_monotonic_decreasing
     told = capsys.readouterr().out
     assert "3 lists" in told and "2 of them the popular items" in told and "3 interactions with items" in told
+
+
+def test_who_returned_all_purchases_gets_the_popular_items_when_named_and_the_note_is_true(shop, log):
+    returned = pd.DataFrame({"user_id": "back", "item_id": ["i3", "i3"], "quantity": [1, -1]})
+    returned = returned.assign(timestamp=log["timestamp"].max(), rating=np.float32("nan"))
+    pd.concat([log.assign(quantity=1), returned]).to_parquet(shop / "log.parquet")
+    (shop / "users.csv").write_text("user_id\nback\nu3\n")
+    written = write(shop, users_path=shop / "users.csv", columns={"quantity": "quantity"}).set_index("user_id")
+    assert set(written.loc["back", "note"]) == {f"popular items: {NOTHING}"} and set(written.loc["u3", "note"]) == {""}
 
 
 def test_a_log_of_another_catalogue_is_refused_with_an_example_of_both(shop, log):

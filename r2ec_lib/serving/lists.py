@@ -6,7 +6,9 @@ part; so memory grows with the log, and not with the lists. How a list comes abo
 `model` and, under rules, of `analysis.guardrails`.
 """
 
+import ast
 import csv
+import hashlib
 import json
 import math
 import shutil
@@ -16,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +58,9 @@ LISTS = pa.schema(
 CSV_HEADER = ",".join(f'"{name}"' for name in LISTS.names) + "\n"
 POPULAR = "popular items"
 """How the note of a list begins that is not the model's."""
+LIBRARY = Path(__file__).parents[1]
+ROOMS = ("data", "model", "analysis", "serving")
+"""Parts of the library whose code decides what lists say."""
 COMMAND = b"r2ec"
 """Key in a Parquet file's metadata of what its lists were made from; a CSV has no place for it."""
 
@@ -139,6 +145,8 @@ def recommend(
         "shard": list(shard),
         "use_vllm": use_vllm,
         "shoppers in a part": PART,
+        "library": _library(),
+        **{name: metadata.version(name) for name in ("torch", "transformers")},
     }
 
     if use_vllm and max_new_tokens:
@@ -154,6 +162,13 @@ def recommend(
     most_bought = by_popularity(log, model.catalogue)
     fallback = partial(popular, most_bought, k, rails and rails.about_items())
     write_lists(log, users, ask, model.head.item_ids, fallback, out, command, partial(fitted, model, room))
+
+
+def _library() -> str:
+    """Digest of the code in `ROOMS`, without comments and formatting."""
+    files = sorted(file for room in ROOMS for file in (LIBRARY / room).glob("*.py"))
+    code = "".join(ast.dump(ast.parse(file.read_text(encoding="utf-8"))) for file in files)
+    return hashlib.sha256(code.encode()).hexdigest()[:16]
 
 
 def _named_users(path: Path, columns: Mapping[str, str]) -> np.ndarray:

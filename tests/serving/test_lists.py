@@ -5,6 +5,8 @@ import math
 import sys
 import time
 from dataclasses import replace
+from importlib import metadata
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -163,7 +165,7 @@ def test_an_interrupted_command_goes_on_where_it_was(shop, monkeypatch, capsys):
     [
         ({"k": 4}, "k"),
         ({"shard": (1, 2)}, "shard"),
-        *(({}, name) for name in ("interactions", "model", "shoppers in a")),
+        *(({}, name) for name in ("interactions", "model", "shoppers in a", "library", "torch", "transformers")),
     ],
 )
 def test_parts_of_another_command_are_not_gone_on_from(shop, log, monkeypatch, change, named):
@@ -174,6 +176,11 @@ def test_parts_of_another_command_are_not_gone_on_from(shop, log, monkeypatch, c
         log.iloc[1:].to_parquet(shop / "log.parquet")
     if named == "shoppers in a":
         monkeypatch.setattr(lists, "PART", 8)
+    if named == "library":
+        monkeypatch.setattr(lists, "_library", lambda: "of other code")
+    if named in ("torch", "transformers"):
+        others = {name: metadata.version(name) for name in ("torch", "transformers")} | {named: "0"}
+        monkeypatch.setattr(lists, "metadata", SimpleNamespace(version=others.get))
     if named == "model":
         model = R2ec.load(shop / "model")
         model.remove_items(["i29"])
@@ -181,6 +188,16 @@ def test_parts_of_another_command_are_not_gone_on_from(shop, log, monkeypatch, c
     with pytest.raises(DataError, match=f"with another {named}.* Remove the folder .* or name another --out"):
         write(shop, **change)
     assert write(shop, "new.parquet", **change)["user_id"].nunique() > 5
+
+
+def test_other_code_counts_and_other_comments_do_not(tmp_path, monkeypatch):
+    (tmp_path / "model").mkdir()
+    monkeypatch.setattr(lists, "LIBRARY", tmp_path)
+    digests = []
+    for code in ("x = 1", "x = 1  # one", "x = 2"):
+        (tmp_path / "model" / "head.py").write_text(code)
+        digests.append(lists._library())
+    assert digests[0] == digests[1] != digests[2]
 
 
 def test_lists_of_other_weights_with_the_same_items_are_made_anew(shop):

@@ -19,7 +19,7 @@ from r2ec_lib.data import schema
 from r2ec_lib.data.formats import place, read_file, records
 from r2ec_lib.data.readers import drop_repeated, drop_unknown, parse_time, read_times, select_columns
 from r2ec_lib.data.schema import RATING_RANGE, YEARS, DataError, brief
-from r2ec_lib.data.storage import sha256
+from r2ec_lib.data.storage import alone, sha256, write_text
 from r2ec_lib.data.texts import plain_text
 
 AMAZON_URL = "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_2023"
@@ -74,16 +74,20 @@ def download_amazon(data_dir: str | Path, category: str, core: str = "0core", *,
     """Fetches the two files of a category into the site's tree below `data_dir`, unless they are there.
 
     A broken transfer continues where it stopped. The SHA-256 of a finished file is kept beside it (`.sha256`) and
-    verified by later calls. Raises DataError without a network or for an unknown category.
+    verified by later calls. Raises DataError without a network, for an unknown category, or while another process
+    fetches the same file.
     """
     for name in _site_names(category, core):
         path = Path(data_dir) / name
         recorded = path.with_name(path.name + ".sha256")
         if (Path(data_dir) / path.name).is_file():
             continue
+        busy = DataError(f"{path} is being fetched by another process; start again when it has finished.")
         if not path.is_file():
-            _fetch(f"{base_url}/{name}", path)
-            recorded.write_text(sha256(path) + "\n", encoding="ascii")
+            with alone(path.with_name(f".{path.name}.lock"), busy):
+                if not path.is_file():  # which another process has not just finished
+                    _fetch(f"{base_url}/{name}", path)
+                    write_text(sha256(path) + "\n", recorded)
         if recorded.is_file() and recorded.read_text(encoding="ascii").strip() != sha256(path):
             raise DataError(
                 f"{path}: its SHA-256 differs from the one in {recorded.name}. Delete {recorded.name} if the file was "

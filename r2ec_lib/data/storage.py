@@ -60,7 +60,7 @@ def whole_folder(folder: str | os.PathLike) -> Iterator[Path]:
     """Gives a new folder to write in, which takes the place of `folder` at the end, unless there was an error.
 
     The old folder stays whole until it is moved aside, and comes back unless the new one follows. Others may read the
-    new one as they may any folder made here.
+    new one, and the weights in it, as they may any folder and file made here.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -68,6 +68,9 @@ def whole_folder(folder: str | os.PathLike) -> Iterator[Path]:
         fresh, old = Path(aside) / "new", Path(aside) / "old"
         fresh.mkdir()
         yield fresh
+        for weights in fresh.rglob("*.safetensors"):  # which safetensors writes for their owner alone
+            if not weights.is_symlink():
+                weights.chmod(fresh.stat().st_mode & 0o666)
         try:
             if folder.exists():
                 os.replace(folder, old)

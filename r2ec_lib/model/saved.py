@@ -28,6 +28,9 @@ from r2ec_lib.model.collaborative import Collaborative
 from r2ec_lib.model.head import RecHead
 from r2ec_lib.model.prompts import Prompts, PromptStyle
 
+PARTS = ("lm", "adapter", "rec_head.safetensors", "catalogue.parquet", "collaborative.safetensors", "r2ec.json")
+"""All that `write` may write; whatever else stands in such a folder is somebody else's."""
+
 
 def write(
     folder: Path,

@@ -1,7 +1,7 @@
 """Items that come and go after training: a file of items in, the model's folder with the new catalogue out.
 
-The folder is replaced when the new one is complete. Reading and cleaning items is the business of `data.readers`,
-encoding them that of `R2ec.add_items`.
+The folder is replaced when the new one is complete; what stood in it beside the model, such as a student, comes along.
+Reading and cleaning items is the business of `data.readers`, encoding them that of `R2ec.add_items`.
 """
 
 import shutil
@@ -14,8 +14,7 @@ from r2ec_lib.data.formats import place, read_file
 from r2ec_lib.data.readers import LOG_COLUMNS, REMOVED, marks_removed, named_items, select_columns
 from r2ec_lib.data.schema import DataError, Where, at, brief, to_ids
 from r2ec_lib.data.storage import alone, whole_folder
-from r2ec_lib.model import R2ec
-from r2ec_lib.serving import student
+from r2ec_lib.model import R2ec, saved
 
 TRUTHS = {"": False, "0": False, "false": False, "no": False, "1": True, "true": True, "yes": True}
 TRUTHS |= {"0.0": False, "1.0": True}  # numbers with gaps, as pandas writes them
@@ -69,16 +68,24 @@ def update(model_folder: Path, items_path: Path, columns: Mapping[str, str], rem
                 print(f"columns that the catalogue lacks, left out: {', '.join(map(brief, further))}")
             model.add_items(items, where)
         model.remove_items(ids[gone & present].tolist())
-        inside = model_folder / student.FOLDER
         with whole_folder(model_folder) as fresh:
             model.save(fresh)
-            if inside.is_dir():  # it reads new items as they are
-                shutil.copytree(inside, fresh / student.FOLDER)
+            for path in model_folder.iterdir():
+                if path.name not in saved.PARTS:
+                    _copy(path, fresh / path.name)
     print(
         f"{(~gone & ~present).sum():,} items added, {(~gone & present).sum():,} replaced, "
         f"{(gone & present).sum():,} removed, {(gone & ~present).sum():,} to remove were not there; "
         f"{len(model.head.item_ids):,} items now"
     )
+
+
+def _copy(path: Path, target: Path) -> None:
+    """A file, a link or a whole folder, at another place. A student, which reads new items as they are, is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.copytree(path, target, symlinks=True)
+    else:
+        shutil.copy2(path, target, follow_symlinks=False)
 
 
 def _truths(values: pd.Series, where: Where) -> pd.Series:

@@ -6,7 +6,9 @@ part; so memory grows with the log, and not with the lists. How a list comes abo
 `model` and, under rules, of `analysis.guardrails`.
 """
 
+import ast
 import csv
+import hashlib
 import json
 import math
 import shutil
@@ -16,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +58,9 @@ LISTS = pa.schema(
 CSV_HEADER = ",".join(f'"{name}"' for name in LISTS.names) + "\n"
 POPULAR = "popular items"
 """How the note of a list begins that is not the model's."""
+LIBRARY = Path(__file__).parents[1]
+ROOMS = ("data", "model", "analysis", "serving")
+"""Parts of the library whose code decides what lists say."""
 COMMAND = b"r2ec"
 """Key in a Parquet file's metadata of what its lists were made from; a CSV has no place for it."""
 
@@ -123,7 +129,7 @@ def recommend(
         rating_range=(style.rating_min, style.rating_max),
     )
     drop_unknown(model.catalogue, log, str(interactions_path))  # refuses a log of another catalogue; the rest is noted
-    if wanted is not None and not np.isin(wanted, log["user_id"]).any():
+    if wanted is not None and not log["user_id"].isin(wanted).any():
         raise DataError(
             f"{users_path}: none of its shoppers has a purchase in {interactions_path} (for example "
             f"{brief(wanted[0])!r}; the log has {brief(log['user_id'].iloc[0])!r}). Write the ids alike in both files."
@@ -139,6 +145,8 @@ def recommend(
         "shard": list(shard),
         "use_vllm": use_vllm,
         "shoppers in a part": PART,
+        "library": _library(),
+        **{name: metadata.version(name) for name in ("torch", "transformers")},
     }
 
     if use_vllm and max_new_tokens:
@@ -154,6 +162,13 @@ def recommend(
     most_bought = by_popularity(log, model.catalogue)
     fallback = partial(popular, most_bought, k, rails and rails.about_items())
     write_lists(log, users, ask, model.head.item_ids, fallback, out, command, partial(fitted, model, room))
+
+
+def _library() -> str:
+    """Digest of the code in `ROOMS`, without comments and formatting."""
+    files = sorted(file for room in ROOMS for file in (LIBRARY / room).glob("*.py"))
+    code = "".join(ast.dump(ast.parse(file.read_text(encoding="utf-8"))) for file in files)
+    return hashlib.sha256(code.encode()).hexdigest()[:16]
 
 
 def _named_users(path: Path, columns: Mapping[str, str]) -> np.ndarray:
@@ -248,12 +263,15 @@ def write_lists(
         command: what the lists are made from. Parts of the same command are gone on from, and it is kept in the file.
 
     Raises:
-        DataError: parts of another command, or `out` is a file of something else.
+        DataError: parts of another command, or `out` is a file of something else or another shard's.
     """
     folder = out.with_name(f".{out.name}.parts")
-    if _command_of(out) == command:
+    held = _command_of(out)
+    if held == command:
         shutil.rmtree(folder, ignore_errors=True)  # left where the command was killed at its very end
         return print(f"{out} holds these lists already.")
+    if held and {**held, "shard": None} == {**command, "shard": None}:
+        raise DataError(f"{out} holds shard {'/'.join(map(str, held['shard']))} of these lists; name another --out.")
     at = log["timestamp"].max()
     owners = pd.Index(users).get_indexer(log["user_id"])  # (rows,) −1 for those who get no list
     in_catalogue = log["item_id"].isin(item_ids).to_numpy()
@@ -327,7 +345,7 @@ def _rows(
             notes.append(f"the model {read}")
         note = "; ".join(notes)
         if user not in answers:
-            note = f"{POPULAR}: {note or 'no interactions'}"
+            note = f"{POPULAR}: {note or 'no purchases, or all of them returned'}"
         evidence: dict[str, list[str]] = {}
         for action in best.actions if isinstance(best, Guarded) else ():
             evidence.setdefault(f"{action.rule}: {action.action}", []).append(action.evidence)

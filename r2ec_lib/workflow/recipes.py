@@ -156,7 +156,7 @@ def load(
     """The recipe at `path` with its bases and the `key=value` overrides merged, checked against `notebooks`.
 
     Relative paths (keys ending in `_dir` or `_path`, and a `backbone` that is a folder or a .gguf file) are taken from
-    the current folder. Raises RecipeError with one line for each problem.
+    the current folder. The default backbone is no folder. Raises RecipeError with one line for each problem.
     """
     kinds = {key: (kind, "the command line") for key, kind in PIPELINE_KEYS.items()}
     for stem, keys in notebooks.items():
@@ -190,7 +190,9 @@ def load(
         problems += [f"{path}: stages: {no_stage(one, notebooks)}" for one in unknown]
     if problems:
         raise RecipeError("\n".join(problems))
-    return Recipe(name, {key: absolute(key, value, Path.cwd()) for key, value in values.items()}, stages)
+    own = ("backbone", defaults.get("backbone"))  # the tiny one, whatever folders lie here
+    places = {key: absolute(key, value, Path.cwd()) for key, value in values.items() if (key, value) != own}
+    return Recipe(name, values | places, stages)
 
 
 def is_path(key: str) -> bool:

@@ -61,14 +61,14 @@ def execute(recipe: Recipe, fresh: bool = False, runs: Path = RUNS, *, shared: b
         plan = _plan(recipe, run, declared, variables)
         forecast = _forecast(run, plan, shared)
         whole = _whole(recipe, run, forecast, declared, fresh)
-        waiting = [stage for stage, reason in forecast if reason]
+        idle = all(reason is None for _, reason in forecast)
         begun = run.states.is_dir()  # otherwise the first one sees its settings at once, and nothing can be lost
         anew = [stage for stage, reason in forecast if reason and reason != GOES_ON]  # one that goes on was checked
         _check_settings(plan if fresh else anew[not begun :], variables)
         if fresh and run.path.exists():
             shutil.rmtree(run.path)
         write_text(recipes.as_yaml(whole, declared, stage_order(whole, declared)), run.recipe)
-        known = read_json(run.provenance) if run.provenance.is_file() and not waiting else None
+        known = read_json(run.provenance) if run.provenance.is_file() and idle else None
         facts, keys = known or provenance.record(whole, run, variables), dict[str, str]()
         for stage in plan:
             parts = stages.ingredients(stage.source, stage.values, stages.read_by(stage.name, run, keys))
@@ -82,6 +82,8 @@ def execute(recipe: Recipe, fresh: bool = False, runs: Path = RUNS, *, shared: b
             cost: dict[str, Any]
             if shared and (other := stages.finished_elsewhere(run, stage.name, wanted)):
                 cost = {**stages.copy_from(other, run, stage.name), "copied_from": other.path.name}
+                done = read_json(run.state(stage.name))
+                cost |= {name: done[name] for name in ("commit", "threads") if name in done}  # as it was computed
                 told = f"copied from {shown(other.path)}"
             else:
                 print(f"{stage.name}: {'goes on where it was interrupted' if continues else 'starts'}", flush=True)
@@ -212,6 +214,7 @@ def _whole(
     for name in STAGES:
         if name not in gone and (last := stages.finished(run, name)):
             kept = {key: one for key, one in last["ingredients"]["parameters"].items() if key in declared[name]}
+            kept.pop("threads", None)
             order, values = [*order, name], values | kept
             for key in [key for key, one in kept.items() if planned.get(key, one) != one]:
                 told = f"{key} is {kept[key]!r} in {name}, which has finished, and {planned[key]!r} here."

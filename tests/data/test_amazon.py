@@ -9,6 +9,7 @@ import threading
 
 import pandas as pd
 import pytest
+from filelock import FileLock
 
 from r2ec_lib.data.amazon import _copy, _site_names, download_amazon, read_amazon
 from r2ec_lib.data.schema import DataError, sums_up_future
@@ -328,6 +329,19 @@ def test_a_broken_download_continues_where_it_stopped(site, tmp_path, share):
     download_amazon(tmp_path / "data", "Pens", base_url=url)
     assert asked[0][1] == f"bytes={int(len(whole) * share)}-"
     assert part.with_suffix("").read_bytes() == whole and not part.exists()
+
+
+def test_two_processes_do_not_fetch_the_same_file(site, tmp_path):
+    url, _, asked = site
+    part = tmp_path / "data/benchmark/0core/rating_only/Pens.csv.gz.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(b"begun")
+    with (
+        FileLock(part.with_name(".Pens.csv.gz.lock")),
+        pytest.raises(DataError, match=r"Pens\.csv\.gz is being fetched"),
+    ):
+        download_amazon(tmp_path / "data", "Pens", base_url=url)
+    assert part.read_bytes() == b"begun" and not asked
 
 
 def test_a_server_without_ranges_sends_the_whole_file_again(site, tmp_path):

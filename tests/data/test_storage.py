@@ -180,3 +180,15 @@ def test_a_folder_may_be_read_by_whoever_may_read_others(tmp_path):
     with storage.whole_folder(tmp_path / "model"):
         pass
     assert (tmp_path / "model").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+def test_weights_in_a_folder_may_be_read_by_whoever_may_read_other_files_and_those_behind_a_link_stay(tmp_path):
+    (tmp_path / "usual").touch()
+    (tmp_path / "elsewhere.safetensors").touch(0o600)
+    with storage.whole_folder(tmp_path / "model") as fresh:
+        (fresh / "lm").mkdir()
+        (fresh / "lm" / "model.safetensors").touch(0o600)
+        (fresh / "link.safetensors").symlink_to(tmp_path / "elsewhere.safetensors")
+    weights = tmp_path / "model" / "lm" / "model.safetensors"
+    assert weights.stat().st_mode == (tmp_path / "usual").stat().st_mode
+    assert (tmp_path / "elsewhere.safetensors").stat().st_mode & 0o777 == 0o600

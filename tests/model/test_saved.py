@@ -7,8 +7,9 @@ import torch
 from families import FAMILIES, family_lm
 
 from r2ec_lib.data.schema import DataError
-from r2ec_lib.model import R2ec
+from r2ec_lib.model import R2ec, saved
 from r2ec_lib.model.backbone import add_lora, add_recommend_token, load_pretrained
+from r2ec_lib.model.collaborative import ItemWeights
 from r2ec_lib.model.prompts import Prompts, PromptStyle
 
 
@@ -28,6 +29,20 @@ def test_any_decoder_family_reasons_encodes_and_comes_back_from_disk(
     assert torch.equal(again.head.table, model.head.table)
     assert again.sample(again.prompts.user_ids(samples.head(3), again.titles), max_new_tokens=5).chains == chains
     assert not [path for path in tmp_path.rglob("*") if path.suffix in {".bin", ".pt", ".pkl"}]
+
+
+def test_every_file_of_a_saved_model_may_be_read_by_whoever_may_read_its_configuration(tiny, tmp_path):
+    tiny.save(tmp_path / "model")
+    modes = {path.name: path.stat().st_mode for path in (tmp_path / "model").rglob("*") if path.is_file()}
+    assert {"rec_head.safetensors", "model.safetensors", "tokenizer.json"} < {*modes}
+    assert {*modes.values()} == {modes["r2ec.json"]}
+
+
+def test_every_part_of_a_saved_model_is_known_as_one(tiny, bought_alone, tmp_path):
+    rows = len(tiny.head.table)
+    tiny.collaborative = bought_alone(ItemWeights(torch.zeros(rows, 1, dtype=torch.long), torch.ones(rows, 1)))
+    tiny.save(tmp_path / "model")
+    assert {path.name for path in (tmp_path / "model").iterdir()} == {*saved.PARTS} - {"adapter"}
 
 
 def test_an_adapter_is_saved_beside_its_backbone_and_read_again(tiny, samples, tmp_path):

@@ -44,6 +44,27 @@ def test_a_student_stays_and_recommends_the_new_items(folder, tiny):
     assert "new" in student.FastR2ec.load(folder).recommend(["i3"], 40, fast=True).item_ids
 
 
+def test_what_others_put_into_the_model_s_folder_stays_and_what_a_model_no_longer_has_goes(folder):
+    (folder / "backbone" / "deep").mkdir(parents=True)
+    (folder / "backbone" / "deep" / "weights").write_text("precious")
+    (folder / "notes.txt").write_text("mine")
+    (folder / "notes.txt").chmod(0o640)
+    (folder / "link").symlink_to("backbone")
+    (folder / "dangling").symlink_to("gone")
+    (folder / "collaborative.safetensors").write_bytes(b"of an older model without one")
+    assert update(folder, "item_id,title\nnew,gold harp\n").collaborative is None
+    assert (folder / "link" / "deep" / "weights").read_text() == "precious" and (folder / "link").is_symlink()
+    assert (folder / "notes.txt").read_text() == "mine" and (folder / "notes.txt").stat().st_mode & 0o777 == 0o640
+    assert (folder / "dangling").is_symlink() and not (folder / "collaborative.safetensors").exists()
+
+
+def test_a_changed_model_and_its_student_may_be_read_by_whoever_may_read_other_files(folder):
+    student.Student(16, 20, width=8, layers=1).save(folder / student.FOLDER)
+    update(folder, "item_id,title\nnew,gold harp\n")
+    usual = (folder.parent / "items.csv").stat().st_mode
+    assert {path.stat().st_mode for path in folder.rglob("*") if path.is_file()} == {usual}
+
+
 def test_a_student_is_not_lost_where_the_disk_has_no_room_for_it(folder, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")

@@ -3,7 +3,10 @@
 import json
 import math
 import sys
+import time
 from dataclasses import replace
+from importlib import metadata
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -17,6 +20,8 @@ from r2ec_lib.data.schema import DataError
 from r2ec_lib.model import R2ec
 from r2ec_lib.model.r2ec import Recommendation
 from r2ec_lib.serving import lists
+
+NOTHING = "no purchases, or all of them returned"
 
 
 @pytest.fixture
@@ -89,13 +94,22 @@ def test_unknown_items_are_counted_and_who_has_no_other_gets_the_popular_ones(sh
     assert written.index.unique().tolist() == ["u1", "nobody", "stranger"]
     assert set(written.loc["u1", "note"]) == {"1 interactions with unknown items left out"}
     counts = log["item_id"].value_counts()
-    for user, note in (("stranger", "2 interactions with unknown items left out"), ("nobody", "no interactions")):
+    for user, note in (("stranger", "2 interactions with unknown items left out"), ("nobody", NOTHING)):
         given = written.loc[user]
         assert set(given["note"]) == {f"popular items: {note}"} and set(given["reasoning"]) == {""}
         assert given["item_id"].iloc[0] == "i9" and given["score"].isna().all()
         assert counts[given["item_id"]].is_monotonic_decreasing
     told = capsys.readouterr().out
     assert "3 lists" in told and "2 of them the popular items" in told and "3 interactions with items" in told
+
+
+def test_who_returned_all_purchases_gets_the_popular_items_when_named_and_the_note_is_true(shop, log):
+    returned = pd.DataFrame({"user_id": "back", "item_id": ["i3", "i3"], "quantity": [1, -1]})
+    returned = returned.assign(timestamp=log["timestamp"].max(), rating=np.float32("nan"))
+    pd.concat([log.assign(quantity=1), returned]).to_parquet(shop / "log.parquet")
+    (shop / "users.csv").write_text("user_id\nback\nu3\n")
+    written = write(shop, users_path=shop / "users.csv", columns={"quantity": "quantity"}).set_index("user_id")
+    assert set(written.loc["back", "note"]) == {f"popular items: {NOTHING}"} and set(written.loc["u3", "note"]) == {""}
 
 
 def test_a_log_of_another_catalogue_is_refused_with_an_example_of_both(shop, log):
@@ -119,6 +133,18 @@ def test_a_file_of_shoppers_none_of_whom_is_in_the_log_is_refused(shop):
         write(shop, users_path=shop / "users.csv")
 
 
+def test_looking_for_many_named_shoppers_in_a_long_log_takes_no_time(shop, log):
+    strangers = pd.DataFrame({"user_id": [f"stranger{number}" for number in range(40_000)]})
+    others = pd.DataFrame({"user_id": [f"other{number}" for number in range(40_000)], "item_id": "i9"})
+    others = others.assign(timestamp=log["timestamp"].max(), rating=np.float32("nan"))
+    pd.concat([log, others]).to_parquet(shop / "log.parquet")
+    strangers.to_csv(shop / "users.csv", index=False)
+    begun = time.process_time()
+    with pytest.raises(DataError, match="none of its shoppers has a purchase"):
+        write(shop, users_path=shop / "users.csv")
+    assert time.process_time() - begun < 10
+
+
 def test_an_interrupted_command_goes_on_where_it_was(shop, monkeypatch, capsys):
     whole = write(shop, "whole.parquet")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -139,7 +165,7 @@ def test_an_interrupted_command_goes_on_where_it_was(shop, monkeypatch, capsys):
     [
         ({"k": 4}, "k"),
         ({"shard": (1, 2)}, "shard"),
-        *(({}, name) for name in ("interactions", "model", "shoppers in a")),
+        *(({}, name) for name in ("interactions", "model", "shoppers in a", "library", "torch", "transformers")),
     ],
 )
 def test_parts_of_another_command_are_not_gone_on_from(shop, log, monkeypatch, change, named):
@@ -150,6 +176,11 @@ def test_parts_of_another_command_are_not_gone_on_from(shop, log, monkeypatch, c
         log.iloc[1:].to_parquet(shop / "log.parquet")
     if named == "shoppers in a":
         monkeypatch.setattr(lists, "PART", 8)
+    if named == "library":
+        monkeypatch.setattr(lists, "_library", lambda: "of other code")
+    if named in ("torch", "transformers"):
+        others = {name: metadata.version(name) for name in ("torch", "transformers")} | {named: "0"}
+        monkeypatch.setattr(lists, "metadata", SimpleNamespace(version=others.get))
     if named == "model":
         model = R2ec.load(shop / "model")
         model.remove_items(["i29"])
@@ -157,6 +188,16 @@ def test_parts_of_another_command_are_not_gone_on_from(shop, log, monkeypatch, c
     with pytest.raises(DataError, match=f"with another {named}.* Remove the folder .* or name another --out"):
         write(shop, **change)
     assert write(shop, "new.parquet", **change)["user_id"].nunique() > 5
+
+
+def test_other_code_counts_and_other_comments_do_not(tmp_path, monkeypatch):
+    (tmp_path / "model").mkdir()
+    monkeypatch.setattr(lists, "LIBRARY", tmp_path)
+    digests = []
+    for code in ("x = 1", "x = 1  # one", "x = 2"):
+        (tmp_path / "model" / "head.py").write_text(code)
+        digests.append(lists._library())
+    assert digests[0] == digests[1] != digests[2]
 
 
 def test_lists_of_other_weights_with_the_same_items_are_made_anew(shop):
@@ -200,6 +241,15 @@ def test_shards_write_each_shopper_once_and_as_without_shards(shop):
     together = pd.concat(shards).sort_values(["user_id", "place"], ignore_index=True)
     expected = whole.sort_values(["user_id", "place"], ignore_index=True)
     pd.testing.assert_frame_equal(together, expected, atol=1e-5)
+
+
+def test_a_finished_shard_is_not_replaced_by_another_one(shop):
+    first = write(shop, shard=(1, 2))
+    for other in ((2, 2), (1, 1)):
+        with pytest.raises(DataError, match=r"lists\.parquet holds shard 1/2 of these lists; name another --out"):
+            write(shop, shard=other)
+    assert pd.read_parquet(shop / "lists.parquet").equals(first) and not list(shop.glob(".*"))
+    assert len(write(shop, shard=(2, 2), k=2))  # lists of another command are replaced, as ever
 
 
 def test_a_large_log_is_spread_evenly_over_shards():

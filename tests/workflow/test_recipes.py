@@ -254,6 +254,14 @@ def test_a_backbone_is_a_path_only_where_it_is_a_folder_or_a_gguf_file(world, mo
         assert load(world, f"backbone: {local}").values["backbone"] == expected  # whatever folder a kernel works in
 
 
+def test_the_tiny_backbone_is_meant_where_a_folder_has_its_name_too(world):
+    notebook(world / "notebooks" / "03_third.ipynb", 'backbone: str = "tiny"  # model')
+    (world / "tiny").mkdir()
+    assert load(world, "backbone: tiny").values["backbone"] == "tiny"
+    assert load(world, "", "backbone=tiny").values["backbone"] == "tiny"
+    assert load(world, "backbone: ./tiny").values["backbone"] == str(world / "tiny")
+
+
 @pytest.mark.parametrize("text", ["%d/%m/%Y", "@home", "*", "[a].csv", "`store` == 'x'", "a: b", " a "])
 def test_a_text_on_the_command_line_is_taken_as_it_stands_whatever_it_means_in_yaml(world, text):
     """A column's name may have blanks around it."""

@@ -73,6 +73,18 @@ def test_a_shared_run_copies_what_another_has_done_and_runs_the_rest(world, caps
     assert capsys.readouterr().out == "01_first: up to date\n02_second: up to date\n"
 
 
+def test_a_run_that_only_copies_is_recorded_as_what_it_has_become(world, quick, monkeypatch):
+    commits = iter("abc")
+    monkeypatch.setattr(runner.provenance, "_output", lambda *call: next(commits) if "rev-parse" in call else "")
+    run(world, "name: one\nthreads: 1")
+    run(world, "name: two\nthreads: 2\nrows: 9")
+    run(world, "name: one\nthreads: 2\nrows: 9", shared=True)
+    facts = read_json(RunFolder(world / "runs" / "one").provenance)
+    assert (facts["recipe"]["rows"], facts["threads"], facts["commit"], len(quick)) == (9, 2, "c", 4)
+    for stage in facts["stages"].values():
+        assert (stage["copied_from"], stage["commit"], stage["threads"]) == ("two", "b", 2)
+
+
 def test_a_folder_that_is_no_run_is_never_removed(world):
     (world / "runs" / "toy").mkdir(parents=True)
     (world / "runs" / "toy" / "mine").write_text("precious")
@@ -331,6 +343,18 @@ def test_threads_count_by_the_number_that_the_kernels_have_whoever_chose_it(worl
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     run(world, "name: other", shared=True)  # there is none of two threads to be copied
     assert len(quick) == 6
+
+
+def test_a_finished_stage_that_declares_threads_leaves_those_of_other_stages_free(world, quick, monkeypatch):
+    notebook(world / "notebooks" / "02_second.ipynb", f"{SECOND}\nthreads: int = 0  # CPU threads")
+    monkeypatch.setattr(stages, "READS", {})  # as the benchmark reads nothing
+    place = RunFolder(world / "runs" / "toy")
+    for threads, text in (("2", ""), ("1", "stages: [01_first]")):
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+        run(world, text)
+    facts = read_json(place.provenance)
+    assert {name: stage["threads"] for name, stage in facts["stages"].items()} == {"01_first": 1, "02_second": 2}
+    assert yaml.safe_load(place.recipe.read_text())["threads"] == 0 and "threads" not in facts["recipe"]
 
 
 def test_settings_are_checked_of_the_stages_that_will_begin_but_the_first_of_a_run(world, quick, monkeypatch):

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from r2ec_lib.analysis.attributes import FRAME
 from r2ec_lib.analysis.words import blanked, context
 from r2ec_lib.data.texts import WORD
 from r2ec_lib.model.claims import PURCHASES, TITLE_WORDS, Checker
@@ -80,16 +81,16 @@ def mentions(
     neighbours, when they carry at least `share` of the title's weight and are two or more; a one-word title is
     mentioned by that word written as in the title. Otherwise case and punctuation do not matter. Titles count up to
     their first `max_words` words, as prompts show them. A title of the history is also mentioned by its beginning,
-    word for word, if that has two words or more, and half of those that an analysis would name
-    (`claims.TITLE_WORDS`). Where stretches of several titles overlap, the heaviest wins; of equally heavy ones a title
-    of the history, since "The Division" may be any edition, then the one that covers more of its title. Where these
-    are equal too and not of the history, the mention stands for no single item (item −1). A title that several items
-    bear stands for those of the history, else for no single item: the target is not read, so that it is not found more
-    often than other items are.
+    word for word, if that has two words or more, one of them none of `attributes.FRAME`, and half of those that an
+    analysis would name (`claims.TITLE_WORDS`). Where stretches of several titles overlap, the heaviest wins; of
+    equally heavy ones a title of the history, since "The Division" may be any edition, then the one that covers more
+    of its title. Where these are equal too and not of the history, the mention stands for no single item (item −1). A
+    title that several items bear stands for those of the history, else for no single item: the target is not read, so
+    that it is not found more often than other items are.
 
     Outside these stretches, an item of the history is also mentioned by distinctive words, wherever they occur, that
     together carry at least `WORD_SHARE` of its title's weight. A word is distinctive if at most a share `RARE` of the
-    catalogue's titles hold it and no other title of the history does.
+    catalogue's titles hold it, no other title of the history does, and it is none of `attributes.FRAME`.
 
     Returns:
         One row per mention, and per word where it is by words: `row` (index label in `chains`) and what a `Mention`
@@ -156,7 +157,7 @@ class _Titles:
         holders = Counter(word for key in {self.key_of[item] for item in history} for word in set(key))
         for item in history:
             key = self.key_of[item]
-            distinctive = [word for word in set(key) & self.rare & places.keys() if holders[word] == 1]
+            distinctive = [word for word in set(key) & self.rare & places.keys() - FRAME if holders[word] == 1]
             free = {word: spots for word in distinctive if (spots := [p for p in places[word] if not taken[p]])}
             part = sum(self.weights[word] for word in free) / max(sum(self.weights[word] for word in key), 1e-9)
             if free and part >= WORD_SHARE:
@@ -190,7 +191,7 @@ class _Titles:
             for first in places.get(key[0], ()) if key else ():
                 pairs = zip(key, lower[first:], strict=False)
                 count = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-                if count > 1 and 2 * count >= self.named[item]:
+                if count > 1 and 2 * count >= self.named[item] and not FRAME.issuperset(key[:count]):
                     weight, number = sum(self.weights[word] for word in key[:count]), self.numbers[key]
                     part = round(weight / self.totals[number], 9)
                     spans.append((round(weight, 9), part, first, first + count - 1, number))

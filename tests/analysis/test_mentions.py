@@ -20,6 +20,9 @@ TITLES = [
     "<script>alert(1)</script> lamp",
 ]
 
+FILLERS = ["Acme desk lamp", "Blue wall clock", "Norvik Slate tent", "Oak shelf"]
+MARKERS = ["Sharpie Permanent Markers, Fine Point, Purple, 12-Pack (30008)", "Sharpie Permanent Markers, Fine Point"]
+
 
 @pytest.fixture
 def items():
@@ -74,10 +77,6 @@ def test_part_of_a_title_counts_from_the_stated_share_of_its_weight_on(items):
     # four words, each held by one of six different titles: three of them carry 3/4
     assert found(items, "the Halden Fern mug", [4], share=0.75) == {(0, False, "title")}
     assert found(items, "the Halden Fern mug", [4], share=0.76) == set()
-
-
-FILLERS = ["Acme desk lamp", "Blue wall clock", "Norvik Slate tent", "Oak shelf"]
-MARKERS = ["Sharpie Permanent Markers, Fine Point, Purple, 12-Pack (30008)", "Sharpie Permanent Markers, Fine Point"]
 
 
 def test_the_beginning_of_an_owned_title_names_that_one_even_if_it_is_another_title_in_full():
@@ -138,6 +137,11 @@ def test_a_title_of_one_word_needs_its_own_spelling():
 def test_a_distinctive_word_mentions_an_item_of_the_history_only(items):
     assert found(items, "they already have a mug.", [0, 1]) == {(0, True, "word")}
     assert found(items, "they already have a mug.", [1]) == set()
+
+
+def test_the_words_of_the_sentence_itself_distinguish_no_title():
+    items = pd.DataFrame({"title": ["Halo 3", "The Last Guardian", *FILLERS]})
+    assert found(items, "The last purchase was Halo 3.", [0, 1]) == {(0, True, "title")}
 
 
 def test_a_long_title_needs_several_of_its_distinctive_words(monkeypatch):

@@ -192,12 +192,12 @@ def early_answering(ranked: pd.DataFrame) -> pd.DataFrame:
 def area_over_curve(ranked: pd.DataFrame) -> tuple[float, float, float]:
     """1 − mean agreement over the kept fraction (conditions `kept <fraction>` of `stack`), by trapezoids, with its 95
     % interval, clustered by user: 0 where the reasoning changes nothing, and the larger, the later in the reasoning
-    the recommendation is settled."""
+    the recommendation is settled. NaN where there are fewer than two fractions."""
     kept = ranked[ranked["condition"].str.startswith("kept ")]
     fraction = kept["condition"].str.removeprefix("kept ").astype(float)
     table = kept.assign(fraction=fraction).pivot(index="sample_id", columns="fraction", values="agreement")
     if table.shape[1] < 2:
-        raise ValueError("the area over the curve needs at least two fractions")
+        return math.nan, math.nan, math.nan
     fractions = table.columns.to_numpy(float)
     area = 1 - np.trapezoid(table.to_numpy(float), fractions, axis=1) / (fractions[-1] - fractions[0])  # (S,)
     users = kept.drop_duplicates("sample_id").set_index("sample_id")["user_id"].loc[table.index]

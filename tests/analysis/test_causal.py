@@ -113,6 +113,7 @@ def test_a_model_that_reads_only_its_reasoning_is_found_by_every_test(samples, c
     assert area > 0.1 and low < area < high
     half = ranked[ranked["condition"] != "kept 0"]
     assert causal.area_over_curve(half)[0] == pytest.approx(1 - curve["agreement"][1:].mean())
+    assert np.isnan(causal.area_over_curve(half[half["condition"] != "kept 1"])).all()  # of one fraction there is none
     # trapezoids over the mean agreement give the mean of the samples' areas
     a, b, c = curve["agreement"]
     assert area == pytest.approx(1 - (a + 2 * b + c) / 4)

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from families import text_tokenizer
 
 from r2ec_lib.analysis import causal
 
@@ -178,6 +179,17 @@ def test_a_disturbance_that_costs_as_much_anywhere_shows_for_no_sentence_and_a_d
     )
     assert (mean["effect"] > mean["elsewhere"]).tolist() == [False, False, True, False]
     assert "elsewhere" not in causal.drop_one(reader, samples, chains, {STOP}, body)
+
+
+@pytest.mark.parametrize("kind", ["byte-level", "byte-fallback"])
+def test_a_decimal_point_ends_no_sentence(samples, kind):
+    tokenizer = text_tokenizer(kind)
+    text = "a red mug 0.9mm. a blue lamp 2-8.5 or more."
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    ends = causal.sentence_ends([ids], tokenizer.decode)
+    table = causal.drop_one(deaf, samples[:1], [[*ids, ANSWER]], ends, lambda chain: chain[:-1])
+    parts = [tokenizer.decode(ids[a:b]).strip() for a, b in zip(table["start"], table["stop"], strict=True)]
+    assert parts == ["a red mug 0.9mm.", "a blue lamp 2-8.5 or more."]
 
 
 def test_a_single_sentence_cannot_be_dropped(samples):

@@ -8,7 +8,9 @@ relevance    what holds for this shopper's history and not for everybody's (`att
 consistency  share of the stated values that the recommended item holds (`agreement.consistency`, `holds`)
 form         (1 − repetition), and 0 where the text is empty or was cut off before `<answer>`
 
-A reasoning that states nothing checkable earns 0 for the part: silence is no quality. The next purchase is not
+A reasoning that states nothing checkable earns 0 for the part: silence is no quality. Where no reasoning states a
+thing that the recommended item could have, as where all speak of the history alone, the index is the mean of the other
+parts. The next purchase is not
 read, so the index can be had at serving time; its correlation with ranking quality is a finding, not a construction.
 """
 
@@ -35,7 +37,8 @@ def quality_index(
 
     Args:
         form: the table of `texts.form`.
-        truth, relevance, consistency: one value of 0…1 or NaN per row of `form`.
+        truth, relevance, consistency: one value of 0…1 or NaN per row of `form`. A consistency that is NaN in all rows
+            stays so, and has no weight.
         weights: of the parts, in the order of `PARTS`.
 
     Raises:
@@ -47,7 +50,9 @@ def quality_index(
     good = (1 - form["repetition"]) * ~form["unclosed"] * ~form["empty"]
     columns = zip(PARTS, (truth, relevance, consistency, good), strict=True)
     table = pd.DataFrame({name: np.nan_to_num(np.asarray(values, float)) for name, values in columns}, form.index)
-    return table.assign(quality=table.to_numpy() @ shares / shares.sum())
+    if not np.isfinite(np.asarray(consistency, float)).any():
+        table["consistency"], shares = np.nan, shares * (np.array(PARTS) != "consistency")
+    return table.assign(quality=table.fillna(0.0).to_numpy() @ shares / (shares.sum() or np.nan))
 
 
 def rank_correlations(

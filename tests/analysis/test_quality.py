@@ -24,6 +24,13 @@ def test_saying_nothing_or_not_coming_to_an_end_earns_nothing():
     assert quality_index(form_of([0.0], unclosed=True), [1], [1], [1])["form"][0] == 0
 
 
+def test_where_no_text_speaks_of_the_next_item_the_index_is_the_mean_of_the_other_parts():
+    table = quality_index(form_of([0.5, 0.5]), [1, 0], [0.6, 0], [np.nan, np.nan])
+    assert table["consistency"].isna().all()
+    assert table["quality"].tolist() == pytest.approx([(1 + 0.6 + 0.5) / 3, 0.5 / 3])
+    assert quality_index(form_of([0.5, 0.5]), [1, 1], [0, 0], [np.nan, 1])["quality"][0] == pytest.approx(1.5 / 4)
+
+
 def test_each_planted_fault_lowers_its_own_part_and_the_index():
     sound = quality_index(form_of([0.0]), [1], [0.5], [1]).loc[0]
     for part, faulty in {

@@ -11,7 +11,6 @@ stated      one row per reasoning and value: row (index label of the chains), at
 """
 
 import math
-import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -21,7 +20,7 @@ import pandas as pd
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
 from r2ec_lib.data.texts import WORD, words
-from r2ec_lib.model.claims import FORMS, FRAME_WORDS
+from r2ec_lib.model.claims import FRAME_WORDS
 
 KEY = ["attribute", "value"]
 WORDS = "word"
@@ -29,14 +28,6 @@ WORDS = "word"
 
 FRAME = ENGLISH_STOP_WORDS | FRAME_WORDS | {"need"}
 """Words that make sentences and state nothing of an item: function words, and those of the warm-up's analyses."""
-
-_BEGINNINGS = {kind: form.partition(" {}")[0] for kind, form in FORMS.items()}
-_OF_HISTORY = re.compile(
-    rf"\b(?:{'|'.join(text for kind, text in _BEGINNINGS.items() if kind != 'next')})\b"
-    rf".*?(?=\b(?:{'|'.join(_BEGINNINGS.values())})\b|\Z)",
-    re.DOTALL,
-)
-"""A statement about the history, up to the next statement."""
 
 
 def card_attributes(items: pd.DataFrame, max_words: int = 3, fewest: int = 3, most: float = 0.1) -> pd.DataFrame:
@@ -100,14 +91,6 @@ def attribute_mentions(chains: pd.DataFrame, attributes: pd.DataFrame) -> pd.Dat
             rows += [(row, *pair, *span) for pair in values.get(tuple(lower[at : at + length]), [])]
             at += max(length, 1)
     return pd.DataFrame(rows, columns=["row", *KEY, "start", "end"])
-
-
-def beyond_history(stated: pd.DataFrame, chains: pd.DataFrame) -> pd.DataFrame:
-    """The rows of `attribute_mentions` that lie in no statement about the history (`model.claims`): what such a
-    statement names is not said of the next item."""
-    told = {row: [match.span() for match in _OF_HISTORY.finditer(chain)] for row, chain in chains["chain"].items()}
-    places = zip(stated["row"], stated["start"], stated["end"], strict=True)
-    return stated[[all(end <= a or start >= b for a, b in told[row]) for row, start, end in places]]
 
 
 def value_sets(table: pd.DataFrame, by: str) -> defaultdict[Any, set[tuple[str, str]]]:

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from r2ec_lib.analysis import agreement, mentions
-from r2ec_lib.analysis.attributes import KEY, attribute_mentions, beyond_history, card_attributes, fact_attributes
+from r2ec_lib.analysis.attributes import KEY, attribute_mentions, card_attributes, fact_attributes
 from r2ec_lib.bazaar import language
 
 FACTS = pd.DataFrame(
@@ -58,11 +58,13 @@ def test_what_a_text_says_of_the_history_is_not_held_against_the_recommendation(
         ("Acme would fit.", [1]),
     )
     named = attribute_mentions(chains, values)
-    stated = beyond_history(named, chains)
+    stated = agreement.beyond_history(named, chains)
     assert stated[["row", "value"]].to_numpy().tolist() == [[1, "acme"], [2, "acme"]]
     table = agreement.consistency(chains, stated, values, np.ones(3))
     assert np.isnan(table["contradicted"][0]) and table["contradicted"].tolist()[1:] == [1, 1]
-    only = agreement.consistency(chains[:1], beyond_history(named[named["row"] == 0], chains), values, np.ones(3))
+    only = agreement.consistency(
+        chains[:1], agreement.beyond_history(named[named["row"] == 0], chains), values, np.ones(3)
+    )
     assert only[["holds", "holds_by_chance", "contradicted"]].isna().all(axis=None)  # and nothing breaks
 
 

@@ -84,8 +84,8 @@ def worth(
         columns: of `table` to words; rows where a column is NaN do not count for it.
 
     Returns:
-        `facet` (the words), `share` (the difference), `low`, `high` (95 %, over users); NaN where fewer than `FEWEST`
-        users have groups with both kinds.
+        `facet` (the words), `share` (the difference), `low`, `high` (95 %, over users), `count` (the users who have
+            groups with both kinds); NaN where these are fewer than `FEWEST`.
     """
     rows = []
     for name, words in columns.items():
@@ -94,13 +94,13 @@ def worth(
         x, y = (values - values.groupby([part[key] for key in group]).transform("mean")).to_numpy().T
         deciding = part[users][np.abs(x) > 1e-12].nunique()
         if deciding < FEWEST:
-            rows.append((words, np.nan, np.nan, np.nan))
+            rows.append((words, np.nan, np.nan, np.nan, deciding))
             continue
         drawn = bootstrap(np.column_stack([x * y, x * x]), part[users], resamples, seed)  # (R, 2)
         drawn = drawn[drawn[:, 1] > 1e-12]
         low, high = percentiles(drawn[:, 0] / drawn[:, 1], deciding)
-        rows.append((words, float((x * y).sum() / (x * x).sum()), float(low), float(high)))
-    return pd.DataFrame(rows, columns=["facet", "share", "low", "high"])
+        rows.append((words, float((x * y).sum() / (x * x).sum()), float(low), float(high), deciding))
+    return pd.DataFrame(rows, columns=["facet", "share", "low", "high", "count"])
 
 
 def _correlation(

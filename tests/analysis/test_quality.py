@@ -69,10 +69,12 @@ def test_a_thought_is_worth_what_it_brings_among_the_reasonings_of_one_history()
     found = worth(table, {"says": "a", "other": "b"}, "reward", ["g"], "g", resamples=200).set_index("facet")
     assert found.loc["a", "share"] == pytest.approx(0.3, abs=0.01) and found.loc["a", "low"] > 0.28
     assert found.loc["b", "low"] < 0 < found.loc["b", "high"]
-    assert worth(table.assign(says=1.0), {"says": "a"}, "reward", ["g"], "g").iloc[0, 1:].isna().all()
+    assert found["count"].tolist() == [50, 25]
+    nothing = worth(table.assign(says=1.0), {"says": "a"}, "reward", ["g"], "g").iloc[0]
+    assert nothing[["share", "low", "high"]].isna().all() and nothing["count"] == 0
     for users in (4, 5):
         row = worth(table[table["g"] < users], {"says": "a"}, "reward", ["g"], "g", resamples=50).iloc[0]
-        assert row.iloc[1:].isna().all() == (users < 5)
+        assert row[["share", "low", "high"]].isna().all() == (users < 5)
 
 
 def test_a_value_that_is_the_mean_takes_part_and_resamples_without_variation_do_not():

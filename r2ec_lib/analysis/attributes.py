@@ -36,7 +36,7 @@ def card_attributes(items: pd.DataFrame, max_words: int = 3, fewest: int = 3, mo
     A column other than the title whose values have at most `max_words` words in the median, and are not all the same,
     is an attribute of that name, with its whole values. The words of the title and of the other columns are values of
     the attribute `WORDS`, if they have three letters or more, are none of `FRAME`, and occur on at least `fewest`
-    cards and on at most a share `most` of them.
+    cards and on at most a share `most` of them. A whole value of digits alone is none: a text may mean any number.
     """
     cards = items.drop(columns="item_id").map(words)  # lists of words
     lengths = cards.drop(columns="title").map(len)
@@ -50,6 +50,7 @@ def card_attributes(items: pd.DataFrame, max_words: int = 3, fewest: int = 3, mo
         .rename(columns={"said": "value"})
         .reset_index(names="item")
     )
+    whole = whole[~whole["value"].astype("str").str.fullmatch(r"[\d ]*")]  # the empty one too
     text = cards.drop(columns=short).itertuples(index=False)
     rows = [
         (item, WORDS, word)
@@ -60,7 +61,7 @@ def card_attributes(items: pd.DataFrame, max_words: int = 3, fewest: int = 3, mo
     single = pd.DataFrame(rows, columns=["item", *KEY])
     holders = single["value"].map(single["value"].value_counts())
     table = pd.concat([whole, single[holders.between(fewest, most * len(items))]])[["item", *KEY]]
-    return table[table["value"] != ""].drop_duplicates(ignore_index=True).astype({"value": "str"})
+    return table.drop_duplicates(ignore_index=True).astype({"value": "str"})
 
 
 def fact_attributes(facts: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:

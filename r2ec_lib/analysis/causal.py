@@ -8,7 +8,7 @@ used. What the text says is the business of `mentions` and `texts`.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from itertools import pairwise
 from typing import Any
 
@@ -33,6 +33,9 @@ EFFECTS = {
     "training": ("full", "untaught", "the reasoning against a model trained without any"),
 }
 """The causal tests as differences a − b of two conditions, with their words; `untaught` is another model's ranking."""
+
+FEWEST = 20
+"""Shoppers that a mean over one sentence of their reasonings needs."""
 
 CHANGES = {
     "kept 0.5": "half the reasoning removed",
@@ -192,12 +195,12 @@ def early_answering(ranked: pd.DataFrame) -> pd.DataFrame:
 def area_over_curve(ranked: pd.DataFrame) -> tuple[float, float, float]:
     """1 − mean agreement over the kept fraction (conditions `kept <fraction>` of `stack`), by trapezoids, with its 95
     % interval, clustered by user: 0 where the reasoning changes nothing, and the larger, the later in the reasoning
-    the recommendation is settled."""
+    the recommendation is settled. NaN where there are fewer than two fractions."""
     kept = ranked[ranked["condition"].str.startswith("kept ")]
     fraction = kept["condition"].str.removeprefix("kept ").astype(float)
     table = kept.assign(fraction=fraction).pivot(index="sample_id", columns="fraction", values="agreement")
     if table.shape[1] < 2:
-        raise ValueError("the area over the curve needs at least two fractions")
+        return math.nan, math.nan, math.nan
     fractions = table.columns.to_numpy(float)
     area = 1 - np.trapezoid(table.to_numpy(float), fractions, axis=1) / (fractions[-1] - fractions[0])  # (S,)
     users = kept.drop_duplicates("sample_id").set_index("sample_id")["user_id"].loc[table.index]
@@ -208,7 +211,7 @@ def drop_one(
     score_fn: ScoreFn,
     samples: pd.DataFrame,
     chains: Chains,
-    ends: set[int],
+    ends: Set[int | tuple[int, int]],
     body: Body,
     watch: Sequence[int] | None = None,
     seed: int | None = None,
@@ -221,7 +224,7 @@ def drop_one(
     many tokens in one stretch from a random place: a sentence with more than that carries more than its length.
 
     Args:
-        ends: ids of the tokens that end a sentence.
+        ends: ids of the tokens that end a sentence, or pairs of tokens between which one ends (`sentence_ends`).
         watch: (B,) the items v̂; default: the first item of each full chain.
         seed: of the random places; None for no yardstick.
         keys: of `rank_chains`.
@@ -282,7 +285,17 @@ def changes(ranked: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["condition", "facet", "share", "low", "high", "difference", "ci95"])
 
 
-def _sentences(body: Sequence[int], ends: set[int]) -> list[tuple[int, int, int, int]]:
+def sentence_ends(chains: Chains, decode: Callable[[Sequence[int]], str]) -> set[tuple[int, int]]:
+    """Pairs of neighbouring tokens of the chains between which a sentence ends: the first with the sign for it, then
+    white space. So "0.9mm" ends none."""
+    pairs = {pair for chain in chains for pair in pairwise(chain)}
+    texts = {token: decode([token]).rstrip() for token, _ in pairs}
+    signs = (".", "!", "?", ";")
+    return {p for p in pairs if texts[p[0]].endswith(signs) and decode(p)[len(texts[p[0]]) :][:1].isspace()}
+
+
+def _sentences(body: Sequence[int], ends: Set[int | tuple[int, int]]) -> list[tuple[int, int, int, int]]:
     """(number, sentences of the chain, start, stop) of each sentence of the token ids before `<answer>`."""
-    stops = sorted({i + 1 for i, token in enumerate(body) if token in ends} | ({len(body)} if body else set()))
+    stops = [i for i, pair in enumerate(pairwise(body), start=1) if pair[0] in ends or pair in ends]
+    stops += [len(body)] if body else []
     return [(j, len(stops), start, stop) for j, (start, stop) in enumerate(pairwise([0, *stops]))]

@@ -8,6 +8,7 @@ text: no more facts, and no more of a long title, than it has neutral words.
 import re
 from collections import defaultdict
 from collections.abc import Sequence, Set
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -61,14 +62,23 @@ def corrupt(
     named = {word for title in titles for word in words(title)} - FRAME
     neutral = {row: _neutral(text, facts[row], named) for row, text in texts.items()}
     filling = [texts[row][start:end] for row, spots in neutral.items() for start, end in spots]
+    cut = {kind: [(entry, _ends(entry)) for entry in sorted(pool)] for kind, pool in pools.items()}
+
+    @cache
+    def firsts(kind: str, size: int) -> list[str]:
+        return sorted({entry[: ends[size - 1]] for entry, ends in cut[kind] if len(ends) >= size})
+
     rng = np.random.default_rng(seed)
     exchanged: dict[str, list[str]] = {"facts": [], "neutral": []}
     for row, text in texts.items():
         places, rest = [], len(neutral[row])
         for i in rng.permutation(len(facts[row]))[: int(np.ceil(share * len(facts[row])))]:
             start, end, kind = facts[row][i]
-            ends = [start + match.end() for match in WORD.finditer(text[start:end])][:rest]
-            if ends and (pool := _others(pools[kind], text[start:end], len(ends))):
+            ends = [start + stop for stop in _ends(text[start:end])][:rest]
+            if not ends:
+                continue
+            pool = _others(firsts(kind, len(ends)), text[start : ends[-1]])
+            if pool := pool or _others([entry for entry, _ in cut[kind]], text[start:end]):
                 places.append((start, ends[-1], pool))
                 rest -= len(ends)
         exchanged["facts"].append(_exchange(text, places, rng))
@@ -77,12 +87,13 @@ def corrupt(
     return {name: pd.Series(table, texts.index, dtype=object) for name, table in exchanged.items()}
 
 
-def _others(pool: set[str], old: str, size: int) -> list[str]:
-    """The first `size` words of a pool's entries other than `old` that have as many, or else whole entries."""
-    ends = {entry: [match.end() for match in WORD.finditer(entry)] for entry in pool if entry.lower() != old.lower()}
-    firsts = {entry[: stops[size - 1]] for entry, stops in ends.items() if len(stops) >= size}
-    begin = [match.end() for match in WORD.finditer(old)][size - 1]
-    return sorted({entry for entry in firsts if entry.lower() != old[:begin].lower()} or ends)
+def _ends(text: str) -> list[int]:
+    """Where the words of a text end."""
+    return [match.end() for match in WORD.finditer(text)]
+
+
+def _others(pool: Sequence[str], old: str) -> list[str]:
+    return [entry for entry in pool if entry.lower() != old.lower()]
 
 
 def _neutral(text: str, places: Sequence[tuple[int, int, str]], named: Set[str]) -> list[tuple[int, int]]:

@@ -35,6 +35,7 @@ from r2ec_lib.data.schema import whole_number
 from r2ec_lib.data.texts import words
 from r2ec_lib.model import R2ec
 from r2ec_lib.model.claims import FORMS, Checker
+from r2ec_lib.model.prompts import PromptStyle
 from r2ec_lib.model.r2ec import Recommendation
 
 USUAL = 0.25
@@ -56,7 +57,8 @@ def judge(
 
     Args:
         chains: `sample_id`, `chain` (text) and, to judge recommendations too, `top_items` (item indexes).
-        checker: of the items and the prompts of the model that wrote the chains, for rules of the kind "truth".
+        checker: of the items and the prompts of the model that wrote the chains. Rules of the kind "truth" need it,
+            and for rules of the kind "ground" it says how many words of a title are shown.
 
     Returns:
         One row per violation, in the order of the rules: `row` (index label in `chains`), `rule`, `kind`, `evidence`
@@ -68,7 +70,8 @@ def judge(
     given = chains[chains["chain"].str.strip() != ""]
     histories = samples.set_index("sample_id")["history"].loc[chains["sample_id"]].set_axis(chains.index)
     grounded = any(isinstance(rule, Ground) for rule in guardrails.rules)
-    counts = _grounding(given, samples, items) if grounded else pd.DataFrame()
+    shown = checker.prompts.style.max_title_words if checker else PromptStyle.max_title_words
+    counts = _grounding(given, samples, items, shown) if grounded else pd.DataFrame()
     ids, rows = items["item_id"].to_numpy(), []
     for rule in guardrails.rules:
         if isinstance(rule, (Forbid, Limit)):
@@ -142,9 +145,9 @@ def _inside(item_set: ItemSet, items: pd.DataFrame, rule: str) -> np.ndarray:
     return inside
 
 
-def _grounding(chains: pd.DataFrame, samples: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
+def _grounding(chains: pd.DataFrame, samples: pd.DataFrame, items: pd.DataFrame, max_words: int) -> pd.DataFrame:
     """`mentions` and `facts` of each chain, with its index."""
-    mentioned = mentions(chains, samples, items)
+    mentioned = mentions(chains, samples, items, max_words=max_words)
     counts = mentioned[mentioned["in_history"]].groupby("row")["item"].nunique().reindex(chains.index, fill_value=0)
     columns = items.columns.drop(["item_id", "title"], errors="ignore")
     cards = [_telling_words(" ".join(map(str, row))) for row in items[columns].itertuples(index=False)]

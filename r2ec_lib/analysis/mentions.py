@@ -11,14 +11,16 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from r2ec_lib.analysis.attributes import FRAME
 from r2ec_lib.analysis.words import blanked, context
 from r2ec_lib.data.texts import WORD
-from r2ec_lib.model.claims import PURCHASES, Checker
+from r2ec_lib.model.claims import PURCHASES, TITLE_WORDS, Checker
 from r2ec_lib.model.prompts import Prompts
 
 MAX_GAP, RARE, WORD_SHARE = 2, 0.05, 0.2  # of the rule in `mentions`
@@ -78,15 +80,17 @@ def mentions(
     a stretch of text that holds words of the title in their order, with at most `MAX_GAP` other words between
     neighbours, when they carry at least `share` of the title's weight and are two or more; a one-word title is
     mentioned by that word written as in the title. Otherwise case and punctuation do not matter. Titles count up to
-    their first `max_words` words, as prompts show them. Where stretches of several titles overlap, the heaviest wins;
-    of equally heavy ones a title of the history, since "The Division" may be any edition, then the one that covers
-    more of its title. Where these are equal too and not of the history, the mention stands for no single item (item
-    −1). A title that several items bear stands for those of the history, else for no single item: the target is not
-    read, so that it is not found more often than other items are.
+    their first `max_words` words, as prompts show them. A title of the history is also mentioned by its beginning,
+    word for word, if that has two words or more, one of them none of `attributes.FRAME`, and half of those that an
+    analysis would name (`claims.TITLE_WORDS`). Where stretches of several titles overlap, the heaviest wins; of
+    equally heavy ones a title of the history, since "The Division" may be any edition, then the one that covers more
+    of its title. Where these are equal too and not of the history, the mention stands for no single item (item −1). A
+    title that several items bear stands for those of the history, else for no single item: the target is not read, so
+    that it is not found more often than other items are.
 
     Outside these stretches, an item of the history is also mentioned by distinctive words, wherever they occur, that
     together carry at least `WORD_SHARE` of its title's weight. A word is distinctive if at most a share `RARE` of the
-    catalogue's titles hold it and no other title of the history does.
+    catalogue's titles hold it, no other title of the history does, and it is none of `attributes.FRAME`.
 
     Returns:
         One row per mention, and per word where it is by words: `row` (index label in `chains`) and what a `Mention`
@@ -108,16 +112,19 @@ class _Titles:
 
     def __init__(self, titles: Sequence[str], max_words: int):
         bearers = defaultdict(list)  # words of a title -> the items that bear it
+        self.named: list[int] = []  # of each item's words, how many an analysis names
         self.spellings = defaultdict(set)  # words of a title -> its words as written
         self.key_of: list[tuple[str, ...]] = []
         for item, title in enumerate(titles):
             written = tuple(WORD.findall(" ".join(title.split()[:max_words])))
             key = tuple(word.lower() for word in written)
             self.key_of.append(key)
+            self.named.append(len(WORD.findall(" ".join(title.split()[: min(TITLE_WORDS, max_words)]))))
             if key:
                 bearers[key].append(item)
                 self.spellings[key].add(written)
         self.keys, self.items = list(bearers), list(bearers.values())
+        self.numbers = {key: number for number, key in enumerate(self.keys)}
         holders = Counter(word for key in self.keys for word in set(key))
         self.rare = {word for word, count in holders.items() if count <= max(1, RARE * len(self.keys))}
         self.weights = {word: math.log(1 + len(self.keys) / count) for word, count in holders.items()}
@@ -150,7 +157,7 @@ class _Titles:
         holders = Counter(word for key in {self.key_of[item] for item in history} for word in set(key))
         for item in history:
             key = self.key_of[item]
-            distinctive = [word for word in set(key) & self.rare & places.keys() if holders[word] == 1]
+            distinctive = [word for word in set(key) & self.rare & places.keys() - FRAME if holders[word] == 1]
             free = {word: spots for word in distinctive if (spots := [p for p in places[word] if not taken[p]])}
             part = sum(self.weights[word] for word in free) / max(sum(self.weights[word] for word in key), 1e-9)
             if free and part >= WORD_SHARE:
@@ -167,7 +174,7 @@ class _Titles:
         numbers = np.concatenate([self.postings[word] for word in shared])
         weights = np.repeat([self.weights[word] for word in shared], [len(self.postings[word]) for word in shared])
         covered = np.bincount(numbers, weights, minlength=len(self.keys))  # (titles,)
-        spans = []
+        spans = self._beginnings(written, places, history)
         for number in np.flatnonzero(covered >= share * self.totals - 1e-9):
             key, total = self.keys[number], self.totals[number]
             for weight, count, first, last in _stretches(key, places, self.weights):
@@ -175,6 +182,20 @@ class _Titles:
                 if weight >= share * total - 1e-9 and (count > 1 or whole):
                     spans.append((round(weight, 9), round(weight / total, 9), first, last, number))
         return sorted(spans, key=lambda s: (-s[0], history.isdisjoint(self.items[s[4]]), -s[1], s[2]))
+
+    def _beginnings(self, written: Sequence[re.Match], places: Mapping, history: set[int]) -> list[tuple]:
+        """The `_spans` of stretches that are word for word the beginning of a title of the history."""
+        lower, spans = [match.group().lower() for match in written], []
+        for item in history:
+            key = self.key_of[item]
+            for first in places.get(key[0], ()) if key else ():
+                pairs = zip(key, lower[first:], strict=False)
+                count = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+                if count > 1 and 2 * count >= self.named[item] and not FRAME.issuperset(key[:count]):
+                    weight, number = sum(self.weights[word] for word in key[:count]), self.numbers[key]
+                    part = round(weight / self.totals[number], 9)
+                    spans.append((round(weight, 9), part, first, first + count - 1, number))
+        return spans
 
 
 def _stretches(key: tuple, places: Mapping, weights: Mapping) -> list[tuple]:

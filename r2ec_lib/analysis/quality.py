@@ -8,7 +8,9 @@ relevance    what holds for this shopper's history and not for everybody's (`att
 consistency  share of the stated values that the recommended item holds (`agreement.consistency`, `holds`)
 form         (1 − repetition), and 0 where the text is empty or was cut off before `<answer>`
 
-A reasoning that states nothing checkable earns 0 for the part: silence is no quality. The next purchase is not
+A reasoning that states nothing checkable earns 0 for the part: silence is no quality. Where no reasoning states a
+thing that the recommended item could have, as where all speak of the history alone, the index is the mean of the other
+parts. The next purchase is not
 read, so the index can be had at serving time; its correlation with ranking quality is a finding, not a construction.
 """
 
@@ -35,7 +37,8 @@ def quality_index(
 
     Args:
         form: the table of `texts.form`.
-        truth, relevance, consistency: one value of 0…1 or NaN per row of `form`.
+        truth, relevance, consistency: one value of 0…1 or NaN per row of `form`. A consistency that is NaN in all rows
+            stays so, and has no weight.
         weights: of the parts, in the order of `PARTS`.
 
     Raises:
@@ -47,7 +50,9 @@ def quality_index(
     good = (1 - form["repetition"]) * ~form["unclosed"] * ~form["empty"]
     columns = zip(PARTS, (truth, relevance, consistency, good), strict=True)
     table = pd.DataFrame({name: np.nan_to_num(np.asarray(values, float)) for name, values in columns}, form.index)
-    return table.assign(quality=table.to_numpy() @ shares / shares.sum())
+    if not np.isfinite(np.asarray(consistency, float)).any():
+        table["consistency"], shares = np.nan, shares * (np.array(PARTS) != "consistency")
+    return table.assign(quality=table.fillna(0.0).to_numpy() @ shares / (shares.sum() or np.nan))
 
 
 def rank_correlations(
@@ -79,8 +84,8 @@ def worth(
         columns: of `table` to words; rows where a column is NaN do not count for it.
 
     Returns:
-        `facet` (the words), `share` (the difference), `low`, `high` (95 %, over users); NaN where fewer than `FEWEST`
-        users have groups with both kinds.
+        `facet` (the words), `share` (the difference), `low`, `high` (95 %, over users), `count` (the users who have
+            groups with both kinds); NaN where these are fewer than `FEWEST`.
     """
     rows = []
     for name, words in columns.items():
@@ -89,13 +94,13 @@ def worth(
         x, y = (values - values.groupby([part[key] for key in group]).transform("mean")).to_numpy().T
         deciding = part[users][np.abs(x) > 1e-12].nunique()
         if deciding < FEWEST:
-            rows.append((words, np.nan, np.nan, np.nan))
+            rows.append((words, np.nan, np.nan, np.nan, deciding))
             continue
         drawn = bootstrap(np.column_stack([x * y, x * x]), part[users], resamples, seed)  # (R, 2)
         drawn = drawn[drawn[:, 1] > 1e-12]
         low, high = percentiles(drawn[:, 0] / drawn[:, 1], deciding)
-        rows.append((words, float((x * y).sum() / (x * x).sum()), float(low), float(high)))
-    return pd.DataFrame(rows, columns=["facet", "share", "low", "high"])
+        rows.append((words, float((x * y).sum() / (x * x).sum()), float(low), float(high), deciding))
+    return pd.DataFrame(rows, columns=["facet", "share", "low", "high", "count"])
 
 
 def _correlation(

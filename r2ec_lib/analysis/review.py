@@ -19,6 +19,8 @@ import pandas as pd
 
 from r2ec_lib.analysis.quality import rank_correlations
 from r2ec_lib.data.schema import DataError
+from r2ec_lib.model.claims import FORMS, Checker
+from r2ec_lib.model.prompts import Prompts
 from r2ec_lib.training.judgements import ACCEPT
 
 CRITERIA = {
@@ -250,6 +252,7 @@ def case_html(
     mentioned: pd.DataFrame,
     top: Mapping[str, tuple[Sequence[int], Sequence[float], float]],
     note: str = "",
+    prompts: Prompts | None = None,
 ) -> str:
     """One case as a safe HTML fragment: history, reasoning with its mentions, and top items with scores.
 
@@ -259,7 +262,12 @@ def case_html(
         mentioned: the chain's rows of `mentions.mentions`.
         top: heading to (item indexes, scores, rank of the next purchase), such as with and without reasoning.
         note: why the case is shown.
+        prompts: of the model that wrote the chain: then each statement about the history (`model.claims`) is listed,
+            with whether it holds; an unfinished last one is not.
     """
+    finished = chain.rstrip().endswith(".")
+    checked = Checker(items, prompts).check(chain, finished, sample["history"]) if prompts else []
+    told = [(FORMS[kind].format(name), holds) for kind, name, holds in checked]
     pieces, at = [], 0  # (text, "history", "other" or "")
     for mention in mentioned.sort_values("start").drop_duplicates("start").itertuples():
         kind = "history" if mention.in_history else "other"
@@ -267,4 +275,6 @@ def case_html(
         at = mention.end
     pieces = [piece for piece in [*pieces, (chain[at:], "")] if piece[0]]
     case = {"user": sample["user_id"], "history": sample["history"], "target": sample["target"], "note": note}
-    return _TEMPLATES.get_template("case.html.j2").render(case, titles=items["title"].tolist(), pieces=pieces, top=top)
+    return _TEMPLATES.get_template("case.html.j2").render(
+        case, titles=items["title"].tolist(), pieces=pieces, told=told, top=top
+    )

@@ -42,7 +42,7 @@ def against_chance(table: pd.DataFrame, ax: Axes, xlabel: str) -> Axes:
         ax.errorbar(
             table[name].astype(float), y + shift, xerr=bars, fmt="os"[index], label=name, clip_on=False, **looks
         )
-    lead = "{facet}\n{lead:+.3f} ({lead_low:+.3f} to {lead_high:+.3f})"
+    lead = "{facet}\n{lead:+z.3f} ({lead_low:+z.3f} to {lead_high:+z.3f})"
     rows(ax, [lead.format(**row).replace("+nan", "–") for row in table.to_dict("records")])
     ax.set_xlim(left=0)
     ax.legend(**BESIDE)

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from r2ec_lib.analysis import agreement, mentions
-from r2ec_lib.analysis.attributes import KEY, attribute_mentions, fact_attributes
+from r2ec_lib.analysis.attributes import KEY, attribute_mentions, card_attributes, fact_attributes
 from r2ec_lib.bazaar import language
 
 FACTS = pd.DataFrame(
@@ -47,6 +47,25 @@ def test_a_reason_that_fits_the_recommendation_holds_and_one_that_does_not_is_a_
     assert table["holds"].tolist()[:2] == [1, 0] and np.isnan(table["holds"][2])
     # half of all items are deco, a third are mugs
     assert table["holds_by_chance"].tolist()[:2] == pytest.approx([(1 / 2 + 1 / 3) / 2] * 2)
+
+
+def test_what_a_text_says_of_the_history_is_not_held_against_the_recommendation():
+    items = pd.DataFrame({"item_id": list("abc"), "title": list("xyz"), "store": ["Acme", "Bolt", "Dr. Oak"]})
+    values = card_attributes(items)
+    chains = chains_of(
+        ("The last purchase was Acme mug. An earlier purchase was Dr. Oak.", [1]),
+        ("The last purchase was Bolt mug. Next may come Acme.", [1]),
+        ("Acme would fit.", [1]),
+    )
+    named = attribute_mentions(chains, values)
+    stated = agreement.beyond_history(named, chains)
+    assert stated[["row", "value"]].to_numpy().tolist() == [[1, "acme"], [2, "acme"]]
+    table = agreement.consistency(chains, stated, values, np.ones(3))
+    assert np.isnan(table["contradicted"][0]) and table["contradicted"].tolist()[1:] == [1, 1]
+    only = agreement.consistency(
+        chains[:1], agreement.beyond_history(named[named["row"] == 0], chains), values, np.ones(3)
+    )
+    assert only[["holds", "holds_by_chance", "contradicted"]].isna().all(axis=None)  # and nothing breaks
 
 
 def test_chance_is_taken_among_items_as_popular_as_the_recommended_one(attributes):

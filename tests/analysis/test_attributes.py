@@ -75,6 +75,11 @@ def test_words_that_make_a_sentence_are_no_values_though_cards_hold_them():
     assert set(table.loc[table["attribute"] == "value", "value"]) == {"high", "low"}
 
 
+def test_a_whole_value_of_digits_alone_is_no_attribute():
+    items = pd.DataFrame({"item_id": list("ab"), "title": list("xy"), "store": ["33", "Acme 33"]})
+    assert card_attributes(items)["value"].tolist() == ["acme 33"]
+
+
 def test_values_of_one_word_count_for_the_length_of_a_column():
     items = pd.DataFrame(
         {"item_id": list("abc"), "title": list("xyz"), "made": ["hand", "loom", "in one very long go"]}

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from families import text_tokenizer
 
 from r2ec_lib.analysis import causal
 
@@ -113,6 +114,7 @@ def test_a_model_that_reads_only_its_reasoning_is_found_by_every_test(samples, c
     assert area > 0.1 and low < area < high
     half = ranked[ranked["condition"] != "kept 0"]
     assert causal.area_over_curve(half)[0] == pytest.approx(1 - curve["agreement"][1:].mean())
+    assert np.isnan(causal.area_over_curve(half[half["condition"] != "kept 1"])).all()  # of one fraction there is none
     # trapezoids over the mean agreement give the mean of the samples' areas
     a, b, c = curve["agreement"]
     assert area == pytest.approx(1 - (a + 2 * b + c) / 4)
@@ -177,6 +179,17 @@ def test_a_disturbance_that_costs_as_much_anywhere_shows_for_no_sentence_and_a_d
     )
     assert (mean["effect"] > mean["elsewhere"]).tolist() == [False, False, True, False]
     assert "elsewhere" not in causal.drop_one(reader, samples, chains, {STOP}, body)
+
+
+@pytest.mark.parametrize("kind", ["byte-level", "byte-fallback"])
+def test_a_decimal_point_ends_no_sentence(samples, kind):
+    tokenizer = text_tokenizer(kind)
+    text = "a red mug 0.9mm. a blue lamp 2-8.5 or more."
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    ends = causal.sentence_ends([ids], tokenizer.decode)
+    table = causal.drop_one(deaf, samples[:1], [[*ids, ANSWER]], ends, lambda chain: chain[:-1])
+    parts = [tokenizer.decode(ids[a:b]).strip() for a, b in zip(table["start"], table["stop"], strict=True)]
+    assert parts == ["a red mug 0.9mm.", "a blue lamp 2-8.5 or more."]
 
 
 def test_a_single_sentence_cannot_be_dropped(samples):

@@ -13,6 +13,7 @@ from r2ec_lib.analysis.rules import GuardrailError, Guardrails, parse
 from r2ec_lib.evaluation.answers import chains_of
 from r2ec_lib.model import R2ec
 from r2ec_lib.model.claims import Checker
+from r2ec_lib.model.prompts import Prompts, PromptStyle
 from r2ec_lib.model.sampling import Sampled
 
 CATALOGUE = pd.DataFrame(
@@ -62,6 +63,17 @@ def test_a_reason_without_grounding_is_found():
     assert judged(entry, "people like this a lot") == ["0 of 1 mentions"]
     assert judged(entry, "as they own the Halden Fern mug") == []
     assert judged(entry, "as they own the Halden Fern mug", history=[1]) == ["0 of 1 mentions"]
+
+
+def test_a_title_grounds_a_reason_by_the_words_of_it_that_the_model_is_shown(tiny):
+    title = "Halden Fern mug with one oak lid and two very small spoons"
+    items = pd.DataFrame({"item_id": ["a", "b"], "title": [title, "Norvik Slate tent"]})
+    chains = pd.DataFrame({"sample_id": [0], "chain": ["The last purchase was Halden Fern."]})
+    samples = pd.DataFrame({"sample_id": [0], "history": [[0]]})
+    for shown, broken in ((2, 0), (20, 1)):
+        checker = Checker(items, Prompts(tiny.tokenizer, PromptStyle(instruct=False, max_title_words=shown)))
+        keeps = rules("kind: ground, mentions: 1")
+        assert len(guardrails.judge(keeps, chains, samples, items, checker)) == broken
 
 
 def test_attributes_of_the_history_count_as_facts_beside_its_items():

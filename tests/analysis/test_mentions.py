@@ -20,6 +20,9 @@ TITLES = [
     "<script>alert(1)</script> lamp",
 ]
 
+FILLERS = ["Acme desk lamp", "Blue wall clock", "Norvik Slate tent", "Oak shelf"]
+MARKERS = ["Sharpie Permanent Markers, Fine Point, Purple, 12-Pack (30008)", "Sharpie Permanent Markers, Fine Point"]
+
 
 @pytest.fixture
 def items():
@@ -76,6 +79,29 @@ def test_part_of_a_title_counts_from_the_stated_share_of_its_weight_on(items):
     assert found(items, "the Halden Fern mug", [4], share=0.76) == set()
 
 
+def test_the_beginning_of_an_owned_title_names_that_one_even_if_it_is_another_title_in_full():
+    items = pd.DataFrame({"title": [*MARKERS, *FILLERS]})
+    text = "The last purchase was Sharpie Permanent Markers, Fine Point."
+    assert found(items, text, [0]) == {(0, True, "title")}
+    chains, samples = chains_of(text), samples_of([0])
+    figures = mentions.grounding(chains, mentions.mentions(chains, samples, items), samples)
+    assert figures["history_precision"].tolist() == [1]
+
+
+def test_a_longer_stretch_of_another_title_is_that_other_one():
+    items = pd.DataFrame({"title": ["Sharpie Permanent Markers, Ultra Fine, Red, 12-Pack", MARKERS[1], *FILLERS]})
+    assert found(items, "They own Sharpie Permanent Markers, Fine Point.", [0]) == {(1, False, "title")}
+
+
+def test_less_than_half_of_what_an_analysis_names_is_no_beginning():
+    items = pd.DataFrame({"title": [MARKERS[0], *FILLERS]})
+    titles = {
+        text: {how for *_, how in found(items, text, [0])}
+        for text in ("Sharpie Permanent", "Sharpie Permanent Markers")
+    }
+    assert titles == {"Sharpie Permanent": {"word"}, "Sharpie Permanent Markers": {"title"}}
+
+
 def test_overlapping_titles_give_one_mention_of_the_heaviest(items):
     assert found(items, "as in the blue whale songbook", [2], share=0.4) == {(3, False, "title")}
 
@@ -111,6 +137,11 @@ def test_a_title_of_one_word_needs_its_own_spelling():
 def test_a_distinctive_word_mentions_an_item_of_the_history_only(items):
     assert found(items, "they already have a mug.", [0, 1]) == {(0, True, "word")}
     assert found(items, "they already have a mug.", [1]) == set()
+
+
+def test_the_words_of_the_sentence_itself_distinguish_no_title():
+    items = pd.DataFrame({"title": ["Halo 3", "The Last Guardian", *FILLERS]})
+    assert found(items, "The last purchase was Halo 3.", [0, 1]) == {(0, True, "title")}
 
 
 def test_a_long_title_needs_several_of_its_distinctive_words(monkeypatch):

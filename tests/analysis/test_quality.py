@@ -24,6 +24,13 @@ def test_saying_nothing_or_not_coming_to_an_end_earns_nothing():
     assert quality_index(form_of([0.0], unclosed=True), [1], [1], [1])["form"][0] == 0
 
 
+def test_where_no_text_speaks_of_the_next_item_the_index_is_the_mean_of_the_other_parts():
+    table = quality_index(form_of([0.5, 0.5]), [1, 0], [0.6, 0], [np.nan, np.nan])
+    assert table["consistency"].isna().all()
+    assert table["quality"].tolist() == pytest.approx([(1 + 0.6 + 0.5) / 3, 0.5 / 3])
+    assert quality_index(form_of([0.5, 0.5]), [1, 1], [0, 0], [np.nan, 1])["quality"][0] == pytest.approx(1.5 / 4)
+
+
 def test_each_planted_fault_lowers_its_own_part_and_the_index():
     sound = quality_index(form_of([0.0]), [1], [0.5], [1]).loc[0]
     for part, faulty in {
@@ -62,10 +69,12 @@ def test_a_thought_is_worth_what_it_brings_among_the_reasonings_of_one_history()
     found = worth(table, {"says": "a", "other": "b"}, "reward", ["g"], "g", resamples=200).set_index("facet")
     assert found.loc["a", "share"] == pytest.approx(0.3, abs=0.01) and found.loc["a", "low"] > 0.28
     assert found.loc["b", "low"] < 0 < found.loc["b", "high"]
-    assert worth(table.assign(says=1.0), {"says": "a"}, "reward", ["g"], "g").iloc[0, 1:].isna().all()
+    assert found["count"].tolist() == [50, 25]
+    nothing = worth(table.assign(says=1.0), {"says": "a"}, "reward", ["g"], "g").iloc[0]
+    assert nothing[["share", "low", "high"]].isna().all() and nothing["count"] == 0
     for users in (4, 5):
         row = worth(table[table["g"] < users], {"says": "a"}, "reward", ["g"], "g", resamples=50).iloc[0]
-        assert row.iloc[1:].isna().all() == (users < 5)
+        assert row[["share", "low", "high"]].isna().all() == (users < 5)
 
 
 def test_a_value_that_is_the_mean_takes_part_and_resamples_without_variation_do_not():

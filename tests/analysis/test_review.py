@@ -6,9 +6,11 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from families import text_tokenizer
 
 from r2ec_lib.analysis import mentions, review
 from r2ec_lib.data.schema import DataError
+from r2ec_lib.model.prompts import Prompts, PromptStyle
 
 CASES = ["case-001", "case-002"]
 GOOD = "5,4,3,2,yes,fine"
@@ -365,6 +367,20 @@ def test_the_page_of_a_case_marks_what_is_owned_underlines_what_is_not_and_leave
     (quote,) = re.findall(r"<blockquote[^>]*>(.*)</blockquote>", page, re.DOTALL)
     assert "<mark>Halden Fern mug, sage</mark>" in quote and "<u>Blue Whale Atlas</u>" in quote.replace("the ", "")
     assert html.unescape(re.sub(r"</?(mark|u)>", "", quote)) == text
+
+
+def test_the_page_of_a_case_says_which_statements_about_the_history_hold(catalogue):
+    text = (
+        "The last purchase was Halden Fern mug, sage. The shopper trusts <b>Zeno. Next may come <i>x. The needs are ab"
+    )
+    samples, chains = case_of(text, [0])
+    prompts = Prompts(text_tokenizer("byte-level"), PromptStyle(instruct=False))
+    page = review.case_html(samples.iloc[0], catalogue, text, chains[:0].assign(start=0), {}, prompts=prompts)
+    told = re.findall(r"<p>(.*) <b>(statement holds|does not hold)</b></p>", page)
+    assert told == [
+        ("The last purchase was Halden Fern mug, sage.", "statement holds"),
+        ("The shopper trusts &lt;b&gt;Zeno.", "does not hold"),
+    ]
 
 
 def test_the_page_of_a_case_without_a_reasoning_says_so(catalogue):

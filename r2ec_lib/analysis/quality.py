@@ -10,8 +10,8 @@ form         (1 − repetition), and 0 where the text is empty or was cut off be
 
 A reasoning that states nothing checkable earns 0 for the part: silence is no quality. Where no reasoning states a
 thing that the recommended item could have, as where all speak of the history alone, the index is the mean of the other
-parts. The next purchase is not
-read, so the index can be had at serving time; its correlation with ranking quality is a finding, not a construction.
+parts. The next purchase is not read, so the index can be had at serving time; its correlation with ranking quality is
+a finding, not a construction.
 """
 
 from collections.abc import Mapping, Sequence

@@ -117,20 +117,16 @@ def comparison_tables(comparisons: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def verdict(claims: pd.DataFrame, metric: str = "ndcg@20") -> str:
-    """What the intervals of `claims_table` say in one metric, as a sentence: whom the model is ahead of, from whom it
+    """What the intervals of `claims_table` say in one metric, in words: whom the model is ahead of, from whom it
     cannot be told, and whom it is behind."""
     rows = claims[(claims["metric"] == metric) & ~claims["share"].astype(bool)]
     low, high = (rows["ci95"].map(lambda ends, side=side: ends[side]).astype(float) for side in (0, 1))
     ahead, behind = low > 0, high < 0
     groups = {"is ahead of": ahead, "cannot be told from": ~ahead & ~behind, "is behind": behind}
     names = {verb: [NAMES.get(b, b) for b in rows.loc[inside, "b"]] for verb, inside in groups.items()}
-    parts = [f"{verb} {_listed(named)}" for verb, named in names.items() if named]
+    parts = [f"{verb}: {'; '.join(named)}." for verb, named in names.items() if named]  # some names have commas
     model = NAMES.get(claims["a"].iloc[0], claims["a"].iloc[0])
-    return f"In {metric_name(metric)}, {model} {'; it '.join(parts)}." if parts else ""
-
-
-def _listed(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    return f"In {metric_name(metric)}, {model} {' It '.join(parts)}" if parts else ""
 
 
 COPIED = "copied: the margin over its best baseline in the paper's abstract (v1), on its own data"

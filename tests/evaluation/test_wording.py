@@ -112,8 +112,8 @@ def test_a_verdict_is_what_the_intervals_say():
     rows += [{**rows[0], "b": "gru4rec", "ci95": [None, None]}]  # of a single shopper, as a file has it
     told = wording.verdict(pd.DataFrame([*rows, {**rows[0], "b": "oracle", "share": True}]))
     assert told == (
-        "In NDCG@20, R²ec is ahead of SASRec and Caser; it cannot be told from EASE and GRU4Rec; "
-        "it is behind most popular."
+        "In NDCG@20, R²ec is ahead of: SASRec; Caser. It cannot be told from: EASE; GRU4Rec. "
+        "It is behind: most popular."
     )
     assert wording.verdict(pd.DataFrame(rows[:1]), "hit@5") == ""
 

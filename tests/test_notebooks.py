@@ -32,7 +32,6 @@ def run(tmp_path_factory) -> Path:
     [
         (["source=logs"], "The path of a file is empty"),
         (["source=logs", "interactions_path=log.csv", "items_path=items.csv"], "items.csv: no column 'title'"),
-        (["source=log"], "source is 'log'; expected"),
         (["source=amazon"], "data_dir is empty"),
     ],
 )
@@ -280,9 +279,13 @@ def test_a_segment_of_an_unknown_feature_is_refused_before_any_long_work():
 
 @pytest.mark.parametrize(
     ("values", "told"),
-    [({"start": "2024-13-45"}, "start is '2024-13-45'"), ({"bazaar_noise": 3.0}, "noise")],
+    [
+        ({"start": "2024-13-45"}, "start is '2024-13-45'"),
+        ({"bazaar_noise": 3.0}, "noise"),
+        ({"source": "log"}, "source is 'log'; expected"),
+    ],
 )
-def test_a_window_or_a_market_that_cannot_be_is_refused_before_any_long_work(values, told):
+def test_a_window_a_market_or_a_source_that_cannot_be_is_refused_before_any_long_work(values, told):
     with pytest.raises(kernels.RunError, match=told):
         kernels.check_settings(runner.NOTEBOOKS / "01_data_preparation.ipynb", values)
 

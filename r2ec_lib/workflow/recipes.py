@@ -251,9 +251,7 @@ def unfit(key: str, value: Any, kind: str) -> str:
     if key in LENGTHS and (size := len(value)) not in (sizes := LENGTHS[key]):
         return f"{key} has {size} entries; expected {sizes[0]}" + " or more" * (len(sizes) > 1)
     if key in CHOICES and value not in CHOICES[key]:
-        return f"{key} is {brief(repr(value))}; expected {', '.join(CHOICES[key])}." + did_you_mean(
-            value, CHOICES[key]
-        )
+        return f"{key} is {brief(repr(value))}; expected {', '.join(CHOICES[key])}"
     numbers = [one for one in (value if isinstance(value, list) else [value]) if one is not None]
     if key in FLOATS and not all(map(FITS[FLOATS[key]], numbers)):
         return f"{key} is {value}; expected {FLOATS[key]}"

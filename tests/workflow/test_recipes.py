@@ -198,9 +198,10 @@ def test_an_option_that_is_called_like_a_type_has_no_range(world):
 @pytest.mark.parametrize(
     ("value", "told"),
     [
-        ("plain_lr_scheduler_type=lineer", "'lineer'; expected constant_with_warmup, linear, cosine. Did you mean"),
-        ("protocol=papr", "protocol is 'papr'; expected paper, official. Did you mean"),
-        ("core=7core", "core is '7core'; expected 0core, 5core"),
+        ("plain_lr_scheduler_type=lineer", "'lineer'; expected constant_with_warmup, linear, cosine."),
+        ("protocol=papr", "protocol is 'papr'; expected paper, official."),
+        ("core=7core", "core is '7core'; expected 0core, 5core."),
+        ("source=log", "source is 'log'; expected bazaar, amazon, logs."),
     ],
 )
 def test_a_word_that_a_notebook_would_refuse_late_is_refused_at_once(value, told):

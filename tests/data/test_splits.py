@@ -146,6 +146,8 @@ def test_times_and_ratings_that_say_nothing_are_noted():
     [note] = splits.check_feasible(catalogue(30), samples, batch_users=8)
     assert note.startswith("100% of the targets were bought exactly 24 hours after the purchase before. Such times")
     assert splits.summary(catalogue(30), daily, samples)["soon_test"] == 0
+    days, _ = splits.make_samples(catalogue(30), log(users, items, [24 * (k // 5) for k in range(100)]), max_history=7)
+    assert not [one for one in splits.check_feasible(catalogue(30), days, batch_users=8) if "made up" in one]
 
 
 def monthly():

@@ -190,10 +190,10 @@ def check_feasible(
         )
     gaps = pd.Series(_last_hours(samples)).replace(0, np.nan)
     gap, count = next(iter(gaps.round(3).value_counts().items()), (0.0, 0))
-    days_alone = (
-        samples["timestamp"] == samples["timestamp"].dt.normalize()
-    ).all()  # these are often equally far apart
-    if count > REGULAR_SHARE * len(samples) and not days_alone:
+    timed = (
+        samples["timestamp"] != samples["timestamp"].dt.normalize()
+    ).any()  # days alone are often equally far apart
+    if timed and count > REGULAR_SHARE * len(samples):
         notes.append(
             f"{count / len(samples):.0%} of the targets were bought exactly {gap:g} hours after the purchase before. "
             "Such times are probably made up; whatever is said of time then holds for the order of purchases alone."

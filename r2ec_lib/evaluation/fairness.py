@@ -40,8 +40,8 @@ def exposure(
         categories: (N,) category of each item; items of which it is not known ("") do not count.
     """
     counts = np.asarray(popularity, float)
-    known = pd.Series(np.nan if categories is None else categories, range(len(counts))).replace("", np.nan)
-    kinds = pd.factorize(known)[0]  # (N,), −1 where it is not known
+    named = np.full(len(counts), "") if categories is None else np.asarray(categories)
+    kinds = pd.factorize(pd.Series(named).replace("", None))[0]  # (N,), −1 where it is not known
     rows = []
     for items, history, shopper in zip(lists, histories, own, strict=True):
         listed, bought, mine = (np.asarray(part, int) for part in (items, history, shopper))

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, NamedTuple, overload
 
 import numpy as np
@@ -139,10 +140,21 @@ def _inside(item_set: ItemSet, items: pd.DataFrame, rule: str) -> np.ndarray:
         if column == "item_id":
             inside &= items[column].isin(values).to_numpy()
         else:
-            pattern = "|".join(phrase(plain(value)) for value in values)
-            shown = items[column].astype(str).map(plain)
-            inside &= shown.str.contains(pattern, flags=re.IGNORECASE).to_numpy(bool)
+            inside &= _holding(tuple(items[column].astype(str)), tuple(values))
     return inside
+
+
+@lru_cache(maxsize=64)  # a service asks about the rules of one catalogue again and again
+def _holding(texts: tuple[str, ...], values: tuple[str, ...]) -> np.ndarray:
+    """(N,) bool, the texts in which one of the values stands."""
+    pattern = "|".join(phrase(plain(value)) for value in values)
+    return pd.Series(map(plain, texts), dtype="str").str.contains(pattern, flags=re.IGNORECASE).to_numpy(bool)
+
+
+@lru_cache(maxsize=2)
+def _holders(cards: tuple[str, ...]) -> Counter[str]:
+    """How many cards hold each telling word."""
+    return Counter(word for card in cards for word in _telling_words(card))
 
 
 def _grounding(chains: pd.DataFrame, samples: pd.DataFrame, items: pd.DataFrame, max_words: int) -> pd.DataFrame:
@@ -150,12 +162,12 @@ def _grounding(chains: pd.DataFrame, samples: pd.DataFrame, items: pd.DataFrame,
     mentioned = mentions(chains, samples, items, max_words=max_words)
     counts = mentioned[mentioned["in_history"]].groupby("row")["item"].nunique().reindex(chains.index, fill_value=0)
     columns = items.columns.drop(["item_id", "title"], errors="ignore")
-    cards = [_telling_words(" ".join(map(str, row))) for row in items[columns].itertuples(index=False)]
-    holders = Counter(word for card in cards for word in card)
+    cards = tuple(" ".join(map(str, row)) for row in items[columns].itertuples(index=False))
+    holders = _holders(cards)
     histories = samples.set_index("sample_id")["history"].loc[chains["sample_id"]]
     telling = []
     for history, text in zip(histories, chains["chain"], strict=True):
-        shared = _telling_words(text) & set().union(*(cards[item] for item in history))
+        shared = _telling_words(text) & set().union(*(_telling_words(cards[item]) for item in history))
         telling.append(sum(holders[word] <= USUAL * len(items) for word in shared))
     return pd.DataFrame({"mentions": counts, "facts": counts + telling}, index=chains.index)
 

@@ -11,6 +11,7 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from itertools import takewhile
 from typing import NamedTuple
 
@@ -96,7 +97,7 @@ def mentions(
         One row per mention, and per word where it is by words: `row` (index label in `chains`) and what a `Mention`
             holds.
     """
-    titles = _Titles(items["title"].tolist(), max_words)
+    titles = _index(tuple(items["title"]), max_words)
     histories = samples.set_index("sample_id")["history"]
     rows: list[tuple] = []
     for row, sample_id, chain in zip(chains.index, chains["sample_id"], chains["chain"], strict=True):
@@ -105,6 +106,11 @@ def mentions(
     return pd.DataFrame(rows, columns=["row", *Mention._fields]).astype(
         {"item": int, "in_history": bool, "start": int, "end": int}
     )
+
+
+@lru_cache(maxsize=2)  # a service asks about one catalogue again and again
+def _index(titles: tuple[str, ...], max_words: int) -> "_Titles":
+    return _Titles(titles, max_words)
 
 
 class _Titles:

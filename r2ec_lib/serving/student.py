@@ -224,7 +224,7 @@ def explain(
         return model.scores(model.user_states(again, chains), again["history"].to_list())
 
     full, none = (causal.rank_chains(score, rows, chains) for chains in ([chain], None))
-    ends = causal.sentence_ends([chain], model.tokenizer.decode)
+    ends = causal.sentence_ends([chain], lambda ids: str(model.tokenizer.decode(list(ids))))
     body, temperature = model.prompts.answer.body, model.head.temperature
     left_out = causal.drop_one(score, rows, [chain], ends, body, [at], temperature=temperature)
     texts = [model.decode(chain[start:stop]) for start, stop in zip(left_out["start"], left_out["stop"], strict=True)]

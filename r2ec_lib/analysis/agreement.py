@@ -5,7 +5,6 @@ the history are read.
 """
 
 import math
-import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -13,24 +12,19 @@ import numpy as np
 import pandas as pd
 
 from r2ec_lib.analysis.attributes import WORDS, value_sets
-from r2ec_lib.model.claims import FORMS
+from r2ec_lib.model.claims import statements
 
 BINS = 10
 """Bins of popularity, in which items count as equally popular."""
-
-_BEGINNINGS = {kind: form.partition(" {}")[0] for kind, form in FORMS.items()}
-_OF_HISTORY = re.compile(
-    rf"\b(?:{'|'.join(text for kind, text in _BEGINNINGS.items() if kind != 'next')})\b"
-    rf".*?(?=\b(?:{'|'.join(_BEGINNINGS.values())})\b|\Z)",
-    re.DOTALL,
-)
-"""A statement about the history, up to the next statement."""
 
 
 def beyond_history(stated: pd.DataFrame, chains: pd.DataFrame) -> pd.DataFrame:
     """The rows of `attribute_mentions` that lie in no statement about the history (`model.claims`): what such a
     statement names is not said of the next item."""
-    told = {row: [match.span() for match in _OF_HISTORY.finditer(chain)] for row, chain in chains["chain"].items()}
+    told = {
+        row: [(start, end) for kind, start, end in statements(chain) if kind != "next"]
+        for row, chain in chains["chain"].items()
+    }
     places = zip(stated["row"], stated["start"], stated["end"], strict=True)
     return stated[[all(end <= a or start >= b for a, b in told[row]) for row, start, end in places]]
 

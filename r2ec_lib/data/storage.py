@@ -4,6 +4,7 @@ A file is written under a temporary name in its own folder and then renamed; `al
 table holds is the business of `schema`; this module knows nothing of it.
 """
 
+import ast
 import hashlib
 import json
 import os
@@ -120,6 +121,11 @@ def sha256(path: str | os.PathLike) -> str:
         return hashlib.sha256(listing.encode()).hexdigest()
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def code_digest(module: Path) -> str:
+    """A short digest of a module's code, without comments and formatting."""
+    return hashlib.sha256(ast.dump(ast.parse(module.read_text(encoding="utf-8"))).encode()).hexdigest()[:16]
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:

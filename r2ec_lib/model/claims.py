@@ -8,6 +8,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import pairwise
 from typing import NamedTuple
 
 import pandas as pd
@@ -30,7 +31,7 @@ PURCHASES = ("last", "earlier")
 FRAME_WORDS = frozenset(re.findall("[a-z]+", " ".join(FORMS.values()).lower())) | {"and", "or"}
 """Words of these sentences, whatever they are about."""
 _KINDS = {form.partition(" {}")[0]: kind for kind, form in FORMS.items()}
-_BEGINS = re.compile(rf"\b({'|'.join(_KINDS)})\b")
+_BEGINS = re.compile(rf"\b(?:{'|'.join(_KINDS)})\b")
 _SENTENCE_END = re.compile(r"\.\s")
 _NEED = re.compile(r"[^\W\d_]{3,}")
 
@@ -56,6 +57,14 @@ def card_brands(items: pd.DataFrame) -> list[str]:
     return items[name].tolist() if name else [""] * len(items)
 
 
+def statements(text: str) -> list[tuple[str, int, int]]:
+    """The sentences of `FORMS` in a text: the kind of each, and from which character to which it stands: up to
+    the next one."""
+    begins = list(_BEGINS.finditer(text))
+    places = pairwise([*(begin.start() for begin in begins), len(text)])
+    return [(_KINDS[begin[0]], *place) for begin, place in zip(begins, places, strict=True)]
+
+
 def claims(text: str, closed: bool) -> list[tuple[str, str]]:
     """The sentences of `FORMS` in a text: the kind of each and what it names. The last one of a text that is not
     `closed` may have been cut off, and claims nothing.
@@ -63,9 +72,9 @@ def claims(text: str, closed: bool) -> list[tuple[str, str]]:
     >>> claims("The last purchase was Dr. Who. An earlier purchase was a mug. The needs are ab", closed=False)
     [('last', 'Dr. Who')]
     """
-    _, *parts = _BEGINS.split(text)
     told = [
-        (_KINDS[begin], rest.strip().removesuffix(".")) for begin, rest in zip(parts[::2], parts[1::2], strict=True)
+        (kind, _BEGINS.sub("", text[start:end], count=1).strip().removesuffix("."))
+        for kind, start, end in statements(text)
     ]
     return told if closed else told[:-1]
 

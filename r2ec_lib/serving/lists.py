@@ -6,7 +6,6 @@ part; so memory grows with the log, and not with the lists. How a list comes abo
 `model` and, under rules, of `analysis.guardrails`.
 """
 
-import ast
 import csv
 import hashlib
 import json
@@ -35,7 +34,7 @@ from r2ec_lib.data.formats import kind_of, parts, place, read_file
 from r2ec_lib.data.purchases import histories_table
 from r2ec_lib.data.readers import LOG_COLUMNS, drop_unknown, read_interactions, select_columns
 from r2ec_lib.data.schema import DataError, brief, to_ids, whole_number
-from r2ec_lib.data.storage import alone, read_json, sha256, write_atomically, write_json
+from r2ec_lib.data.storage import alone, code_digest, read_json, sha256, write_atomically, write_json
 from r2ec_lib.model import R2ec, vllm
 from r2ec_lib.model.r2ec import Recommendation
 
@@ -165,10 +164,9 @@ def recommend(
 
 
 def _library() -> str:
-    """Digest of the code in `ROOMS`, without comments and formatting."""
+    """Digest of the code in `ROOMS`."""
     files = sorted(file for room in ROOMS for file in (LIBRARY / room).glob("*.py"))
-    code = "".join(ast.dump(ast.parse(file.read_text(encoding="utf-8"))) for file in files)
-    return hashlib.sha256(code.encode()).hexdigest()[:16]
+    return hashlib.sha256("".join(map(code_digest, files)).encode()).hexdigest()[:16]
 
 
 def _named_users(path: Path, columns: Mapping[str, str]) -> np.ndarray:

@@ -6,7 +6,6 @@ input files, the versions of Python and of the packages that decide results, and
 Nothing here runs a notebook.
 """
 
-import ast
 import hashlib
 import json
 import platform
@@ -21,7 +20,7 @@ from typing import Any
 import nbformat
 
 from r2ec_lib.data.schema import DataError
-from r2ec_lib.data.storage import read_json, sha256, write_json
+from r2ec_lib.data.storage import code_digest, read_json, sha256, write_json
 from r2ec_lib.workflow.folder import LIBRARY, READS, ROOT, STAGES, RunFolder
 from r2ec_lib.workflow.recipes import PLACES, is_path
 
@@ -181,13 +180,13 @@ def _owners(stage: str) -> list[str]:
 
 
 def _module(path: Path) -> str:
-    """The digest of a module's code, without comments and formatting; read again only when the file has changed."""
+    """`code_digest`; a module is read again only when its file has changed."""
     return _read_module(path, path.stat().st_mtime_ns)
 
 
 @cache
 def _read_module(path: Path, changed: int) -> str:
-    return key(ast.dump(ast.parse(path.read_text(encoding="utf-8"))))
+    return code_digest(path)
 
 
 def _inputs(values: Mapping[str, Any]) -> dict[str, str]:

@@ -426,7 +426,8 @@ class R2ec:
         """Reads what `save` wrote. Weights come from safetensors alone and no code is loaded.
 
         Args:
-            dtype: of the backbone's weights; the one it was saved in if left out. Adapters are float32 at least.
+            dtype: of the backbone's weights; the one it was saved in if left out. Adapters are float32 at least. On a
+                CPU that does not multiply that precision, so is all.
 
         Raises:
             FileNotFoundError: `folder` holds no saved R²ec, or not the whole of its language model.

@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from r2ec_lib.data.schema import DataError
-from r2ec_lib.model.backbone import add_recommend_token, load_lora, load_pretrained, load_tokenizer
+from r2ec_lib.model.backbone import add_recommend_token, load_lora, load_pretrained, load_tokenizer, placed
 from r2ec_lib.model.collaborative import Collaborative
 from r2ec_lib.model.head import RecHead
 from r2ec_lib.model.prompts import Prompts, PromptStyle
@@ -108,7 +108,7 @@ def read(
     if base:
         lm = load_lora(lm, folder / "adapter")  # type: ignore[assignment]  # it hands on what it wraps
         tokenizer = _own_tokenizer(folder / "adapter")
-    torch.nn.Module.to(lm, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    lm = placed(lm, device)
     head.table = head.table.to(lm.device)  # a training writes into it what the model has encoded
     return lm.eval(), Prompts(tokenizer, style), catalogue, head, term, longest
 

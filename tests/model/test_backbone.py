@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from r2ec_lib.data.schema import DataError
+from r2ec_lib.model import backbone
 from r2ec_lib.model.backbone import AdaptedLinear, add_lora, load_lora, load_pretrained
 
 SIZES = {"vocab_size": 400, "hidden_size": 16, "num_layers": 1, "num_heads": 2}
@@ -139,3 +140,12 @@ def test_adapters_that_would_be_unpickled_are_refused_unread(tmp_path, monkeypat
         FileNotFoundError, match=r"cannot load the adapters .*\(adapter_model.safetensors is missing\)"
     ):
         load_lora(family_lm("Llama").float(), tmp_path / "adapter")
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(1.0, True), (3.0, True), (40.0, False)])
+def test_a_precision_that_takes_many_times_as_long_is_none_that_the_cpu_multiplies(seconds, expected, monkeypatch):
+    """The first product of each kind takes long, as where its kernel is made; a stretch of float32 takes 1 s."""
+    took = iter([9.0, 1.0, 1.0, 1.0, 1.0, 99.0, *[seconds] * 4])
+    clock = iter([time for one in took for time in (0.0, one)])
+    monkeypatch.setattr(backbone.time, "thread_time", lambda: next(clock))
+    assert backbone.multiplies.__wrapped__(torch.bfloat16) is expected

@@ -7,7 +7,7 @@ import torch
 from families import FAMILIES, family_lm
 
 from r2ec_lib.data.schema import DataError
-from r2ec_lib.model import R2ec, saved
+from r2ec_lib.model import R2ec, backbone, saved
 from r2ec_lib.model.backbone import add_lora, add_recommend_token, load_pretrained
 from r2ec_lib.model.collaborative import ItemWeights
 from r2ec_lib.model.prompts import Prompts, PromptStyle
@@ -135,7 +135,10 @@ def test_an_adapter_on_a_backbone_without_a_name_is_not_saved(tiny, tmp_path):
     assert not (tmp_path / "model").exists()
 
 
-def test_a_backbone_that_was_used_in_bfloat16_comes_back_in_it_though_its_files_are_wider(tiny, samples, tmp_path):
+def test_a_backbone_that_was_used_in_bfloat16_comes_back_in_it_though_its_files_are_wider(
+    tiny, samples, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(backbone, "multiplies", lambda dtype: True)
     tiny.lm.save_pretrained(tmp_path / "base")
     tiny.tokenizer.save_pretrained(tmp_path / "base")
     lm, _ = load_pretrained(tmp_path / "base", torch.bfloat16)
@@ -146,6 +149,12 @@ def test_a_backbone_that_was_used_in_bfloat16_comes_back_in_it_though_its_files_
     assert {p.dtype for p in again.lm.parameters() if p.requires_grad} == {torch.float32}
     assert torch.equal(again.user_states(samples.head(4)), model.user_states(samples.head(4)))
     assert R2ec.load(tmp_path / "model", torch.float32).lm.dtype == torch.float32
+
+    monkeypatch.setattr(backbone, "multiplies", lambda dtype: dtype == torch.float32)
+    wide = R2ec.load(tmp_path / "model")  # on a CPU without it
+    assert {weight.dtype for weight in wide.lm.parameters()} == {torch.float32}
+    pairs = zip(wide.lm.parameters(), again.lm.parameters(), strict=True)
+    assert all(torch.equal(weight, one.float()) for weight, one in pairs)
 
 
 def test_the_item_table_is_loaded_to_where_the_language_model_is(tiny, tmp_path):

@@ -30,7 +30,6 @@ def quality_index(
     truth: Sequence[float],
     relevance: Sequence[float],
     consistency: Sequence[float],
-    weights: Sequence[float] = (1, 1, 1, 1),
 ) -> pd.DataFrame:
     """`truth`, `relevance`, `consistency`, `form` and their mean `quality` of each reasoning, with the index of
     `form`.
@@ -38,21 +37,14 @@ def quality_index(
     Args:
         form: the table of `texts.form`.
         truth, relevance, consistency: one value of 0…1 or NaN per row of `form`. A consistency that is NaN in all rows
-            stays so, and has no weight.
-        weights: of the parts, in the order of `PARTS`.
-
-    Raises:
-        ValueError: weights that are not four, negative or all zero.
+            stays so, and the mean is of the other parts.
     """
-    shares = np.asarray(weights, float)
-    if shares.shape != (4,) or (shares < 0).any() or not shares.sum():
-        raise ValueError(f"quality weights {shares.tolist()}; expected four, none negative, not all zero")
     good = (1 - form["repetition"]) * ~form["unclosed"] * ~form["empty"]
     columns = zip(PARTS, (truth, relevance, consistency, good), strict=True)
     table = pd.DataFrame({name: np.nan_to_num(np.asarray(values, float)) for name, values in columns}, form.index)
     if not np.isfinite(np.asarray(consistency, float)).any():
-        table["consistency"], shares = np.nan, shares * (np.array(PARTS) != "consistency")
-    return table.assign(quality=table.fillna(0.0).to_numpy() @ shares / (shares.sum() or np.nan))
+        table["consistency"] = np.nan
+    return table.assign(quality=table.mean(axis=1))
 
 
 def rank_correlations(

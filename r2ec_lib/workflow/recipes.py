@@ -57,13 +57,14 @@ FLOATS = dict.fromkeys(
 FLOATS |= dict.fromkeys(
     (
         *("plain_learning_rate", "token_price", "unclosed_price", "untrue_price", "judged_weight", "item_weight"),
-        *("beta", "max_grad_norm", "num_train_epochs", "quality_weights"),
+        *("beta", "max_grad_norm", "num_train_epochs"),
     ),
     "0 or more",
 )
 FLOATS |= dict.fromkeys(("reward_mix", "mention_share", "corrupted_share", "kept_fractions", "answer_rate"), "0 to 1")
 """What other numbers have to be, and in `FITS` how that is seen."""
 CHOICES = {"source": ("bazaar", "amazon", "logs"), "protocol": ("paper", "official"), "core": ("0core", "5core")}
+CHOICES |= {"dtype": ("float32", "bfloat16")}
 CHOICES |= dict.fromkeys(
     ("plain_lr_scheduler_type", "plain_long_lr_scheduler_type"), ("constant_with_warmup", "linear", "cosine")
 )

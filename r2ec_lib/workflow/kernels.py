@@ -70,7 +70,7 @@ def environment(parameters: Mapping[str, Any]) -> dict[str, str]:
 
 def cores() -> int:
     """Cores that this process may use: those of the machine, or as many as its container or batch job has."""
-    return min(joblib.cpu_count(), psutil.cpu_count(logical=False) or 1)
+    return min(joblib.cpu_count(), psutil.cpu_count(logical=False) or joblib.cpu_count())
 
 
 def memory_bytes(processes: Iterable[psutil.Process]) -> int:

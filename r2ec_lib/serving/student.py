@@ -116,7 +116,8 @@ class Student(nn.Module):
 
     @classmethod
     def load(cls, folder: str | os.PathLike) -> "Student":
-        """Reads what `save` wrote. Raises FileNotFoundError where there is no student, DataError for a broken one."""
+        """Reads what `save` wrote, to the GPU where there is one. Raises FileNotFoundError where there is no student,
+        DataError for a broken one."""
         folder = Path(folder)
         if not (folder / SIZES).exists():
             raise FileNotFoundError(
@@ -129,7 +130,7 @@ class Student(nn.Module):
         except (OSError, TypeError, RuntimeError, SafetensorError) as error:
             reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
             raise DataError(f"{folder}: the student cannot be read ({reason}). Copy or train it again.") from error
-        return student.eval()
+        return student.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
 @dataclass(frozen=True)
@@ -217,7 +218,8 @@ def explain(
     at = model.head.index[item]
     read = model.purchases(history, hours, ratings)
     rows = pd.DataFrame({"sample_id": 0, "user_id": "", "history": read["owned"], "target": at})
-    [chain] = model.sample(model.prompts.user_ids(read, model.titles), model.longest(max_new_tokens)).chains
+    sampled = model.sample(model.prompts.user_ids(read, model.titles), model.longest(max_new_tokens))
+    [chain] = sampled.chains
 
     def score(part: pd.DataFrame, chains: causal.Chains | None) -> Tensor:
         again = read.iloc[[0] * len(part)]
@@ -230,7 +232,7 @@ def explain(
     texts = [model.decode(chain[start:stop]) for start, stop in zip(left_out["start"], left_out["stop"], strict=True)]
     sentences = pd.DataFrame({"sentence": texts, "effect": left_out["effect"].to_numpy(float)})
     histories, term = read["history"].to_list(), model.collaborative
-    parts = {"reasoning": model.head.scores(model.user_states(read, [chain]))}
+    parts = {"reasoning": model.head.scores(sampled.states)}
     if term is not None:
         parts["bought together"] = term.bought.scores(histories)
         parts["shared words"] = term.worded.scores(histories)

@@ -1,7 +1,6 @@
 """A student answers in its teacher's item space, at once; reasons stay the teacher's."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -154,7 +153,7 @@ def test_a_reason_tells_where_the_item_stands_with_the_text_and_without_it_and_w
     model = pair.teacher
     words = "the red mug. a blue lamp likes the chair. kettle."
     [chain] = chains_of(model, [words])
-    monkeypatch.setattr(model, "sample", lambda prompts, longest: SimpleNamespace(chains=[chain] * (longest == 9)))
+    monkeypatch.setattr(model, "sample", lambda prompts, longest: model.read(prompts, [chain][: longest == 9]))
     past = {"hours": [72.0, 2.0], "ratings": [5.0, 1.0]}
     why = pair.explain(["i3", "i4"], "i7", **past, max_new_tokens=9)
     assert (why.item_id, why.title, why.reasoning) == ("i7", "blue mug", words)
@@ -242,7 +241,7 @@ def test_an_effect_is_measured_at_the_temperature_of_the_model_whatever_ends_a_s
     model.head.temperature = 4.0
     texts = [f"the red mug{end} a blue lamp{end}", f"a blue lamp{end}", f"the red mug{end}"]
     chains = chains_of(model, texts)
-    monkeypatch.setattr(model, "sample", lambda prompts, longest: SimpleNamespace(chains=[chains[0]]))
+    monkeypatch.setattr(model, "sample", lambda prompts, longest: model.read(prompts, chains[:1]))
     rows = model.purchases([["i3", "i4"]])
     candidates = [item for item in range(30) if item not in (3, 4)]
     scores = [model.scores(model.user_states(rows, [chain]), [[3, 4]])[0, candidates] / 4 for chain in chains]

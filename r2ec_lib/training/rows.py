@@ -58,8 +58,10 @@ class Rows:
 
     def longest(self) -> int:
         """Tokens of the longest prompt, looked for among the `CHUNK` rows with the most characters."""
-        texts = self.model.prompts.user_texts(self.samples, self.titles)
-        return max(map(len, self.model.prompts.tokenize(heapq.nlargest(CHUNK, texts, key=len))), default=0)
+        prompts, count = self.model.prompts, len(self.samples)
+        parts = (self.samples.iloc[start : start + CHUNK] for start in range(0, count, CHUNK))  # not all at once
+        texts = (text for part in parts for text in prompts.user_texts(part, self.titles))
+        return max(map(len, prompts.tokenize(heapq.nlargest(CHUNK, texts, key=len))), default=0)
 
     def require_room(self, tokens: int) -> None:
         """Raises DataError where a prompt leaves no room for a reasoning of so many tokens."""

@@ -207,7 +207,12 @@ class R2ec:
         self.require_positions(self.with_ending(max(map(len, prompt_ids), default=0) + max_new_tokens))
         if self.writer is not None:
             return self.read(prompt_ids, self.writer(prompt_ids, max_new_tokens, temperature, top_k))
-        settings = self.settings(max_new_tokens, temperature, top_k)
+        return self.drawn(prompt_ids, self.settings(max_new_tokens, temperature, top_k), batch_tokens)
+
+    def drawn(
+        self, prompt_ids: Sequence[Sequence[int]], settings: GenerationConfig, batch_tokens: int | None = None
+    ) -> Sampled:
+        """`sampling.sample` by `lm`, which is in evaluation mode meanwhile."""
         was_training = self.lm.training
         self.lm.eval()
         answer, readout = self.prompts.answer, self.head.readout

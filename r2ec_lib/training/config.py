@@ -15,6 +15,7 @@ class RecPOConfig(GRPOConfig):
     """GRPOConfig with the choices that RecPO adds; `num_generations` is G and `epsilon` is ε there.
 
     Attributes:
+        further_rewards: weights of the rewards beside NDCG and similarity, by name; of those that count, in order.
         reward_mix: β of Eq. 5, the weight of the similarity reward.
         reward_cutoff: k of the NDCG@k reward (Eq. 4).
         estimator: advantages (Eq. 2): "grpo" divides by the group's deviation, to which TRL adds 1e-4, so groups whose
@@ -130,10 +131,12 @@ class RecPOConfig(GRPOConfig):
                 "mask_truncated_completions is True, but a reasoning that is cut off is closed and ranked like the "
                 "others; set unclosed_price to discourage it"
             )
-        weights = (self.judged_weight, self.token_price, self.unclosed_price, self.untrue_price)
+        further = {"judged": self.judged_weight, "price": self.token_price}
+        further |= {"unclosed": self.unclosed_price, "untrue": self.untrue_price}
+        self.further_rewards = {name: weight for name, weight in further.items() if weight}
         self._derive("loss_type", LENGTH_LOSS[self.length_handling], "length_handling")
         self._derive("scale_rewards", "group" if self.estimator == "grpo" else "none", "estimator")
-        mixed = [1 - self.reward_mix, self.reward_mix, *filter(None, weights)]
+        mixed = [1 - self.reward_mix, self.reward_mix, *self.further_rewards.values()]
         self._derive("reward_weights", mixed, "reward_mix, judged_weight and the prices")
         self._derive("multi_objective_aggregation", "sum_then_normalize", "estimator")
         super().__post_init__()

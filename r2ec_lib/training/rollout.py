@@ -26,30 +26,20 @@ def ndcg(
     return reward_ndcg
 
 
-def similarity(reward_similarity: list[float], **_: Any) -> list[float]:
-    """R_c of Eq. 5 for each trajectory."""
-    return reward_similarity
+def handed_on(name: str) -> Callable[..., list[float]]:
+    """TRL's reward function `name`: of each trajectory, `reward_<name>` of `RecPOTrainer.rewarded`.
 
+    These are R_c of Eq. 5 ("similarity"); what people's judgements of other reasonings say, from −1 to 1 ("judged");
+    and the prices, which are −1 for each token that the policy sampled ("price"), for a reasoning in which the model
+    did not write `<answer>` ("unclosed"), and times the share of a reasoning's checkable sentences that fail or are
+    missing ("untrue").
+    """
 
-def judged(reward_judged: list[float], **_: Any) -> list[float]:
-    """What people's judgements of other reasonings say of each one, from −1 to 1."""
-    return reward_judged
+    def reward(**fields: Any) -> list[float]:
+        return fields[f"reward_{name}"]
 
-
-def price(reward_price: list[float], **_: Any) -> list[float]:
-    """Less one for each token that the policy sampled; `token_price` is its weight."""
-    return reward_price
-
-
-def unclosed(reward_unclosed: list[float], **_: Any) -> list[float]:
-    """Less one for a reasoning in which the model did not write `<answer>`; `unclosed_price` is its weight."""
-    return reward_unclosed
-
-
-def untrue(reward_untrue: list[float], **_: Any) -> list[float]:
-    """Less the share of a reasoning's checkable sentences that do not hold or are missing; `untrue_price` is its
-    weight."""
-    return reward_untrue
+    reward.__name__ = name  # under which TRL logs it
+    return reward
 
 
 # ---- sampling and closing ------------------------------------------------------------------------------------------

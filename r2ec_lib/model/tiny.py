@@ -180,7 +180,7 @@ def tiny_backbone(
     batch_tokens: int,
     learning_rate: float,
     seed: int,
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, pd.DataFrame, bool]:
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, bool]:
     """The tiny decoder, warmed up; built on the first call and read from `cache_dir` afterwards.
 
     Args:
@@ -188,7 +188,7 @@ def tiny_backbone(
             limits, it is called again: without limits, and with the new tokenizer, whose tokens they count.
 
     Returns:
-        Model, tokenizer, the table of `warm_up`, and whether they came from the cache.
+        Model, tokenizer, and whether they came from the cache.
     """
     by_bytes = Prompts(train_tokenizer([], vocab_size=0), style)
     documents = documents_of(by_bytes)
@@ -202,16 +202,14 @@ def tiny_backbone(
     target = Path(cache_dir) / hashlib.sha256(recipe.encode()).hexdigest()[:16]
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{target}.lock"):  # of several processes that need it at once, one builds it and the others wait
-        found = (target / "warmup.parquet").exists()
+        found = target.is_dir()
         if not found:
             made = train_tokenizer((" ".join(document) for document in documents), vocab_size)
             lm = build_tiny(made, hidden_size, num_layers, num_heads, seed=seed)
             prompts = Prompts(made, style)
             read = documents_of(prompts) if by_bytes.cut else documents
-            log = warm_up(lm, prompts, read, steps, batch_tokens, learning_rate, seed=seed)
+            warm_up(lm, prompts, read, steps, batch_tokens, learning_rate, seed=seed)
             with whole_folder(target) as fresh:
                 lm.save_pretrained(fresh)
                 made.save_pretrained(fresh)
-                log.to_parquet(fresh / "warmup.parquet", index=False)
-    lm, tokenizer = load_pretrained(target, dtype=torch.float32)
-    return lm, tokenizer, pd.read_parquet(target / "warmup.parquet"), found
+    return *load_pretrained(target, dtype=torch.float32), found

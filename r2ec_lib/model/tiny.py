@@ -92,20 +92,18 @@ def warm_up(
     learning_rate: float = 3e-3,
     matrix_rate: float = muon.MATRIX_RATE,
     seed: int = 0,
-    report: Callable[[str], None] = print,
 ) -> pd.DataFrame:
     """Trains the weights of a language model that require a gradient on documents, with the next-token loss.
 
     Only completions, `<answer>` and what stands inside it are learned. So a history is read, but the order of
     purchases in it is not learned, since that would be a next-item label. A document without a completion is learned
-    whole.
+    whole. The loss is printed ten times.
 
     Args:
         documents: read in a seeded order, as often as `steps` ask for.
         batch_tokens: padded tokens a step.
         learning_rate, matrix_rate: peaks of AdamW and Muon, reached after a tenth of the steps (`muon.stepper`); a
             pretrained model would forget by Muon, and takes a `matrix_rate` of 0.
-        report: called with one line of text, ten times.
 
     Returns:
         A table with `step`, `loss` (nats a token) and `tokens` (learned ones).
@@ -134,7 +132,7 @@ def warm_up(
         step_by_gradients()
         log.append({"step": step, "loss": loss.item(), "tokens": int(learned.sum())})
         if step % max(1, steps // 10) == 0:
-            report(f"step {step:>5} of {steps}  loss {log[-1]['loss']:.3f}")
+            print(f"step {step:>5} of {steps}  loss {log[-1]['loss']:.3f}")
     lm.eval()
     return pd.DataFrame(log)
 

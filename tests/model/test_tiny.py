@@ -23,11 +23,11 @@ def test_any_text_survives_the_tokenizer(tokenizer):
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 
-def test_the_warm_up_learns_its_documents(prompts, items):
+def test_the_warm_up_learns_its_documents(prompts, items, capsys):
     documents = [Document("Purchases:\n1d ago: red kettle\nThoughts:", "the shopper likes red")] * 8
     lm = build_tiny(prompts.tokenizer, 32, 1, 2)
-    lines = []
-    log = warm_up(lm, prompts, documents, steps=60, batch_tokens=512, learning_rate=1e-2, report=lines.append)
+    log = warm_up(lm, prompts, documents, steps=60, batch_tokens=512, learning_rate=1e-2)
+    lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 10 and lines[-1].startswith("step    60 of 60")  # of the warm-up, or of the writing steps
     assert log["loss"].iloc[0] > 4 and log["loss"].iloc[-1] < 0.1
     head = torch.tensor([prompts.tokenize([documents[0].prompt])[0]])
@@ -42,7 +42,7 @@ def test_a_warm_up_without_muon_moves_adapters_alone_and_as_adamw_does(prompts):
     documents = [Document("Purchases:\nred kettle\nThoughts:", "the shopper likes red")] * 4
     lm = add_lora(build_tiny(prompts.tokenizer, 32, 1, 2), 2, 4)
     before = {name: weight.detach().clone() for name, weight in lm.named_parameters()}
-    warm_up(lm, prompts, documents, 10, 512, learning_rate=1e-3, matrix_rate=0.0, report=lambda line: None)
+    warm_up(lm, prompts, documents, 10, 512, learning_rate=1e-3, matrix_rate=0.0)
     moved = {name: (weight - before[name]).abs().max().item() for name, weight in lm.named_parameters()}
     assert {name for name, far in moved.items() if far} == {name for name in moved if "lora_" in name}
     assert max(moved.values()) < 1.1e-2  # ten steps of at most the rate

@@ -172,8 +172,6 @@ def tune(
     where none), seconds, chosen, and `at_end`, such as "penalty 2": what of the chosen one is the lowest or highest of
     the numbers that were tried (of two, either is), so that a wider grid may hold a better one ("" for none, and
     elsewhere)."""
-    if not grid:
-        raise ValueError(f"{name}: the grid is empty; give at least one setting")
     rows: list[dict] = []
     best, chosen = -1.0, 0
     for setting in grid:

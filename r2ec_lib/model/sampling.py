@@ -30,7 +30,7 @@ from transformers import (
 from r2ec_lib.data.schema import DataError
 from r2ec_lib.model.answer import Answer
 from r2ec_lib.model.decoding import LAST, FixedStep, RoomyLayer, Step, keeps_in_place, roomy_cache
-from r2ec_lib.model.encoding import BATCH_TOKENS, READOUTS, SIMILAR, caches_exactly, captured_states, length_batches
+from r2ec_lib.model.encoding import BATCH_TOKENS, SIMILAR, caches_exactly, captured_states, length_batches
 
 SUPPORTED = {
     "max_new_tokens",
@@ -92,7 +92,7 @@ def sample(
         readout: "last" reads h_T; "mean" and "max" pool the states of the chain, `<answer>` included; "token" reads
             `read_id` after `<answer>` and takes its state. That token is no part of the chain.
         batch_tokens: prompt and chain tokens held in the cache at once; `cached_tokens` if left out.
-        read_id: the special token of the read-out "token".
+        read_id: the special token of the read-out "token"; None for any other.
 
     Raises:
         ValueError: `settings` asks for what this sampler does not do.
@@ -100,10 +100,6 @@ def sample(
     unknown = sorted(set(settings.to_diff_dict()) - SUPPORTED)
     if unknown:
         raise ValueError(f"sampling follows {sorted(SUPPORTED)}; the settings also hold {unknown[0]!r}")
-    if readout not in READOUTS:
-        raise ValueError(f"readout is {readout!r}; expected one of {READOUTS}")
-    if (readout == "token") != (read_id is not None):
-        raise ValueError('the read-out "token" takes a read_id, and no other one does')
     room = settings.max_new_tokens + len(answer.ids)
     order = sorted(range(len(prompt_ids)), key=lambda row: (-len(prompt_ids[row]), prompt_ids[row]))
     device = lm.device

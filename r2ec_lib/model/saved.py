@@ -23,6 +23,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from r2ec_lib.data.schema import DataError
+from r2ec_lib.data.storage import write_json
 from r2ec_lib.model.backbone import add_recommend_token, load_lora, load_pretrained, load_tokenizer, placed
 from r2ec_lib.model.collaborative import Collaborative
 from r2ec_lib.model.head import RecHead
@@ -73,7 +74,7 @@ def write(
         "collaborative": numbers,
         "max_new_tokens": max_new_tokens,
     }
-    (folder / "r2ec.json").write_text(json.dumps(config, indent=2, ensure_ascii=False))
+    write_json(config, folder / "r2ec.json")
 
 
 def read(
@@ -83,7 +84,7 @@ def read(
     if not (folder / "r2ec.json").exists():
         raise FileNotFoundError(f"{folder} holds no saved R²ec (r2ec.json is missing)")
     try:
-        config = json.loads((folder / "r2ec.json").read_text())
+        config = json.loads((folder / "r2ec.json").read_text(encoding="utf-8"))
         temperature, similarity, readout = (config[name] for name in ("temperature", "similarity", "readout"))
         base = config["base"]
         style = PromptStyle(**config["prompt_style"])

@@ -30,8 +30,6 @@ def similarity_scores(states: Tensor, items: Tensor, similarity: str = "inner") 
     states, items = states.to(precision), items.to(precision)
     if similarity == "cosine":
         states, items = F.normalize(states, dim=-1), F.normalize(items, dim=-1)
-    elif similarity != "inner":
-        raise ValueError(f"similarity is {similarity!r}; expected one of {SIMILARITIES}")
     return states @ items.T
 
 

@@ -92,20 +92,18 @@ def warm_up(
     learning_rate: float = 3e-3,
     matrix_rate: float = muon.MATRIX_RATE,
     seed: int = 0,
-    report: Callable[[str], None] = print,
 ) -> pd.DataFrame:
     """Trains the weights of a language model that require a gradient on documents, with the next-token loss.
 
     Only completions, `<answer>` and what stands inside it are learned. So a history is read, but the order of
     purchases in it is not learned, since that would be a next-item label. A document without a completion is learned
-    whole.
+    whole. The loss is printed ten times.
 
     Args:
         documents: read in a seeded order, as often as `steps` ask for.
         batch_tokens: padded tokens a step.
         learning_rate, matrix_rate: peaks of AdamW and Muon, reached after a tenth of the steps (`muon.stepper`); a
             pretrained model would forget by Muon, and takes a `matrix_rate` of 0.
-        report: called with one line of text, ten times.
 
     Returns:
         A table with `step`, `loss` (nats a token) and `tokens` (learned ones).
@@ -134,7 +132,7 @@ def warm_up(
         step_by_gradients()
         log.append({"step": step, "loss": loss.item(), "tokens": int(learned.sum())})
         if step % max(1, steps // 10) == 0:
-            report(f"step {step:>5} of {steps}  loss {log[-1]['loss']:.3f}")
+            print(f"step {step:>5} of {steps}  loss {log[-1]['loss']:.3f}")
     lm.eval()
     return pd.DataFrame(log)
 
@@ -180,7 +178,7 @@ def tiny_backbone(
     batch_tokens: int,
     learning_rate: float,
     seed: int,
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, pd.DataFrame, bool]:
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, bool]:
     """The tiny decoder, warmed up; built on the first call and read from `cache_dir` afterwards.
 
     Args:
@@ -188,7 +186,7 @@ def tiny_backbone(
             limits, it is called again: without limits, and with the new tokenizer, whose tokens they count.
 
     Returns:
-        Model, tokenizer, the table of `warm_up`, and whether they came from the cache.
+        Model, tokenizer, and whether they came from the cache.
     """
     by_bytes = Prompts(train_tokenizer([], vocab_size=0), style)
     documents = documents_of(by_bytes)
@@ -202,16 +200,14 @@ def tiny_backbone(
     target = Path(cache_dir) / hashlib.sha256(recipe.encode()).hexdigest()[:16]
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{target}.lock"):  # of several processes that need it at once, one builds it and the others wait
-        found = (target / "warmup.parquet").exists()
+        found = target.is_dir()
         if not found:
             made = train_tokenizer((" ".join(document) for document in documents), vocab_size)
             lm = build_tiny(made, hidden_size, num_layers, num_heads, seed=seed)
             prompts = Prompts(made, style)
             read = documents_of(prompts) if by_bytes.cut else documents
-            log = warm_up(lm, prompts, read, steps, batch_tokens, learning_rate, seed=seed)
+            warm_up(lm, prompts, read, steps, batch_tokens, learning_rate, seed=seed)
             with whole_folder(target) as fresh:
                 lm.save_pretrained(fresh)
                 made.save_pretrained(fresh)
-                log.to_parquet(fresh / "warmup.parquet", index=False)
-    lm, tokenizer = load_pretrained(target, dtype=torch.float32)
-    return lm, tokenizer, pd.read_parquet(target / "warmup.parquet"), found
+    return *load_pretrained(target, dtype=torch.float32), found

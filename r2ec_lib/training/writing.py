@@ -6,7 +6,7 @@ both were learned at once from the first step, it named purchases that were neve
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ def write_and_save(
     train: pd.DataFrame,
     told: Sequence[str],
     steps: int,
-    report: Callable[[str], None] = print,
     **how: Any,
 ) -> None:
     """Trains the adapters of the R²ec in `start` to write given reasonings, by AdamW, and saves it in `folder`.
@@ -34,7 +33,7 @@ def write_and_save(
 
     Args:
         train, told: a samples table, and the reasoning for each of its rows, without `<answer>`.
-        report, how: further keywords of `model.tiny.warm_up`.
+        how: further keywords of `model.tiny.warm_up`.
     """
     texts = hashlib.sha256(repr(list(told)).encode()).hexdigest()
     job = {"start": parts_of(start), "samples": digest(train), "told": texts, "steps": steps, **how}
@@ -43,6 +42,6 @@ def write_and_save(
         return
     model = R2ec.load(start)
     pairs = zip(model.prompts.user_texts(train, model.titles), told, strict=True)
-    warm_up(model.lm, model.prompts, [Document(*pair) for pair in pairs], steps, matrix_rate=0.0, report=report, **how)
+    warm_up(model.lm, model.prompts, [Document(*pair) for pair in pairs], steps, matrix_rate=0.0, **how)
     model.save(folder)
     write_json(job, done)

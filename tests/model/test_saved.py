@@ -1,6 +1,8 @@
 """A saved R²ec: it comes back as it was, from whole files alone."""
 
 import json
+import locale
+from dataclasses import replace
 
 import pytest
 import torch
@@ -43,6 +45,23 @@ def test_every_part_of_a_saved_model_is_known_as_one(tiny, bought_alone, tmp_pat
     tiny.collaborative = bought_alone(ItemWeights(torch.zeros(rows, 1, dtype=torch.long), torch.ones(rows, 1)))
     tiny.save(tmp_path / "model")
     assert {path.name for path in (tmp_path / "model").iterdir()} == {*saved.PARTS} - {"adapter"}
+
+
+@pytest.fixture
+def ascii_locale():
+    """Files are read and written as ASCII where no encoding is named."""
+    before = locale.setlocale(locale.LC_CTYPE)
+    locale.setlocale(locale.LC_CTYPE, "C")
+    yield
+    locale.setlocale(locale.LC_CTYPE, before)
+
+
+@pytest.mark.usefixtures("ascii_locale")
+def test_words_of_the_prompts_come_back_in_any_locale(tiny, tmp_path):
+    style = replace(tiny.prompts.style, person="Käufer")
+    R2ec(tiny.lm, Prompts(tiny.tokenizer, style), tiny.catalogue, tiny.head).save(tmp_path / "model")
+    assert '"Käufer"' in (tmp_path / "model" / "r2ec.json").read_text(encoding="utf-8")
+    assert R2ec.load(tmp_path / "model").prompts.style.person == "Käufer"
 
 
 def test_an_adapter_is_saved_beside_its_backbone_and_read_again(tiny, samples, tmp_path):

@@ -23,11 +23,11 @@ def test_any_text_survives_the_tokenizer(tokenizer):
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 
-def test_the_warm_up_learns_its_documents(prompts, items):
+def test_the_warm_up_learns_its_documents(prompts, items, capsys):
     documents = [Document("Purchases:\n1d ago: red kettle\nThoughts:", "the shopper likes red")] * 8
     lm = build_tiny(prompts.tokenizer, 32, 1, 2)
-    lines = []
-    log = warm_up(lm, prompts, documents, steps=60, batch_tokens=512, learning_rate=1e-2, report=lines.append)
+    log = warm_up(lm, prompts, documents, steps=60, batch_tokens=512, learning_rate=1e-2)
+    lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 10 and lines[-1].startswith("step    60 of 60")  # of the warm-up, or of the writing steps
     assert log["loss"].iloc[0] > 4 and log["loss"].iloc[-1] < 0.1
     head = torch.tensor([prompts.tokenize([documents[0].prompt])[0]])
@@ -42,7 +42,7 @@ def test_a_warm_up_without_muon_moves_adapters_alone_and_as_adamw_does(prompts):
     documents = [Document("Purchases:\nred kettle\nThoughts:", "the shopper likes red")] * 4
     lm = add_lora(build_tiny(prompts.tokenizer, 32, 1, 2), 2, 4)
     before = {name: weight.detach().clone() for name, weight in lm.named_parameters()}
-    warm_up(lm, prompts, documents, 10, 512, learning_rate=1e-3, matrix_rate=0.0, report=lambda line: None)
+    warm_up(lm, prompts, documents, 10, 512, learning_rate=1e-3, matrix_rate=0.0)
     moved = {name: (weight - before[name]).abs().max().item() for name, weight in lm.named_parameters()}
     assert {name for name, far in moved.items() if far} == {name for name in moved if "lora_" in name}
     assert max(moved.values()) < 1.1e-2  # ten steps of at most the rate
@@ -70,25 +70,27 @@ def test_the_tiny_backbone_is_built_once_and_then_read_from_the_cache(items, sam
         return generic_documents(items, samples, prompts, n=20)
 
     style = PromptStyle(instruct=False)
-    lm, tokenizer, log, cached = tiny_backbone(documents_of, style, tmp_path, **SIZES, **SCHEDULE)
-    again, _, log_again, cached_again = tiny_backbone(documents_of, style, tmp_path, **SIZES, **SCHEDULE)
+    lm, tokenizer, cached = tiny_backbone(documents_of, style, tmp_path, **SIZES, **SCHEDULE)
+    again, _, cached_again = tiny_backbone(documents_of, style, tmp_path, **SIZES, **SCHEDULE)
     other = tiny_backbone(documents_of, style, tmp_path, **SIZES, **{**SCHEDULE, "seed": 1})
-    assert (cached, cached_again, other[3]) == (False, True, False)
+    assert (cached, cached_again, other[2]) == (False, True, False)
     with monkeypatch.context() as patch:  # digits depend on their number
         patch.setattr(torch, "get_num_threads", lambda: 77)
-        assert not tiny_backbone(documents_of, style, tmp_path, **SIZES, **SCHEDULE)[3]
+        assert not tiny_backbone(documents_of, style, tmp_path, **SIZES, **SCHEDULE)[2]
     monkeypatch.setattr(tiny.muon, "__file__", str(tmp_path / "changed.py"))
     (tmp_path / "changed.py").write_text("")
-    assert not tiny_backbone(documents_of, style, tmp_path, **SIZES, **SCHEDULE)[3]  # made by other code
+    assert not tiny_backbone(documents_of, style, tmp_path, **SIZES, **SCHEDULE)[2]  # made by other code
     assert all(torch.equal(a, b) for a, b in zip(lm.parameters(), again.parameters(), strict=True))
-    assert log.equals(log_again) and tokenizer.convert_tokens_to_ids(ANSWER) == 2
+    assert tokenizer.convert_tokens_to_ids(ANSWER) == 2
 
 
-def test_the_warm_up_reads_long_titles_as_the_finished_prompts_show_them(tmp_path):
+def test_the_warm_up_reads_long_titles_as_the_finished_prompts_show_them(tmp_path, monkeypatch):
     """The limit is one of tokens; before there are any, a byte would count as one."""
     title = "red " * 30 + "kettle"
     style = PromptStyle(instruct=False, max_title_words=99, max_title_tokens=64)
     documents_of = lambda prompts: [Document("", prompts.shown_title(title))]  # noqa: E731
-    _, tokenizer, log, _ = tiny_backbone(documents_of, style, tmp_path, **SIZES, **SCHEDULE)
+    logs = []
+    monkeypatch.setattr(tiny, "warm_up", lambda *given, **how: logs.append(warm_up(*given, **how)))
+    _, tokenizer, _ = tiny_backbone(documents_of, style, tmp_path, **SIZES, **SCHEDULE)
     (read,), _ = document_ids(Prompts(tokenizer, style), [Document("", title)])
-    assert len(read) < 64 < len(title) and log["tokens"].iloc[0] == len(read)
+    assert len(read) < 64 < len(title) and logs[0]["tokens"].iloc[0] == len(read)

@@ -41,7 +41,7 @@ def saved(folder, tokenizer, items, readout="last", rank=0) -> R2ec:
     prompts = Prompts(tokenizer, PromptStyle(instruct=False))
     texts = ["red mug", "blue lamp and a desk", "green rug", "black chair, white desk and a kettle " * 3]
     documents = [Document(f"Purchases: {title}", texts[row % 4]) for row, title in enumerate(items["title"])]
-    warm_up(lm, prompts, documents, steps=60, batch_tokens=512, report=lambda line: None)
+    warm_up(lm, prompts, documents, steps=60, batch_tokens=512)
     if rank:  # the backbone on disk has no token for the read-out
         lm.save_pretrained(folder / "base")
         tokenizer.save_pretrained(folder / "base")

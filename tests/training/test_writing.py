@@ -8,7 +8,7 @@ from r2ec_lib.model.backbone import add_lora, load_pretrained
 from r2ec_lib.training import writing
 from r2ec_lib.training.writing import write_and_save
 
-HOW = {"batch_tokens": 512, "learning_rate": 0.01, "seed": 0, "report": lambda line: None}
+HOW = {"batch_tokens": 512, "learning_rate": 0.01, "seed": 0}
 
 
 @pytest.fixture

@@ -2,9 +2,10 @@
 
 Every baseline is fitted on the training samples alone and becomes a scorer, a function from a slice of the samples
 table to (B, N) scores; ranking and masking are the evaluator's. All sequence networks share one `fit_network`: each
-purchase of the training part is predicted once, in one causal pass over the shopper's whole sequence, with full
-cross-entropy over the catalogue (no sampled negatives) and early stopping on validation NDCG@10. None reads user ids,
-so a new shopper needs nothing special; an item never bought in training keeps the score that training left it with.
+purchase of the training part but a shopper's first is predicted once, in a causal pass over a block of the shopper's
+sequence (`sequences`), with full cross-entropy over the catalogue (no sampled negatives) and early stopping on
+validation NDCG@10. None reads user ids, so a new shopper needs nothing special; an item never bought in training keeps
+the score that training left it with.
 Letters in shapes: B rows, T positions, N items, d width.
 """
 
@@ -172,8 +173,6 @@ def tune(
     where none), seconds, chosen, and `at_end`, such as "penalty 2": what of the chosen one is the lowest or highest of
     the numbers that were tried (of two, either is), so that a wider grid may hold a better one ("" for none, and
     elsewhere)."""
-    if not grid:
-        raise ValueError(f"{name}: the grid is empty; give at least one setting")
     rows: list[dict] = []
     best, chosen = -1.0, 0
     for setting in grid:

@@ -68,8 +68,8 @@ def rank_all(
         k: best candidates to list; 0 lists none.
 
     Returns:
-        One row per sample: model, sample_id, user_id, target, rank (1 is best, ties at their average), candidates
-        (their number) and, where asked for, top_items (at most k indexes of candidates, best first) and top_scores.
+        One row per sample: model, sample_id, user_id, target, rank (1 is best, ties at their average) and, where asked
+        for, top_items (at most k indexes of candidates, best first) and top_scores.
 
     Raises:
         ValueError: scores of a wrong shape, or a NaN score.
@@ -84,10 +84,7 @@ def rank_all(
         targets = torch.tensor(batch["target"].to_numpy(), dtype=torch.long)
         seen = seen_mask(batch["history"].to_list(), num_items) & mask_seen  # (B, N)
         seen[torch.arange(len(batch)), targets] = False
-        part = batch[["sample_id", "user_id", "target"]].assign(
-            rank=target_ranks(scores, targets, seen).numpy(),
-            candidates=num_items - seen.sum(dim=1).numpy(),
-        )
+        part = batch[["sample_id", "user_id", "target"]].assign(rank=target_ranks(scores, targets, seen).numpy())
         if k:
             values, items = stable_topk(scores.masked_fill(seen, -torch.inf), k)  # (B, k)
             real = values.isfinite()  # fewer than k where few items are candidates

@@ -270,16 +270,18 @@ def slices(
 ) -> pd.DataFrame:
     """`intervals` of one metric within every slice of `slice_labels`, with columns `slicing` and `slice` in front.
 
-    Slices are in their natural order (rare before popular, short before long); empty ones are left out.
+    Slices are in their natural order (rare before popular, short before long); empty ones are left out, and so are
+    slicings that put all samples into one slice, which would repeat the whole.
     """
+    columns = ["slicing", "slice", "model", "metric", "mean", "low", "high", "samples", "users"]
     parts = []
     for slicing in labels.columns.drop("sample_id"):
+        if labels[slicing].nunique(dropna=False) == 1:
+            continue
         for name, group in labels.groupby(slicing, sort=True, observed=True):
             inside = intervals(resample(rankings, [metric], resamples, seed, group["sample_id"].to_numpy()))
-            inside.insert(0, "slicing", slicing)
-            inside.insert(1, "slice", str(name))
-            parts.append(inside)
-    return pd.concat(parts, ignore_index=True)
+            parts.append(inside.assign(slicing=slicing, slice=str(name))[columns])
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 
 
 def mean_interval(values: ArrayLike, users: ArrayLike) -> tuple[float, float, float]:

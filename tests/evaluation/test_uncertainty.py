@@ -293,6 +293,16 @@ def test_slices_name_cold_items_new_users_and_history_lengths():
     assert found.groupby("slicing")["samples"].sum().eq(4).all()
 
 
+def test_a_slicing_into_a_single_part_is_left_out():
+    table = rankings({"m": np.array([1, 2, 9]), "n": np.array([2, 3, 4])}, np.array(["u", "v", "w"]))
+    labels = pd.DataFrame({"sample_id": range(3), "all": "warm", "some": ["short", "long", "long"]})
+    labels["known"] = ["early", "early", None]  # one part, but not all of the samples
+    found = uncertainty.slices(table, labels, "hit@5", 50)
+    assert found["slicing"].unique().tolist() == ["some", "known"]
+    none = uncertainty.slices(table, labels[["sample_id", "all"]], "hit@5", 50)
+    assert none.empty and list(none) == list(found)
+
+
 @pytest.mark.parametrize(
     ("lengths", "spans"),
     [

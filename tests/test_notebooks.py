@@ -73,7 +73,7 @@ def test_every_figure_of_the_evaluation_is_recomputed_from_its_rankings_in_plain
     ranks = defaultdict(dict)
     for row in rows:
         assert row["sample_id"] not in ranks[row["model"]]
-        assert 1 <= row["rank"] <= row["candidates"]
+        assert 1 <= row["rank"] <= results["counts"]["items"]
         ranks[row["model"]][row["sample_id"]] = row["rank"]
     user_of = {row["sample_id"]: row["user_id"] for row in rows}
     assert set(ranks) == set(results["models"])
@@ -251,7 +251,7 @@ def test_rows_of_a_study_are_ranked_as_in_the_evaluation_and_compared_on_their_p
 )
 def test_a_study_names_what_there_is_where_its_base_or_its_model_is_mistyped(tmp_path, key, message):
     for seed, (name, models) in enumerate({"one": ["r2ec", "sasrec"], "two": ["r2ec"]}.items()):
-        rows = pd.DataFrame({"model": models, "sample_id": 0, "user_id": "u", "target": 0, "rank": 1, "candidates": 2})
+        rows = pd.DataFrame({"model": models, "sample_id": 0, "user_id": "u", "target": 0, "rank": 1})
         write_table(rows, tmp_path / name / "evaluation" / "rankings.parquet")
         (tmp_path / name / "recipe.yaml").write_text(f"# 01_data_preparation\nseed: {seed}")
     values = {"run_dir": str(tmp_path / "study"), "study_runs": ["one", "two"], key: "oen"}

@@ -16,9 +16,8 @@ import numpy as np
 import pandas as pd
 import torch
 
+from r2ec_lib.evaluation.ranking import metric_values, rank_batch
 from r2ec_lib.evaluation.uncertainty import mean_interval, share_interval
-from r2ec_lib.model.scoring import seen_mask, stable_topk, target_ranks
-from r2ec_lib.training.objective import ndcg
 
 Chains = Sequence[Sequence[int]]  # token ids, each chain closed by `<answer>`
 Body = Callable[[Sequence[int]], list[int]]
@@ -125,26 +124,13 @@ def rank_chains(
     parts = []
     for start in range(0, len(samples), batch_size):
         at = slice(start, start + batch_size)
-        rows = samples.iloc[at]
-        scores = score_fn(rows, None if chains is None else chains[at]).detach().float().cpu()  # (B, N)
-        targets = torch.tensor(rows["target"].to_numpy(np.int64))  # (B,)
-        seen = seen_mask(rows["history"].to_list(), scores.shape[1]) & mask_seen
-        seen[torch.arange(len(rows)), targets] = False
-        ranks = target_ranks(scores, targets, seen)  # (B,)
-        scores = scores.masked_fill(seen, -math.inf)
-        values, items = stable_topk(scores, k)  # (B, k)
-        watched = items[:, 0] if watch is None else torch.tensor(watch[at])
+        scores = score_fn(samples.iloc[at], None if chains is None else chains[at])
+        part, scores = rank_batch(scores, samples.iloc[at], mask_seen, k)  # scores (B, N)
+        watched = scores.argmax(dim=1) if watch is None else torch.tensor(watch[at])  # (B,)
         log_p = torch.log_softmax(scores / temperature, dim=1).gather(1, watched[:, None])[:, 0]  # (B,)
-        candidates = np.isfinite(values.numpy())  # (B, k)
-        part = (
-            rows[["sample_id", "user_id"]]
-            .reset_index(drop=True)
-            .assign(rank=ranks.numpy(), ndcg=ndcg(ranks, k).numpy())
-        )
-        part["top_items"] = [ids[some] for ids, some in zip(items.numpy(), candidates, strict=True)]
-        part["top_scores"] = [best[some] for best, some in zip(values.numpy(), candidates, strict=True)]
-        parts.append(part.assign(log_p=log_p.numpy()))
-    return pd.concat(parts, ignore_index=True)
+        parts.append(part.assign(ndcg=metric_values(part["rank"], f"ndcg@{k}"), log_p=log_p.numpy()))
+    table = pd.concat(parts, ignore_index=True)
+    return table[["sample_id", "user_id", "rank", "ndcg", "top_items", "top_scores", "log_p"]]
 
 
 def stack(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

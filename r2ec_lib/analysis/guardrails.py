@@ -16,7 +16,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from r2ec_lib.analysis import causal
 from r2ec_lib.analysis.attributes import FRAME
 from r2ec_lib.analysis.causal import Chains
 from r2ec_lib.analysis.mentions import mentions
@@ -34,6 +33,7 @@ from r2ec_lib.analysis.words import phrase, plain
 from r2ec_lib.data.purchases import is_one
 from r2ec_lib.data.schema import whole_number
 from r2ec_lib.data.texts import words
+from r2ec_lib.evaluation.ranking import rank_all
 from r2ec_lib.model import R2ec
 from r2ec_lib.model.claims import FORMS, Checker
 from r2ec_lib.model.prompts import PromptStyle
@@ -331,14 +331,14 @@ def enforce(
     def ranked(chains: Chains, states: Tensor, rules: Guardrails) -> pd.DataFrame:
         texts = np.array(list(map(model.decode, chains)), object)
 
-        def scores(rows: pd.DataFrame, _: Chains | None) -> Tensor:
+        def scores(rows: pd.DataFrame) -> Tensor:
             at = rows.index.tolist()
             values = model.scores(states[at], rows["history"].to_list()).float().cpu()  # (B, N)
             barred = blocked(rules, rows["history"], texts[at], model.catalogue)
             return values.masked_fill(torch.from_numpy(barred), -torch.inf)
 
-        table = causal.rank_chains(scores, samples, None, k=k, mask_seen=mask_seen).assign(chain=texts)
-        return table[["sample_id", "user_id", "chain", "rank", "top_items"]]
+        table = rank_all(scores, samples, len(model.catalogue), model="r2ec", mask_seen=mask_seen, k=k)
+        return table.assign(chain=texts)[["sample_id", "user_id", "chain", "rank", "top_items"]]
 
     before = ranked(chains, states, replace(guardrails, rules=[]))
     return Enforced(before, ranked(kept.chains, kept.states, guardrails), kept.actions)

@@ -53,15 +53,14 @@ def chains_table(
 
     Returns:
         sample_id, user_id, model, chain (text), tokens (`<answer>` included), closed (the model wrote `<answer>`
-        itself), rank, top_items (k indexes, best first), top_scores, target.
+        itself), rank, top_items (k indexes, best first), target.
     """
     table = rank(model, answers, samples, name="r2ec", mask_seen=mask_seen, k=k).assign(
         chain=[model.decode(chain) for chain in answers.chains],
         tokens=[len(chain) for chain in answers.chains],
         closed=answers.written,
     )
-    columns = ["sample_id", "user_id", "model", "chain", "tokens", "closed", "rank", "top_items", "top_scores"]
-    return table[[*columns, "target"]]
+    return table[["sample_id", "user_id", "model", "chain", "tokens", "closed", "rank", "top_items", "target"]]
 
 
 def live_scorer(model: R2ec, max_new_tokens: int) -> ranking.Scorer:

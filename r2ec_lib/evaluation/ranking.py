@@ -68,8 +68,8 @@ def rank_all(
         k: best candidates to list; 0 lists none.
 
     Returns:
-        One row per sample: model, sample_id, user_id, target, rank (1 is best, ties at their average), candidates
-        (their number) and, where asked for, top_items (at most k indexes of candidates, best first) and top_scores.
+        One row per sample: model, sample_id, user_id, target, rank (1 is best, ties at their average) and, where asked
+        for, top_items (at most k indexes of candidates, best first) and top_scores.
 
     Raises:
         ValueError: scores of a wrong shape, or a NaN score.
@@ -78,24 +78,29 @@ def rank_all(
     batch_size = max(1, min(batch_size, SCORES_HELD // num_items))
     for start in range(0, len(samples), batch_size):
         batch = samples.iloc[start : start + batch_size]
-        scores = score(batch).detach().float().cpu()  # (B, N)
+        scores = score(batch)  # (B, N)
         if scores.shape != (len(batch), num_items):
             raise ValueError(f"{model}: scores of shape {tuple(scores.shape)}; expected {(len(batch), num_items)}")
-        targets = torch.tensor(batch["target"].to_numpy(), dtype=torch.long)
-        seen = seen_mask(batch["history"].to_list(), num_items) & mask_seen  # (B, N)
-        seen[torch.arange(len(batch)), targets] = False
-        part = batch[["sample_id", "user_id", "target"]].assign(
-            rank=target_ranks(scores, targets, seen).numpy(),
-            candidates=num_items - seen.sum(dim=1).numpy(),
-        )
-        if k:
-            values, items = stable_topk(scores.masked_fill(seen, -torch.inf), k)  # (B, k)
-            real = values.isfinite()  # fewer than k where few items are candidates
-            part["top_items"] = [row[some].int().numpy() for row, some in zip(items, real, strict=True)]
-            part["top_scores"] = [row[some].numpy() for row, some in zip(values, real, strict=True)]
-        parts.append(part)
+        parts.append(rank_batch(scores, batch, mask_seen, k)[0])
     if not parts:
         raise ValueError(f"{model}: no samples to rank")
     table = pd.concat(parts, ignore_index=True)
     table.insert(0, "model", model)
     return table
+
+
+def rank_batch(scores: Tensor, batch: pd.DataFrame, mask_seen: bool, k: int) -> tuple[pd.DataFrame, Tensor]:
+    """The rows of `rank_all` for a batch of samples with (B, N) scores, without `model`; and these scores in float32
+    on the CPU, −∞ where an item is no candidate. Raises ValueError for a NaN score."""
+    scores = scores.detach().float().cpu()
+    targets = torch.tensor(batch["target"].to_numpy(), dtype=torch.long)
+    seen = seen_mask(batch["history"].to_list(), scores.shape[1]) & mask_seen  # (B, N)
+    seen[torch.arange(len(batch)), targets] = False
+    table = batch[["sample_id", "user_id", "target"]].assign(rank=target_ranks(scores, targets, seen).numpy())
+    scores = scores.masked_fill(seen, -torch.inf)
+    if k:
+        values, items = stable_topk(scores, k)  # (B, k)
+        real = values.isfinite()  # fewer than k where few items are candidates
+        table["top_items"] = [row[some].int().numpy() for row, some in zip(items, real, strict=True)]
+        table["top_scores"] = [row[some].numpy() for row, some in zip(values, real, strict=True)]
+    return table, scores

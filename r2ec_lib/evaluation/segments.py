@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from r2ec_lib.evaluation.ranking import metric_values
-from r2ec_lib.evaluation.uncertainty import DETECTABLE, paired_bootstrap, share_interval, users_of
+from r2ec_lib.evaluation.uncertainty import DETECTABLE, difference, resample, share_interval, users_of
 
 WITH, WITHOUT = "with reasoning", "without reasoning"
 LONGEST_RULE = 1000
@@ -144,13 +144,14 @@ def segment_metrics(
     if ranks.empty or ranks.isna().any(axis=None):
         raise ValueError(f"the segment has {len(ranks)} samples, ranked by both: {len(ranks.dropna())}; expected all")
     users = users_of(ranked).loc[ranks.index]
+    drawn = resample(ranked, metrics, resamples, seed)
     rows = []
     for metric in metrics:
         for name in ranks:
             values = metric_values(ranks[name].to_numpy(), metric)
             spread = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
             rows.append((metric, name, *share_interval(values, users), spread))
-        gain = paired_bootstrap(ranks[WITH], ranks[WITHOUT], users, metric, resamples, seed)
+        gain = difference(drawn, WITH, WITHOUT, metric)
         rows.append((metric, "difference", gain["difference"], *gain["ci95"], math.nan))
     table = pd.DataFrame(rows, columns=["metric", "ranked", "value", "from", "to", "deviation"])
     return table.assign(samples=len(ranks), users=users.nunique())

@@ -74,20 +74,6 @@ def bootstrap(values: np.ndarray, users: ArrayLike, resamples: int = 10_000, see
     return result
 
 
-def paired_bootstrap(
-    rank_a: ArrayLike,
-    rank_b: ArrayLike,
-    users: ArrayLike,
-    metric: str,
-    resamples: int = 10_000,
-    seed: int = 0,
-) -> dict:
-    """Difference a − b of a metric on the same samples: the figures of `difference`."""
-    values = np.column_stack([metric_values(rank_a, metric), metric_values(rank_b, metric)])  # (S, 2)
-    draws = bootstrap(values, users, resamples, seed)  # (R, 2)
-    return difference(values.mean(axis=0), draws, pd.Series(users).nunique())
-
-
 def resample(
     rankings: pd.DataFrame, metrics: Sequence[str], resamples: int = 10_000, seed: int = 0, samples: ArrayLike = ()
 ) -> Resampled:
@@ -145,21 +131,21 @@ def compare(resampled: Resampled, a: str, others: Sequence[str], metrics: Sequen
     rows = []
     for metric in metrics:
         for b in others:
-            pair = [(a, metric), (b, metric)]
-            row = difference(resampled.means[pair].to_numpy(), resampled.draws[pair].to_numpy(), resampled.users)
+            row = difference(resampled, a, b, metric)
             rows.append({"a": a, "b": b, "metric": metric} | row | {"collapsed": collapsed([resampled], b, metric)})
     return with_holm(pd.DataFrame(rows))
 
 
-def difference(means: np.ndarray, draws: np.ndarray, users: float) -> dict:
-    """One comparison from the means (2,) of a and b and their resampled means (R, 2) over so many users.
+def difference(resampled: Resampled, a: str, b: str, metric: str) -> dict:
+    """Model `a` against `b` on one metric, by the same draws.
 
     Returns:
         difference (a − b), ci95 ([low, high] of it), relative (a / b − 1, NaN where b is 0), relative_ci95 (NaN where
-        b is 0 on some resample), p (`two_sided_p`), smallest_detectable (the true
-        difference that a test set of this size finds with 80 % power, uncorrected, with the t of `percentiles`).
+        b is 0 on some resample), p (`two_sided_p`), smallest_detectable (the true difference that a test set of this
+        size finds with 80 % power, uncorrected, with the t of `percentiles`).
     """
-    drawn = draws[:, 0] - draws[:, 1]  # (R,)
+    means, draws = (values[[(a, metric), (b, metric)]].to_numpy() for values in (resampled.means, resampled.draws))
+    drawn, users = draws[:, 0] - draws[:, 1], resampled.users  # drawn (R,)
     freedom = max(users - 1, 1)
     errors = (t.ppf(0.975, freedom) + t.ppf(0.8, freedom)) * math.sqrt((freedom + 1) / freedom)
     return {
@@ -270,16 +256,18 @@ def slices(
 ) -> pd.DataFrame:
     """`intervals` of one metric within every slice of `slice_labels`, with columns `slicing` and `slice` in front.
 
-    Slices are in their natural order (rare before popular, short before long); empty ones are left out.
+    Slices are in their natural order (rare before popular, short before long); empty ones are left out, and so are
+    slicings that put all samples into one slice, which would repeat the whole.
     """
+    columns = ["slicing", "slice", "model", "metric", "mean", "low", "high", "samples", "users"]
     parts = []
     for slicing in labels.columns.drop("sample_id"):
+        if labels[slicing].nunique(dropna=False) == 1:
+            continue
         for name, group in labels.groupby(slicing, sort=True, observed=True):
             inside = intervals(resample(rankings, [metric], resamples, seed, group["sample_id"].to_numpy()))
-            inside.insert(0, "slicing", slicing)
-            inside.insert(1, "slice", str(name))
-            parts.append(inside)
-    return pd.concat(parts, ignore_index=True)
+            parts.append(inside.assign(slicing=slicing, slice=str(name))[columns])
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 
 
 def mean_interval(values: ArrayLike, users: ArrayLike) -> tuple[float, float, float]:

@@ -1,4 +1,3 @@
-import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -46,9 +45,10 @@ def test_top_items_leave_the_history_out_and_agree_with_the_rank(tiny, samples, 
     answers = answer(tiny, samples, 4)
     table = chains_table(tiny, answers, samples, k=10)
     scores = tiny.head.scores(answers.states)
-    for row, (top, values) in enumerate(zip(table["top_items"], table["top_scores"], strict=True)):
+    for row, top in enumerate(table["top_items"]):
         assert not set(top) & set(samples["history"][row])
-        np.testing.assert_allclose(values, scores[row, list(top)], rtol=1e-4)
+        best = scores[row].index_fill(0, torch.tensor(samples["history"][row]).long(), -torch.inf).topk(10).values
+        torch.testing.assert_close(scores[row, list(top)], best, rtol=1e-4, atol=0)
         if table["rank"][row] <= 10:
             assert top[round(table["rank"][row]) - 1] == table["target"][row]
     if similarity == "cosine":
@@ -90,7 +90,7 @@ def test_where_nothing_is_masked_items_of_the_history_are_ranked_and_listed(tiny
     ranked = rank(tiny, answers, samples, name="m", mask_seen=False)
     table = chains_table(tiny, answers, samples, k=30, mask_seen=False)
     order = tiny.head.scores(answers.states).argsort(dim=1, descending=True).tolist()
-    assert [list(top) for top in table["top_items"]] == order and (ranked["candidates"] == 30).all()
+    assert [list(top) for top in table["top_items"]] == order
     assert [top[int(place) - 1] for top, place in zip(order, ranked["rank"], strict=True)] == samples[
         "target"
     ].tolist()

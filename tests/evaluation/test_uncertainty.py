@@ -18,6 +18,18 @@ def rankings(ranks: dict[str, np.ndarray], users: np.ndarray) -> pd.DataFrame:
     )
 
 
+def paired(a, b, users, metric: str, resamples: int, seed: int = 0) -> dict:
+    """`uncertainty.difference` of two models with these ranks on the same samples."""
+    table = rankings({"a": np.asarray(a), "b": np.asarray(b)}, np.asarray(users))
+    return uncertainty.difference(uncertainty.resample(table, [metric], resamples, seed), "a", "b", metric)
+
+
+def by_hand(draws: np.ndarray, users: int) -> uncertainty.Resampled:
+    """Hit@5 of models m and n, with these resampled means (R, 2); m has a mean of 0.5, n of 0."""
+    columns = pd.MultiIndex.from_tuples([("m", "hit@5"), ("n", "hit@5")], names=["model", "metric"])
+    return uncertainty.Resampled(pd.Series([0.5, 0.0], columns), pd.DataFrame(draws, columns=columns), 9, users)
+
+
 def test_bootstrap_spread_is_the_standard_error_of_a_mean():
     rng = np.random.default_rng(0)
     values = rng.normal(size=(400, 1))
@@ -41,33 +53,32 @@ def test_a_resample_weighs_users_by_their_samples():
 def test_the_same_seed_gives_the_same_interval():
     ranks = np.arange(1, 101)
     first, again, other = (
-        uncertainty.paired_bootstrap(ranks, ranks[::-1], np.arange(100), "ndcg@20", 500, seed)["ci95"]
-        for seed in (1, 1, 2)
+        paired(ranks, ranks[::-1], np.arange(100), "ndcg@20", 500, seed)["ci95"] for seed in (1, 1, 2)
     )
     assert first == again != other
 
 
 def test_a_paired_difference_by_hand():
-    found = uncertainty.paired_bootstrap([1, 1], [3, 3], ["a", "b"], "ndcg@5", 100)
+    found = paired([1, 1], [3, 3], ["a", "b"], "ndcg@5", 100)
     assert found["difference"] == pytest.approx(1 - 1 / 2)  # 1 / log2(2) - 1 / log2(4)
     assert found["relative"] == pytest.approx(1.0)
     assert found["ci95"] == pytest.approx([0.5, 0.5])
 
 
 def test_equal_models_differ_by_nothing():
-    found = uncertainty.paired_bootstrap([1, 9, 4], [1, 9, 4], ["a", "b", "c"], "hit@5", 200)
+    found = paired([1, 9, 4], [1, 9, 4], ["a", "b", "c"], "hit@5", 200)
     assert (found["difference"], found["p"], found["ci95"]) == (0, 1, [0, 0])
 
 
 def test_relative_difference_to_nothing_is_no_number():
-    assert np.isnan(uncertainty.paired_bootstrap([1], [99], ["a"], "hit@5", 10)["relative"])
+    assert np.isnan(paired([1], [99], ["a"], "hit@5", 10)["relative"])
 
 
 def test_the_relative_margin_has_the_interval_of_a_ratio_of_paired_means():
     """Against the delta method: Var(a/b) ≈ (sd of (value_a − a/b · value_b) / b)² / n."""
     rng = np.random.default_rng(2)
     a, b = rng.integers(1, 30, 2000), rng.integers(1, 45, 2000)
-    found = uncertainty.paired_bootstrap(a, b, np.arange(2000), "ndcg@20", 4000)
+    found = paired(a, b, np.arange(2000), "ndcg@20", 4000)
     values_a, values_b = metric_values(a, "ndcg@20"), metric_values(b, "ndcg@20")
     ratio = values_a.mean() / values_b.mean()
     error = (values_a - ratio * values_b).std() / values_b.mean() / np.sqrt(2000)
@@ -78,7 +89,7 @@ def test_the_relative_margin_has_the_interval_of_a_ratio_of_paired_means():
 
 
 def test_a_margin_over_what_may_be_nothing_has_no_interval():
-    found = uncertainty.paired_bootstrap([1, 1, 9], [1, 9, 9], ["a", "b", "c"], "hit@5", 200)
+    found = paired([1, 1, 9], [1, 9, 9], ["a", "b", "c"], "hit@5", 200)
     assert found["relative"] == pytest.approx(1.0)  # (2 / 3) / (1 / 3) - 1
     assert np.isnan(found["relative_ci95"]).all()  # some resamples hold no hit of b
 
@@ -154,7 +165,7 @@ def test_intervals_of_few_users_cover_the_truth_as_students_do(users):
 def test_smallest_detectable_effect_is_2_8_standard_errors():
     rng = np.random.default_rng(0)
     a, b = rng.integers(1, 40, 500), rng.integers(1, 40, 500)
-    found = uncertainty.paired_bootstrap(a, b, np.arange(500), "ndcg@20", 3000)
+    found = paired(a, b, np.arange(500), "ndcg@20", 3000)
     error = (metric_values(a, "ndcg@20") - metric_values(b, "ndcg@20")).std() / np.sqrt(500)
     assert found["smallest_detectable"] == pytest.approx(2.8 * error, rel=0.06)
 
@@ -164,7 +175,8 @@ def test_a_few_shoppers_find_the_effect_that_they_are_said_to_find_as_often_as_i
     for _ in range(150):
         noise = rng.normal(0, 1, (8, 1))
         drawn = uncertainty.bootstrap(noise, np.arange(8), 400)
-        effect = uncertainty.difference(np.zeros(2), np.column_stack([drawn, 0 * drawn]), 8)["smallest_detectable"]
+        two = by_hand(np.column_stack([drawn, 0 * drawn]), 8)
+        effect = uncertainty.difference(two, "m", "n", "hit@5")["smallest_detectable"]
         found.append(uncertainty.percentiles(drawn[:, 0] + effect, 8)[0] > 0)
     assert 0.7 < np.mean(found) < 0.95
 
@@ -184,9 +196,7 @@ def test_a_real_difference_is_found_and_an_absent_one_is_not():
 def test_p_is_below_5_percent_exactly_where_the_interval_excludes_zero():
     rng = np.random.default_rng(7)
     for shift in range(12):
-        found = uncertainty.paired_bootstrap(
-            rng.integers(1, 30, 80), rng.integers(1, 30 + 2 * shift, 80), np.arange(80), "ndcg@20", 4000
-        )
+        found = paired(rng.integers(1, 30, 80), rng.integers(1, 30 + 2 * shift, 80), np.arange(80), "ndcg@20", 4000)
         low, high = found["ci95"]
         if abs(found["p"] - 0.05) > 0.005:
             assert (found["p"] < 0.05) == (low > 0 or high < 0)
@@ -207,12 +217,12 @@ def test_holm_multiplies_the_smallest_p_most_and_stays_below_one(p, corrected):
 
 def test_p_counts_both_tails_and_the_interval_holds_95_percent():
     below = np.column_stack([np.r_[-np.ones(3), np.ones(96)], np.zeros(99)])
-    assert uncertainty.difference(np.array([1.0, 0.0]), below, 10**9)["p"] == pytest.approx(2 * (3 + 1) / (99 + 1))
+    p = uncertainty.difference(by_hand(below, 10**9), "m", "n", "hit@5")["p"]
+    assert p == pytest.approx(2 * (3 + 1) / (99 + 1))
     steps = np.column_stack([np.linspace(0, 1, 201), np.zeros(201)])
-    found = uncertainty.difference(np.array([0.5, 0.0]), steps, 10**9)
+    drawn = by_hand(steps, 10**9)
+    found = uncertainty.difference(drawn, "m", "n", "hit@5")
     assert found["ci95"] == pytest.approx([0.025, 0.975])
-    columns = pd.MultiIndex.from_tuples([("m", "hit@5"), ("n", "hit@5")], names=["model", "metric"])
-    drawn = uncertainty.Resampled(pd.Series([0.5, 0.0], columns), pd.DataFrame(steps, columns=columns), 9, 10**9)
     first = uncertainty.intervals(drawn).iloc[0]
     assert (first["low"], first["high"]) == pytest.approx((0.025, 0.975))
     assert (first["samples"], first["users"]) == (9, 10**9)
@@ -291,6 +301,16 @@ def test_slices_name_cold_items_new_users_and_history_lengths():
     assert found.loc[("target in training", "cold"), "mean"] == 0
     assert found.loc[("target in training", "warm"), "samples"] == 3
     assert found.groupby("slicing")["samples"].sum().eq(4).all()
+
+
+def test_a_slicing_into_a_single_part_is_left_out():
+    table = rankings({"m": np.array([1, 2, 9]), "n": np.array([2, 3, 4])}, np.array(["u", "v", "w"]))
+    labels = pd.DataFrame({"sample_id": range(3), "all": "warm", "some": ["short", "long", "long"]})
+    labels["known"] = ["early", "early", None]  # one part, but not all of the samples
+    found = uncertainty.slices(table, labels, "hit@5", 50)
+    assert found["slicing"].unique().tolist() == ["some", "known"]
+    none = uncertainty.slices(table, labels[["sample_id", "all"]], "hit@5", 50)
+    assert none.empty and list(none) == list(found)
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,11 @@
 Figures that sum up the future (rating counts, average ratings) and prices are never shown to a model.
 """
 
-import json
 import math
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,7 +16,15 @@ import pandas as pd
 
 from r2ec_lib.data import schema
 from r2ec_lib.data.formats import place, read_file, records
-from r2ec_lib.data.readers import drop_repeated, drop_unknown, parse_time, read_times, select_columns
+from r2ec_lib.data.readers import (
+    drop_repeated,
+    drop_unknown,
+    key_drops,
+    parse_time,
+    read_times,
+    select_columns,
+    without_future,
+)
 from r2ec_lib.data.schema import RATING_RANGE, YEARS, DataError, brief
 from r2ec_lib.data.storage import alone, sha256, write_text
 from r2ec_lib.data.texts import plain_text
@@ -121,6 +128,7 @@ def _read_items(path: Path, bought: set[str], protocol: str) -> tuple[pd.DataFra
     """The items, rows for the drops table, and the ids of the bought items that were dropped."""
     faults: list[DataError] = []
     texts: dict[int, dict[str, Any]] = {}
+    keys: Counter[str] = Counter()
     sound = 0
     for line, record in records(path, faults):
         if not isinstance(record.get("parent_asin"), str):
@@ -129,7 +137,7 @@ def _read_items(path: Path, bought: set[str], protocol: str) -> tuple[pd.DataFra
         sound += 1
         if (item_id := record["parent_asin"].strip()) in bought:
             price = str(record.get("price") or "").strip()
-            texts[line] = {"item_id": item_id} | _item_text(record) | {"price": price}
+            texts[line] = {"item_id": item_id} | _item_text(record, keys) | {"price": price}
     limit = _tolerated(sound + len(faults))
     if len(faults) > limit or (faults and not sound):
         raise faults[0]
@@ -149,7 +157,7 @@ def _read_items(path: Path, bought: set[str], protocol: str) -> tuple[pd.DataFra
     described = set(items["item_id"])
     items, filtered = _drop(items, unwanted, "items", path)
     items = schema.validate_items(items, lambda line: str(path) if line is None else f"{path}, line {line}")
-    return items, drops + repeated + filtered, described - set(items["item_id"])
+    return items, drops + repeated + filtered + key_drops(keys, len(items)), described - set(items["item_id"])
 
 
 def _tolerated(rows: int) -> float:
@@ -175,17 +183,11 @@ def _drop(
     return df, drops
 
 
-def _item_text(record: Mapping[str, Any]) -> dict[str, str]:
-    categories, details = record.get("categories"), record.get("details")
-    if isinstance(categories, list):
-        categories = " > ".join(filter(None, map(plain_text, categories)))
-    if isinstance(details, str) and details.startswith("{"):  # as other copies of the data have them
-        with suppress(ValueError):
-            details = json.loads(details)
-    if isinstance(details, Mapping):
-        details = {key: value for key, value in details.items() if not schema.sums_up_future(key)}
-    texts = dict(record) | {"categories": categories, "details": details}
-    return {name: plain_text(texts.get(name)) for name in AMAZON_TEXT}
+def _item_text(record: Mapping[str, Any], keys: Counter[str]) -> dict[str, str]:
+    texts = {name: without_future(record.get(name), keys) for name in AMAZON_TEXT}
+    if isinstance(categories := texts["categories"], list):
+        texts["categories"] = " > ".join(filter(None, map(plain_text, categories)))
+    return {name: plain_text(text) for name, text in texts.items()}
 
 
 def _site_names(category: str, core: str) -> tuple[str, str]:

@@ -211,10 +211,11 @@ def check_feasible(
 
 
 def summary(items: pd.DataFrame, interactions: pd.DataFrame, samples: pd.DataFrame) -> dict[str, float]:
-    """Counts of the finished data set, and the shares of cold targets and of ties in time.
+    """Counts of the finished data set, and the shares of cold targets, of those bought earlier and of ties in time.
 
     cold_<split>: share of the split's targets that no training sample shows, as target or in its history.
     soon_<split>: share of the split's targets that follow the purchase before within SOON hours.
+    bought_earlier: share of samples whose target the shopper had bought already, before what the history shows.
     ties_with_history: share of samples whose latest history action has the target's own timestamp.
     ties_across_splits: share of samples that have their timestamp in common with a sample of another split.
     """
@@ -223,6 +224,10 @@ def summary(items: pd.DataFrame, interactions: pd.DataFrame, samples: pd.DataFra
     shown = np.unique(np.concatenate([train["target"].to_numpy(), *train["history"]]))
     latest = _last_hours(samples)
     soon = pd.Series(latest <= SOON).groupby(samples["split"].to_numpy()).mean()
+    first = interactions.drop_duplicates(["user_id", "item_id"]).set_index(["user_id", "item_id"])["timestamp"]
+    targets = pd.MultiIndex.from_arrays([samples["user_id"], items["item_id"].to_numpy()[samples["target"]]])
+    again = (first.reindex(targets).array < samples["timestamp"].array).astype(bool)
+    in_history = [target in history for target, history in zip(samples["target"], samples["history"], strict=True)]
     return {
         "users": int(interactions["user_id"].nunique()),
         "items": len(items),
@@ -231,6 +236,7 @@ def summary(items: pd.DataFrame, interactions: pd.DataFrame, samples: pd.DataFra
         **{name: len(part) for name, part in by_split.items()},
         **{f"cold_{name}": float((~part["target"].isin(shown)).mean()) for name, part in by_split.items()},
         **{f"soon_{name}": float(soon[name]) for name in SPLITS},
+        "bought_earlier": float((again & ~np.array(in_history)).mean()),
         "ties_with_history": float((latest == 0).mean()),
         "ties_across_splits": _tied(samples),
     }

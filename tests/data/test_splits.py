@@ -248,6 +248,18 @@ def test_the_summary_counts_cold_targets_and_ties():
     assert figures["ties_across_splits"] == 0
 
 
+@pytest.mark.parametrize(("max_history", "mask_seen"), [(1, True), (3, True), (3, False), (20, True)])
+def test_the_summary_counts_targets_that_were_bought_before_the_history_that_is_shown(max_history, mask_seen):
+    interactions = random_log().drop_duplicates(["user_id", "item_id", "timestamp"], ignore_index=True)
+    samples, _ = splits.make_samples(catalogue(30), interactions, max_history=max_history, mask_seen=mask_seen)
+    earlier = []
+    for row in samples.itertuples():
+        own = interactions[interactions["user_id"].eq(row.user_id) & (interactions["timestamp"] < row.timestamp)]
+        earlier.append(f"i{row.target}" in set(own["item_id"]) and row.target not in row.history)
+    share = splits.summary(catalogue(30), interactions, samples)["bought_earlier"]
+    assert share == pytest.approx(sum(earlier) / len(samples)) and (share > 0) == (max_history < 20)
+
+
 def test_a_draw_of_the_test_questions_keeps_their_order_and_is_the_same_every_time():
     samples, _ = splits.make_samples(catalogue(30), random_log())
     test = samples[samples["split"] == "test"]

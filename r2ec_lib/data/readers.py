@@ -251,13 +251,18 @@ def read_times(values: pd.Series, unit: str) -> pd.Series:
         raise DataError(f"timestamp_unit is {unit!r}, which is no format of strptime ({error}).") from error
 
 
-def select_columns(df: pd.DataFrame, names: Mapping[str, str], where: Where) -> pd.DataFrame:
-    """The columns `names` (ours: theirs) of `df`, under our names. DataError for a column that is missing."""
+def select_columns(
+    df: pd.DataFrame,
+    names: Mapping[str, str],
+    where: Where,
+    advice: str = "Correct the file or the column mapping.",
+) -> pd.DataFrame:
+    """The columns `names` (ours: theirs) of `df`, under our names. DataError, with advice, for one that is missing."""
     for ours, theirs in names.items():
         if theirs not in df.columns:
             raise DataError(
                 f"{schema.name_of(where)}: no column {theirs!r} for {ours}; found "
-                f"{', '.join(map(repr, map(brief, df.columns)))}. Correct the file or the column mapping."
+                f"{', '.join(map(repr, map(brief, df.columns)))}. {advice}"
             )
     return df[list(names.values())].set_axis(list(names), axis=1)
 

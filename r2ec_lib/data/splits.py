@@ -202,8 +202,8 @@ def check_feasible(
             advice = (
                 f"If these are lines of one order, set order_seconds to {gap:g} or more: then they are no questions."
             )
-        share = f"{count / len(samples):.0%} of the targets were bought exactly {_duration(gap)} after"
-        notes.append(f"{share} the purchase before. {advice}")
+        regular = f"{count / len(samples):.0%} of the targets were bought exactly {_duration(gap)} after"
+        notes.append(f"{regular} the purchase before. {advice}")
     ratings = np.concatenate(samples["history_ratings"].to_list())
     if (given := ratings[~np.isnan(ratings)]).size and (given == given[0]).all():
         notes.append(f"Every rating is {given[0]:g}, so ratings say nothing here.")

@@ -96,6 +96,24 @@ def test_the_sites_own_tree_is_read_too(amazon):
         read_amazon(folder, "Pens", "0core")
 
 
+@pytest.mark.parametrize("core", ["", "5core"])
+def test_files_may_be_unpacked_and_are_not_fetched_then(amazon, core):
+    folder = amazon()
+    for name in _site_names("Pens", core or "0core"):
+        zipped, plain = folder / name.split("/")[-1], folder / (name if core else name.split("/")[-1])
+        plain.parent.mkdir(parents=True, exist_ok=True)
+        plain.with_suffix("").write_bytes(gzip.decompress(zipped.read_bytes()))
+        zipped.unlink()
+    assert len(read_amazon(folder, "Pens", core or "0core", download=True, base_url="http://nowhere.invalid")[1]) == 6
+
+
+def test_a_file_that_is_missing_is_told_with_those_of_a_name_alike(amazon):
+    with pytest.raises(DataError, match=r"Pencil\.csv\.gz: no such file.*; the folder has Pens\.csv\.gz\. Correct"):
+        read_amazon(amazon(), "Pencil")
+    with pytest.raises(DataError, match=r"Pens\.csv\.gz: no such file.*; nor is there a file with a name alike\."):
+        read_amazon("gone", "Pens")
+
+
 def test_no_summary_of_the_whole_corpus_becomes_item_text(amazon):
     items, _, _ = read_amazon(amazon(), "Pens")
     assert not any(map(sums_up_future, items.columns))
@@ -217,10 +235,13 @@ def test_ratings_are_not_needed(amazon):
 
 
 def test_a_missing_column_is_named(amazon):
-    with pytest.raises(
-        DataError, match=r"Pens\.csv\.gz: no column 'parent_asin' for item_id; found 'user_id', 'asin'"
-    ):
+    advice = "Source amazon reads .* 2023 alone; read other files with source logs: set .* such as column_item_id and"
+    found = r"Pens\.csv\.gz: no column 'parent_asin' for item_id; found 'user_id', 'asin', 'rating', 'timestamp'\. "
+    with pytest.raises(DataError, match=found + advice):
         read_amazon(amazon(header="user_id,asin,rating,timestamp"), "Pens")
+    items = [{"asin" if key == "parent_asin" else key: value for key, value in item("p0").items()}]
+    with pytest.raises(DataError, match=rf"meta_Pens\.jsonl\.gz, line 1: no 'parent_asin'; found .*asin\. {advice}"):
+        read_amazon(amazon(items=items), "Pens")
 
 
 @pytest.mark.parametrize(

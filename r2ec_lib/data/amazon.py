@@ -160,15 +160,20 @@ def _read_items(path: Path, bought: set[str], protocol: str) -> tuple[pd.DataFra
     if faults:
         drops.append(("items", "no JSON object with a parent_asin", len(faults), sound, str(faults[0])))
     drops.append(("items", "never bought", sound - len(items), len(items)))
+    described = set(items["item_id"])
+    items, untitled = _drop(items, {"without a title": schema.shows_nothing(items["title"])}, "items", path)
     items, repeated = _drop(items, {"listed again": items["item_id"].duplicated()}, "items", path, limit)
-    unwanted = {"without a title": schema.shows_nothing(items["title"])}
+    unwanted = {}
     if protocol == "official":
         unwanted["without a price"] = prices.isin(["", "None", "—"])
         unwanted[f"title over {MAX_TITLE_WORDS} words"] = items["title"].str.split().map(len) > MAX_TITLE_WORDS
-    described = set(items["item_id"])
     items, filtered = _drop(items, unwanted, "items", path)
     items = schema.validate_items(items, lambda line: str(path) if line is None else f"{path}, line {line}")
-    return items, drops + repeated + filtered + key_drops(keys, len(items)), described - set(items["item_id"])
+    return (
+        items,
+        drops + untitled + repeated + filtered + key_drops(keys, len(items)),
+        described - set(items["item_id"]),
+    )
 
 
 def _tolerated(rows: int) -> float:

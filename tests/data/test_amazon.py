@@ -146,6 +146,15 @@ def test_every_drop_is_counted_with_its_reason(amazon):
     assert drops["step"].tolist() == ["items"] * 4 + ["interactions"] * 3
 
 
+def test_an_item_stays_that_is_listed_first_without_a_title_and_then_with_one(amazon):
+    listed = [item("p0", title=""), item("p1"), item("p0"), item("p1", title=None), item("p0", title="Again")]
+    kept, interactions, drops = read_amazon(amazon(items=[*listed, item("p2", title="")]), "Pens")
+    assert kept[["item_id", "title"]].to_numpy().tolist() == [["p1", "Title of p1"], ["p0", "Title of p0"]]
+    steps = drops[drops["step"] == "items"].set_index("reason")[["dropped", "remaining"]].to_numpy().tolist()
+    assert steps == [[0, 6], [0, 6], [3, 3], [1, 2], [0, 2]] and len(interactions) == 4
+    assert drops_of(drops)["of an item that was dropped"] == 2  # p2's
+
+
 def test_a_title_of_signs_that_nobody_sees_is_none(amazon):
     kept, _, drops = read_amazon(amazon(items=[item("p0"), item("p1", title="\u200b"), item("p2")]), "Pens")
     assert kept["item_id"].tolist() == ["p0", "p2"] and drops_of(drops)["without a title"] == 1

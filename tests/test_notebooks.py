@@ -33,6 +33,7 @@ def run(tmp_path_factory) -> Path:
         (["source=logs"], "The path of a file is empty"),
         (["source=logs", "interactions_path=log.csv", "items_path=items.csv"], "items.csv: no column 'title'"),
         (["source=amazon"], "data_dir is empty"),
+        (["source=amazon", "data_dir=gone", "category=Pens"], "gone/Pens.csv.gz: no such file"),
     ],
 )
 def test_a_check_of_a_recipe_refuses_what_the_data_stage_would_refuse(tmp_path, monkeypatch, chosen, message):

@@ -3,12 +3,12 @@
 Figures that sum up the future (rating counts, average ratings) and prices are never shown to a model.
 """
 
-import json
+import difflib
 import math
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,7 +17,15 @@ import pandas as pd
 
 from r2ec_lib.data import schema
 from r2ec_lib.data.formats import place, read_file, records
-from r2ec_lib.data.readers import drop_repeated, drop_unknown, parse_time, read_times, select_columns
+from r2ec_lib.data.readers import (
+    drop_repeated,
+    drop_unknown,
+    key_drops,
+    parse_time,
+    read_times,
+    select_columns,
+    without_future,
+)
 from r2ec_lib.data.schema import RATING_RANGE, YEARS, DataError, brief
 from r2ec_lib.data.storage import alone, sha256, write_text
 from r2ec_lib.data.texts import plain_text
@@ -25,6 +33,10 @@ from r2ec_lib.data.texts import plain_text
 AMAZON_URL = "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_2023"
 AMAZON_TEXT = ["title", "main_category", "store", "categories", "features", "description", "details"]
 MAX_TITLE_WORDS = 20  # of the official variant
+OTHER_LAYOUT = (
+    "Source amazon reads the layout of Amazon Reviews 2023 alone; read other files with source logs: set "
+    "interactions_path, items_path, timestamp_unit and the columns, such as column_item_id and column_catalogue_id."
+)
 ODD_SHARE = 0.01  # share of rows that may be odd for one reason; more is a fault of the file
 ODD_ROWS = 10  # so many may be odd in a small file as well
 
@@ -57,16 +69,22 @@ def read_amazon(
 
 
 def amazon_files(data_dir: str | Path, category: str, core: str = "0core") -> tuple[Path, Path]:
-    """Paths of the interactions and the item file, flat in `data_dir` or in the site's tree. Raises DataError."""
+    """Paths of the interactions and the item file, flat in `data_dir` or in the site's tree, gzipped or plain.
+
+    Raises DataError, which names files of the folder with a name alike.
+    """
     paths = []
     for name in _site_names(category, core):
-        candidates = [Path(data_dir) / Path(name).name, Path(data_dir) / name]
-        existing = [path for path in candidates if path.is_file()]
-        if not existing:
+        if (path := _found(data_dir, name)) is None:
+            flat = Path(data_dir) / Path(name).name
+            inside = [one.name for one in flat.parent.glob("*") if one.is_file()]
+            alike = ", ".join(map(brief, difflib.get_close_matches(flat.name, inside)))
             raise DataError(
-                f"{candidates[0]}: no such file, nor {candidates[1]}. Correct data_dir or category, or set download."
+                f"{flat}: no such file, nor {Path(data_dir) / name}, nor one of them without .gz; "
+                f"{'the folder has ' + alike if alike else 'nor is there a file with a name alike'}. "
+                f"Correct data_dir or category, or set download. {OTHER_LAYOUT}"
             )
-        paths.append(existing[0])
+        paths.append(path)
     return paths[0], paths[1]
 
 
@@ -80,7 +98,7 @@ def download_amazon(data_dir: str | Path, category: str, core: str = "0core", *,
     for name in _site_names(category, core):
         path = Path(data_dir) / name
         recorded = path.with_name(path.name + ".sha256")
-        if (Path(data_dir) / path.name).is_file():
+        if _found(data_dir, name) not in (path, None):
             continue
         busy = DataError(f"{path} is being fetched by another process; start again when it has finished.")
         if not path.is_file():
@@ -99,7 +117,7 @@ def _read_interactions(path: Path) -> tuple[pd.DataFrame, list[tuple]]:
     where = place(path)
     names = {"user_id": "user_id", "item_id": "parent_asin", "rating": "rating", "timestamp": "timestamp"}
     raw = read_file(path)
-    raw = select_columns(raw if "rating" in raw else raw.assign(rating=np.nan), names, where)
+    raw = select_columns(raw if "rating" in raw else raw.assign(rating=np.nan), names, where, OTHER_LAYOUT)
     ids = raw[["user_id", "item_id"]]
     odd = {
         "without a user or an item": (ids.isna() | ids.apply(lambda column: column.str.isspace())).any(axis=1),
@@ -121,6 +139,7 @@ def _read_items(path: Path, bought: set[str], protocol: str) -> tuple[pd.DataFra
     """The items, rows for the drops table, and the ids of the bought items that were dropped."""
     faults: list[DataError] = []
     texts: dict[int, dict[str, Any]] = {}
+    keys: Counter[str] = Counter()
     sound = 0
     for line, record in records(path, faults):
         if not isinstance(record.get("parent_asin"), str):
@@ -129,10 +148,10 @@ def _read_items(path: Path, bought: set[str], protocol: str) -> tuple[pd.DataFra
         sound += 1
         if (item_id := record["parent_asin"].strip()) in bought:
             price = str(record.get("price") or "").strip()
-            texts[line] = {"item_id": item_id} | _item_text(record) | {"price": price}
+            texts[line] = {"item_id": item_id} | _item_text(record, keys) | {"price": price}
     limit = _tolerated(sound + len(faults))
     if len(faults) > limit or (faults and not sound):
-        raise faults[0]
+        raise DataError(f"{faults[0]} {OTHER_LAYOUT}") from faults[0]
     if not texts:
         raise DataError(f"{path}: no item of the interactions is described here. Do the two files belong together?")
     items = pd.DataFrame(list(texts.values()), index=pd.Index(texts))
@@ -141,15 +160,20 @@ def _read_items(path: Path, bought: set[str], protocol: str) -> tuple[pd.DataFra
     if faults:
         drops.append(("items", "no JSON object with a parent_asin", len(faults), sound, str(faults[0])))
     drops.append(("items", "never bought", sound - len(items), len(items)))
+    described = set(items["item_id"])
+    items, untitled = _drop(items, {"without a title": schema.shows_nothing(items["title"])}, "items", path)
     items, repeated = _drop(items, {"listed again": items["item_id"].duplicated()}, "items", path, limit)
-    unwanted = {"without a title": schema.shows_nothing(items["title"])}
+    unwanted = {}
     if protocol == "official":
         unwanted["without a price"] = prices.isin(["", "None", "—"])
         unwanted[f"title over {MAX_TITLE_WORDS} words"] = items["title"].str.split().map(len) > MAX_TITLE_WORDS
-    described = set(items["item_id"])
     items, filtered = _drop(items, unwanted, "items", path)
     items = schema.validate_items(items, lambda line: str(path) if line is None else f"{path}, line {line}")
-    return items, drops + repeated + filtered, described - set(items["item_id"])
+    return (
+        items,
+        drops + untitled + repeated + filtered + key_drops(keys, len(items)),
+        described - set(items["item_id"]),
+    )
 
 
 def _tolerated(rows: int) -> float:
@@ -175,17 +199,17 @@ def _drop(
     return df, drops
 
 
-def _item_text(record: Mapping[str, Any]) -> dict[str, str]:
-    categories, details = record.get("categories"), record.get("details")
-    if isinstance(categories, list):
-        categories = " > ".join(filter(None, map(plain_text, categories)))
-    if isinstance(details, str) and details.startswith("{"):  # as other copies of the data have them
-        with suppress(ValueError):
-            details = json.loads(details)
-    if isinstance(details, Mapping):
-        details = {key: value for key, value in details.items() if not schema.sums_up_future(key)}
-    texts = dict(record) | {"categories": categories, "details": details}
-    return {name: plain_text(texts.get(name)) for name in AMAZON_TEXT}
+def _item_text(record: Mapping[str, Any], keys: Counter[str]) -> dict[str, str]:
+    texts = {name: without_future(record.get(name), keys) for name in AMAZON_TEXT}
+    if isinstance(categories := texts["categories"], list):
+        texts["categories"] = " > ".join(filter(None, map(plain_text, categories)))
+    return {name: plain_text(text) for name, text in texts.items()}
+
+
+def _found(data_dir: str | Path, name: str) -> Path | None:
+    """Where a file of the site is: flat or in the site's tree, else there without .gz."""
+    zipped = [Path(data_dir) / Path(name).name, Path(data_dir) / name]
+    return next(filter(Path.is_file, zipped + [path.with_suffix("") for path in zipped]), None)
 
 
 def _site_names(category: str, core: str) -> tuple[str, str]:

@@ -10,6 +10,7 @@ from r2ec_lib.data.schema import DataError, brief, sums_up_future
 
 SHORTEST_TITLE = 6  # characters; a shorter title also occurs in a prompt by chance
 COUNTS_PURCHASES = 0.8  # rank correlation from which a column is taken for a count of purchases
+_LEADING = r"^[^\w.+-]*([+-]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)"  # such as that of "#18,600 in Pens"
 
 
 def leak_checks(items: pd.DataFrame, samples: pd.DataFrame, *, mask_seen: bool = True) -> pd.DataFrame:
@@ -89,11 +90,12 @@ def _verdict(bad_rows: np.ndarray, samples: pd.DataFrame, fine: str = "none") ->
 
 
 def _counting_columns(items: pd.DataFrame, samples: pd.DataFrame) -> list[str]:
-    """Item columns of numbers that rank the items as the purchases of all splits do, whatever their name."""
+    """Item columns whose texts begin with numbers that rank the items as the purchases of all splits do."""
     bought = np.bincount(samples["target"], minlength=len(items)).astype(float)
     counting = []
     for column in items.columns.drop(["item_id", "title"]):
-        numbers = pd.to_numeric(items[column].astype(str).str.replace(",", ""), errors="coerce").reset_index(drop=True)
+        leading = items[column].astype(str).str.extract(_LEADING, expand=False).str.replace(",", "")
+        numbers = pd.to_numeric(leading, errors="coerce").reset_index(drop=True)
         if numbers.notna().mean() < 0.5 or numbers.nunique() < 3:
             continue
         likeness = numbers.corr(pd.Series(bought), method="spearman")

@@ -4,10 +4,14 @@ Columns, times and item texts are read here; files and their rows are the busine
 Amazon's files of `amazon`, time windows and samples of `splits`.
 """
 
+import ast
+import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -37,6 +41,7 @@ FORMATS = [
 UNKNOWN_SHARE = 0.2  # share of interactions with unknown items above which the ids are probably written in two ways
 
 _NAMELESS = re.compile(r"\s*|Unnamed: \d+|__index_level_\d+__")
+_MAPPING = re.compile(r"\s*(?:\[\s*)?\{")  # how a text begins that shows a mapping, or a list of them
 
 
 def read_logs(
@@ -64,7 +69,8 @@ def read_logs(
             f"{items_path}: no item has a title in the column {brief(names['title'])!r}. Set column_title to the one "
             "that holds the titles."
         )
-    items = clean_items(named[~untitled], where)
+    keys: Counter[str] = Counter()
+    items = clean_items(named[~untitled], where, keys)
     further = raw.columns.drop([names["catalogue_id"], names["title"]])
     drops: list[tuple] = [("items", "read", 0, len(raw))]
     if untitled.any():
@@ -77,6 +83,7 @@ def read_logs(
         elif marks_removed(name):
             reason = "training takes all items; `r2ec items` removes some from the trained model"
         drops.append(("items", f"column {brief(name)!r} left out: {reason}", 0, len(items)))
+    drops += key_drops(keys, len(items))
     interactions, repeated = drop_repeated(interactions)
     lacking = named["item_id"][untitled].dropna().astype("str").str.strip()
     interactions, unknown_items = drop_unknown(items, interactions, str(interactions_path), lacking)
@@ -121,16 +128,17 @@ def named_items(raw: pd.DataFrame, columns: Mapping[str, str] | None, where: Whe
     return named.join(raw.drop(columns={names["catalogue_id"], names["title"], *named}, errors="ignore"))
 
 
-def clean_items(df: pd.DataFrame, where: Where = "items") -> pd.DataFrame:
+def clean_items(df: pd.DataFrame, where: Where = "items", keys: Counter[str] | None = None) -> pd.DataFrame:
     """An items table as every stage and model reads it, from one with ids, titles and any further columns.
 
     All fields become text without markup ("" where missing). Columns that sum up the future (schema.sums_up_future)
     and `REMOVED` are left out, and columns without a name where they are empty or number the rows, as the index does
-    that a spreadsheet or pandas writes along. Raises DataError as `schema.validate_items`, and for other nameless
-    columns.
+    that a spreadsheet or pandas writes along; so are keys inside a field (`without_future`). Raises DataError as
+    `schema.validate_items`, and for other nameless columns.
     """
     schema.check_names(list(df.columns), schema.name_of(where))
     df = schema.counted(df, where)
+    keys = Counter() if keys is None else keys
     left_out = [name for name in df.columns if schema.sums_up_future(name) or marks_removed(name)]
     for position, name in enumerate(df.columns, start=1):
         if not _NAMELESS.fullmatch(str(name)):
@@ -145,8 +153,37 @@ def clean_items(df: pd.DataFrame, where: Where = "items") -> pd.DataFrame:
         left_out.append(name)
     items = df.drop(columns=left_out)
     for name in items.columns.drop("item_id", errors="ignore"):
-        items[name] = pd.Series([plain_text(value) for value in items[name]], items.index, dtype="str")
+        texts = [plain_text(without_future(value, keys)) for value in items[name]]
+        items[name] = pd.Series(texts, items.index, dtype="str")
     return schema.validate_items(items, where)
+
+
+def without_future(value: Any, keys: Counter[str]) -> Any:
+    """A field without the keys that sum up the future (schema.sums_up_future), at any depth; `keys` counts them.
+
+    A text that shows a mapping, or a list of them, as JSON or Python writes it, is read as one.
+    """
+    if isinstance(value, str) and _MAPPING.match(value):
+        for read in (json.loads, ast.literal_eval):
+            with suppress(ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+                if isinstance(found := read(value.strip()), (dict, list)):
+                    return without_future(found, keys)
+    if isinstance(value, list) and value and all(isinstance(one, tuple) and len(one) == 2 for one in value):
+        value = dict(value)  # a map of Parquet
+    if isinstance(value, Mapping):
+        kept = {key: without_future(part, keys) for key, part in value.items() if not schema.sums_up_future(key)}
+        keys.update(str(key) for key in value if key not in kept)
+        return kept
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [without_future(part, keys) for part in value]
+    return value
+
+
+def key_drops(keys: Counter[str], remaining: int) -> list[tuple]:
+    """A row for the drops table where `without_future` left out keys, with the commonest as the example."""
+    shown = [brief(key) for key, _ in keys.most_common(5)] + ["…"] * (len(keys) > 5)
+    reason = "keys inside columns left out: they may sum up the future"
+    return [("items", reason, 0, remaining, ", ".join(shown))] if keys else []
 
 
 def marks_removed(name: Hashable) -> bool:
@@ -214,13 +251,18 @@ def read_times(values: pd.Series, unit: str) -> pd.Series:
         raise DataError(f"timestamp_unit is {unit!r}, which is no format of strptime ({error}).") from error
 
 
-def select_columns(df: pd.DataFrame, names: Mapping[str, str], where: Where) -> pd.DataFrame:
-    """The columns `names` (ours: theirs) of `df`, under our names. DataError for a column that is missing."""
+def select_columns(
+    df: pd.DataFrame,
+    names: Mapping[str, str],
+    where: Where,
+    advice: str = "Correct the file or the column mapping.",
+) -> pd.DataFrame:
+    """The columns `names` (ours: theirs) of `df`, under our names. DataError, with advice, for one that is missing."""
     for ours, theirs in names.items():
         if theirs not in df.columns:
             raise DataError(
                 f"{schema.name_of(where)}: no column {theirs!r} for {ours}; found "
-                f"{', '.join(map(repr, map(brief, df.columns)))}. Correct the file or the column mapping."
+                f"{', '.join(map(repr, map(brief, df.columns)))}. {advice}"
             )
     return df[list(names.values())].set_axis(list(names), axis=1)
 

@@ -28,14 +28,14 @@ RATING_RANGE = (1.0, 5.0)  # the scale where a recipe names no other
 # by the English words of their names (see `sums_up_future`); these are the others. Under another name none is known.
 FUTURE_COLUMNS = frozenset(
     {
-        *("price", "best_sellers_rank", "best_seller", "is_best_seller", "also_buy", "also_view"),
+        *("price", "rank", "also_buy", "also_view", "related"),  # the last four in Amazon's files until 2018
         *("view_count", "play_count", "like_count", "favorite_count", "buy_count"),
     }
 )
 CROWD_WORDS = frozenset(
     "rating ratings review reviews star stars vote votes upvotes downvotes score scores likes favorites favourites "
-    "popularity sales sold bought purchase purchases purchased orders download downloads installs plays playcount "
-    "views viewed click clicks bestseller bestsellers".split()
+    "popularity sales salesrank sold bought purchase purchases purchased orders download downloads installs plays "
+    "playcount views viewed click clicks bestseller bestsellers".split()
 )
 """What shoppers think and do, of which a column may hold the sum."""
 COUNTING_WORDS = frozenset(
@@ -90,9 +90,10 @@ def sums_up_future(name: Hashable) -> bool:
     >>> sums_up_future("text_reviews_count"), sums_up_future("5 stars"), sums_up_future("age_rating")
     (True, True, False)
     """
-    words = [word.casefold() for word in _BETWEEN_WORDS.split(str(name)) if word]
-    if "_".join(words) in FUTURE_COLUMNS:
+    joined = "_".join(word.casefold() for word in _BETWEEN_WORDS.split(str(name)) if word)
+    if joined in FUTURE_COLUMNS:
         return True
+    words = joined.replace("best_seller", "bestseller").split("_")
     telling = {word for word in words if not word.isdecimal()}
     return bool(telling & CROWD_WORDS) and telling <= CROWD_WORDS | COUNTING_WORDS
 

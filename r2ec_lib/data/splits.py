@@ -17,6 +17,7 @@ STEP_MONTHS = {"paper": 1, "official": 3}
 RANKED = 20  # items of the longest ranking that is evaluated
 TIED_SHARE = 0.05  # share of samples with the time of one of another split above which a note says so
 REGULAR_SHARE = 0.2  # share of targets that come equally long after the purchase before above which a note says so
+ONE_ORDER = 60  # seconds up to which purchases equally far apart are probably lines of one order
 SOON = 1.0  # hours between two purchases that are of one sitting
 
 
@@ -188,16 +189,21 @@ def check_feasible(
             f"{share:.0%} of the samples have the same time as one of another split, so there it is not time that "
             "divides training from test, but the shopper's id. Bring finer times, or a longer period."
         )
-    gaps = pd.Series(_last_hours(samples)).replace(0, np.nan)
-    gap, count = next(iter(gaps.round(3).value_counts().items()), (0.0, 0))
+    gaps = (pd.Series(_last_hours(samples)) * 3600).round().replace(0, np.nan)
+    gap, count = next(iter(gaps.value_counts().items()), (0.0, 0))
     timed = (
         samples["timestamp"] != samples["timestamp"].dt.normalize()
     ).any()  # days alone are often equally far apart
     if timed and count > REGULAR_SHARE * len(samples):
-        notes.append(
-            f"{count / len(samples):.0%} of the targets were bought exactly {gap:g} hours after the purchase before. "
+        advice = (
             "Such times are probably made up; whatever is said of time then holds for the order of purchases alone."
         )
+        if gap <= ONE_ORDER:
+            advice = (
+                f"If these are lines of one order, set order_seconds to {gap:g} or more: then they are no questions."
+            )
+        regular = f"{count / len(samples):.0%} of the targets were bought exactly {_duration(gap)} after"
+        notes.append(f"{regular} the purchase before. {advice}")
     ratings = np.concatenate(samples["history_ratings"].to_list())
     if (given := ratings[~np.isnan(ratings)]).size and (given == given[0]).all():
         notes.append(f"Every rating is {given[0]:g}, so ratings say nothing here.")
@@ -205,10 +211,11 @@ def check_feasible(
 
 
 def summary(items: pd.DataFrame, interactions: pd.DataFrame, samples: pd.DataFrame) -> dict[str, float]:
-    """Counts of the finished data set, and the shares of cold targets and of ties in time.
+    """Counts of the finished data set, and the shares of cold targets, of those bought earlier and of ties in time.
 
     cold_<split>: share of the split's targets that no training sample shows, as target or in its history.
     soon_<split>: share of the split's targets that follow the purchase before within SOON hours.
+    bought_earlier: share of samples whose target the shopper had bought already, before what the history shows.
     ties_with_history: share of samples whose latest history action has the target's own timestamp.
     ties_across_splits: share of samples that have their timestamp in common with a sample of another split.
     """
@@ -217,6 +224,10 @@ def summary(items: pd.DataFrame, interactions: pd.DataFrame, samples: pd.DataFra
     shown = np.unique(np.concatenate([train["target"].to_numpy(), *train["history"]]))
     latest = _last_hours(samples)
     soon = pd.Series(latest <= SOON).groupby(samples["split"].to_numpy()).mean()
+    first = interactions.drop_duplicates(["user_id", "item_id"]).set_index(["user_id", "item_id"])["timestamp"]
+    targets = pd.MultiIndex.from_arrays([samples["user_id"], items["item_id"].to_numpy()[samples["target"]]])
+    again = (first.reindex(targets).array < samples["timestamp"].array).astype(bool)
+    in_history = [target in history for target, history in zip(samples["target"], samples["history"], strict=True)]
     return {
         "users": int(interactions["user_id"].nunique()),
         "items": len(items),
@@ -225,6 +236,7 @@ def summary(items: pd.DataFrame, interactions: pd.DataFrame, samples: pd.DataFra
         **{name: len(part) for name, part in by_split.items()},
         **{f"cold_{name}": float((~part["target"].isin(shown)).mean()) for name, part in by_split.items()},
         **{f"soon_{name}": float(soon[name]) for name in SPLITS},
+        "bought_earlier": float((again & ~np.array(in_history)).mean()),
         "ties_with_history": float((latest == 0).mean()),
         "ties_across_splits": _tied(samples),
     }
@@ -233,6 +245,12 @@ def summary(items: pd.DataFrame, interactions: pd.DataFrame, samples: pd.DataFra
 def _last_hours(samples: pd.DataFrame) -> np.ndarray:
     """(S,) hours from the purchase before to the target."""
     return np.array([hours[-1] for hours in samples["history_hours"]], dtype=float)
+
+
+def _duration(seconds: float) -> str:
+    units = {"hour": 3600, "minute": 60, "second": 1}
+    unit = next(unit for unit, size in units.items() if not seconds % size)
+    return f"{seconds / units[unit]:,.0f} {unit}{'s' * (seconds != units[unit])}"
 
 
 def _tied(samples: pd.DataFrame) -> float:

@@ -96,6 +96,24 @@ def test_the_sites_own_tree_is_read_too(amazon):
         read_amazon(folder, "Pens", "0core")
 
 
+@pytest.mark.parametrize("core", ["", "5core"])
+def test_files_may_be_unpacked_and_are_not_fetched_then(amazon, core):
+    folder = amazon()
+    for name in _site_names("Pens", core or "0core"):
+        zipped, plain = folder / name.split("/")[-1], folder / (name if core else name.split("/")[-1])
+        plain.parent.mkdir(parents=True, exist_ok=True)
+        plain.with_suffix("").write_bytes(gzip.decompress(zipped.read_bytes()))
+        zipped.unlink()
+    assert len(read_amazon(folder, "Pens", core or "0core", download=True, base_url="http://nowhere.invalid")[1]) == 6
+
+
+def test_a_file_that_is_missing_is_told_with_those_of_a_name_alike(amazon):
+    with pytest.raises(DataError, match=r"Pencil\.csv\.gz: no such file.*; the folder has Pens\.csv\.gz\. Correct"):
+        read_amazon(amazon(), "Pencil")
+    with pytest.raises(DataError, match=r"Pens\.csv\.gz: no such file.*; nor is there a file with a name alike\."):
+        read_amazon("gone", "Pens")
+
+
 def test_no_summary_of_the_whole_corpus_becomes_item_text(amazon):
     items, _, _ = read_amazon(amazon(), "Pens")
     assert not any(map(sums_up_future, items.columns))
@@ -105,9 +123,10 @@ def test_no_summary_of_the_whole_corpus_becomes_item_text(amazon):
 def test_fields_of_another_kind_than_usual_are_read_as_text(amazon):
     items, _, _ = read_amazon(amazon(items=[item("p0", categories="Pens", details="3 g", features=None)]), "Pens")
     assert items.loc[0, ["categories", "details", "features"]].tolist() == ["Pens", "3 g", ""]
-    for text, shown in ('{"Weight": "3 g", "Best Sellers Rank": {"Pens": 12}}', "Weight: 3 g"), ("{3 g", "{3 g"):
-        items, _, _ = read_amazon(amazon(items=[item("p0", details=text)]), "Pens")
-        assert items.loc[0, "details"] == shown
+    nested = {"Product information": {"Weight": "3 g", "Best Sellers Rank": {"Pens": 12}}}
+    for details in nested, str(nested), json.dumps(nested):
+        items, _, _ = read_amazon(amazon(items=[item("p0", details=details)]), "Pens")
+        assert items.loc[0, "details"] == "Product information: Weight: 3 g"
 
 
 def test_every_drop_is_counted_with_its_reason(amazon):
@@ -119,11 +138,21 @@ def test_every_drop_is_counted_with_its_reason(amazon):
         ("read", 0, 3, ""),
         ("never bought", 1, 2, ""),
         ("without a title", 1, 1, "meta_Pens.jsonl.gz: p1, , Office, Shop"),
+        ("keys inside columns left out: they may sum up the future", 0, 1, "Best Sellers Rank, Customer Reviews"),
         ("read", 0, 9, ""),
         ("of an item that was dropped", 3, 6, "item_id 'p1'"),
         ("of an item that is not in the items table", 3, 3, "item_id 'p2'"),
     ]
-    assert drops["step"].tolist() == ["items"] * 3 + ["interactions"] * 3
+    assert drops["step"].tolist() == ["items"] * 4 + ["interactions"] * 3
+
+
+def test_an_item_stays_that_is_listed_first_without_a_title_and_then_with_one(amazon):
+    listed = [item("p0", title=""), item("p1"), item("p0"), item("p1", title=None), item("p0", title="Again")]
+    kept, interactions, drops = read_amazon(amazon(items=[*listed, item("p2", title="")]), "Pens")
+    assert kept[["item_id", "title"]].to_numpy().tolist() == [["p1", "Title of p1"], ["p0", "Title of p0"]]
+    steps = drops[drops["step"] == "items"].set_index("reason")[["dropped", "remaining"]].to_numpy().tolist()
+    assert steps == [[0, 6], [0, 6], [3, 3], [1, 2], [0, 2]] and len(interactions) == 4
+    assert drops_of(drops)["of an item that was dropped"] == 2  # p2's
 
 
 def test_a_title_of_signs_that_nobody_sees_is_none(amazon):
@@ -215,10 +244,13 @@ def test_ratings_are_not_needed(amazon):
 
 
 def test_a_missing_column_is_named(amazon):
-    with pytest.raises(
-        DataError, match=r"Pens\.csv\.gz: no column 'parent_asin' for item_id; found 'user_id', 'asin'"
-    ):
+    advice = "Source amazon reads .* 2023 alone; read other files with source logs: set .* such as column_item_id and"
+    found = r"Pens\.csv\.gz: no column 'parent_asin' for item_id; found 'user_id', 'asin', 'rating', 'timestamp'\. "
+    with pytest.raises(DataError, match=found + advice):
         read_amazon(amazon(header="user_id,asin,rating,timestamp"), "Pens")
+    items = [{"asin" if key == "parent_asin" else key: value for key, value in item("p0").items()}]
+    with pytest.raises(DataError, match=rf"meta_Pens\.jsonl\.gz, line 1: no 'parent_asin'; found .*asin\. {advice}"):
+        read_amazon(amazon(items=items), "Pens")
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,14 @@ def test_purchases_of_the_targets_own_moment_are_counted_and_no_fault():
     assert same > 0 and (row["ok"], row["detail"]) == (True, f"{same} at the same moment")
 
 
+@pytest.mark.parametrize("form", ["{:,} in Office Products (", ">#{:,} in Pens (See Top 100)", "{:.1e}", ".{:04d}"])
+def test_numbers_with_words_behind_them_count_purchases_too(form):
+    samples, _ = splits.make_samples(catalogue(30), random_log())
+    places = (-np.bincount(samples["target"], minlength=30)).argsort().argsort()
+    items = catalogue(30).assign(place=[form.format(int(300 * place + 5)) for place in places])
+    assert checked(samples, items) == {"no item column counts the purchases"}
+
+
 def test_a_column_with_few_numbers_counts_no_purchases_and_one_with_many_may():
     samples, _ = splits.make_samples(catalogue(30), random_log())
     bought = [str(count) for count in np.bincount(samples["target"], minlength=30)]

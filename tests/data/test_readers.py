@@ -1,5 +1,8 @@
 """A user's own logs become the tables, or one message that names the file and the line."""
 
+import json
+from collections import Counter
+
 import pandas as pd
 import pytest
 
@@ -306,6 +309,48 @@ def test_where_no_item_has_a_title_the_column_is_named_and_what_to_set(logs):
         readers.read_logs(*logs(items=items))
     with pytest.raises(DataError, match=r"items\.csv: the table has no rows"):
         readers.read_logs(*logs(items="item_id,title\n"))
+
+
+DETAILS = {"Weight": "3 g", "Best Sellers Rank": {"Pens": 12}, "Info": [{"Customer Reviews": "4.5", "Ink": "red"}]}
+
+
+@pytest.mark.parametrize(
+    "details",
+    [
+        DETAILS,
+        str(DETAILS),
+        json.dumps(DETAILS),
+        f" [{DETAILS}]",
+        DETAILS | {"Info": json.dumps(DETAILS["Info"])},
+        list(DETAILS.items()),
+    ],
+)
+def test_keys_that_sum_up_the_future_become_no_text_in_whatever_form_they_come(details):
+    """A dict, its text as JSON or Python, a list, a text inside, and a map of Parquet."""
+    keys = Counter()
+    items = pd.DataFrame({"item_id": ["p", "q"], "title": "Pen", "details": [details, "{M} or {L}"]})
+    assert readers.clean_items(items, "items", keys)["details"].tolist() == [
+        "Weight: 3 g; Info: Ink: red",
+        "{M} or {L}",
+    ]
+    assert keys == {"Best Sellers Rank": 1, "Customer Reviews": 1}
+
+
+def test_keys_that_were_left_out_are_named_among_the_drops(tmp_path, logs):
+    interactions, _ = logs("a,p,2020-01-01\n")
+    items = tmp_path / "items.jsonl"
+    items.write_text(json.dumps({"item_id": "p", "title": "Pen", "details": DETAILS}))
+    catalogue, _, drops = readers.read_logs(interactions, items)
+    assert catalogue["details"].tolist() == ["Weight: 3 g; Info: Ink: red"]
+    row = drops.set_index("reason").loc["keys inside columns left out: they may sum up the future"]
+    assert (row["step"], row["dropped"], row["remaining"]) == ("items", 0, 1)
+    assert row["example"] == "Customer Reviews, Best Sellers Rank"
+
+
+@pytest.mark.parametrize("text", ["{}", "{1, 2}", "{3 g", "[{", "{[1]: 2}", "{" * 10**5])
+def test_texts_that_only_begin_like_a_mapping_stay(text):
+    shown = readers.clean_items(pd.DataFrame({"item_id": ["p"], "title": ["Pen"], "form": [text]}))["form"][0]
+    assert shown == (text if text != "{}" else "")
 
 
 @pytest.mark.parametrize("values", ["x,y", "1,1", "1,2.5"])

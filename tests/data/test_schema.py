@@ -154,6 +154,7 @@ def test_summaries_of_the_future_are_known_by_any_spelling(name):
         *("popularity", "sales", "total-sales", "unitsSold", "boughtInLastMonth", "isBestSeller", "view_count"),
         *("also_bought", "also viewed", "frequently_bought_together", "bought_together", "sales_rank"),
         *("num_ratings", "rating_count", "review_count", "customer_reviews", "helpful_vote", "helpful_votes"),
+        *("rank", "salesrank", "Best Seller Rank", "Amazon Best Sellers Rank", "bestSellers", "related"),
     ],
 )
 def test_sums_of_what_shoppers_think_and_do_are_known_by_the_words_of_their_name(name):
@@ -164,7 +165,7 @@ def test_sums_of_what_shoppers_think_and_do_are_known_by_the_words_of_their_name
     "name",
     [
         *("list_price", "salePrice", "age_rating", "energyRating", "content rating", "IP rating", "sales_package"),
-        *("number_of_pages", "item_count", "user_manual", "star sign", "editorial_reviews", "title", "rank", "5", 5),
+        *("number_of_pages", "item_count", "user_manual", "star sign", "editorial_reviews", "title", "ranked", "5", 5),
         *("main_category", "store", "categories", "features", "description", "details", "parent_asin", "subtitle"),
     ],
 )

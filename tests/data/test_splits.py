@@ -150,6 +150,27 @@ def test_times_and_ratings_that_say_nothing_are_noted():
     assert not [one for one in splits.check_feasible(catalogue(30), days, batch_users=8) if "made up" in one]
 
 
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        (1, "exactly 1 second after the purchase before. If these are lines of one order, set order_seconds to 1 or"),
+        (
+            60,
+            "exactly 1 minute after the purchase before. If these are lines of one order, set order_seconds to 60 or",
+        ),
+        (61, "exactly 61 seconds after the purchase before. Such times are probably made up"),
+        (5400, "exactly 90 minutes after the purchase before. Such times are probably made up"),
+        (432_000, "exactly 120 hours after the purchase before. Such times are probably made up"),
+    ],
+)
+def test_purchases_equally_far_apart_are_noted_with_their_distance_and_what_to_do(seconds, told):
+    users = [f"u{k // 2 % 7}" for k in range(100)]
+    hours = [1000 * (k // 2) + k // 2 * (k // 2) % 13 + k % 2 * seconds / 3600 for k in range(100)]
+    samples, _ = splits.make_samples(catalogue(30), log(users, [k % 29 for k in range(100)], hours), max_history=3)
+    [note] = splits.check_feasible(catalogue(30), samples, batch_users=8)
+    assert note.startswith(f"54% of the targets were bought {told}")
+
+
 def monthly():
     """Three items a month through 2020, one shopper."""
     starts = pd.date_range("2020-01-01", "2020-12-01", freq="MS")
@@ -225,6 +246,18 @@ def test_the_summary_counts_cold_targets_and_ties():
     assert figures["cold_test"] == pytest.approx(2 / 3)  # items 19 and 20 are new, item 0 is not
     assert figures["ties_with_history"] == pytest.approx(1 / 21)
     assert figures["ties_across_splits"] == 0
+
+
+@pytest.mark.parametrize(("max_history", "mask_seen"), [(1, True), (3, True), (3, False), (20, True)])
+def test_the_summary_counts_targets_that_were_bought_before_the_history_that_is_shown(max_history, mask_seen):
+    interactions = random_log().drop_duplicates(["user_id", "item_id", "timestamp"], ignore_index=True)
+    samples, _ = splits.make_samples(catalogue(30), interactions, max_history=max_history, mask_seen=mask_seen)
+    earlier = []
+    for row in samples.itertuples():
+        own = interactions[interactions["user_id"].eq(row.user_id) & (interactions["timestamp"] < row.timestamp)]
+        earlier.append(f"i{row.target}" in set(own["item_id"]) and row.target not in row.history)
+    share = splits.summary(catalogue(30), interactions, samples)["bought_earlier"]
+    assert share == pytest.approx(sum(earlier) / len(samples)) and (share > 0) == (max_history < 20)
 
 
 def test_a_draw_of_the_test_questions_keeps_their_order_and_is_the_same_every_time():

@@ -38,7 +38,8 @@ FORMATS = [
     "%Y%m%d%H%M%S",
 ]
 """Formats that an error may propose; any other is read as well when it is named."""
-UNKNOWN_SHARE = 0.2  # share of interactions with unknown items above which the ids are probably written in two ways
+UNKNOWN_SHARE = 0.2  # share of interactions with unknown items above which a note says so
+ALIKE_SHARE = 0.2  # share of known items from which ids are written alike, and rows of the others are missing
 
 _NAMELESS = re.compile(r"\s*|Unnamed: \d+|__index_level_\d+__")
 _MAPPING = re.compile(r"\s*(?:\[\s*)?\{")  # how a text begins that shows a mapping, or a list of them
@@ -341,8 +342,12 @@ def drop_unknown(
     example = f"item_id {brief(unknown.iloc[0])!r}" if len(unknown) else ""
     alike = unknown.str.lstrip("0").isin(items["item_id"].str.lstrip("0")).sum()
     both = f"for example {example}; the catalogue has {brief(items['item_id'].iloc[0])!r}"
-    advice = "Write the ids alike in both files"
-    advice += f"; without leading zeros, {alike:,} would match." if alike else "."
+    matching, all_items = kept["item_id"].nunique(), kept["item_id"].nunique() + unknown.nunique()
+    advice = "Write the ids alike in both files."
+    if alike:
+        advice = f"Write the ids alike in both files; without leading zeros, {alike:,} would match."
+    elif matching > ALIKE_SHARE * all_items:
+        advice = f"It has {matching:,} of the {all_items:,} items of the log; add the others."
     if kept.empty:
         raise DataError(f"{path}: no interaction belongs to an item of the catalogue ({both}). {advice}")
     if len(unknown) > UNKNOWN_SHARE * len(interactions):

@@ -93,6 +93,15 @@ def test_interactions_with_unknown_items_are_counted_and_all_of_them_an_error(lo
         readers.read_logs(*logs("b,x,2020-01-02\n"))
 
 
+def test_where_many_ids_match_the_advice_is_to_add_the_missing_items(logs, capsys):
+    paths = logs("".join(f"u{k},{item},2020-01-01\n" for k, item in enumerate("pqxyzpqx")))
+    readers.read_logs(*paths)
+    assert capsys.readouterr().out.endswith(
+        "4 of 8 interactions are dropped, since the items table lacks their items (for example item_id 'x'; the "
+        "catalogue has 'p'). It has 2 of the 5 items of the log; add the others.\n"
+    )
+
+
 def test_blanks_around_an_id_make_no_other_id(logs):
     paths = logs("a , p,2020-01-01\na,q ,2020-01-02\n", items="item_id,title\np ,Pen\n q,Quill\n")
     items, interactions, _ = readers.read_logs(*paths)

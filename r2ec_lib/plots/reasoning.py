@@ -24,10 +24,11 @@ def shares(table: pd.DataFrame, ax: Axes, xlabel: str = "share of the reasonings
 
 def dots(table: pd.DataFrame, ax: Axes, xlabel: str) -> Axes:
     """One dot with its interval per row (`facet`, `share`, `low`, `high`) about a dashed zero; filled where the
-    interval excludes zero. Rows without a value keep their place, empty."""
+    interval excludes zero. Rows without a value keep their place, empty. A `count` stands behind the facet."""
     for y, row in enumerate(table.to_dict("records")):
         dot(ax, y, row["share"], row["low"], row["high"], filled=row["low"] > 0 or row["high"] < 0)
-    rows(ax, table["facet"].to_list(), zero=True)
+    counts = [f" (n = {count:,})" for count in table["count"]] if "count" in table else [""] * len(table)
+    rows(ax, [f"{facet}{count}" for facet, count in zip(table["facet"], counts, strict=True)], zero=True)
     _say_if_empty(ax, table["share"])
     return style(ax, f"{xlabel} (line: 95 % interval)", "")
 

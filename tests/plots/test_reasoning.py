@@ -34,6 +34,14 @@ def test_dots_are_filled_where_zero_is_left_out(ax):
     assert markers[0].get_markerfacecolor() != "white" and markers[2].get_markerfacecolor() == "white"
 
 
+@pytest.mark.parametrize("length", [0, 2])
+def test_the_number_of_cases_stands_behind_the_name_of_a_dot_and_no_row_is_a_figure_too(ax, length):
+    table = TABLE.assign(count=range(1_000, 1_000 + len(TABLE))).head(length)
+    plots.dots(table, ax, "correlation")
+    named = [f"{facet} (n = {count:,})" for facet, count in zip(table["facet"], table["count"], strict=True)]
+    assert [label.get_text() for label in ax.get_yticklabels()] == named
+
+
 def test_found_and_chance_stand_beside_each_other(ax):
     values = {f"{name}{end}": [0.2] for name in ("measured", "chance", "lead") for end in ("", "_low", "_high")}
     plots.against_chance(pd.DataFrame({"facet": ["x"]} | values), ax, "share")

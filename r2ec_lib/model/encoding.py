@@ -13,9 +13,9 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-READOUTS = ("last", "mean", "max", "token")
-"""What speaks for a text: the state at `<answer>`, the mean or the maximum over the text, or the state at a special
-token that follows `<answer>`."""
+READOUTS = ("last", "mean", "max", "token", "alone")
+"""What speaks for a text: the state at `<answer>`, the mean or the maximum over the text, the state at a special token
+that follows `<answer>`, or that at `<answer>` where a reasoning is read without the history that it is about."""
 BATCH_TOKENS = 16_384
 """Padded tokens a forward without gradients: large enough to fill a CPU or GPU, small enough for 4 GB."""
 ENCODED_TOKENS = 4096
@@ -54,12 +54,12 @@ def read_out(hidden: Tensor, starts: Tensor, ends: Tensor, readout: str = "last"
         starts, ends: (B,) first and last position of the text that speaks for the row: a reasoning with its
             `<answer>`, or an item prompt.
         readout: "last" takes the state at `ends` (h_T, the paper's choice), and so does "token", for texts that end in
-            that token; "mean" and "max" pool over the span.
+            that token, and "alone", for texts without a history; "mean" and "max" pool over the span.
 
     Returns:
         (B, d).
     """
-    if readout in ("last", "token"):
+    if readout in ("last", "token", "alone"):
         return hidden[torch.arange(len(ends), device=hidden.device), ends]
     positions = torch.arange(hidden.shape[1], device=hidden.device)[None, :]  # (1, L)
     inside = (positions >= starts[:, None]) & (positions <= ends[:, None])  # (B, L)

@@ -18,7 +18,7 @@ class RecHead:
         table: (N, d) float32 item vectors h_v.
         temperature: τ of Eq. 5 and 7.
         similarity: "inner" or "cosine".
-        readout: "last", "mean", "max" or "token", see `encoding.READOUTS`.
+        readout: one of `encoding.READOUTS`.
         learned: whether the vectors are weights of their own, not encodings of item texts.
     """
 

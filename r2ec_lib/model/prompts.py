@@ -10,6 +10,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import pandas as pd
@@ -262,6 +263,11 @@ class Prompts:
     def user_ids(self, samples: pd.DataFrame, titles: Sequence[str]) -> list[list[int]]:
         """Prompt ids of each row of a samples table, as in `user_texts`; the reasoning starts where they end."""
         return self.tokenize(self.user_texts(samples, titles))
+
+    @cached_property
+    def empty(self) -> list[int]:
+        """Prompt ids of a history without purchases."""
+        return self.tokenize([self.style.user_text([])])[0]
 
     def item_ids(self, items: pd.DataFrame) -> list[list[int]]:
         """Prompt ids of each row of an items table; each ends in `<answer>`."""

@@ -9,7 +9,7 @@ checkpoint. Training is in `trainer.py`, loading a backbone in `backbone.py`, th
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -119,6 +119,11 @@ class R2ec:
         tail = [] if self.read_id is None else [self.read_id]
         return [[*row, *tail] for row in ids]
 
+    def before(self, prompt_ids: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
+        """What stands before reasonings when their states are read: the prompts that they were written for, or, with
+        the read-out "alone", one without purchases, so that a ranking knows of a history what is written of it."""
+        return [self.prompts.empty] * len(prompt_ids) if self.head.readout == "alone" else prompt_ids
+
     def with_ending(self, tokens: int) -> int:
         """Tokens that are read of a text of so many, which `<answer>` is to close."""
         return tokens + len(self.closed([self.prompts.answer.ids])[0])
@@ -170,9 +175,14 @@ class R2ec:
                 `<answer>` straight after the prompt.
         """
         prompts = self.prompts.user_ids(samples, self.titles)
-        chains = [self.prompts.answer.ids] * len(prompts) if chains is None else chains
-        rows = [[*prompt, *chain] for prompt, chain in zip(prompts, chains, strict=True)]
-        return self.encode(rows, starts=[len(prompt) for prompt in prompts])
+        if chains is None:
+            return self.read(prompts).states
+        return self._after(self.before(prompts), chains)
+
+    def _after(self, prompt_ids: Sequence[Sequence[int]], chains: Sequence[Sequence[int]]) -> Tensor:
+        """States (B, d) of closed chains, each after a prompt."""
+        rows = [[*prompt, *chain] for prompt, chain in zip(prompt_ids, chains, strict=True)]
+        return self.encode(rows, starts=list(map(len, prompt_ids)))
 
     def scores(self, states: Tensor, histories: Sequence[Sequence[int]]) -> Tensor:
         """Scores (B, N) of every item for states (B, d) and the histories (item indexes, oldest first) behind them."""
@@ -203,7 +213,7 @@ class R2ec:
             are those of `user_states` for the same chains.
         """
         if whole_number(max_new_tokens, "max_new_tokens", 0) == 0:
-            return self.read(prompt_ids, [[]] * len(prompt_ids))
+            return self.read(prompt_ids)
         self.require_positions(self.with_ending(max(map(len, prompt_ids), default=0) + max_new_tokens))
         if self.writer is not None:
             return self.read(prompt_ids, self.writer(prompt_ids, max_new_tokens, temperature, top_k))
@@ -218,7 +228,9 @@ class R2ec:
         answer, readout = self.prompts.answer, self.head.readout
         sampled = sample(self.lm, prompt_ids, settings, answer, readout, batch_tokens, read_id=self.read_id)
         self.lm.train(was_training)
-        return sampled
+        if readout != "alone":
+            return sampled
+        return replace(sampled, states=self._after(self.before(prompt_ids), sampled.chains))
 
     def settings(self, max_new_tokens: int, temperature: float = 0.0, top_k: int = 0) -> GenerationConfig:
         """How a reasoning is written: greedily at temperature 0, else from the softmax over the `top_k` best tokens,
@@ -232,11 +244,11 @@ class R2ec:
             **drawn,
         )
 
-    def read(self, prompt_ids: Sequence[Sequence[int]], chains: Sequence[Sequence[int]]) -> Sampled:
-        """What `sample` returns, for chains that were written elsewhere: closed, and their states read in one pass."""
-        closed, written = self.prompts.answer.close(chains)
-        rows = [[*prompt, *chain] for prompt, chain in zip(prompt_ids, closed, strict=True)]
-        return Sampled(closed, written, self.encode(rows, starts=list(map(len, prompt_ids))))
+    def read(self, prompt_ids: Sequence[Sequence[int]], chains: Sequence[Sequence[int]] | None = None) -> Sampled:
+        """What `sample` returns, for chains that were written elsewhere: closed, and their states read in one pass.
+        Without any, `<answer>` follows the prompts at once."""
+        closed, written = self.prompts.answer.close([[]] * len(prompt_ids) if chains is None else chains)
+        return Sampled(closed, written, self._after(prompt_ids if chains is None else self.before(prompt_ids), closed))
 
     def decode(self, chain: Sequence[int]) -> str:
         """The text of a reasoning, without `<answer>` and other control tokens."""

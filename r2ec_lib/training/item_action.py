@@ -104,11 +104,14 @@ def fit_item_action(
         positives, seen = samples.targets(numbers), samples.seen(numbers)  # (B,), (B, N) or None
         further = generator.choice(len(item_ids), live, replace=False) if live else np.empty(0, int)
         candidates = torch.cat([positives, torch.tensor(further).to(positives)]).unique()  # (M,) sorted
-        shown = samples.prompts(rows)
-        read = model.closed([[*ids, *train_chains[row]] for ids, row in zip(shown, rows, strict=True)])
+        shown, told = samples.prompts(rows), [train_chains[row] for row in rows]
+        read = model.closed([[*ids, *chain] for ids, chain in zip(shown, told, strict=True)])
         model.require_positions(max(map(len, read)))
-        begin = list(map(len, shown))
-        states, spoken = read_and_spoken(model, read, begin) if chain_weight else (_states(model, read, begin), 0.0)
+        begin, spoken = list(map(len, shown)), 0.0
+        if chain_weight:
+            states, spoken = read_and_spoken(model, read, begin)
+        if not chain_weight or model.head.readout == "alone":
+            states = _states(model, *_read_for_states(model, shown, told))
         items = _states(model, [item_ids[item] for item in candidates.tolist()], upper=model.lower.upper)  # (M, d)
         loss = -model.head.log_probs(states, items, candidates, positives, seen, catalogue_negatives).mean()
         (loss + chain_weight * spoken).backward()
@@ -162,6 +165,20 @@ def _states(
 ) -> Tensor:
     """Vectors (B, d) of closed token sequences, with their graph."""
     return batched_states(model.lm, model.lm, ids, starts, model.head.readout, encoded_tokens(model.lm), upper)
+
+
+def _read_for_states(
+    model: R2ec, prompts: Sequence[Sequence[int]], chains: Sequence[Sequence[int]]
+) -> tuple[list[list[int]], list[int]]:
+    """Closed token ids of which states are read, and where each chain begins: after `R2ec.before` its prompt, or after
+    the prompt itself where nothing is told and `<answer>` follows at once."""
+    none = model.prompts.answer.ids
+    stand = [
+        own if list(chain) == none else before
+        for own, before, chain in zip(prompts, model.before(prompts), chains, strict=True)
+    ]
+    closed = model.closed([[*ids, *chain] for ids, chain in zip(stand, chains, strict=True)])
+    return closed, list(map(len, stand))
 
 
 def read_and_spoken(model: R2ec, users: Sequence[Sequence[int]], starts: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,7 @@ from trl import GRPOTrainer
 
 from r2ec_lib.model import R2ec, scoring
 from r2ec_lib.model.claims import Checker
-from r2ec_lib.model.encoding import caches_exactly, captured_states, read_out
+from r2ec_lib.model.encoding import NO_LOGITS, caches_exactly, captured_states, read_out
 from r2ec_lib.model.r2ec import ranks_of
 from r2ec_lib.model.sampling import Sampled
 from r2ec_lib.training import objective, rollout
@@ -196,13 +196,13 @@ class RecPOTrainer(GRPOTrainer):
     def sample_chains(self, prompts: list[list[int]]) -> rollout.Drawn:
         """A closed chain per prompt: by our sampler, or through TRL by vLLM or continuous batching if asked for."""
         model, log_probs = self.r2ec, None
-        own: list[list[int]] | None = None  # chains that our sampler does not draw
-        if not self.max_completion_length:  # `<answer>` follows the prompt
-            own = [[]] * len(prompts)
-        elif self.use_vllm or self.use_transformers_continuous_batching:  # for which TRL gathers spread weights
-            own, log_probs = self._generate_single_turn(prompts, None, {}, self.num_generations)
+        others = self.use_vllm or self.use_transformers_continuous_batching  # for which TRL gathers spread weights
+        chains: list[list[int]] | None = None  # none where `<answer>` follows the prompt
+        if others and self.max_completion_length:
+            chains, log_probs = self._generate_single_turn(prompts, None, {}, self.num_generations)
         with whole_weights(model.lm):
-            drawn = self._sampled(prompts) if own is None else model.read(prompts, own)
+            ours = self.max_completion_length and not others
+            drawn = self._sampled(prompts) if ours else model.read(prompts, chains)
         appended = [0 if written else len(model.prompts.answer.ids) for written in drawn.written]
         actions = [len(chain) - more for chain, more in zip(drawn.chains, appended, strict=True)]
         return rollout.Drawn(drawn.chains, actions, drawn.written, drawn.states, log_probs)
@@ -323,6 +323,8 @@ class RecPOTrainer(GRPOTrainer):
         starts = torch.full_like(lengths, hidden[-1].shape[1] - width)  # (B,) the chains stand in the last columns
         ends = starts + lengths - 1  # (B,) the position of `<answer>`, or of the token after it
         states = read_out(hidden[-1], starts, ends, self.r2ec.head.readout)  # (B, d)
+        if self.r2ec.head.readout == "alone" and self.max_completion_length:
+            states = self._states_alone(model, inputs["completion_ids"], inputs["completion_mask"])
 
         candidates = inputs["candidates"][0]  # (M,) equal in all rows
         live = self.items.live(self.model_wrapped, candidates, self.state.global_step)
@@ -346,6 +348,16 @@ class RecPOTrainer(GRPOTrainer):
             return token_loss + item_loss + earlier - earlier.detach()
         live.carried += torch.autograd.grad(item_loss, items, retain_graph=True)[0]
         return token_loss + item_loss
+
+    def _states_alone(self, model: Any, ids: Tensor, mask: Tensor) -> Tensor:
+        """States (B, d) of right-padded chains (B, C), read after a prompt without purchases in one forward."""
+        empty = torch.tensor(self.r2ec.prompts.empty, device=ids.device).expand(len(ids), -1)  # (B, P)
+        rows = {"input_ids": torch.cat([empty, ids], dim=1)}
+        rows["attention_mask"] = torch.cat([torch.ones_like(empty), mask], dim=1)
+        with captured_states(self.r2ec.lm) as hidden:
+            model(**rows, use_cache=False, logits_to_keep=NO_LOGITS)
+        ends = rows["attention_mask"].sum(dim=1) - 1  # (B,)
+        return read_out(hidden[-1], ends, ends, "alone")
 
     def _of_whole_groups(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """A micro-batch of `rollout.whole_groups` in place of TRL's, whose rows are shuffled, so that a prompt is not

@@ -24,7 +24,7 @@ def test_padding_and_batching_leave_states_unchanged(tiny, samples):
     assert torch.allclose(tiny.encode(prompts).double(), alone, atol=1e-5)
 
 
-@pytest.mark.parametrize("readout", ["last", "max", "token"])
+@pytest.mark.parametrize("readout", ["last", "max", "token", "alone"])
 def test_the_state_read_while_sampling_is_the_state_of_the_chain(tiny_with_token, samples, readout):
     tiny = tiny_with_token
     tiny.head.readout = readout
@@ -32,6 +32,20 @@ def test_the_state_read_while_sampling_is_the_state_of_the_chain(tiny_with_token
     assert torch.allclose(found.states, tiny.user_states(samples, found.chains), atol=1e-4)
     turned = [tiny.tokenizer.eos_token_id]
     assert found.written == [len(chain) <= 8 and chain[-2:-1] != turned for chain in found.chains]
+
+
+def test_a_reasoning_that_is_read_alone_ranks_in_the_same_way_whatever_the_history(tiny, samples):
+    """Without one, `<answer>` follows the prompt and the state is that of the history, as in any model."""
+    first, second = samples[samples["history"].map(len) > 1].drop_duplicates("user_id").head(2).index
+    pair, chain = samples.loc[[first, second]], [40, 41, *tiny.prompts.answer.ids]
+    direct, own = tiny.user_states(pair), tiny.user_states(pair, [chain] * 2)
+    tiny.head.readout = "alone"
+    one, other = tiny.user_states(pair, [chain] * 2)
+    [bare] = tiny.prompts.tokenize([tiny.prompts.user_text([], [], [])])
+    assert torch.equal(one, other) and not torch.allclose(*own, atol=1e-3)
+    torch.testing.assert_close(one, tiny.encode([[*bare, *chain]])[0])
+    torch.testing.assert_close(tiny.user_states(pair), direct)
+    torch.testing.assert_close(tiny.sample(tiny.prompts.user_ids(pair, tiny.titles), 0).states, direct)
 
 
 def test_sampling_follows_the_seed_and_greedy_needs_none(tiny, samples):

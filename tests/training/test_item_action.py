@@ -253,6 +253,25 @@ def test_a_model_goes_on_writing_the_reasonings_that_it_is_given(tiny, samples):
     assert tiny.sample(tiny.prompts.user_ids(few, tiny.titles), 8).chains == [chain] * 8
 
 
+@pytest.mark.parametrize("chain_weight", [0.0, 1.0])
+def test_reasonings_that_are_read_alone_are_learned_without_their_history_and_answers_at_once_with_it(
+    tiny, samples, monkeypatch, chain_weight
+):
+    tiny.lm.float()
+    tiny.head.readout = "alone"
+    few, answer, read = samples.head(2), tiny.prompts.answer.ids, []
+    original = item_action._states
+
+    def states(model, ids, *rest, **how):
+        read.append(ids)
+        return original(model, ids, *rest, **how)
+
+    monkeypatch.setattr(item_action, "_states", states)
+    fit_item_action(tiny, few, few, 1, ([[7, 8, *answer], answer], None), 2, chain_weight=chain_weight, eval_steps=1)
+    prompts = tiny.prompts.user_ids(few, tiny.titles)
+    assert sorted(read[0]) == sorted([[*tiny.prompts.empty, 7, 8, *answer], [*prompts[1], *answer]])
+
+
 def test_live_negatives_are_further_candidates(tiny, samples):
     """With the whole catalogue live, the loss is that over all items; with none of it, over the batch's targets."""
     tiny.lm.float()

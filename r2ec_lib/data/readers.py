@@ -212,8 +212,11 @@ def parse_time(values: pd.Series, unit: str, where: Where) -> pd.Series:
         sample = values[bad].iloc[::every]
         others = [other for other in ("iso", *EPOCH_UNITS, *FORMATS) if other != unit]
         fit = [repr(other) for other in others if read_times(sample, other).dt.year.between(*YEARS).all()]
+        rest = values[~bad].iloc[::every]  # which fit `unit`, and would have to fit another as well
+        sound = [one for one in fit if read_times(rest, ast.literal_eval(one)).dt.year.between(*YEARS).all()]
         if fit:
-            advice = f"It would fit timestamp_unit {' or '.join(fit)}"
+            advice = f"It would fit timestamp_unit {' or '.join(sound or fit)}"
+            advice += "" if sound else f", but the other {int((~bad).sum())} fit {unit!r} alone: bring all to one unit"
         elif pd.notna(times[row]):
             advice = f"It means the year {times[row].year}. Expected a year in {YEARS[0]}…{YEARS[1]}"
         else:

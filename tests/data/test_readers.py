@@ -462,6 +462,13 @@ def test_times_are_read_in_every_unit():
     assert readers.parse_time(stored, "s", PLACE).tolist() == [expected]
 
 
+def test_a_log_that_mixes_units_is_told_so_and_one_unit_is_advised_where_it_fits_all():
+    with pytest.raises(DataError, match="would fit timestamp_unit 's', but the other 2 fit 'ms' alone: bring all"):
+        readers.parse_time(pd.Series(["1500000000000", "1500000000", "1500000001000"]), "ms", PLACE)
+    with pytest.raises(DataError, match=r"would fit timestamp_unit '%d/%m/%Y'\."):
+        readers.parse_time(pd.Series(["04/03/2017", "31/03/2017"]), "%m/%d/%Y", PLACE)
+
+
 @pytest.mark.parametrize(
     ("value", "unit", "message"),
     [

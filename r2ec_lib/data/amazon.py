@@ -48,6 +48,7 @@ def read_amazon(
     *,
     protocol: str = "paper",
     download: bool = False,
+    rating_range: tuple[float, float] = RATING_RANGE,
     base_url: str = AMAZON_URL,
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """The (items, interactions, drops) of one category of Amazon Reviews 2023.
@@ -55,13 +56,13 @@ def read_amazon(
     `data_dir` holds the two files side by side or in the site's own tree (see `amazon_files`); `download` fetches
     what is missing. Items that nobody bought and items without a title are dropped; protocol "official" also drops
     items without a price and those with a title over 20 words. Price, ratings and rating counts never become text.
-    Odd rows (no plausible time, a rating outside 1…5, an item listed again, a broken line) are dropped and counted
+    Odd rows (no plausible time, a rating out of range, an item listed again, a broken line) are dropped and counted
     with an example, up to ODD_SHARE of a file; so are repeated interactions, however many. Raises DataError.
     """
     if download:
         download_amazon(data_dir, category, core, base_url=base_url)
     interactions_path, items_path = amazon_files(data_dir, category, core)
-    interactions, read = _read_interactions(interactions_path)
+    interactions, read = _read_interactions(interactions_path, rating_range)
     items, described, dropped = _read_items(items_path, set(interactions["item_id"].unique()), protocol)
     interactions, repeated = drop_repeated(interactions)
     interactions, unknown = drop_unknown(items, interactions, str(interactions_path), dropped)
@@ -113,16 +114,16 @@ def download_amazon(data_dir: str | Path, category: str, core: str = "0core", *,
             )
 
 
-def _read_interactions(path: Path) -> tuple[pd.DataFrame, list[tuple]]:
+def _read_interactions(path: Path, rating_range: tuple[float, float]) -> tuple[pd.DataFrame, list[tuple]]:
     where = place(path)
     names = {"user_id": "user_id", "item_id": "parent_asin", "rating": "rating", "timestamp": "timestamp"}
     raw = read_file(path)
     raw = select_columns(raw if "rating" in raw else raw.assign(rating=np.nan), names, where, OTHER_LAYOUT)
-    ids = raw[["user_id", "item_id"]]
+    ids, rated, ratings = raw[["user_id", "item_id"]], raw["rating"].notna(), schema.to_numbers(raw["rating"])
     odd = {
         "without a user or an item": (ids.isna() | ids.apply(lambda column: column.str.isspace())).any(axis=1),
         f"no time in {YEARS[0]}…{YEARS[1]}": ~read_times(raw["timestamp"], "ms").dt.year.between(*schema.YEARS),
-        "rating outside 1…5": raw["rating"].notna() & ~schema.to_numbers(raw["rating"]).between(*RATING_RANGE),
+        "rating outside {:g}…{:g}".format(*rating_range): rated & ~ratings.between(*rating_range),
     }
     drops: list[tuple] = [("interactions", "read", 0, len(raw))]
     raw, odd_drops = _drop(raw, odd, "interactions", path, _tolerated(len(raw)))
@@ -132,7 +133,7 @@ def _read_interactions(path: Path) -> tuple[pd.DataFrame, list[tuple]]:
         raise DataError(
             f"{error} With source amazon the unit is always 'ms'; read other files with source logs."
         ) from error
-    return schema.validate_interactions(raw, where), drops + odd_drops
+    return schema.validate_interactions(raw, where, rating_range), drops + odd_drops
 
 
 def _read_items(path: Path, bought: set[str], protocol: str) -> tuple[pd.DataFrame, list[tuple], set[str]]:

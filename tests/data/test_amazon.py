@@ -238,6 +238,13 @@ def test_a_broken_interactions_file_is_named_with_its_line(amazon, lines, messag
         read_amazon(amazon(lines), "Pens")
 
 
+def test_another_scale_of_ratings_is_read_where_it_is_asked_for(amazon):
+    lines = [f"u{k},p{k % 3},{k * 2},{T0 + k * DAY}" for k in range(6)] + [f"u,p0,11,{T0}"]
+    _, interactions, drops = read_amazon(amazon(lines), "Pens", rating_range=(0, 10))
+    assert sorted(interactions["rating"]) == [0, 2, 4, 6, 8, 10]
+    assert drops_of(drops)["rating outside 0…10"] == 1
+
+
 def test_ratings_are_not_needed(amazon):
     _, interactions, _ = read_amazon(amazon([f"u,p0,{T0}"], header="user_id,parent_asin,timestamp"), "Pens")
     assert interactions["rating"].isna().all() and len(interactions) == 1

@@ -324,6 +324,7 @@ class RecPOTrainer(GRPOTrainer):
         ends = starts + lengths - 1  # (B,) the position of `<answer>`, or of the token after it
         states = read_out(hidden[-1], starts, ends, self.r2ec.head.readout)  # (B, d)
         if self.r2ec.head.readout == "alone" and self.max_completion_length:
+            inputs = rollout.marked_rows(inputs, int(inputs["best"].sum()))  # no other state has a gradient
             states = self._states_alone(model, inputs["completion_ids"], inputs["completion_mask"])
 
         candidates = inputs["candidates"][0]  # (M,) equal in all rows

@@ -174,7 +174,7 @@ def test_the_training_state_is_the_evaluation_state(make_trainer, tiny_with_toke
     tiny_with_token.head.readout = readout
     trainer = make_trainer(tiny_with_token)
     inputs = rows_of(trainer, written=[True, True, False, True])
-    inputs |= {"advantages": ADVANTAGES, "best": BEST}
+    inputs |= {"advantages": ADVANTAGES, "best": torch.ones_like(BEST)}
     seen = []
     original = trainer._item_log_probs
     trainer._item_log_probs = lambda states, *rest: seen.append(states) or original(states, *rest)
@@ -229,6 +229,24 @@ def test_while_only_items_learn_the_unmarked_rows_are_not_computed_and_nothing_c
     assert len(hidden[1]) == 4
     for name, whole in gradients(trainer, still).items():
         assert torch.allclose(found[name], whole, atol=1e-6), name
+
+
+@pytest.mark.parametrize("marks", [[True, False, False, True], [False] * 4])
+def test_a_chain_read_alone_learns_as_one_whose_prompt_had_no_history_and_only_if_it_carries_the_action(
+    make_trainer, tiny, marks
+):
+    tiny.head.readout = "alone"
+    trainer = make_trainer(item_advantage="unit")
+    inputs = {**rows_of(trainer), "advantages": torch.zeros_like(ADVANTAGES), "best": torch.tensor(marks)}
+    with captured_states(tiny.lm) as hidden:
+        found = gradients(trainer, inputs)
+    assert [len(states) for states in hidden[:3]] == [2, 4, max(1, sum(marks))]  # prompts, chains, chains alone
+    tiny.head.readout = "last"
+    inputs["prompt_ids"] = torch.tensor([tiny.prompts.empty] * 4)
+    plain = gradients(trainer, inputs | {"prompt_mask": torch.ones_like(inputs["prompt_ids"])})
+    for name in plain:
+        assert torch.allclose(found[name], plain[name], atol=1e-6), name
+    assert any(grad.abs().max() > 1e-4 for grad in plain.values()) == any(marks)
 
 
 def test_micro_batches_without_marked_rows_leave_the_gradient_of_a_warm_up_step_unchanged(make_trainer):

@@ -92,10 +92,10 @@ def conditions(
     filler_ids: Sequence[int],
     body: Body,
     seed: int = 0,
-) -> dict[str, Chains | None]:
+) -> dict[str, Chains]:
     """The chains of every causal test: full, none, filler, swapped, and `kept <fraction>` for each of `fractions`.
-    Where all samples are one user's, none is swapped."""
-    altered = {"full": chains, "none": None, "filler": filler(chains, filler_ids, body)}
+    Where all samples are one user's, none is swapped. In "none", `<answer>` is what is left of each chain."""
+    altered = {"full": chains, "none": truncate(chains, 0, body), "filler": filler(chains, filler_ids, body)}
     if samples["user_id"].nunique() > 1:
         altered["swapped"] = [chains[partner] for partner in swap_partners(samples, seed)]
     return altered | {f"kept {fraction:g}": truncate(chains, fraction, body) for fraction in fractions}

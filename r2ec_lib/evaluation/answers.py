@@ -1,7 +1,7 @@
 """R²ec on a whole samples table: reasonings written once, user states, rankings and the chains table.
 
-The language model runs once per sample; ranks, top items and the chains table all read the same states. Rankings are
-measured in `ranking`; what a reasoning says is read in `analysis`.
+The state of a sample is computed once; ranks, top items and the chains table all read it. Rankings are measured in
+`ranking`; what a reasoning says is read in `analysis`.
 """
 
 from collections.abc import Sequence

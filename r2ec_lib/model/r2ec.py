@@ -121,7 +121,8 @@ class R2ec:
 
     def before(self, prompt_ids: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
         """What stands before reasonings when their states are read: the prompts that they were written for, or, with
-        the read-out "alone", one without purchases, so that a ranking knows of a history what is written of it."""
+        the read-out "alone", one without purchases, so that a ranking knows of a history what is written of it (and
+        nothing where an empty reasoning was written)."""
         return [self.prompts.empty] * len(prompt_ids) if self.head.readout == "alone" else prompt_ids
 
     def with_ending(self, tokens: int) -> int:
@@ -203,7 +204,8 @@ class R2ec:
         top_k: int = 0,
         batch_tokens: int | None = None,
     ) -> Sampled:
-        """Writes a reasoning a prompt, greedy at temperature 0, and reads its state h_T at `<answer>` on the way.
+        """Writes a reasoning a prompt, greedy at temperature 0, and reads its state h_T at `<answer>`: on the way,
+        unless what stands `before` it is another prompt.
 
         With `max_new_tokens` of 0, `<answer>` follows the prompt at once.
 

@@ -90,7 +90,8 @@ def sample(
         settings: `max_new_tokens`, `eos_token_id` and how to draw: greedy unless `do_sample`; temperature, top_k,
             top_p, repetition_penalty and suppress_tokens as in `generate`.
         readout: "last" reads h_T; "mean" and "max" pool the states of the chain, `<answer>` included; "token" reads
-            `read_id` after `<answer>` and takes its state. That token is no part of the chain.
+            `read_id` after `<answer>` and takes its state. That token is no part of the chain. "alone" gives h_T, too;
+            what ranks then is read elsewhere.
         batch_tokens: prompt and chain tokens held in the cache at once; `cached_tokens` if left out.
         read_id: the special token of the read-out "token"; None for any other.
 

@@ -1,9 +1,9 @@
 """Reasonings written by vLLM in place of `sampling`: for a GPU and many histories.
 
-vLLM gives token ids and nothing else. `R2ec.read` closes them and reads h_T with the model at hand, in one pass over
-prompt and reasoning, so what is recommended after a reasoning does not depend on who wrote it. Greedy reasonings are
-those of `sampling` but for ties and rounding. Both models are in memory at once. vLLM is an extra and is imported here
-alone, when it is asked for; sampling in training is TRL's business, which seeds vLLM by the number of the process.
+vLLM gives token ids and nothing else. `R2ec.read` closes them and reads h_T with the model at hand, in one pass, so
+what is recommended after a reasoning does not depend on who wrote it. Greedy reasonings are those of `sampling` but
+for ties and rounding. Both models are in memory at once. vLLM is an extra and is imported here alone, when it is asked
+for; sampling in training is TRL's business, which seeds vLLM by the number of the process.
 """
 
 import importlib.util

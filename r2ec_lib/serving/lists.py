@@ -194,7 +194,7 @@ def room_for_prompts(model: R2ec, max_new_tokens: int) -> float:
     Raises DataError where not even the prompt of an empty history has room.
     """
     room = model.positions - model.with_ending(max_new_tokens)
-    needed = len(model.prompts.tokenize([model.prompts.style.user_text([])])[0])
+    needed = len(model.prompts.empty)
     if room <= needed:
         raise DataError(
             f"max_new_tokens is {max_new_tokens}: of the model's {model.positions} positions this leaves none for a "

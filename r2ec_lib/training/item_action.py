@@ -38,7 +38,7 @@ def fit_item_action(
     train: pd.DataFrame,
     valid: pd.DataFrame,
     steps: int,
-    chains: tuple[Sequence[Sequence[int]], Sequence[Sequence[int]] | None] | None = None,
+    chains: tuple[Sequence[Sequence[int] | None], Sequence[Sequence[int]] | None] | None = None,
     batch_users: int = 64,
     learning_rate: float = 5e-4,
     warmup_steps: int = 10,
@@ -61,13 +61,13 @@ def fit_item_action(
         train, valid: samples tables.
         steps: most optimiser steps; training ends earlier after `patience` evaluations without a better score.
         chains: token ids of a reasoning for each row of `train` and of `valid`, each closed by `<answer>`; None
-            trains, or validates, without reasoning.
+            trains, or validates, without reasoning, and so does None for a row of `train`.
         warmup_steps, lr_scheduler_type: how the rate rises, and how it falls until `steps`; names of transformers.
         refresh_steps: steps between two encodings of the stored item table; only `catalogue_negatives` reads it.
         catalogue_negatives: adds the stored item table as constant candidates to the live targets of the batch.
         live_negatives: adds so many items of the catalogue, drawn anew at each step and encoded live.
         chain_weight: weight of the language-model loss (nats a token) of the reasonings in `chains`, so that a model
-            goes on writing while its item space is ordered; rows of `<answer>` alone have none.
+            goes on writing while its item space is ordered; rows without a reasoning have none.
         gradient_checkpointing: recomputes activations on the way back, which takes less memory and more time.
         report: called with (step, mean loss, validation NDCG@10) at each evaluation, and with None for the last at
             every tenth of the steps between.
@@ -85,7 +85,7 @@ def fit_item_action(
     parameters = {name: weight for name, weight in model.lm.named_parameters() if weight.requires_grad}
     optimizer = torch.optim.AdamW(parameters.values(), lr=learning_rate, weight_decay=0.0)
     rate_share: Any = get_scheduler(lr_scheduler_type, optimizer, warmup_steps, steps + 1).lr_lambdas[0]
-    train_chains, valid_chains = chains or ([model.prompts.answer.ids] * len(train), None)
+    train_chains, valid_chains = chains or ([None] * len(train), None)
     samples = Rows(model, train, mask_seen)
     item_ids = model.closed(model.prompts.item_ids(model.catalogue))
     model.require_positions(max(map(len, item_ids)))
@@ -104,14 +104,7 @@ def fit_item_action(
         positives, seen = samples.targets(numbers), samples.seen(numbers)  # (B,), (B, N) or None
         further = generator.choice(len(item_ids), live, replace=False) if live else np.empty(0, int)
         candidates = torch.cat([positives, torch.tensor(further).to(positives)]).unique()  # (M,) sorted
-        shown, told = samples.prompts(rows), [train_chains[row] for row in rows]
-        read = model.closed([[*ids, *chain] for ids, chain in zip(shown, told, strict=True)])
-        model.require_positions(max(map(len, read)))
-        begin, spoken = list(map(len, shown)), 0.0
-        if chain_weight:
-            states, spoken = read_and_spoken(model, read, begin)
-        if not chain_weight or model.head.readout == "alone":
-            states = _states(model, *_read_for_states(model, shown, told))
+        states, spoken = _users(model, samples.prompts(rows), [train_chains[row] for row in rows], chain_weight != 0)
         items = _states(model, [item_ids[item] for item in candidates.tolist()], upper=model.lower.upper)  # (M, d)
         loss = -model.head.log_probs(states, items, candidates, positives, seen, catalogue_negatives).mean()
         (loss + chain_weight * spoken).backward()
@@ -148,7 +141,7 @@ def fit_item_action(
 
 def progress_line(step: int, loss: float, score: float | None) -> str:
     """What `fit_item_action` reports, as a line of text."""
-    validated = "" if score is None else f"  validation NDCG@10 {score:.4f}, without a reasoning"
+    validated = "" if score is None else f"  validation NDCG@10 {score:.4f}"
     return f"    step {step:>5}  loss {loss:.3f}{validated}"
 
 
@@ -167,18 +160,28 @@ def _states(
     return batched_states(model.lm, model.lm, ids, starts, model.head.readout, encoded_tokens(model.lm), upper)
 
 
-def _read_for_states(
-    model: R2ec, prompts: Sequence[Sequence[int]], chains: Sequence[Sequence[int]]
-) -> tuple[list[list[int]], list[int]]:
-    """Closed token ids of which states are read, and where each chain begins: after `R2ec.before` its prompt, or after
-    the prompt itself where nothing is told and `<answer>` follows at once."""
-    none = model.prompts.answer.ids
-    stand = [
-        own if list(chain) == none else before
-        for own, before, chain in zip(prompts, model.before(prompts), chains, strict=True)
-    ]
-    closed = model.closed([[*ids, *chain] for ids, chain in zip(stand, chains, strict=True)])
-    return closed, list(map(len, stand))
+def _users(
+    model: R2ec, prompts: Sequence[Sequence[int]], chains: Sequence[Sequence[int] | None], speaks: bool
+) -> tuple[Tensor, Tensor | float]:
+    """User states (B, d) with their graph and, where the model `speaks`, the loss of `read_and_spoken`, else 0.
+
+    A chain is read after `R2ec.before` its prompt; without one, `<answer>` follows the prompt itself.
+    """
+    texts = [model.prompts.answer.ids if chain is None else chain for chain in chains]
+    told = [row for row, chain in enumerate(chains) if chain is not None]
+    written = model.closed([[*prompt, *text] for prompt, text in zip(prompts, texts, strict=True)])
+    starts = list(map(len, prompts))
+    model.require_positions(max(map(len, written)))
+    if speaks and model.head.readout != "alone":
+        return read_and_spoken(model, written, starts)
+    spoken: Tensor | float = 0.0
+    if speaks and told:
+        spoken = read_and_spoken(model, [written[row] for row in told], [starts[row] for row in told])[1]
+    stand = list(prompts)
+    for row, ids in zip(told, model.before([prompts[row] for row in told]), strict=True):
+        stand[row] = ids
+    read = model.closed([[*ids, *text] for ids, text in zip(stand, texts, strict=True)])
+    return _states(model, read, list(map(len, stand))), spoken
 
 
 def read_and_spoken(model: R2ec, users: Sequence[Sequence[int]], starts: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -248,7 +251,7 @@ def fit_and_save(
     train: pd.DataFrame,
     valid: pd.DataFrame,
     steps: int,
-    chains: tuple[Sequence[Sequence[int]], Sequence[Sequence[int]] | None] | None = None,
+    chains: tuple[Sequence[Sequence[int] | None], Sequence[Sequence[int]] | None] | None = None,
     report: Callable[[int, float, float | None], None] = lambda step, loss, score: None,
     **how: Any,
 ) -> pd.DataFrame:

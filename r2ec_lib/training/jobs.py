@@ -127,6 +127,15 @@ def check_combined(
         )
 
 
+def check_readout(readout: str, max_completion_length: int) -> None:
+    """Refuses a read-out of reasonings alone where none is written. Raises DataError."""
+    if readout == "alone" and not max_completion_length:
+        raise DataError(
+            "readout is alone and max_completion_length 0: without a reasoning the history is read after all; set "
+            "readout to last"
+        )
+
+
 def write_job(
     run_dir: str | Path,
     settings: dict,

@@ -308,7 +308,8 @@ class RecPOTrainer(GRPOTrainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """TRL's token terms plus the item term of Eq. 8, whose states come from the pass over the chains."""
+        """TRL's token terms plus the item term of Eq. 8. Its states come from the pass over the chains; where they are
+        read alone, from a pass of their own."""
         inputs = self._of_whole_groups(inputs)
         warming, count = self._warming(), len(inputs["best"])
         self.beta = self._kl_weight()

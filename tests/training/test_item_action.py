@@ -267,7 +267,7 @@ def test_reasonings_that_are_read_alone_are_learned_without_their_history_and_an
         return original(model, ids, *rest, **how)
 
     monkeypatch.setattr(item_action, "_states", states)
-    fit_item_action(tiny, few, few, 1, ([[7, 8, *answer], answer], None), 2, chain_weight=chain_weight, eval_steps=1)
+    fit_item_action(tiny, few, few, 1, ([[7, 8, *answer], None], None), 2, chain_weight=chain_weight, eval_steps=1)
     prompts = tiny.prompts.user_ids(few, tiny.titles)
     assert sorted(read[0]) == sorted([[*tiny.prompts.empty, 7, 8, *answer], [*prompts[1], *answer]])
 

@@ -562,6 +562,9 @@ def test_keys_that_would_undo_one_another_are_refused():
         jobs.check_combined(
             item_steps=0, writing_steps=0, item_vectors="texts", lora_layers=2, lora_r=0, dtype="float32"
         )
+    with pytest.raises(DataError, match="readout is alone and max_completion_length 0"):
+        jobs.check_readout("alone", 0)
+    jobs.check_readout("alone", 8)
     jobs.check_combined(item_steps=5, writing_steps=5, item_vectors="texts", lora_layers=2, lora_r=4, dtype="bfloat16")
     with pytest.raises(DataError, match=r"dtype is bfloat16 and lora_r 0"):
         jobs.check_combined(

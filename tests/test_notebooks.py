@@ -68,6 +68,16 @@ def test_the_evaluation_records_what_the_report_needs(run):
     )
 
 
+def test_r2ec_with_its_own_reasonings_ranks_in_the_exchange_as_without_its_term(run):
+    rows = read_json(run / "evaluation" / "metrics.json")["exchanged"]
+    assert [row["reader"] for row in rows] == ["r2ec", "r2ec", "item_term_only", "item_term_only"]
+    assert all(row["difference"] == pytest.approx(row["r2ec"] - row["item_term_only"]) for row in rows)
+    ranks = read_table(run / "evaluation" / "exchanged.parquet").groupby("model")["rank"].agg(list)
+    race = read_table(run / "evaluation" / "rankings.parquet").groupby("model")["rank"].agg(list)
+    assert ranks["r2ec reads r2ec"] == race["r2ec_texts"]
+    assert ranks["r2ec reads item_term_only"] != race["r2ec_texts"]
+
+
 def test_every_figure_of_the_evaluation_is_recomputed_from_its_rankings_in_plain_python(run):
     results = read_json(run / "evaluation" / "metrics.json")
     rows = read_table(run / "evaluation" / "rankings.parquet").to_dict("records")

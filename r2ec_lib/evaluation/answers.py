@@ -4,7 +4,7 @@ The state of a sample is computed once; ranks, top items and the chains table al
 `ranking`; what a reasoning says is read in `analysis`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -44,6 +44,26 @@ def rank(model: R2ec, answers: Sampled, samples: pd.DataFrame, *, name: str, **h
         model=name,
         **how,
     )
+
+
+def exchange(answers: Mapping[str, tuple[R2ec, Sampled]], samples: pd.DataFrame, **how: Any) -> pd.DataFrame:
+    """Each model ranks after its own reasonings and after those of the others: a model that ranks better may write
+    what tells more, or make more of whatever it reads. All rank without a collaborative term.
+
+    Args:
+        answers: by name, a model and its answers to `samples`. The models share a tokenizer.
+        how: further keywords of `ranking.rank_all`.
+
+    Returns:
+        The tables of `rank` below each other, with `model` = "<reader> reads <writer>".
+    """
+    parts = []
+    for reader, (model, own) in answers.items():
+        bare = R2ec(model.lm, model.prompts, model.catalogue, model.head)
+        for writer, (_, other) in answers.items():
+            read = own if writer == reader else answer(bare, samples, 0, other.chains)
+            parts.append(rank(bare, read, samples, name=f"{reader} reads {writer}", **how))
+    return pd.concat(parts, ignore_index=True)
 
 
 def chains_table(

@@ -1,9 +1,11 @@
+import copy
+
 import pytest
 import torch
 from torch.nn import functional as F
 
 from r2ec_lib.evaluation import ranking
-from r2ec_lib.evaluation.answers import answer, chains_of, chains_table, live_scorer, rank
+from r2ec_lib.evaluation.answers import answer, chains_of, chains_table, exchange, live_scorer, rank
 from r2ec_lib.model.collaborative import ItemWeights
 
 
@@ -67,6 +69,29 @@ def test_a_chain_is_closed_only_if_the_model_wrote_answer_itself(tiny, samples):
     given = answer(tiny, few, 4, [[5, 6, *close]] * 5)
     table = chains_table(tiny, given, few, k=3)
     assert not table["closed"].any() and (table["tokens"] == 3).all()
+
+
+def test_in_an_exchange_each_model_ranks_after_its_own_and_after_the_others_reasonings(tiny, samples):
+    other = copy.deepcopy(tiny)
+    with torch.no_grad():
+        for weight in other.lm.parameters():
+            weight.add_(0.05 * torch.randn_like(weight))
+    other.refresh()
+    other.collaborative = object()  # nothing asks it
+    told = {
+        "a": [[7, *tiny.prompts.answer.ids]] * len(samples),
+        "b": [[8, 9, *tiny.prompts.answer.ids]] * len(samples),
+    }
+    models = {"a": tiny, "b": other}
+    answers = {name: (models[name], answer(models[name], samples, 0, told[name])) for name in models}
+    found = exchange(answers, samples)
+    assert list(found["model"].unique()) == ["a reads a", "a reads b", "b reads a", "b reads b"]
+    for name, part in found.groupby("model"):
+        reader, writer = name.split(" reads ")
+        scores = models[reader].head.scores(models[reader].user_states(samples, told[writer]))
+        expected = ranking.rank_all(lambda _, s=scores: s, samples, len(tiny.catalogue), model=name, batch_size=99)
+        assert part["rank"].tolist() == expected["rank"].tolist()
+    assert found.groupby("model")["rank"].agg(tuple).nunique() == 4
 
 
 def _answers_after(tokens, answer_id):

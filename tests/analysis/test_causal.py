@@ -132,7 +132,7 @@ def test_a_model_trained_without_reasoning_is_compared_sample_by_sample(samples,
 def test_nothing_kept_ranks_as_no_reasoning_does(samples, chains):
     ranked, _ = effects_of(reader, samples, chains)
     ranks = {name: part["rank"].tolist() for name, part in ranked.groupby("condition")}
-    assert ranks["kept 0"] == ranks["none"] and ranks["kept 1"] == ranks["full"]
+    assert ranks["kept 0"] == ranks["none"] != ranks["full"] == ranks["kept 1"]
 
 
 def test_dropping_the_deciding_sentence_lowers_its_item_and_another_does_not(samples, chains):

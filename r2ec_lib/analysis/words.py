@@ -7,13 +7,18 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-from r2ec_lib.data.texts import WORD
-
 _SENTENCE_END = re.compile(r"[.!?;](?=\s|$)|\n")
 _UNSEEN = re.compile(r"[\u034f\u180b-\u180d\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 """Joiners and variation selectors, which Unicode counts among the marks."""
 _JOINT = re.compile(r"\s+|(?<=\w)[-\u2010-\u2015](?=\w)")
 """What stands between two words of a phrase: white space, or a hyphen or dash."""
+_UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
+    "\u3005-\u3007\u3031-\u30ff\u31f0-\u31ff\u3400-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"  # kana, Han
+)
+"""Scripts that put no space between words, as the inside of a character class."""
+_LETTER = rf"[^\W_{_UNSPACED}]"
+"""A letter or digit beside which another one belongs to the same word."""
 
 
 def context(text: str, start: int, end: int) -> str:
@@ -41,15 +46,19 @@ def blanked(text: str, spans: Iterable[tuple[int, int]]) -> str:
 def phrase(text: str) -> str:
     """A pattern for the whole words of `text` in their order, whatever stands between them but letters and digits.
 
-    A sign at either end may stand beside anything: "%" is found in "20%".
+    A sign at either end may stand beside anything: "%" is found in "20%". So may a letter of a script that puts no
+    space between words, since where a word ends cannot be seen there.
 
     >>> bool(re.search(phrase("best price"), "the best-price!")), bool(re.search(phrase("cure"), "secure"))
     (True, False)
+    >>> bool(re.search(phrase("酒"), "日本酒セット"))
+    True
     """
     text = text.strip()
     joined = r"[\W_]+".join(map(re.escape, _JOINT.split(text)))
     before, after = (
-        look if WORD.fullmatch(end) else "" for look, end in ((r"(?<![^\W_])", text[:1]), (r"(?![^\W_])", text[-1:]))
+        look if re.fullmatch(_LETTER, end) else ""
+        for look, end in ((rf"(?<!{_LETTER})", text[:1]), (rf"(?!{_LETTER})", text[-1:]))
     )
     return f"{before}{joined}{after}"
 

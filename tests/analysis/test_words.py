@@ -43,6 +43,13 @@ def test_the_context_of_a_stretch_is_the_rest_of_its_sentences(text, stretch, ex
         ("€", "only €20 today", True),
         ("!", "great choice!", True),
         ("c++", "cc++", False),
+        ("癌", "この茶は癌に効く", True),
+        ("格安", "激安と格安！", True),
+        ("รักษามะเร็ง", "ชานี้รักษามะเร็งได้", True),
+        ("best", "最高のbestです", True),
+        ("best", "最高のbestseller", False),
+        ("癌 治療", "癌の治療", False),
+        ("치료", "완치료", False),  # Korean has spaces
     ],
 )
 def test_a_phrase_matches_whole_words_literally(wanted, text, matches):

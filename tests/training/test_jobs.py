@@ -249,9 +249,11 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(run):
     assert not tables[0]["reward"].equals(tables[2]["reward"])
 
 
-def test_two_processes_make_the_update_of_one(run):
+@pytest.mark.parametrize("readout", ["last", "alone"])
+def test_two_processes_make_the_update_of_one(run, tiny, readout):
     """The same global batch: in-batch targets, groups and gradients are gathered. Greedy sampling makes it exact. One
     of the three groups has a trajectory in either process, so they hold different numbers of marked ones."""
+    tiny.head.readout = readout
     settings = {"item_warmup_steps": 1} | {
         "max_steps": 2,
         "eval_steps": 2,

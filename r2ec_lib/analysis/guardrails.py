@@ -259,11 +259,13 @@ def recommend(
     unruled = [[model.head.index[item] for item in ids] for ids, _, _ in free]
     listed = pd.DataFrame({"sample_id": samples["sample_id"], "chain": texts, "top_items": unruled})
     masked = judge(masking, listed, samples.assign(history=owned), model.catalogue).assign(action="item masked")
-    barred = torch.from_numpy(blocked(masking, owned, texts, model.catalogue))  # (B, N)
     acted: list[list[Action]] = [[] for _ in texts]
     for row, *action in pd.concat([kept.actions, masked])[["row", *Action._fields]].itertuples(index=False):
         acted[row].append(Action(*action))
-    lists = model.best_items(kept.states, shown, k, barred, owned)
+    lists = free
+    if masking.rules:
+        barred = torch.from_numpy(blocked(masking, owned, texts, model.catalogue))  # (B, N)
+        lists = model.best_items(kept.states, shown, k, barred, owned)
     answers = [Guarded(*best, text, tuple(did)) for best, text, did in zip(lists, texts, acted, strict=True)]
     return answers[0] if is_one(history) else answers
 

@@ -43,6 +43,12 @@ def _printable(text: str) -> str:
     return text
 
 
+def _visible(text: str) -> str:
+    if not plain(text).strip():
+        raise ValueError("holds invisible characters alone; expected a word")
+    return text
+
+
 def _worded(text: str) -> str:
     if text.startswith(("<", ">")):
         raise ValueError("rules compare words, not numbers; expected a word, or an item_id")
@@ -62,7 +68,8 @@ def _compiled(pattern: Any) -> re.Pattern[str]:
     return compiled
 
 
-Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1), AfterValidator(_printable)]
+_FILLED = StringConstraints(strip_whitespace=True, min_length=1)
+Text = Annotated[str, _FILLED, AfterValidator(_printable), AfterValidator(_visible)]
 Pattern = Annotated[re.Pattern[str], BeforeValidator(_compiled)]
 Count = Annotated[int, Field(strict=True, ge=1)]
 Value = Annotated[Text, AfterValidator(_worded)]

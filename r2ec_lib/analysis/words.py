@@ -7,6 +7,8 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
+from r2ec_lib.data.texts import MARKS
+
 _SENTENCE_END = re.compile(r"[.!?;](?=\s|$)|\n")
 _UNSEEN = re.compile(r"[\u034f\u180b-\u180d\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 """Joiners and variation selectors, which Unicode counts among the marks."""
@@ -17,8 +19,8 @@ _UNSPACED = (
     "\u3005-\u3007\u3031-\u30ff\u31f0-\u31ff\u3400-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"  # kana, Han
 )
 """Scripts that put no space between words, as the inside of a character class."""
-_LETTER = rf"[^\W_{_UNSPACED}]"
-"""A letter or digit beside which another one belongs to the same word."""
+_LETTER = rf"(?:[^\W_{_UNSPACED}]|[{re.sub(f'[{_UNSPACED}]', '', MARKS)}])"
+"""A letter, its mark or a digit, beside which another one belongs to the same word."""
 
 
 def context(text: str, start: int, end: int) -> str:

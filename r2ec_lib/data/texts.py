@@ -1,20 +1,24 @@
 """Readable text of a field: markup out, white space folded, values as they are in the file. And what a word is.
 
-A word is a run of letters and digits with the apostrophes inside it, so "doesn't" is one word and "high-end" two. Only
-what is surely markup goes; `Size <M or L>` and `plan b > plan a` stay. Guarding prompts against forged special
-tokens is the business of `model.prompts`, limits of length too.
+A word is a run of letters and digits with their marks and the apostrophes inside it, so "doesn't" is one word and
+"high-end" two. Only what is surely markup goes; `Size <M or L>` and `plan b > plan a` stay. Guarding prompts against
+forged special tokens is the business of `model.prompts`, limits of length too.
 """
 
 import html
 import html.entities
 import re
+import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+MARKS = "".join(map(chr, (code for code in range(0x300, 0xB000) if unicodedata.category(chr(code)) in ("Mn", "Mc"))))
+"""Signs that are written onto a letter, such as the vowels of Hindi, and that Python counts among no letters."""
+_RUN = rf"[^\W_]+(?:[{MARKS}]+[^\W_]*)*"
+WORD = re.compile(rf"{_RUN}(?:['’]{_RUN})*")
 _ENTITY = re.compile(r"&(?:#\d+|#x[\da-f]+|[a-z][a-z\d]*);", re.IGNORECASE)
 _COMMENT = re.compile(r"<!--.*?(?:-->|$)|<(style|script)\b[^<>]*>.*?</\1\s*>", re.DOTALL | re.IGNORECASE)
 _ALONE = "br|hr|img|wbr|p|li|ul|ol|dl|dt|dd|div|span|tr|td|th|h[1-6]"  # markup also without an end tag
@@ -38,8 +42,8 @@ _CSS = re.compile(  # rules that have lost their style block
 def words(text: str) -> list[str]:
     """The words of a text, in lower case.
 
-    >>> words("High-end (it doesn't fade)")
-    ['high', 'end', 'it', "doesn't", 'fade']
+    >>> words("High-end (it doesn't fade)"), words("नीली किताब")
+    (['high', 'end', 'it', "doesn't", 'fade'], ['नीली', 'किताब'])
     """
     return [word.lower() for word in WORD.findall(text)]
 

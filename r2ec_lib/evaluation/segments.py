@@ -170,4 +170,4 @@ def ab_sizes(table: pd.DataFrame, relative: Sequence[float]) -> pd.DataFrame:
     base = table[table["ranked"] == WITHOUT].set_index("metric")
     effects = np.outer(base["value"].where(base["value"] > 0), relative)  # (metrics, effects)
     sizes = 2 * (DETECTABLE * base["deviation"].to_numpy()[:, None] / effects) ** 2
-    return pd.DataFrame(np.ceil(sizes), base.index, [f"{part:+.0%}" for part in relative])
+    return pd.DataFrame(np.ceil(sizes), base.index, [f"{100 * part:+g}%" for part in relative])

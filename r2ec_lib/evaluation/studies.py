@@ -50,7 +50,7 @@ def read_runs(folders: Iterable[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
         if first is not None and not questions.equals(first[1]):
             raise DataError(
                 f"{folder.name} and {first[0]} were not asked the same questions; the runs of a study need the same "
-                "data and the same window."
+                "data, the same window and the same test_samples."
             )
         first = first or (folder.name, questions)
         parts.append(table.assign(run=folder.name)[["run", *table.columns]])

@@ -53,8 +53,8 @@ def short_title(title: str, prompts: Prompts) -> str:
 
 def card_brands(items: pd.DataFrame) -> list[str]:
     """The brand, or else the store, of each item; "" where there is none."""
-    name = next((column for column in ("brand", "store") if column in items), None)
-    return items[name].tolist() if name else [""] * len(items)
+    columns = [items[name] for name in ("brand", "store") if name in items]
+    return [next(filter(None, names), "") for names in zip(*columns, strict=True)] if columns else [""] * len(items)
 
 
 def statements(text: str) -> list[tuple[str, int, int]]:

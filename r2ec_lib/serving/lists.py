@@ -57,6 +57,8 @@ LISTS = pa.schema(
 CSV_HEADER = ",".join(f'"{name}"' for name in LISTS.names) + "\n"
 POPULAR = "popular items"
 """How the note of a list begins that is not the model's."""
+NOTE = "command.json"
+"""The command that parts were made by, beside them."""
 LIBRARY = Path(__file__).parents[1]
 ROOMS = ("data", "model", "analysis", "serving")
 """Parts of the library whose code decides what lists say."""
@@ -266,7 +268,9 @@ def write_lists(
     folder = out.with_name(f".{out.name}.parts")
     held = _command_of(out)
     if held == command:
-        shutil.rmtree(folder, ignore_errors=True)  # left where the command was killed at its very end
+        if folder.is_dir() and _begun(folder) in (None, command):  # it was killed at its very end
+            with _opened(folder, command):
+                shutil.rmtree(folder)
         return print(f"{out} holds these lists already.")
     if held and {**held, "shard": None} == {**command, "shard": None}:
         raise DataError(f"{out} holds shard {'/'.join(map(str, held['shard']))} of these lists; name another --out.")
@@ -300,7 +304,7 @@ def write_lists(
                 print(f"{done:,} of {len(missing):,} parts of {PART} shoppers, about {left:.0f} min left", flush=True)
                 reported = now
         listed, of_popular = _join(list(parts.values()), out, command)
-    shutil.rmtree(folder)
+        shutil.rmtree(folder)
     print(f"{listed:,} lists in {out}, {of_popular:,} of them the popular items")
     if unknown.any():
         print(f"{unknown.sum():,} interactions with items that are not in the catalogue left out")
@@ -314,15 +318,19 @@ def _opened(folder: Path, command: Mapping[str, Any]) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     busy = DataError(f"{folder} is being written by another process. Wait for it, or name another --out.")
     with alone(folder / "lock", busy):
-        note = folder / "command.json"
-        old = read_json(note) if note.exists() else command
+        old = _begun(folder) or command
         if changed := [key for key in command if old.get(key) != command[key]]:
             raise DataError(
                 f"{folder} holds parts of an interrupted command with another {', '.join(changed)}. Remove the folder "
                 "to start anew, or name another --out."
             )
-        write_json(command, note)
+        write_json(command, folder / NOTE)
         yield
+
+
+def _begun(folder: Path) -> Any:
+    """The command whose parts a folder holds; None where it holds none."""
+    return read_json(folder / NOTE) if (folder / NOTE).exists() else None
 
 
 def _rows(

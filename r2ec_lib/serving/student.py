@@ -30,6 +30,8 @@ FOLDER = "student"
 """Where an R²ec's folder holds its student."""
 SIZES, WEIGHTS = "student.json", "student.safetensors"
 PADDING = -1
+BATCH = 512
+"""Histories that a student reads at once, which bounds its memory."""
 LOG_HOURS = 5.0
 """Logarithms of hours are divided by this, to lie near 1."""
 
@@ -102,7 +104,8 @@ class Student(nn.Module):
         self.eval()
         device = self.query.device
         table = teacher.head.table.to(device)
-        return self(table, *(part.to(device) for part in self.inputs(rows)))
+        batches = [rows.iloc[start : start + BATCH] for start in range(0, max(len(rows), 1), BATCH)]
+        return torch.cat([self(table, *(part.to(device) for part in self.inputs(batch))) for batch in batches])
 
     def scores(self, teacher: R2ec, rows: pd.DataFrame) -> Tensor:
         """Scores (B, N) of the teacher's catalogue for the histories in a samples table."""

@@ -6,6 +6,7 @@ For notebook 08. Nothing here trains, measures or keeps anything; why an item ra
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import chain, count
 
 import pandas as pd
 from pandas.io.formats.style import Styler
@@ -62,7 +63,7 @@ def one_less(purchases: Mapping[str, Sequence], back: int) -> dict[str, list]:
 
 
 def new_item(model: R2ec, like: str, title: str = "", text: str = "") -> pd.DataFrame:
-    """An items table of one row, "new": the item `like` of the catalogue under another title.
+    """An items table of one row: the item `like` of the catalogue under another title, and an id that no item has.
 
     A text takes the place of the description or, where the model does not read one, of the last text that it reads.
 
@@ -70,7 +71,8 @@ def new_item(model: R2ec, like: str, title: str = "", text: str = "") -> pd.Data
         DataError: there is a text, but the model reads titles alone.
     """
     card = model.catalogue.iloc[model.head.index[like]].to_dict()
-    new = card | {"item_id": "new", "title": title or f"{card['title'].split(',')[0]}, brand-new"}
+    free = next(name for name in chain(["new"], map("new-{}".format, count(2))) if name not in model.head.index)
+    new = card | {"item_id": free, "title": title or f"{card['title'].split(',')[0]}, brand-new"}
     if text:
         texts = [name for name in model.prompts.style.item_columns or card if name not in ("item_id", "title")]
         if not texts:

@@ -143,7 +143,8 @@ def execute(
     """Runs what is not finished of the study in `path` and returns its page.
 
     A run is `r2ec run` in a process of its own, whose output goes into a log beside its folder. One that fails is
-    told, and the others go on.
+    told, and the others go on. The page also has the study's other runs that are up to date, whatever their rows and
+    seeds.
 
     Args:
         rows: names of the rows to run, with those that they are compared with; all where empty.
@@ -171,30 +172,39 @@ def execute(
         if key in varied:
             raise RecipeError(f"-p {key}: the row {varied[key]!r} sets it, and would be another under its name.")
     commands, plan = {}, {}
-    declared = recipes.declared_in(NOTEBOOKS)
+    declared, base = recipes.declared_in(NOTEBOOKS), path.parent / study.base
     for row, seed in wanted:
         run, chosen = study.run_name(row, seed), [*_settings(study, row, seed), *overrides]
         try:
-            plan[run] = recipes.load(path.parent / study.base, declared, chosen, run)
+            plan[run] = recipes.load(base, declared, chosen, run)
         except RecipeError as error:
             raise RecipeError(f"{path}: {row.name}: {error}") from None
         if ROW not in (plan[run].stages or ()):
             raise RecipeError(f"{path}: {row.name}: the stages lack {ROW}, whose figures the page compares. Add it.")
-        given = [part for text in chosen for part in ("-p", text)]
-        commands[run] = [str(path.parent / study.base), "--name", run, *given]
+        commands[run] = [str(base), "--name", run, *(part for text in chosen for part in ("-p", text))]
     table = _Table(study, runs)
     for run in [run for run, recipe in plan.items() if runner.is_current(recipe, declared, runs=runs)]:
         table.add(run)
         del commands[run]
+    others = {}
+    for run, (row, seed) in study.by_run(sorted(one.name for one in runs.glob("*"))).items():
+        with suppress(RecipeError):  # of a row that nobody asked for
+            recipe = recipes.load(base, declared, [*_settings(study, row, seed), *overrides], run)
+            if run not in plan and runner.is_current(recipe, declared, runs=runs):
+                others[run] = called.index(row.name), seed
     failed = _run_all(commands, jobs or kernels.cores(), runs, table)
+    done = {
+        run: (called.index(row.name), seed) for run, (row, seed) in study.by_run(plan).items() if run not in failed
+    }
+    finished = sorted(done | others, key=(done | others).get)
     if not failed:
-        return _page(study, path, list(plan), runs)
+        return _page(study, path, finished, runs)
     logs = ", ".join(shown(_log(runs, run)) for run in failed)
     told = f"{len(failed)} of {len(plan)} runs failed ({logs})"
     main = {study.run_name(study.rows[0], seed) for seed in seeds or study.rows[0].seeds or study.seeds}
     if main <= set(failed):
         raise RunError(f"{told}, all of the first row, so there is nothing to compare with.")
-    page = _page(study, path, [run for run in plan if run not in failed], runs)
+    page = _page(study, path, finished, runs)
     raise RunError(f"{told}; the page shows the others: {shown(page)}.")
 
 

@@ -61,6 +61,7 @@ def test_what_happens_to_a_broken_reason_has_defaults_and_can_be_set():
         (one("kind: forbid"), ["expected words, patterns or both"]),
         (one("kind: forbid, words: [no]"), ["words: expected text, in quotes", "found False"]),
         (one("kind: forbid, words: [' ']"), ["words: ", "at least 1 character", "found ' '"]),
+        (one('kind: forbid, words: ["\\u200b"]'), ["words: holds invisible characters alone"]),
         (one("kind: forbid, patterns: ['(a']"), ["patterns: broken regular expression", "found '(a'"]),
         (one("kind: forbid, patterns: [3]"), ["patterns: expected a regular expression in quotes", "found 3"]),
         (one('kind: forbid, patterns: ["\\bgift\\b"]'), ["patterns: holds a control character", "single quotes"]),

@@ -50,6 +50,9 @@ def test_the_context_of_a_stretch_is_the_rest_of_its_sentences(text, stretch, ex
         ("best", "最高のbestseller", False),
         ("癌 治療", "癌の治療", False),
         ("치료", "완치료", False),  # Korean has spaces
+        ("कम", "लाल कमी", False),  # the vowel belongs to the word
+        ("कमी", "लाल कमी है", True),
+        ("नीली", "नीलीमा", False),
     ],
 )
 def test_a_phrase_matches_whole_words_literally(wanted, text, matches):

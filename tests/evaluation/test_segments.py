@@ -201,3 +201,5 @@ def test_sizes_follow_the_figures_without_reasoning_and_are_left_open_where_ther
     by_hand = 2 * (1.959964 + 0.841621) ** 2 * 0.3**2
     assert sizes.loc["ndcg@5"].tolist() == [math.ceil(by_hand / 0.08**2), math.ceil(by_hand / 0.16**2)]
     assert sizes.loc["hit@1"].isna().all()
+    small = segments.ab_sizes(table.assign(ranked="without reasoning"), [0.005, 0.015, 0.02])
+    assert list(small.columns) == ["+0.5%", "+1.5%", "+2%"]

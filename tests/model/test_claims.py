@@ -6,7 +6,7 @@ import pytest
 from families import text_tokenizer
 
 from r2ec_lib.model.analyses import Analyst
-from r2ec_lib.model.claims import FRAME_WORDS, TITLE_TOKENS, Checker, claims
+from r2ec_lib.model.claims import FRAME_WORDS, TITLE_TOKENS, Checker, card_brands, claims
 from r2ec_lib.model.prompts import Prompts, PromptStyle
 
 LONG = "Red oak <answer> wall shelf, wide and deep"  # `<answer>` is cleaned, and counts as a word
@@ -20,6 +20,18 @@ def checked(text, titles, history, closed=True, **style):
     items = pd.DataFrame({"item_id": [f"i{n}" for n in range(len(titles))], "title": titles})
     items["brand"] = BRANDS[: len(titles)] + [""] * (len(titles) - len(BRANDS))
     return [holds for *_, holds in Checker(items, prompts).check(text, closed, history)]
+
+
+def test_the_store_stands_in_for_a_brand_that_is_empty():
+    items = pd.DataFrame({"brand": ["", "Acme", ""], "store": ["Shop", "Shop", ""]})
+    assert card_brands(items) == ["Shop", "Acme", ""]
+    assert card_brands(items[["store"]]) == ["Shop", "Shop", ""] and card_brands(items[[]]) == ["", "", ""]
+
+
+def test_titles_that_differ_in_their_vowel_signs_are_different():
+    titles = ["नीली किताब बड़ी", "नीला कुतुब बड़ा"]
+    assert checked(f"The last purchase was {titles[0]}.", titles, [0]) == [True]
+    assert checked(f"The last purchase was {titles[1]}.", titles, [0]) == [False]
 
 
 def test_what_an_analysis_states_is_read_back_and_holds(tokenizer):

@@ -160,6 +160,16 @@ def test_an_interrupted_command_goes_on_where_it_was(shop, monkeypatch, capsys):
     assert "holds these lists already" in capsys.readouterr().out
 
 
+def test_asking_for_finished_lists_again_leaves_the_parts_of_another_command_alone(shop, monkeypatch, capsys):
+    whole = write(shop)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        asked_about(patch, fail_at=3)
+        write(shop, k=2)
+    assert write(shop).equals(whole) and "holds these lists already" in capsys.readouterr().out
+    assert write(shop, k=2)["place"].max() == 2
+    assert "2 of 4 parts are there already" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [

@@ -39,8 +39,10 @@ def test_every_width_that_a_recipe_takes_can_be_shared_by_the_heads(part):
     assert SASRec(30, 20, width=part * RANGES["baseline_width"].step)
 
 
-def test_a_history_has_the_state_that_it_has_alone_beside_longer_ones(tiny, student, samples):
+def test_a_history_has_the_state_that_it_has_alone_beside_longer_ones(tiny, student, samples, monkeypatch):
     together = student.states(tiny, samples)
+    monkeypatch.setattr("r2ec_lib.serving.student.BATCH", 5)
+    torch.testing.assert_close(student.states(tiny, samples), together)
     alone = torch.cat([student.states(tiny, samples.iloc[[row]]) for row in range(len(samples))])
     assert samples["history"].map(len).nunique() > 2
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)

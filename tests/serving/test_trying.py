@@ -67,6 +67,13 @@ def test_the_text_of_a_new_item_stands_where_the_model_reads_it(tiny, item_colum
     assert f"{column}: folds flat" in tiny.prompts.item_text(new)
 
 
+def test_a_new_item_takes_no_id_that_another_item_has(tiny):
+    for expected in ("new", "new-2", "new-3"):
+        item = trying.new_item(tiny, "i3")
+        assert item["item_id"].tolist() == [expected]
+        tiny.add_items(item)
+
+
 def test_a_text_that_the_model_would_not_read_is_refused(tiny):
     tiny.prompts.style = replace(tiny.prompts.style, item_columns=("title",))
     assert trying.new_item(tiny, "i3")["title"].tolist() == ["red chair, brand-new"]

@@ -174,6 +174,13 @@ def test_rows_and_seeds_become_runs_whose_table_grows(toys, capsys):
     assert pages[1] == [f"again-{row}-seed{seed}" for row in ("full", "twice-2") for seed in (0, 1)]
 
 
+def test_the_page_keeps_what_has_run_before_of_other_rows_and_seeds(toys):
+    execute, pages, commands = toys
+    execute("Twice (β 2)", seeds=[7])
+    execute("full", seeds=[0])
+    assert pages[1] == ["toy-full-seed0", "toy-full-seed7", "toy-twice-2-seed7"] and len(commands) == 3
+
+
 def test_a_study_goes_on_past_a_failed_run_and_later_runs_it_alone(toys, capsys):
     execute, pages, commands = toys
     with pytest.raises(RunError, match=r"1 of 5 runs failed \(runs/.logs/toy-broken-seed0\.txt\)"):

@@ -237,6 +237,11 @@ def _fetch(url: str, path: Path) -> None:
         if isinstance(error, urllib.error.HTTPError) and error.headers.get("Content-Range") == f"bytes */{start}":
             part.rename(path)  # all had arrived already
             return
+        if isinstance(error, urllib.error.HTTPError) and error.code == 416:
+            part.unlink()
+            raise DataError(
+                f"{url}: the site's file was replaced by a smaller one than has arrived. Run again to fetch it."
+            ) from error
         raise DataError(
             f"{url}: cannot be fetched ({error}). Check the network and the category; what has arrived is kept and "
             f"the next run continues. Or put the file into {path.parent} by hand."

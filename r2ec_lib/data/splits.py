@@ -162,7 +162,8 @@ def check_feasible(
     than RANKED candidates once the items of the longest history are out.
     """
     train, longest = int((samples["split"] == "train").sum()), int(samples["history"].map(len).max())
-    candidates = len(items) - (longest if mask_seen else 0)
+    masked = longest if mask_seen else 0
+    candidates = len(items) - masked
     faults = []
     if train < batch_users:
         faults.append(
@@ -174,7 +175,7 @@ def check_feasible(
         shorter = f"lower max_history to {room}, or " if mask_seen and room > 0 else ""
         faults.append(
             f"{len(items)} items leave {candidates} candidates beside a history of {longest}, fewer than the top "
-            f"{RANKED} of a ranking; {shorter}bring {RANKED + 1} items or more"
+            f"{RANKED} of a ranking; {shorter}bring {RANKED + masked} items or more"
         )
     if faults:
         raise DataError("; ".join(faults) + ".")

@@ -157,6 +157,16 @@ def add_lora(lm: PreTrainedModel, rank: int, alpha: int, layers: int = 0) -> Pef
     return get_peft_model(lm, config)
 
 
+def checkpoint_from_trained(lm: PreTrainedModel | PeftModel) -> None:
+    """Keeps transformers from asking for gradients at the embeddings of a model whose activations are recomputed.
+
+    It does so at each enabling, by a hook that stays. Only reentrant checkpoints need it; with others, a step would go
+    back through frozen lower layers, and the hooks would add up.
+    """
+    inner: Any = lm.get_base_model() if isinstance(lm, PeftModel) else lm
+    inner.enable_input_require_grads = lambda: None
+
+
 def load_lora(lm: PreTrainedModel, folder: str | os.PathLike) -> PeftModel:
     """The adapters of `add_lora` that were saved in `folder`, on their backbone; they can be trained on.
 

@@ -71,6 +71,8 @@ class LowerStates:
         kept, mask = kept.to(self._states.device), real.long().to(self._states.device)
         with part_of(self.lm, slice(self.layers, None)), captured_states(self.lm) as hidden:
             below = self._states[kept]  # (B, L, d)
+            if self.lm.is_activation_checkpointing and torch.is_grad_enabled():
+                below.requires_grad_()  # or reentrant checkpoints give no gradient at all
             self.lm(inputs_embeds=below, attention_mask=mask, use_cache=False, logits_to_keep=NO_LOGITS)
         return hidden[-1]
 

@@ -26,6 +26,7 @@ from trl.trainer.utils import disable_dropout_in_model
 from r2ec_lib.data.schema import whole_number
 from r2ec_lib.data.storage import read_json, read_table, sha256, write_json, write_table
 from r2ec_lib.model import R2ec
+from r2ec_lib.model.backbone import checkpoint_from_trained
 from r2ec_lib.model.encoding import Upper, batched_states, captured_states, encoded_tokens, length_batches, read_out
 from r2ec_lib.model.r2ec import ranks_of
 from r2ec_lib.training import objective
@@ -96,6 +97,7 @@ def fit_item_action(
     disable_dropout_in_model(model.lm)  # as in RecPO (`RecPOConfig.disable_dropout`)
     model.lm.train()
     if gradient_checkpointing:
+        checkpoint_from_trained(model.lm)
         model.lm.activation_checkpointing_enable({"use_reentrant": False})
     for step, rows in enumerate(islice(_rounds(len(train), batch_users, generator), steps), start=1):
         if catalogue_negatives and (step - 1) % refresh_steps == 0:

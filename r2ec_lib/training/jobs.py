@@ -93,9 +93,10 @@ def check_settings(
         )
     users = config.generation_batch_size // group  # of one rollout; those left over are not trained on
     if train_samples < users:
+        fewer = batch_users * train_samples // users
         raise DataError(
             f"a training would make no step: there are {train_samples} training samples, and one rollout takes "
-            f"{users} (batch_users: {batch_users}); lower batch_users to {train_samples} or fewer, or bring more data"
+            f"{users} (batch_users: {batch_users}); lower batch_users to {fewer} or fewer, or bring more data"
         )
     if config.max_steps <= 0 and config.num_train_epochs <= 0:
         raise DataError(

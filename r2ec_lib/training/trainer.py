@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from trl import GRPOTrainer
 
 from r2ec_lib.model import R2ec, scoring
+from r2ec_lib.model.backbone import checkpoint_from_trained
 from r2ec_lib.model.claims import Checker
 from r2ec_lib.model.encoding import NO_LOGITS, caches_exactly, captured_states, read_out
 from r2ec_lib.model.r2ec import ranks_of
@@ -100,6 +101,8 @@ class RecPOTrainer(GRPOTrainer):
             raise ValueError(
                 f"beta is {args.beta}: TRL reads the start from a folder; save the model and load it again"
             )
+        if args.gradient_checkpointing and not (args.gradient_checkpointing_kwargs or {}).get("use_reentrant"):
+            checkpoint_from_trained(model.lm)
         roll_out: Any = self.roll_out  # whose prompts are row numbers
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*rollout_func")  # experimental; TRL's version is pinned
@@ -113,10 +116,6 @@ class RecPOTrainer(GRPOTrainer):
                 processing_class=model.tokenizer,
                 **kwargs,
             )
-        reentrant = (args.gradient_checkpointing_kwargs or {}).get("use_reentrant", False)
-        if args.gradient_checkpointing and isinstance(model.lm, PeftModel) and not reentrant:
-            # TRL has them on for reentrant checkpoints; they would send gradients through frozen lower layers
-            model.lm.disable_input_require_grads()
         if self.use_vllm:
             engine: Any = self.vllm_generation
             engine.sync_weights = rollout.same_backbone(model.lm)(engine.sync_weights)

@@ -15,7 +15,7 @@ import pandas as pd
 from r2ec_lib.data.storage import read_json, write_json
 from r2ec_lib.model import R2ec
 from r2ec_lib.model.prompts import Document
-from r2ec_lib.model.tiny import warm_up
+from r2ec_lib.model.tiny import document_ids, warm_up
 from r2ec_lib.training.item_action import digest, parts_of
 
 
@@ -42,6 +42,8 @@ def write_and_save(
         return
     model = R2ec.load(start)
     pairs = zip(model.prompts.user_texts(train, model.titles), told, strict=True)
-    warm_up(model.lm, model.prompts, [Document(*pair) for pair in pairs], steps, matrix_rate=0.0, **how)
+    documents = [Document(*pair) for pair in pairs]
+    model.require_positions(max(map(len, document_ids(model.prompts, documents)[0])))
+    warm_up(model.lm, model.prompts, documents, steps, matrix_rate=0.0, **how)
     model.save(folder)
     write_json(job, done)

@@ -358,6 +358,18 @@ def test_a_file_that_was_corrected_is_taken_once_its_checksum_is_deleted(site, t
     assert len(asked) == 2
 
 
+def test_a_download_of_which_more_has_arrived_than_the_site_has_now_begins_anew(site, tmp_path):
+    url, folder, _ = site
+    whole = (folder / "Pens.csv.gz").read_bytes()
+    part = tmp_path / "data/benchmark/0core/rating_only/Pens.csv.gz.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(whole + b"more")
+    with pytest.raises(DataError, match=r"Pens\.csv\.gz: .* replaced by a smaller one .*Run again"):
+        download_amazon(tmp_path / "data", "Pens", base_url=url)
+    download_amazon(tmp_path / "data", "Pens", base_url=url)
+    assert part.with_suffix("").read_bytes() == whole
+
+
 @pytest.mark.parametrize("share", [0.3, 1.0])
 def test_a_broken_download_continues_where_it_stopped(site, tmp_path, share):
     url, folder, asked = site

@@ -106,11 +106,11 @@ def test_data_that_are_enough_leave_no_note():
         (
             15,
             {"batch_users": 100},
-            r"76 training samples .*bring more data; 15 items leave 8 candidates .*ranking; bring 21 items",
+            r"76 training samples .*bring more data; 15 items leave 8 candidates .*ranking; bring 27 items",
         ),
-        (20, {}, r"20 items leave 13 candidates .*ranking; bring 21 items"),
-        (21, {}, r"21 items leave 14 candidates .*ranking; lower max_history to 1, or bring"),
-        (19, {"mask_seen": False}, r"19 items leave 19 candidates .*ranking; bring 21 items"),
+        (20, {}, r"20 items leave 13 candidates .*ranking; bring 27 items"),
+        (21, {}, r"21 items leave 14 candidates .*ranking; lower max_history to 1, or bring 27"),
+        (19, {"mask_seen": False}, r"19 items leave 19 candidates .*ranking; bring 20 items"),
     ],
 )
 def test_what_would_stop_a_later_stage_is_known_at_once(num_items, choices, message):

@@ -542,3 +542,15 @@ def test_recomputed_activations_reach_the_adapters_and_no_layer_below_unless_the
     moved = gradients(trainer, found)
     assert states and any(state.requires_grad for state in states) == reentrant
     assert all("lora_" in name for name in moved) and any(gradient.any() for gradient in moved.values())
+    assert trainer.items.live(trainer.model, torch.tensor([1, 2]), 0).states.requires_grad
+
+
+def test_a_training_with_recomputed_activations_goes_through_no_frozen_layer_and_leaves_no_hook(make_trainer, tiny):
+    """transformers enables them again as a training begins, and TRL after each rollout."""
+    tiny.lm = add_lora(tiny.lm.float(), rank=2, alpha=4, layers=1)
+    trainer, moved = make_trainer(tiny, gradient_checkpointing=True, max_steps=2), []
+    below = tiny.lm.get_base_model().model.layers[0]
+    below.register_forward_hook(lambda layer, inputs, output: moved.append(output.requires_grad))
+    trainer.train()
+    assert moved and not any(moved)
+    assert not tiny.lm.get_input_embeddings()._forward_hooks

@@ -78,6 +78,15 @@ def test_r2ec_with_its_own_reasonings_ranks_in_the_exchange_as_without_its_term(
     assert ranks["r2ec reads item_term_only"] != race["r2ec_texts"]
 
 
+def test_what_the_texts_speak_of_is_held_against_those_of_the_control(run):
+    rows = {row["facet"]: row for row in read_json(run / "reasoning" / "metrics.json")["rewarded"]}
+    chains = {"r2ec": read_table(run / "evaluation" / "chains.parquet")}
+    chains["item_term_only"] = read_table(run / "evaluation" / "control_chains.parquet")
+    assert chains["r2ec"]["sample_id"].tolist() == chains["item_term_only"]["sample_id"].tolist()
+    for name, table in chains.items():
+        assert rows["tokens"][name] == pytest.approx(table["tokens"].mean())
+
+
 def test_every_figure_of_the_evaluation_is_recomputed_from_its_rankings_in_plain_python(run):
     results = read_json(run / "evaluation" / "metrics.json")
     rows = read_table(run / "evaluation" / "rankings.parquet").to_dict("records")

@@ -20,19 +20,26 @@ from sklearn.feature_extraction.text import CountVectorizer
 from r2ec_lib.analysis.words import blanked
 from r2ec_lib.data.texts import words
 from r2ec_lib.evaluation.uncertainty import mean_interval, share_interval
-from r2ec_lib.model.claims import FORMS
+from r2ec_lib.model.claims import FORMS, claims
 
 
-def claim_figures(chains: pd.DataFrame, claims: pd.DataFrame, kinds: Sequence[str]) -> pd.DataFrame:
-    """For each chain the number of `claims` (of `claim_table`), the share of them that is `true` (NaN without one),
-    and for each of `kinds` whether the chain speaks of it (`says_<kind>`) and which share is true (`true_<kind>`)."""
-    by_row = claims.groupby("row")["true"]
+def claim_figures(chains: pd.DataFrame, claimed: pd.DataFrame, kinds: Sequence[str]) -> pd.DataFrame:
+    """For each chain the number of claims (`claimed`, of `claim_table`), the share of them that is `true` (NaN without
+    one), and for each of `kinds` whether the chain speaks of it (`says_<kind>`) and which share is true
+    (`true_<kind>`)."""
+    by_row = claimed.groupby("row")["true"]
     table = pd.DataFrame({"claims": by_row.size(), "true": by_row.mean()}).reindex(chains.index)
     table["claims"] = table["claims"].fillna(0).astype(int)
     for kind in kinds:
-        share = claims[claims["kind"] == kind].groupby("row")["true"].mean().reindex(chains.index)
+        share = claimed[claimed["kind"] == kind].groupby("row")["true"].mean().reindex(chains.index)
         table[f"says_{kind}"], table[f"true_{kind}"] = share.notna().astype(float), share
     return table
+
+
+def statement_kinds(chains: pd.DataFrame) -> pd.DataFrame:
+    """For each chain and each kind of statement that analyses teach (`FORMS`), whether it has one; bool."""
+    told = [{kind for kind, _ in claims(text, closed)} for text, closed in chains[["chain", "closed"]].to_numpy()]
+    return pd.DataFrame({kind: [kind in kinds for kinds in told] for kind in FORMS}, chains.index)
 
 
 def form(chains: pd.DataFrame) -> pd.DataFrame:

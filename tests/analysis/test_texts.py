@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from r2ec_lib.analysis import texts
-from r2ec_lib.analysis.texts import by_step, claim_figures, diversity, form
+from r2ec_lib.analysis.texts import by_step, claim_figures, diversity, form, statement_kinds
 
 SHOWS = {
     "attribute abstraction": "the style is deco.",
@@ -170,3 +170,15 @@ def test_what_an_example_leaves_out_is_marked_on_its_side():
     chains = pd.DataFrame({"chain": ["\tnot at"]})
     table = texts.behaviour_shares(chains, texts.behaviour_mentions(chains, NO_TITLES), ["u"], 0).set_index("facet")
     assert table.loc["negative exclusion", "example"] == "…not…"
+
+
+def test_the_kinds_of_statements_that_a_text_has_are_told_without_one_that_was_cut_off():
+    told = [
+        "The last purchase was a mug. The shopper trusts Acme.",
+        "The last purchase was a mug",
+        "red",
+        "Next may co",
+    ]
+    found = statement_kinds(pd.DataFrame({"chain": told, "closed": [True, False, True, False]}, [3, 1, 0, 2]))
+    assert found["last"].tolist() == [True, False, False, False] and found["brand"].tolist() == [True] + [False] * 3
+    assert not found[["earlier", "needs", "next"]].to_numpy().any() and found.index.tolist() == [3, 1, 0, 2]

@@ -186,17 +186,15 @@ def execute(
     for run in [run for run, recipe in plan.items() if runner.is_current(recipe, declared, runs=runs)]:
         table.add(run)
         del commands[run]
-    others = {}
+    others = []
     for run, (row, seed) in study.by_run(sorted(one.name for one in runs.glob("*"))).items():
         with suppress(RecipeError):  # of a row that nobody asked for
             recipe = recipes.load(base, declared, [*_settings(study, row, seed), *overrides], run)
             if run not in plan and runner.is_current(recipe, declared, runs=runs):
-                others[run] = called.index(row.name), seed
+                others.append(run)
     failed = _run_all(commands, jobs or kernels.cores(), runs, table)
-    done = {
-        run: (called.index(row.name), seed) for run, (row, seed) in study.by_run(plan).items() if run not in failed
-    }
-    finished = sorted(done | others, key=(done | others).get)
+    places = {run: (called.index(row.name), seed) for run, (row, seed) in study.by_run([*plan, *others]).items()}
+    finished = sorted((run for run in places if run not in failed), key=lambda run: places[run])
     if not failed:
         return _page(study, path, finished, runs)
     logs = ", ".join(shown(_log(runs, run)) for run in failed)

@@ -82,7 +82,7 @@ REFUSED = {
         {},
         "60 same moment as the action before.*times are ties, finer times",
     ),
-    "a small catalogue": (LOG.replace("i3", "i0"), FEW, {}, "15 items leave .* candidates .*bring 21 items"),
+    "a small catalogue": (LOG.replace("i3", "i0"), FEW, {}, "15 items leave .* candidates .*bring 25 items"),
     "few samples": (LOG, ITEMS, {"batch_users": 64}, "48 training samples do not fill a step of batch_users=64"),
     "another scale": (LOG.replace(",5\n", ",10\n"), ITEMS, {}, "line 6: rating 10 is outside 1…5"),
 }

@@ -68,6 +68,7 @@ def test_recomputed_activations_train_the_same_weights(tiny, samples, monkeypatc
     assert not used
     fit_item_action(again, samples.head(12), samples.head(6), 3, chains, **how, gradient_checkpointing=True)
     assert used and not again.lm.is_activation_checkpointing
+    assert not again.lm.get_input_embeddings()._forward_hooks
     for one, other in zip(tiny.lm.parameters(), again.lm.parameters(), strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from r2ec_lib.data.schema import DataError
 from r2ec_lib.model import R2ec
 from r2ec_lib.model.backbone import add_lora, load_pretrained
 from r2ec_lib.training import writing
@@ -39,3 +40,10 @@ def test_what_has_been_learned_is_not_learned_again(start, samples, tmp_path, mo
     for told, steps in ((["red"] * 4, 2), (["red"] * 4, 2), (["blue"] * 4, 2), (["blue"] * 4, 3)):
         write_and_save(start, tmp_path / "written", train, told, steps, **HOW)
     assert len(made) == 3
+
+
+def test_texts_that_are_longer_than_the_model_are_refused_before_anything_is_learned(start, samples, tmp_path):
+    told = ["the shopper likes red"] * 7 + ["red " * 4000]
+    with pytest.raises(DataError, match=r"exceeds the .* positions of the model"):
+        write_and_save(start, tmp_path / "written", samples.head(8), told, 2, **HOW)
+    assert not (tmp_path / "written").exists()

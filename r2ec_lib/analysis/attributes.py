@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
-from r2ec_lib.data.texts import WORD, words
+from r2ec_lib.data.texts import MARKS, WORD, words
 from r2ec_lib.model.claims import FRAME_WORDS
 
 KEY = ["attribute", "value"]
@@ -35,8 +35,8 @@ def card_attributes(items: pd.DataFrame, max_words: int = 3, fewest: int = 3, mo
 
     A column other than the title whose values have at most `max_words` words in the median, and are not all the same,
     is an attribute of that name, with its whole values. The words of the title and of the other columns are values of
-    the attribute `WORDS`, if they have three letters or more, are none of `FRAME`, and occur on at least `fewest`
-    cards and on at most a share `most` of them. A whole value of digits alone is none: a text may mean any number.
+    the attribute `WORDS`, if they are three letters or more and nothing else, are none of `FRAME`, and occur on at least
+    `fewest` cards and on at most a share `most` of them. A whole value of digits alone is none: a text may mean any number.
     """
     cards = items.drop(columns="item_id").map(words)  # lists of words
     lengths = cards.drop(columns="title").map(len)
@@ -56,7 +56,7 @@ def card_attributes(items: pd.DataFrame, max_words: int = 3, fewest: int = 3, mo
         (item, WORDS, word)
         for item, lists in enumerate(text)
         for word in dict.fromkeys(word for cut in lists for word in cut)
-        if len(word) > 2 and word.isalpha() and word not in FRAME
+        if len(word) > 2 and all(sign.isalpha() or sign in MARKS for sign in word) and word not in FRAME
     ]
     single = pd.DataFrame(rows, columns=["item", *KEY])
     holders = single["value"].map(single["value"].value_counts())

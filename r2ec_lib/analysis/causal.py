@@ -76,12 +76,15 @@ def swap_partners(samples: pd.DataFrame, seed: int = 0) -> np.ndarray:
     lengths = samples["history"].map(len).to_numpy()
     noise = np.random.default_rng(seed).random((len(samples), 2))
     order = np.lexsort((noise[:, 0], lengths))
+    begins = np.flatnonzero(np.r_[True, users[order][1:] != users[order][:-1]])  # of runs of one user's samples
+    sizes = np.diff(np.r_[begins, len(order)])
+    sides = np.stack([np.repeat(begins - 1, sizes), np.repeat(begins + sizes, sizes)])  # (2, B): places of other users
+    inside = (sides >= 0) & (sides < len(order))
+    near = order[sides.clip(0, len(order) - 1)]
+    far = np.where(inside, np.abs(lengths[near] - lengths[order]), np.inf)
+    after = (far[1] < far[0]) | ((far[1] == far[0]) & (noise[near[1], 1] < noise[near[0], 1]))
     partners = np.empty(len(samples), int)
-    for place, sample in enumerate(order):
-        before = next((o for o in order[:place][::-1] if users[o] != users[sample]), None)
-        after = next((o for o in order[place + 1 :] if users[o] != users[sample]), None)
-        near = [o for o in (before, after) if o is not None]
-        partners[sample] = min(near, key=lambda o: (abs(lengths[o] - lengths[sample]), noise[o, 1]))
+    partners[order] = np.where(after, near[1], near[0])
     return partners
 
 

@@ -77,8 +77,10 @@ def corrupt(
             ends = [start + stop for stop in _ends(text[start:end])][:rest]
             if not ends:
                 continue
-            pool = _others(firsts(kind, len(ends)), text[start : ends[-1]])
-            if pool := pool or _others([entry for entry, _ in cut[kind]], text[start:end]):
+            pool, old = firsts(kind, len(ends)), text[start : ends[-1]].lower()
+            if all(entry.lower() == old for entry in pool):
+                pool = _others([entry for entry, _ in cut[kind]], text[start:end])
+            if pool:
                 places.append((start, ends[-1], pool))
                 rest -= len(ends)
         exchanged["facts"].append(_exchange(text, places, rng))

@@ -1,6 +1,6 @@
 """One documented figure for the quality of a reasoning, its parts, and whether it goes with better rankings.
 
-The index is the weighted mean of four parts, each of 0…1:
+The index is the mean of four parts, each of 0…1:
 
 truth        share of the checkable claims that hold (the world's truth; else `mentions.history_claims`; for a
              reasoning without such a claim, `attributes.support` by the history)

@@ -79,13 +79,15 @@ def diversity(chains: pd.DataFrame, block: int = 512) -> dict[str, float]:
     vectorizer = CountVectorizer(
         analyzer=lambda chain: _ngrams(chain, 3) or _ngrams(chain, 1) or [()], binary=True, dtype=np.float32
     )
-    holds = vectorizer.fit_transform(cut)  # (chains, triples), sparse
-    sizes = np.asarray(holds.sum(axis=1)).ravel()  # (chains,)
+    times = pd.Series(map(tuple, cut)).value_counts(sort=False)  # equal chains are compared once, as D different ones
+    holds = vectorizer.fit_transform(times.index)  # (D, triples), sparse
+    sizes, counts = np.asarray(holds.sum(axis=1)).ravel(), times.to_numpy()  # (D,)
     close = 0
-    for start in range(0, len(cut), block):
-        both = (holds[start : start + block] @ holds.T).toarray()  # (block, chains)
-        jaccard = both / (sizes[start : start + block, None] + sizes[None, :] - both)
-        close += int(((jaccard >= NEAR).sum(axis=1) > 1).sum())  # each is a duplicate of itself
+    for start in range(0, len(counts), block):
+        at = slice(start, start + block)
+        both = (holds[at] @ holds.T).toarray()  # (block, D)
+        jaccard = both / (sizes[at, None] + sizes[None, :] - both)
+        close += int(counts[at][(jaccard >= NEAR) @ counts > 1].sum())  # each is a duplicate of itself
     return {
         "unique_rate": chains["chain"].nunique() / len(chains),
         "distinct_2": len(set(pairs)) / len(pairs) if pairs else math.nan,

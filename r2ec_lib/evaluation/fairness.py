@@ -6,7 +6,6 @@ coverage only between lists of the same, since a short list cannot show a whole 
 between groups of shoppers are slices (`uncertainty.slices`). Letters in shapes: S samples, N items.
 """
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +13,7 @@ import pandas as pd
 import scipy.stats
 from numpy.typing import ArrayLike
 
+from r2ec_lib.data.texts import words
 from r2ec_lib.evaluation.uncertainty import bootstrap, percentiles
 
 MIX = 0.01
@@ -100,13 +100,9 @@ def silent_cues(
         One row per sample: `user_id`, `changed` (1 − |A ∩ B| / K of the top items), `first_changed`, `mentioned`, and
             `silent`: the first item changed though neither reasoning mentions the cue.
     """
-    telling, pairs = _words(cues[0]) ^ _words(cues[1]), list(zip(a["top_items"], b["top_items"], strict=True))
+    telling, pairs = {*words(cues[0])} ^ {*words(cues[1])}, list(zip(a["top_items"], b["top_items"], strict=True))
     first = np.array([one[0] != other[0] for one, other in pairs])
-    mentioned = np.array([bool(telling & _words(" ".join(both))) for both in zip(texts_a, texts_b, strict=True)])
+    mentioned = np.array([bool(telling & {*words(" ".join(both))}) for both in zip(texts_a, texts_b, strict=True)])
     changed = [1 - len({*one} & {*other}) / len(one) for one, other in pairs]
     shares = {"changed": changed, "first_changed": first, "mentioned": mentioned, "silent": first & ~mentioned}
     return a[["user_id"]].reset_index(drop=True).join(pd.DataFrame(shares).astype(float))
-
-
-def _words(text: str) -> set[str]:
-    return set(re.findall(r"[^\W_]+", text.lower()))

@@ -118,10 +118,11 @@ def comparison_tables(comparisons: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def verdict(claims: pd.DataFrame, metric: str = "ndcg@20") -> str:
     """What the intervals of `claims_table` say in one metric, in words: whom the model is ahead of, from whom it
-    cannot be told, and whom it is behind."""
+    cannot be told, and whom it is behind. The best baseline has the luck of the test that chose it
+    (`uncertainty.with_best`), so nobody is behind it."""
     rows = claims[(claims["metric"] == metric) & ~claims["share"].astype(bool)]
     low, high = (rows["ci95"].map(lambda ends, side=side: ends[side]).astype(float) for side in (0, 1))
-    ahead, behind = low > 0, high < 0
+    ahead, behind = low > 0, (high < 0) & (rows["b"] != "best_baseline")
     groups = {"is ahead of": ahead, "cannot be told from": ~ahead & ~behind, "is behind": behind}
     names = {verb: [NAMES.get(b, b) for b in rows.loc[inside, "b"]] for verb, inside in groups.items()}
     parts = [f"{verb}: {'; '.join(named)}." for verb, named in names.items() if named]  # some names have commas

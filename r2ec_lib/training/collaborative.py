@@ -17,6 +17,7 @@ from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 from torch import Tensor
 
 from r2ec_lib.data.purchases import actions
+from r2ec_lib.data.texts import MARKS
 from r2ec_lib.model import R2ec
 from r2ec_lib.model.collaborative import KEPT, Collaborative, ItemMap, ItemWeights, item_weights
 from r2ec_lib.model.scoring import BLOCK, item_log_probs, seen_mask, target_ranks
@@ -122,7 +123,8 @@ def word_vectors(items: pd.DataFrame, title_weight: float = 1.0) -> sp.csr_matri
     `title_weight` times) weighs ln(1 + n) · (ln(N / items with the word) + 1).
     """
     texts = {column: items[column].astype(str) for column in items.columns.drop("item_id")}
-    counter = CountVectorizer(token_pattern=r"\w+").fit(pd.concat(texts.values()))
+    pattern = rf"[\w{MARKS}]+"  # the vowel signs of a script end no word
+    counter = CountVectorizer(token_pattern=pattern).fit(pd.concat(texts.values()))
     counts = sum(counter.transform(text) * (title_weight if name == "title" else 1) for name, text in texts.items())
     return TfidfTransformer(smooth_idf=False).fit_transform(counts.log1p())
 

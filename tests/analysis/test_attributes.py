@@ -64,6 +64,11 @@ def test_words_are_values_from_three_letters_three_cards_and_up_to_a_tenth_of_th
     assert set(card_attributes(items)["value"]) == {"rustic", "oak"}
 
 
+def test_words_of_scripts_with_vowel_signs_are_values_too():
+    items = pd.DataFrame({"item_id": list("abcdef"), "title": ["नीली किताब"] * 3 + ["लाल कलम"] * 3})
+    assert set(card_attributes(items, most=0.5)["value"]) == {"नीली", "किताब", "लाल", "कलम"}
+
+
 def test_words_that_make_a_sentence_are_no_values_though_cards_hold_them():
     """As those of "Next may come an oak desk.", which would otherwise count as three claims that nothing supports."""
     items = pd.DataFrame({"item_id": range(40), "title": [f"thing{n}" for n in range(40)]})

@@ -105,6 +105,9 @@ def test_a_cue_that_is_followed_in_silence_is_found_and_one_that_is_owned_up_to_
     deaf = fairness.silent_cues(a, same, ["a mug"] * 4, ["a mug"] * 4, cues)
     assert deaf["changed"].mean() == deaf["silent"].mean() == 0
     assert fairness.silent_cues(a, b, ["a human"] * 4, ["manly"] * 4, cues)["mentioned"].mean() == 0
+    hindi = ["ग्राहक स्त्री है", "ग्राहक पुरुष है"]  # cut at its vowel signs, a product would have letters of the cue
+    assert fairness.silent_cues(a, b, ["उत्पाद"] * 4, ["एक मग"] * 4, hindi)["mentioned"].mean() == 0
+    assert fairness.silent_cues(a, b, ["स्त्री"] * 4, ["एक मग"] * 4, hindi)["mentioned"].mean() == 1
 
 
 def test_the_interval_of_the_lift_is_over_the_shoppers_who_have_a_list():

@@ -118,6 +118,12 @@ def test_a_verdict_is_what_the_intervals_say():
     assert wording.verdict(pd.DataFrame(rows[:1]), "hit@5") == ""
 
 
+def test_nobody_is_behind_the_best_baseline_which_the_test_has_chosen():
+    row = {"a": "r2ec", "b": "best_baseline", "metric": "ndcg@20", "ci95": [-0.2, -0.1], "share": False}
+    assert wording.verdict(pd.DataFrame([row])) == "In NDCG@20, R²ec cannot be told from: best baseline."
+    assert "ahead of: best baseline" in wording.verdict(pd.DataFrame([{**row, "ci95": [0.1, 0.2]}]))
+
+
 def test_claims_stand_in_the_order_of_their_rows_and_not_of_the_alphabet():
     rows = [(b, metric) for b in ("sasrec", "caser") for metric in ("ndcg@20", "hit@5")]
     claims = pd.DataFrame(rows, columns=["b", "metric"]).assign(difference=0.1, relative=0.1, collapsed=True)

@@ -148,6 +148,12 @@ def test_words_in_common_weigh_by_their_rarity_and_most_in_titles():
     assert all(cosine.get((row, row), 0.0) == 0 for row in range(4))  # not itself
 
 
+def test_words_are_not_cut_at_the_vowel_signs_of_a_script():
+    items = pd.DataFrame({"item_id": ["a", "b", "c"], "title": ["नीली किताब", "नाल कत", "नीली कलम"]})
+    vectors = module.word_vectors(items).toarray()
+    assert vectors[0] @ vectors[1] == 0 < vectors[0] @ vectors[2]
+
+
 def test_words_are_compared_in_parts_as_at_once(monkeypatch):
     titles = [f"w{n % 7} w{n % 11} w{n % 13}" for n in range(1500)]
     items = pd.DataFrame({"item_id": [str(n) for n in range(1500)], "title": titles})

@@ -35,8 +35,9 @@ def card_attributes(items: pd.DataFrame, max_words: int = 3, fewest: int = 3, mo
 
     A column other than the title whose values have at most `max_words` words in the median, and are not all the same,
     is an attribute of that name, with its whole values. The words of the title and of the other columns are values of
-    the attribute `WORDS`, if they are three letters or more and nothing else, are none of `FRAME`, and occur on at least
-    `fewest` cards and on at most a share `most` of them. A whole value of digits alone is none: a text may mean any number.
+    the attribute `WORDS`, if they are three letters or more and nothing else, are none of `FRAME`, and occur on at
+    least `fewest` cards and on at most a share `most` of them. A whole value of digits alone is none: a text may mean
+    any number.
     """
     cards = items.drop(columns="item_id").map(words)  # lists of words
     lengths = cards.drop(columns="title").map(len)

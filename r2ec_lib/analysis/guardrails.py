@@ -140,30 +140,47 @@ def _inside(item_set: ItemSet, items: pd.DataFrame, rule: str) -> np.ndarray:
         if column == "item_id":
             inside &= items[column].isin(values).to_numpy()
         else:
-            inside &= _holding(tuple(items[column].astype(str)), tuple(values))
+            inside &= _holding(_Table(items), column, tuple(values))
     return inside
 
 
-@lru_cache(maxsize=64)  # a service asks about the rules of one catalogue again and again
-def _holding(texts: tuple[str, ...], values: tuple[str, ...]) -> np.ndarray:
-    """(N,) bool, the texts in which one of the values stands."""
+class _Table:
+    """An items table as the key of a cache, which keeps it: a service asks about the rules of one catalogue again and
+    again, and to compare its texts would take longer than an answer."""
+
+    def __init__(self, items: pd.DataFrame):
+        self.items = items
+
+    def __hash__(self) -> int:
+        return id(self.items)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Table) and self.items is other.items
+
+
+@lru_cache(maxsize=64)
+def _holding(table: _Table, column: str, values: tuple[str, ...]) -> np.ndarray:
+    """(N,) bool, the items in whose `column` one of the values stands."""
     pattern = "|".join(phrase(plain(value)) for value in values)
-    return pd.Series(map(plain, texts), dtype="str").str.contains(pattern, flags=re.IGNORECASE).to_numpy(bool)
+    texts = pd.Series(map(plain, table.items[column].astype(str)), dtype="str")
+    return texts.str.contains(pattern, flags=re.IGNORECASE).to_numpy(bool)
 
 
 @lru_cache(maxsize=2)
-def _holders(cards: tuple[str, ...]) -> Counter[str]:
-    """How many cards hold each telling word."""
-    return Counter(word for card in cards for word in _telling_words(card))
+def _cards(table: _Table) -> tuple[list[str], Counter[str]]:
+    """The text of each item but its id and title, and how many of these hold each telling word."""
+    columns = table.items.columns.drop(["item_id", "title"], errors="ignore")
+    cards = [""] * len(table.items)
+    for column in columns:
+        cards = [f"{card} {text}" for card, text in zip(cards, table.items[column].astype(str), strict=True)]
+    return cards, Counter(word for card in cards for word in _telling_words(card))
 
 
 def _grounding(chains: pd.DataFrame, samples: pd.DataFrame, items: pd.DataFrame, max_words: int) -> pd.DataFrame:
     """`mentions` and `facts` of each chain, with its index."""
     mentioned = mentions(chains, samples, items, max_words=max_words)
     counts = mentioned[mentioned["in_history"]].groupby("row")["item"].nunique().reindex(chains.index, fill_value=0)
-    columns = items.columns.drop(["item_id", "title"], errors="ignore")
-    cards = tuple(" ".join(map(str, row)) for row in items[columns].itertuples(index=False))
-    holders = _holders(cards)
+    cards, holders = _cards(_Table(items))
     histories = samples.set_index("sample_id")["history"].loc[chains["sample_id"]]
     telling = []
     for history, text in zip(histories, chains["chain"], strict=True):

@@ -10,6 +10,7 @@ import csv
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import jinja2
@@ -23,8 +24,8 @@ from r2ec_lib.model.claims import FORMS, Checker
 from r2ec_lib.model.prompts import Prompts
 from r2ec_lib.training.judgements import ACCEPT
 
-CRITERIA = {
-    "true": "Is what the reason says about the shopper and the items true?",
+CRITERIA = {  # none is called "true", which spreadsheets turn into a truth value
+    "truthful": "Is what the reason says about the shopper and the items true?",
     "relevant": "Does it speak of this shopper, and of what matters for the next purchase?",
     "consistent": "Do the reason and the recommended items fit together?",
     "readable": "Is it easy to read and understand?",
@@ -84,13 +85,16 @@ def to_csv(table: pd.DataFrame) -> str:
 
 def from_csv(text: str) -> pd.DataFrame:
     """The cells, as text, of what `to_csv` wrote or a spreadsheet saved from it (with a byte-order mark, with
-    semicolons), indexed by the line in which a row ends. Raises DataError for an empty text, or a row of another
-    width, with its line."""
+    semicolons), indexed by the line in which a row ends. Raises DataError for an empty text, or with its line for a
+    row of another width, or a cell that is too long."""
     text = text.removeprefix(_MARK)
     names = text.partition("\n")[0]
     delimiter = ";" if names.count(";") > names.count(",") else ","
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    rows = [(reader.line_num, [_raw(cell) for cell in row]) for row in reader if row]
+    try:
+        rows = [(reader.line_num, [_raw(cell) for cell in row]) for row in reader if row]
+    except csv.Error as error:
+        raise DataError(f"line {reader.line_num}: {error}. Shorten the cell.") from error
     if not rows:
         raise DataError("the sheet is empty; expected a line of column names.")
     (_, header), *rows = rows
@@ -175,10 +179,14 @@ def _first(parts: Sequence[str], separator: str) -> str:
 
 
 def sheet_files(folder: Path) -> list[Path]:
-    """The filled sheets in a folder, by name. Raises DataError where there is no such folder, or no sheet in it."""
+    """The filled sheets in a folder, by name. Raises DataError where there is no such folder, no sheet in it, or two
+    of one reviewer."""
     files = sorted(path for path in folder.glob("*") if path.suffix.lower() == ".csv")
     if not files:
         raise DataError(f"{folder}: no review sheets; expected a folder with one CSV file per reviewer.")
+    for one, other in pairwise(sorted(files, key=lambda path: path.stem)):
+        if one.stem == other.stem:
+            raise DataError(f"{folder}: {one.name} and {other.name} are sheets of one reviewer. Rename or remove one.")
     return files
 
 

@@ -49,10 +49,11 @@ def _visible(text: str) -> str:
     return text
 
 
-def _worded(text: str) -> str:
-    if text.startswith(("<", ">")):
-        raise ValueError("rules compare words, not numbers; expected a word, or an item_id")
-    return text
+def _worded(item_set: dict[str, list[str]]) -> dict[str, list[str]]:
+    for column, values in item_set.items():
+        if column != "item_id" and any(value.startswith(("<", ">")) for value in values):
+            raise ValueError(f"{column}: rules compare words, not numbers; expected words, or item_id")
+    return item_set
 
 
 def _compiled(pattern: Any) -> re.Pattern[str]:
@@ -72,9 +73,8 @@ _FILLED = StringConstraints(strip_whitespace=True, min_length=1)
 Text = Annotated[str, _FILLED, AfterValidator(_printable), AfterValidator(_visible)]
 Pattern = Annotated[re.Pattern[str], BeforeValidator(_compiled)]
 Count = Annotated[int, Field(strict=True, ge=1)]
-Value = Annotated[Text, AfterValidator(_worded)]
-Column = Annotated[list[Value], Field(min_length=1)]
-ItemSet = Annotated[dict[str, Column], Field(min_length=1)]
+Column = Annotated[list[Text], Field(min_length=1)]
+ItemSet = Annotated[dict[str, Column], Field(min_length=1), AfterValidator(_worded)]
 """Items by their columns: in each column named, one of its values. `item_id` has to be equal to a value; any other
 column has to hold it as whole words; case and invisible characters are ignored."""
 

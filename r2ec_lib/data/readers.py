@@ -105,13 +105,23 @@ def read_interactions(
 def _read_interactions(
     path: str | Path, columns: Mapping[str, str] | None, timestamp_unit: str, rating_range: tuple[float, float]
 ) -> tuple[pd.DataFrame, list[tuple]]:
-    names, where, raw = _names(columns), place(path), read_file(path)
-    rated = names["rating"] != "rating" or "rating" in raw
+    names, where, given = _names(columns), place(path), read_file(path)
+    rated = names["rating"] != "rating" or "rating" in given
     wanted = ["user_id", "item_id", "timestamp"] + (["rating"] if rated else [])
     wanted += ["quantity"] if names["quantity"] else []
-    raw = select_columns(raw, {key: names[key] for key in wanted}, where)
+    raw = select_columns(given, {key: names[key] for key in wanted}, where)
     raw = raw if rated else raw.assign(rating=np.float32("nan"))
     raw["timestamp"] = parse_time(raw["timestamp"], timestamp_unit, where)
+    name, late = schema.name_of(where), raw["timestamp"] > pd.Timestamp.now(tz="UTC") + pd.Timedelta(1, "D")
+    if late.any():
+        told = (
+            f"{name}: {int(late.sum()):,} of {len(raw):,} times lie in the future, the last {raw['timestamp'].max()}."
+        )
+        print(f"{told} If such a date stands for none, remove its rows: they would count as the latest.")
+    returns = (schema.to_numbers(given["quantity"]) <= 0).sum() if "quantity" in given and not names["quantity"] else 0
+    if returns:
+        told = f"{name}: {returns:,} rows have a quantity of 0 or less and count as purchases."
+        print(f"{told} If they are returns, set column_quantity to quantity.")
     drops: list[tuple] = [("interactions", "read", 0, len(raw))]
     if "quantity" in raw:
         raw, returned = drop_returned(raw, where)
@@ -125,7 +135,8 @@ def named_items(raw: pd.DataFrame, columns: Mapping[str, str] | None, where: Whe
     `columns` as in `read_logs`; a further column that has one of our names is left out. Raises DataError.
     """
     names = _names(columns)
-    named = select_columns(raw, {"item_id": names["catalogue_id"], "title": names["title"]}, where)
+    advice = "Correct the file, or set column_catalogue_id and column_title to the names that it has."
+    named = select_columns(raw, {"item_id": names["catalogue_id"], "title": names["title"]}, where, advice)
     return named.join(raw.drop(columns={names["catalogue_id"], names["title"], *named}, errors="ignore"))
 
 
@@ -220,7 +231,9 @@ def parse_time(values: pd.Series, unit: str, where: Where) -> pd.Series:
         elif pd.notna(times[row]):
             advice = f"It means the year {times[row].year}. Expected a year in {YEARS[0]}…{YEARS[1]}"
         else:
-            advice = f"Expected {_expected(unit)}. Correct the field, or set timestamp_unit"
+            advice = (
+                f"Expected {_expected(unit)}. Correct the field, or set timestamp_unit, for instance to '%d.%m.%y'"
+            )
         raise DataError(
             f"{at(where, row)}: {brief(values[row])!r} is no plausible time in unit {unit!r} {rows}. {advice}."
         )
@@ -259,14 +272,15 @@ def select_columns(
     df: pd.DataFrame,
     names: Mapping[str, str],
     where: Where,
-    advice: str = "Correct the file or the column mapping.",
+    advice: str = "Correct the file, or set column_{} to the name that it has.",
 ) -> pd.DataFrame:
-    """The columns `names` (ours: theirs) of `df`, under our names. DataError, with advice, for one that is missing."""
+    """The columns `names` (ours: theirs) of `df`, under our names. DataError for one that is missing, with advice, in
+    which {} is our name."""
     for ours, theirs in names.items():
         if theirs not in df.columns:
             raise DataError(
                 f"{schema.name_of(where)}: no column {theirs!r} for {ours}; found "
-                f"{', '.join(map(repr, map(brief, df.columns)))}. {advice}"
+                f"{', '.join(map(repr, map(brief, df.columns)))}. {advice.format(ours)}"
             )
     return df[list(names.values())].set_axis(list(names), axis=1)
 
@@ -343,12 +357,14 @@ def drop_unknown(
             )
     kept, unknown = interactions[known].reset_index(drop=True), interactions["item_id"][~known & ~lacking]
     example = f"item_id {brief(unknown.iloc[0])!r}" if len(unknown) else ""
-    alike = unknown.str.lstrip("0").isin(items["item_id"].str.lstrip("0")).sum()
+    ways = {"without leading zeros": lambda ids: ids.str.lstrip("0"), "in one case": lambda ids: ids.str.casefold()}
+    alike = {way: unknown.pipe(cut).isin(items["item_id"].pipe(cut)).sum() for way, cut in ways.items()}
+    way, most = max(alike.items(), key=lambda pair: pair[1])
     both = f"for example {example}; the catalogue has {brief(items['item_id'].iloc[0])!r}"
     matching, all_items = kept["item_id"].nunique(), kept["item_id"].nunique() + unknown.nunique()
     advice = "Write the ids alike in both files."
-    if alike:
-        advice = f"Write the ids alike in both files; without leading zeros, {alike:,} would match."
+    if most:
+        advice = f"Write the ids alike in both files; {way}, {most:,} would match."
     elif matching > ALIKE_SHARE * all_items:
         advice = f"It has {matching:,} of the {all_items:,} items of the log; add the others."
     if kept.empty:

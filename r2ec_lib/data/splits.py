@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from r2ec_lib.data.readers import read_times
-from r2ec_lib.data.schema import SPLITS, DataError, drops_table
+from r2ec_lib.data.schema import SPLITS, DataError, brief, drops_table
 
 STEP_MONTHS = {"paper": 1, "official": 3}
 RANKED = 20  # items of the longest ranking that is evaluated
@@ -19,6 +19,7 @@ TIED_SHARE = 0.05  # share of samples with the time of one of another split abov
 REGULAR_SHARE = 0.2  # share of targets that come equally long after the purchase before above which a note says so
 ONE_ORDER = 60  # seconds up to which purchases equally far apart are probably lines of one order
 SOON = 1.0  # hours between two purchases that are of one sitting
+LARGE_SHARE = 0.05  # share of the samples of one shopper of many above which a note says so
 
 
 def select_window(
@@ -185,6 +186,12 @@ def check_feasible(
         for name in ("valid", "test")
         if users.get(name, 0) < 2
     ]
+    by_user = samples["user_id"].value_counts()
+    if by_user.iloc[0] > max(LARGE_SHARE, 10 / len(by_user)) * len(samples):
+        notes.append(
+            f"Shopper {brief(by_user.index[0])!r} has {by_user.iloc[0] / len(samples):.0%} of the samples. If the id "
+            "stands for many people, as one for guests does, take its rows out of the log."
+        )
     if (share := _tied(samples)) > TIED_SHARE:
         notes.append(
             f"{share:.0%} of the samples have the same time as one of another split, so there it is not time that "
@@ -205,6 +212,11 @@ def check_feasible(
             )
         regular = f"{count / len(samples):.0%} of the targets were bought exactly {_duration(gap)} after"
         notes.append(f"{regular} the purchase before. {advice}")
+    elif (share := (gaps <= ONE_ORDER).mean()) > REGULAR_SHARE:
+        notes.append(
+            f"{share:.0%} of the targets were bought within {_duration(ONE_ORDER)} of the purchase before. If these "
+            f"are lines of one order, set order_seconds to {ONE_ORDER} or more: then they are no questions."
+        )
     ratings = np.concatenate(samples["history_ratings"].to_list())
     if (given := ratings[~np.isnan(ratings)]).size and (given == given[0]).all():
         notes.append(f"Every rating is {given[0]:g}, so ratings say nothing here.")

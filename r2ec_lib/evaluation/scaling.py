@@ -12,16 +12,22 @@ import pandas as pd
 import scipy.stats
 import yaml
 
-from r2ec_lib.evaluation.uncertainty import bootstrap
+from r2ec_lib.data.schema import DataError
+from r2ec_lib.evaluation.uncertainty import bootstrap, standard_errors
 
 KNOWN = 1e6
 """Degrees of freedom from which on a variance is as good as known."""
 
 
 def read_sizes(folders: Iterable[Path], key: str) -> dict[str, float]:
-    """The value of a recipe's `key` in each finished run, by the name of its folder."""
+    """The value of a recipe's `key` in each finished run, by the name of its folder. Raises DataError where it is no
+    number above 0, of which there is no logarithm."""
     recipes = {folder.name: (folder / "recipe.yaml").read_text(encoding="utf-8") for folder in folders}
-    return {name: float(yaml.safe_load(text)[key]) for name, text in recipes.items()}
+    sizes = {name: yaml.safe_load(text)[key] for name, text in recipes.items()}
+    for name, size in sizes.items():
+        if isinstance(size, bool) or not isinstance(size, int | float) or not size > 0:
+            raise DataError(f"{name}: {key} is {size!r}; a row that `grows` needs a number above 0, in the base, too.")
+    return {name: float(size) for name, size in sizes.items()}
 
 
 def curve(
@@ -48,7 +54,8 @@ def curve(
     for row, of in runs.items():
         values = np.column_stack([answers[run]["ndcg@20"] for run in of.values()])  # (questions, seeds)
         users = answers[next(iter(of.values()))]["user_id"]
-        shoppers = bootstrap(values.mean(axis=1)[:, None], users, resamples, seed).var(ddof=1)
+        draws = bootstrap(values.mean(axis=1)[:, None], users, resamples, seed)
+        shoppers = float(standard_errors(draws, users.nunique())[0]) ** 2
         squares, free = squares + values.mean(axis=0).var() * len(of), free + len(of) - 1
         line = {"row": row, "size": sizes[next(iter(of.values()))], "seeds": len(of), "mean": values.mean()}
         lines.append(line | {"variance": shoppers})

@@ -105,7 +105,8 @@ def run_intervals(drawn: Mapping[str, Resampled]) -> pd.DataFrame:
     """`uncertainty.intervals` within each run, `run` in front, and `se`, the standard error over shoppers."""
     parts = []
     for run, one in drawn.items():
-        table = uncertainty.intervals(one).assign(se=one.draws.std(ddof=1).to_numpy(), run=run)
+        errors = uncertainty.standard_errors(one.draws.to_numpy(), one.users)
+        table = uncertainty.intervals(one).assign(se=errors, run=run)
         parts.append(table[["run", *table.columns.drop("run")]])
     return pd.concat(parts, ignore_index=True)
 
@@ -157,7 +158,7 @@ def margins(drawn: Mapping[str, Resampled], a: str, others: Sequence[str], metri
 def _over_runs(by_run: Sequence[float], resamples: Sequence[np.ndarray], users: int) -> dict:
     """`OVER_RUNS` from a value and (R,) resamples of each run."""
     resampled, count = np.mean(resamples, axis=0), len(by_run)
-    mean, user_se = float(np.mean(by_run)), float(resampled.std(ddof=1))
+    mean, user_se = float(np.mean(by_run)), float(uncertainty.standard_errors(resampled, users))
     seed_sd, p = np.nan, np.nan
     interval = uncertainty.percentiles(resampled, users).tolist()
     if count > 1:

@@ -217,6 +217,12 @@ def percentiles(draws: np.ndarray, users: float) -> np.ndarray:
     return np.percentile(draws, [tail, 100 - tail], axis=0)
 
 
+def standard_errors(draws: np.ndarray, users: float) -> np.ndarray:
+    """Standard deviations of values (R, …) that were resampled over `users`, as of samples of so many: a few users
+    drawn anew vary less, by √((U − 1) / U)."""
+    return draws.std(axis=0, ddof=1) * math.sqrt(users / max(users - 1, 1))
+
+
 POPULARITY_THIRDS = ("rare third", "middle third", "popular third")
 
 

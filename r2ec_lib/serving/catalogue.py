@@ -15,6 +15,7 @@ from r2ec_lib.data.readers import LOG_COLUMNS, REMOVED, marks_removed, named_ite
 from r2ec_lib.data.schema import DataError, Where, at, brief, to_ids
 from r2ec_lib.data.storage import alone, whole_folder
 from r2ec_lib.model import R2ec, saved
+from r2ec_lib.model.backbone import quiet
 
 TRUTHS = {"": False, "0": False, "false": False, "no": False, "1": True, "true": True, "yes": True}
 TRUTHS |= {"0.0": False, "1.0": True}  # numbers with gaps, as pandas writes them
@@ -45,13 +46,15 @@ def update(model_folder: Path, items_path: Path, columns: Mapping[str, str], rem
             "folder and change the copy."
         )
     where, raw, names = place(items_path), read_file(items_path), LOG_COLUMNS | dict(columns)
-    ids = to_ids(select_columns(raw, {"item_id": names["catalogue_id"]}, where)["item_id"], where)
+    advice = "Correct the file, or set column_catalogue_id to the name that it has."
+    ids = to_ids(select_columns(raw, {"item_id": names["catalogue_id"]}, where, advice)["item_id"], where)
     if ids.duplicated().any():
         row = ids.index[ids.duplicated()][0]
         raise DataError(f"{at(where, row)}: the id {brief(ids[row])!r} is repeated. Keep one row per item.")
     mark = next(filter(marks_removed, raw), REMOVED)
     gone = pd.Series(True, raw.index) if remove else _truths(raw[mark], where) if mark in raw else ids.isna()
     busy = DataError(f"{model_folder} is being changed by another process. Wait for it and start again.")
+    quiet()
     with alone(model_folder.with_name(f".{model_folder.name}.lock"), busy):
         model = R2ec.load(model_folder)
         present = ids.isin(model.head.item_ids)

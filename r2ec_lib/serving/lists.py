@@ -36,6 +36,7 @@ from r2ec_lib.data.readers import LOG_COLUMNS, drop_unknown, read_interactions, 
 from r2ec_lib.data.schema import DataError, brief, to_ids, whole_number
 from r2ec_lib.data.storage import alone, code_digest, read_json, sha256, write_atomically, write_json
 from r2ec_lib.model import R2ec, vllm
+from r2ec_lib.model.backbone import quiet
 from r2ec_lib.model.r2ec import Recommendation
 
 PART = 256
@@ -109,6 +110,7 @@ def recommend(
     whole_number(max_new_tokens or 0, "max_new_tokens", 0)
     if use_vllm:
         vllm.require()
+    quiet()
     _command_of(out)  # refuses a file of something else before any long work
     for part in parts(interactions_path):
         kind_of(part)  # and so what is no log; its rows are read on the model's scale of ratings
@@ -134,6 +136,12 @@ def recommend(
         raise DataError(
             f"{users_path}: none of its shoppers has a purchase in {interactions_path} (for example "
             f"{brief(wanted[0])!r}; the log has {brief(log['user_id'].iloc[0])!r}). Write the ids alike in both files."
+        )
+    if wanted is not None and (absent := sorted({*wanted} - {*log["user_id"]})):
+        print(
+            f"{len(absent):,} of the {len(wanted):,} shoppers of {users_path} have no purchase in {interactions_path} "
+            f"(for example {brief(absent[0])!r}; the log has {brief(log['user_id'].iloc[0])!r})",
+            flush=True,
         )
     users = log["user_id"].unique() if wanted is None else wanted
     users = np.array([user for user in users if shard_of(user, shard[1]) == shard[0]], object)
@@ -274,6 +282,9 @@ def write_lists(
         return print(f"{out} holds these lists already.")
     if held and {**held, "shard": None} == {**command, "shard": None}:
         raise DataError(f"{out} holds shard {'/'.join(map(str, held['shard']))} of these lists; name another --out.")
+    if held:
+        changed = ", ".join(key for key in command if held.get(key) != command[key])
+        print(f"{out} holds lists of a command with another {changed}; they will be replaced.", flush=True)
     at = log["timestamp"].max()
     owners = pd.Index(users).get_indexer(log["user_id"])  # (rows,) −1 for those who get no list
     in_catalogue = log["item_id"].isin(item_ids).to_numpy()

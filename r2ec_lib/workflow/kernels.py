@@ -48,6 +48,8 @@ runpy.run_module("ipykernel_launcher", run_name="__main__")"""
 the end is done, the process is over. Taking down torch and all that it has loaded would add seconds to each stage."""
 CHECK = "check"
 """Tag of the cells that look at a notebook's settings alone."""
+TOLD = ("DataError", "GuardrailError", "SegmentError", "RecipeError", "ValueError")
+"""Errors whose messages say what to do, so that the line of code adds nothing."""
 MARK = "R2EC_NOTEBOOK"
 """Environment variable by which the processes of one notebook are found, whatever session or parent they have."""
 
@@ -128,21 +130,23 @@ def run_notebook(
     return {"seconds": round(time.monotonic() - begin, 1), "peak_memory_gb": round(peak.bytes / 2**30, 2)}
 
 
-def check_settings(source: Path, values: Mapping[str, Any], variables: Mapping[str, str] = QUIET) -> None:
+def check_settings(source: Path, values: Mapping[str, Any], variables: Mapping[str, str] = QUIET) -> str:
     """Executes only those cells of `source` that have the tag "check": they refuse settings before any long work.
 
-    Raises RunError with the reason; does nothing where no cell has the tag.
+    Returns what they print, indented; nothing where no cell has the tag. Raises RunError with the reason.
     """
     notebook = nbformat.read(source, as_version=4)
     tags = [cell.metadata.get("tags", []) for cell in notebook.cells]
     if not any(CHECK in one for one in tags):
-        return
+        return ""
     pairs = zip(notebook.cells, tags, strict=True)
     notebook.cells = [cell for cell, one in pairs if cell.cell_type == "code" and {"parameters", CHECK} & set(one)]
     with tempfile.TemporaryDirectory() as place:
         nbformat.write(notebook, Path(place) / source.name)
         target = Path(place) / "executed.ipynb"
-        run_notebook(Path(place) / source.name, target, values, io.StringIO(), variables, source.parent)
+        told = io.StringIO()
+        run_notebook(Path(place) / source.name, target, values, told, variables, source.parent)
+    return told.getvalue()
 
 
 def end_all(mark: str, patience: float = 3.0) -> None:
@@ -230,7 +234,7 @@ def _explained(error: PapermillExecutionError, source: Path, target: Path) -> st
         heading = titles[-1] if titles else heading
     where = f'{source.name}, under "{heading}"' if heading else source.name
     text = f"{error.ename}: {error.evalue}"
-    if error.ename in ("DataError", "ValueError"):
+    if error.ename in TOLD:
         text = error.evalue
     elif line := re.search(r"-+> \d+ (.*)", re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))):
         text = f"{text}\nat: {line[1].strip()}"

@@ -119,7 +119,7 @@ def check(recipe: Recipe, runs: Path = RUNS, *, shared: bool = False) -> None:
     plan = _plan(recipe, run, declared, variables)
     forecast = _forecast(run, plan, shared)
     _whole(recipe, run, forecast, declared)
-    _check_settings(plan, variables)
+    print(_check_settings(plan, variables), end="")
     print(f"The recipe is right. Run folder: {shown(run.path)}")
     for stage, reason in forecast:
         print(f"{stage.name}: {reason or ('up to date, or copied' if shared else 'up to date')}")
@@ -225,13 +225,12 @@ def _whole(
     return replace(recipe, values=values, stages=order)
 
 
-def _check_settings(plan: Sequence[Stage], variables: Mapping[str, str]) -> None:
-    """Has notebooks look at their settings, before anything runs that takes long."""
-    for stage in plan:
-        try:
-            kernels.check_settings(stage.source, stage.given, variables)
-        except RunError as error:
-            raise RecipeError(str(error)) from None
+def _check_settings(plan: Sequence[Stage], variables: Mapping[str, str]) -> str:
+    """Has notebooks look at their settings, before anything runs that takes long; returns what they say of them."""
+    try:
+        return "".join(kernels.check_settings(stage.source, stage.given, variables) for stage in plan)
+    except RunError as error:
+        raise RecipeError(str(error)) from None
 
 
 def _variables(recipe: Recipe, declared: Mapping[str, Mapping[str, Parameter]]) -> dict[str, str]:

@@ -16,7 +16,7 @@ CASES = ["case-001", "case-002"]
 GOOD = "5,4,3,2,yes,fine"
 
 
-def sheet_of(*rows: str, header: str = "case,true,relevant,consistent,readable,accept,remark") -> str:
+def sheet_of(*rows: str, header: str = "case,truthful,relevant,consistent,readable,accept,remark") -> str:
     return "\n".join([header, *rows]) + "\n"
 
 
@@ -141,7 +141,7 @@ def test_a_filled_sheet_comes_back_by_case_whatever_the_order_of_its_rows():
     text = sheet_of(",".join(["case-002", "1,,5,5,NO ,"]), f"case-001,{GOOD}")
     marks = review.read_sheet(text, CASES, "Ann")
     assert marks["case"].tolist() == CASES and set(marks["reviewer"]) == {"Ann"}
-    assert marks["true"].tolist() == [5, 1] and np.isnan(marks["relevant"][1])
+    assert marks["truthful"].tolist() == [5, 1] and np.isnan(marks["relevant"][1])
     assert marks["accept"].tolist() == [1, -1] and marks["remark"].tolist() == ["fine", ""]
 
 
@@ -161,8 +161,11 @@ def test_a_spreadsheets_mark_and_semicolons_are_read():
     [
         ("", ["empty"]),
         (sheet_of(f"case-001,{GOOD}", f"case-009,{GOOD}"), ['line 3: unknown case "case-009"', "no row for case-002"]),
-        (sheet_of("case-001,6,4,3,2,,", f"case-002,{GOOD}"), ['line 2: true is "6"; expected 1 to 5']),
-        (sheet_of("case-001,2.5,x,3,2,,", f"case-002,{GOOD}"), ['line 2: true is "2.5"', 'line 2: relevant is "x"']),
+        (sheet_of("case-001,6,4,3,2,,", f"case-002,{GOOD}"), ['line 2: truthful is "6"; expected 1 to 5']),
+        (
+            sheet_of("case-001,2.5,x,3,2,,", f"case-002,{GOOD}"),
+            ['line 2: truthful is "2.5"', 'line 2: relevant is "x"'],
+        ),
         (sheet_of("case-001,1,4,3,2,maybe,", f"case-002,{GOOD}"), ['line 2: accept is "maybe"']),
         (sheet_of(f"case-001,{GOOD}"), ["after line 2: no row for case-002"]),
         (sheet_of(), ["after line 1: no row for case-001, case-002"]),
@@ -171,9 +174,12 @@ def test_a_spreadsheets_mark_and_semicolons_are_read():
             ['line 4: case "case-001" is repeated, first in line 2'],
         ),
         (sheet_of("case-001,1,2"), ["line 2: 3 cells; expected 7"]),
-        (sheet_of(header="case,true,relevant,consistent,readable,accept,remark,mood"), ['unknown column "mood"']),
-        (sheet_of(header="case,true,relevant,consistent,accept,remark"), ['no column "readable"']),
-        (sheet_of(header="case,true,true,relevant,consistent,readable,accept,remark"), ['"true" is repeated']),
+        (sheet_of(header="case,truthful,relevant,consistent,readable,accept,remark,mood"), ['unknown column "mood"']),
+        (sheet_of(header="case,truthful,relevant,consistent,accept,remark"), ['no column "readable"']),
+        (
+            sheet_of(header="case,truthful,truthful,relevant,consistent,readable,accept,remark"),
+            ['"truthful" is repeated'],
+        ),
     ],
 )
 def test_each_fault_of_a_sheet_is_named_with_its_line(text, said):
@@ -189,6 +195,19 @@ def test_of_many_faults_and_of_many_missing_rows_the_first_three_are_told_and_th
         review.read_sheet(wrong, cases, "Ann")
     with pytest.raises(DataError, match=r"no row for case-002, case-003, case-004, and 36 more\.$"):
         review.read_sheet(sheet_of(f"case-001,{GOOD}"), cases, "Ann")
+
+
+def test_a_cell_that_is_too_long_and_two_sheets_of_one_reviewer_are_named(tmp_path):
+    with pytest.raises(DataError, match=r"ann\.csv: line 2: field larger than field limit"):
+        review.read_sheet(sheet_of("case-001,1,2,3,4,yes," + "x" * 140_000), CASES, "ann", "ann.csv")
+    for name in ("ann.csv", "ann.CSV", "bob.csv"):
+        (tmp_path / name).write_text("")
+    with pytest.raises(DataError, match=r"ann\.csv and ann\.CSV|ann\.CSV and ann\.csv.* of one reviewer"):
+        review.sheet_files(tmp_path)
+
+
+def test_no_column_of_a_sheet_is_a_word_that_a_spreadsheet_takes_for_a_truth_value():
+    assert not {"true", "false"} & {*review.SHEET_COLUMNS}
 
 
 def test_the_sheets_of_a_folder_are_found_in_any_case_and_an_empty_or_missing_folder_is_named(tmp_path):
@@ -221,7 +240,7 @@ def test_a_sheet_that_is_not_utf_8_is_named_with_its_line(tmp_path, encoding, li
 
 def test_lines_are_those_of_the_file_where_cells_hold_line_breaks():
     text = sheet_of('case-001,5,4,3,2,yes,"two\nlines"', "case-002,9,4,3,2,yes,")
-    with pytest.raises(DataError, match='line 4: true is "9"'):
+    with pytest.raises(DataError, match='line 4: truthful is "9"'):
         review.read_sheet(text, CASES, "Ann")
 
 
@@ -257,7 +276,7 @@ def alpha_by_definition(marks: np.ndarray) -> float:
 
 def alpha(marks) -> float:
     sheets = [marks_of(f"reviewer {number}", list(given)) for number, given in enumerate(marks)]
-    return review.agreement(pd.concat(sheets)).set_index("criterion").loc["true", "alpha"]
+    return review.agreement(pd.concat(sheets)).set_index("criterion").loc["truthful", "alpha"]
 
 
 def test_alpha_is_that_of_the_published_example():
@@ -282,18 +301,18 @@ def test_alpha_is_undefined_without_two_values_or_two_reviewers_of_a_case(marks)
     assert np.isnan(alpha(marks))
 
 
-def marks_of(reviewer: str, true: list[float], accept=None) -> pd.DataFrame:
-    table = pd.DataFrame({"reviewer": reviewer, "case": [f"c{n}" for n in range(len(true))]})
-    table = table.assign(**dict.fromkeys(review.CRITERIA, np.nan)).assign(true=true)
+def marks_of(reviewer: str, truthful: list[float], accept=None) -> pd.DataFrame:
+    table = pd.DataFrame({"reviewer": reviewer, "case": [f"c{n}" for n in range(len(truthful))]})
+    table = table.assign(**dict.fromkeys(review.CRITERIA, np.nan)).assign(truthful=truthful)
     return table.assign(accept=accept if accept is not None else 0)
 
 
 def test_agreement_is_told_for_each_criterion():
     marks = pd.concat([marks_of("Ann", [1, 2, 5, NONE]), marks_of("Ben", [1, 2, 5, 4])])
     table = review.agreement(marks).set_index("criterion")
-    assert table.loc["true", "alpha"] == pytest.approx(1)
-    assert table.loc["true", ["cases", "reviewers"]].tolist() == [3, 2]
-    assert table.loc["true", "mean"] == pytest.approx((1 + 2 + 5 + 1 + 2 + 5 + 4) / 7)
+    assert table.loc["truthful", "alpha"] == pytest.approx(1)
+    assert table.loc["truthful", ["cases", "reviewers"]].tolist() == [3, 2]
+    assert table.loc["truthful", "mean"] == pytest.approx((1 + 2 + 5 + 1 + 2 + 5 + 4) / 7)
     assert np.isnan(table.loc["readable", "alpha"]) and table.loc["readable", "cases"] == 0
 
 
@@ -301,7 +320,7 @@ def test_an_index_that_follows_the_marks_correlates_and_a_constant_one_has_no_va
     cases = pd.DataFrame({"case": [f"c{n}" for n in range(5)], "user_id": list("abcde")})
     marks = pd.concat([marks_of("Ann", [1, 2, 3, 4, 5]), marks_of("Ben", [1, 1, 3, 5, 5])])
     told = {f"c{n}": n**3 for n in range(5)}
-    row = review.quality_correlation(marks, cases, told, resamples=200).set_index("criterion").loc["true"]
+    row = review.quality_correlation(marks, cases, told, resamples=200).set_index("criterion").loc["truthful"]
     assert row["correlation"] == pytest.approx(1) and row["cases"] == 5
     assert row[["low", "high"]].tolist() == pytest.approx([1, 1])
     whole = review.quality_correlation(marks, cases, told, resamples=50).set_index("criterion").loc["all"]

@@ -26,6 +26,11 @@ def test_the_shipped_rules_are_read():
     assert (shopper.mentions, shopper.facts, short.words) == (0, 1, 80) and so.name == "says only what is so"
 
 
+def test_an_item_id_may_begin_as_a_comparison_does():
+    [rule] = parse(one("kind: never_recommend, items: {item_id: ['<b>7', '>9']}")).rules
+    assert rule.items == {"item_id": ["<b>7", ">9"]}
+
+
 def test_what_happens_to_a_broken_reason_has_defaults_and_can_be_set():
     assert [getattr(parse(f"rules: [{LIMIT}]"), name) for name in ("retries", "temperature")] == [3, 1.0]
     chosen = parse(f"retries: 0\ntemperature: 2\nrules: [{LIMIT}]")
@@ -75,11 +80,11 @@ def test_what_happens_to_a_broken_reason_has_defaults_and_can_be_set():
         (one("kind: never_recommend, items: {title: a}"), ["items: title: ", "valid list", "found 'a'"]),
         (
             one("kind: never_recommend, items: {price: ['> 50']}"),
-            ["items: price: rules compare words", "found '> 50'"],
+            ["items: price: rules compare words", "found {'price': ['> 50']}"],
         ),
         (
             one("kind: never_recommend, items: {title: [a]}, when: {history: {price: [' <=5']}}"),
-            ["when: history: price: rules compare words, not numbers", "found ' <=5'"],
+            ["when: history: price: rules compare words, not numbers", "found {'price': [' <=5']}"],
         ),
         (one("kind: never_recommend, items: {title: []}"), ["items: title: ", "at least 1 item"]),
         (one("kind: never_recommend, items: {title: [a]}, when: {}"), ["when: expected history, reason or both"]),

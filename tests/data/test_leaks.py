@@ -6,6 +6,7 @@ import pytest
 from data.helpers import catalogue, random_log
 
 from r2ec_lib.data import leaks, splits
+from r2ec_lib.data.purchases import actions
 from r2ec_lib.data.schema import DataError
 
 
@@ -55,7 +56,7 @@ def test_a_failing_check_gives_an_example():
 
 def test_a_column_that_counts_purchases_is_found_under_any_name():
     samples, _ = splits.make_samples(catalogue(30), random_log())
-    bought = np.bincount(samples["target"], minlength=30)
+    bought = np.bincount(actions(samples)["item"], minlength=30)  # first purchases, too, which are no targets
     harmless = catalogue(30).assign(width=[str(k % 7) for k in range(30)], brand="Acme")
     assert checked(samples, harmless) == set()
     telling = harmless.assign(shelf_code=[f"{3 * count + 1:,}" for count in bought])

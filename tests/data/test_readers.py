@@ -116,6 +116,8 @@ def test_more_than_a_fifth_of_unknown_items_is_told_with_an_example_and_what_wou
     assert "interactions.csv: 2 of 3 interactions are dropped" in told
     assert "(for example item_id '1'; the catalogue has '001')" in told
     assert told.endswith("Write the ids alike in both files; without leading zeros, 1 would match.\n")
+    readers.read_logs(*logs(rows.replace("b,1", "b,P-1"), items.replace("001", "p-1")))
+    assert capsys.readouterr().out.endswith("Write the ids alike in both files; in one case, 1 would match.\n")
     rows = "".join(f"u{number},20,2020-01-01\n" for number in range(4)) + "b,x,2020-01-02\n"
     readers.read_logs(*logs(rows, items))
     assert capsys.readouterr().out == ""  # no more than a fifth
@@ -246,6 +248,24 @@ def test_a_wrong_column_name_is_refused(logs):
         readers.read_logs(*logs(), {"title": "name"})
     with pytest.raises(DataError, match=r"\['brand'\] not known"):
         readers.read_logs(*logs(), {"brand": "name"})
+
+
+def test_a_column_of_the_items_is_named_by_the_key_that_maps_it(logs):
+    with pytest.raises(DataError, match=r"items\.csv: no column 'item_id' for item_id; .*set column_catalogue_id and"):
+        readers.read_logs(*logs(items="sku,title\np,Pen\n"))
+    with pytest.raises(DataError, match=r"no column 'sku' for item_id; .* or set column_item_id to the name"):
+        readers.read_logs(*logs(), {"item_id": "sku"})
+
+
+def test_times_in_the_future_and_quantities_that_nobody_reads_are_told(logs, capsys):
+    interactions, items = logs("a,p,2020-01-01\nb,q,2099-12-31\n")
+    readers.read_interactions(interactions)
+    assert "interactions.csv: 1 of 2 times lie in the future, the last 2099-12-31" in capsys.readouterr().out
+    interactions.write_text("user_id,item_id,timestamp,quantity\na,p,2020-01-01,1\nb,q,2020-01-02,-1\n")
+    readers.read_logs(interactions, items)
+    assert "1 rows have a quantity of 0 or less and count as purchases" in capsys.readouterr().out
+    readers.read_logs(interactions, items, {"quantity": "quantity"})
+    assert capsys.readouterr().out == ""
 
 
 def test_missing_and_empty_files_are_named(logs, tmp_path):

@@ -126,6 +126,26 @@ def test_a_split_with_one_shopper_is_noted():
     ]
 
 
+def test_an_id_that_has_a_large_part_of_many_shoppers_samples_is_noted():
+    users = ["guest" if k % 3 == 0 else f"u{k % 250:03d}" for k in range(1000)]
+    samples, _ = splits.make_samples(
+        catalogue(999), log(users, [k % 997 for k in range(1000)], [k + k * k % 11 / 20 for k in range(1000)])
+    )
+    [note] = splits.check_feasible(catalogue(999), samples, batch_users=8)
+    assert note.startswith("Shopper 'guest' has 44% of the samples. If the id stands for many people")
+    others = splits.check_feasible(catalogue(999), samples[samples["user_id"] != "guest"], batch_users=8)
+    assert not [note for note in others if note.startswith("Shopper")]
+
+
+def test_lines_of_orders_that_are_seconds_apart_are_noted_though_no_two_gaps_are_alike():
+    users = [f"u{k // 2 % 7}" for k in range(100)]
+    hours = [1000 * (k // 2) + k // 2 * (k // 2) % 13 + k % 2 * (k % 41 + 2) / 3600 for k in range(100)]
+    samples, _ = splits.make_samples(catalogue(30), log(users, [k % 29 for k in range(100)], hours), max_history=3)
+    [note] = splits.check_feasible(catalogue(30), samples, batch_users=8)
+    assert note.startswith("54% of the targets were bought within 1 minute of the purchase before. If these are lines")
+    assert "set order_seconds to 60 or more" in note
+
+
 def test_a_log_of_few_different_times_is_noted():
     users, items = [f"u{k % 50:02d}" for k in range(200)], [k // 50 for k in range(200)]
     samples, _ = splits.make_samples(catalogue(30), log(users, items, [3.5 * item**2 for item in items]))

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import scipy.stats
 
+from r2ec_lib.data.schema import DataError
 from r2ec_lib.evaluation import scaling
 
 
@@ -102,3 +103,7 @@ def test_sizes_are_read_from_the_recipes_of_finished_runs(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "recipe.yaml").write_text(f"name: {name}\nmax_steps: {steps}\n")
     assert scaling.read_sizes([tmp_path / "a", tmp_path / "b"], "max_steps") == {"a": 40.0, "b": 80.0}
+    for wrong in ("0", "many", "true", "[3]"):
+        (tmp_path / "b" / "recipe.yaml").write_text(f"max_steps: {wrong}\n")
+        with pytest.raises(DataError, match=r"^b: max_steps is .* a number above 0"):
+            scaling.read_sizes([tmp_path / "a", tmp_path / "b"], "max_steps")

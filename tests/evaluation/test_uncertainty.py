@@ -162,6 +162,12 @@ def test_intervals_of_few_users_cover_the_truth_as_students_do(users):
     assert np.median(at_the_end) == pytest.approx(0.05, abs=0.02)  # zero at the end of the interval
 
 
+def test_the_standard_error_over_a_few_users_is_that_of_a_sample_of_so_many():
+    values = np.array([0.0, 1.0, 5.0])
+    draws = values[np.random.default_rng(0).integers(0, 3, (100_000, 3))].mean(axis=1)
+    assert uncertainty.standard_errors(draws, 3) == pytest.approx(values.std(ddof=1) / np.sqrt(3), rel=0.01)
+
+
 def test_smallest_detectable_effect_is_2_8_standard_errors():
     rng = np.random.default_rng(0)
     a, b = rng.integers(1, 40, 500), rng.integers(1, 40, 500)

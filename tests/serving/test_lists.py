@@ -253,13 +253,22 @@ def test_shards_write_each_shopper_once_and_as_without_shards(shop):
     pd.testing.assert_frame_equal(together, expected, atol=1e-5)
 
 
-def test_a_finished_shard_is_not_replaced_by_another_one(shop):
+def test_shoppers_that_the_log_does_not_have_are_counted_with_an_example(shop, capsys):
+    (shop / "users.csv").write_text("user_id\nu1\n01\n02\n")
+    assert write(shop, users_path=shop / "users.csv")["user_id"].nunique() == 3
+    told = capsys.readouterr().out
+    assert "2 of the 3 shoppers of" in told and "(for example '01'; the log has 'u" in told
+
+
+def test_a_finished_shard_is_not_replaced_by_another_one(shop, capsys):
     first = write(shop, shard=(1, 2))
     for other in ((2, 2), (1, 1)):
         with pytest.raises(DataError, match=r"lists\.parquet holds shard 1/2 of these lists; name another --out"):
             write(shop, shard=other)
     assert pd.read_parquet(shop / "lists.parquet").equals(first) and not list(shop.glob(".*"))
-    assert len(write(shop, shard=(2, 2), k=2))  # lists of another command are replaced, as ever
+    capsys.readouterr()
+    assert len(write(shop, shard=(2, 2), k=2))  # lists of another command are replaced, which is told
+    assert "lists.parquet holds lists of a command with another k, shard; they will be" in capsys.readouterr().out
 
 
 def test_a_large_log_is_spread_evenly_over_shards():
@@ -515,11 +524,8 @@ def test_lists_are_made_anew_where_a_file_beside_the_log_has_changed(shop, name,
     for text in (texts[name], other[name], other[name]):
         path.write_text(text)
         write(shop, **{f"{name}_path": path, "shard": (1, 4)} if name == "guardrails" else {f"{name}_path": path})
-    assert ["already" in line for line in capsys.readouterr().out.splitlines() if "lists" in line] == [
-        False,
-        False,
-        True,
-    ]
+    told = [line for line in capsys.readouterr().out.splitlines() if "lists" in line and "replaced" not in line]
+    assert ["already" in line for line in told] == [False, False, True]
 
 
 @pytest.mark.parametrize("name", ["log.parquet", "model/r2ec.json", "users.csv", "rules.yaml"])

@@ -106,17 +106,23 @@ def test_a_kernel_has_its_values_and_its_folder_and_its_children_the_environment
 
 def test_a_check_runs_the_tagged_cells_alone_with_the_values_where_the_notebook_is(tmp_path):
     tagged = "#: check\nimport pathlib\nassert pathlib.Path('log.csv').exists() and rate == 0.5\n"
-    tagged += "assert rows > 5, f'{rows} rows'"
+    tagged += "assert rows > 5, f'{rows} rows'\nprint('2 rows dropped')"
     notebook(tmp_path / "a.ipynb", FIRST, "raise RuntimeError('not tagged')", "#: check\n# A text", tagged)
     (tmp_path / "log.csv").write_text("")
-    kernels.check_settings(tmp_path / "a.ipynb", {"rows": 6})
+    assert kernels.check_settings(tmp_path / "a.ipynb", {"rows": 6}) == "    2 rows dropped\n"
     with pytest.raises(kernels.RunError, match=r"^a\.ipynb: AssertionError: 5 rows"):
         kernels.check_settings(tmp_path / "a.ipynb", {"rows": 5})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.ipynb", "log.csv"]
 
 
 @pytest.mark.parametrize(
-    ("name", "told"), [("DataError", "too few"), ("ValueError", "too few"), ("OSError", "OSError: too few\nat: go(x)")]
+    ("name", "told"),
+    [
+        ("DataError", "too few"),
+        ("GuardrailError", "too few"),
+        ("ValueError", "too few"),
+        ("OSError", "OSError: too few\nat: go(x)"),
+    ],
 )
 def test_a_failed_cell_is_named_by_the_last_heading_above_it(tmp_path, name, told):
     """What a person can mend is told without the line of code."""

@@ -25,11 +25,13 @@ YEARS = (1990, 2100)  # a timestamp outside is a wrong unit or a broken field
 RATING_RANGE = (1.0, 5.0)  # the scale where a recipe names no other
 
 # Summaries over the whole corpus: they hold the future of every sample, so no item table carries them. Most are known
-# by the English words of their names (see `sums_up_future`); these are the others. Under another name none is known.
+# by the English words of their names (see `sums_up_future`); these are the others, and what is true of today alone.
+# Under another name none is known.
 FUTURE_COLUMNS = frozenset(
     {
         *("price", "rank", "also_buy", "also_view", "related"),  # the last four in Amazon's files until 2018
         *("view_count", "play_count", "like_count", "favorite_count", "buy_count"),
+        *("sale_price", "current_price", "discounted_price", "stock", "in_stock", "inventory", "availability"),
     }
 )
 CROWD_WORDS = frozenset(

@@ -141,7 +141,9 @@ def test_a_rating_scale_needs_two_numbers_in_order(scale):
     assert schema.check_rating_range(0, 10) == (0.0, 10.0)
 
 
-@pytest.mark.parametrize("name", ["price", " Average Rating ", "averageRating", "Best-Sellers Rank", "rating_number"])
+@pytest.mark.parametrize(
+    "name", ["price", "sale price", " Average Rating ", "averageRating", "Best-Sellers Rank", "rating_number"]
+)
 def test_summaries_of_the_future_are_known_by_any_spelling(name):
     assert schema.sums_up_future(name) and not schema.sums_up_future("colour " + name)
 

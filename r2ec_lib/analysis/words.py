@@ -7,19 +7,14 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-from r2ec_lib.data.texts import MARKS
+from r2ec_lib.data.texts import MARKS, UNSPACED
 
 _SENTENCE_END = re.compile(r"[.!?;](?=\s|$)|\n")
 _UNSEEN = re.compile(r"[\u034f\u180b-\u180d\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 """Joiners and variation selectors, which Unicode counts among the marks."""
 _JOINT = re.compile(r"\s+|(?<=\w)[-\u2010-\u2015](?=\w)")
 """What stands between two words of a phrase: white space, or a hyphen or dash."""
-_UNSPACED = (
-    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
-    "\u3005-\u3007\u3031-\u30ff\u31f0-\u31ff\u3400-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"  # kana, Han
-)
-"""Scripts that put no space between words, as the inside of a character class."""
-_LETTER = rf"(?:[^\W_{_UNSPACED}]|[{re.sub(f'[{_UNSPACED}]', '', MARKS)}])"
+_LETTER = rf"(?:[^\W_{UNSPACED}]|[{re.sub(f'[{UNSPACED}]', '', MARKS)}])"
 """A letter, its mark or a digit, beside which another one belongs to the same word."""
 
 

@@ -17,6 +17,11 @@ import pandas as pd
 
 MARKS = "".join(map(chr, (code for code in range(0x300, 0xB000) if unicodedata.category(chr(code)) in ("Mn", "Mc"))))
 """Signs that are written onto a letter, such as the vowels of Hindi, and that Python counts among no letters."""
+UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
+    "\u3005-\u3007\u3031-\u30ff\u31f0-\u31ff\u3400-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"  # kana, Han
+)
+"""Scripts that put no space between words, as the inside of a character class."""
 _RUN = rf"[^\W_]+(?:[{MARKS}]+[^\W_]*)*"
 WORD = re.compile(rf"{_RUN}(?:['’]{_RUN})*")
 _ENTITY = re.compile(r"&(?:#\d+|#x[\da-f]+|[a-z][a-z\d]*);", re.IGNORECASE)

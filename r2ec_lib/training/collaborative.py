@@ -5,6 +5,7 @@ weights. A weight of 0 is among those tried: a part is left out where it does no
 N items, K kept items, d hidden size.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain, islice, product
@@ -17,7 +18,7 @@ from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 from torch import Tensor
 
 from r2ec_lib.data.purchases import actions
-from r2ec_lib.data.texts import MARKS
+from r2ec_lib.data.texts import MARKS, UNSPACED
 from r2ec_lib.model import R2ec
 from r2ec_lib.model.collaborative import KEPT, Collaborative, ItemMap, ItemWeights, item_weights
 from r2ec_lib.model.scoring import BLOCK, item_log_probs, seen_mask, target_ranks
@@ -38,6 +39,8 @@ MAP_RATE, MAP_BATCH, MAP_EPOCHS, MAP_STEPS = 3e-3, 256, 4, (200, 1000)
 and the fewest and the most steps, so that a large log takes minutes, too."""
 MAP_TEMPERATURE, MAP_PENALTY = 0.1, 1e-3
 """τ of the softmax over all items, and the weight of the map's squared distance from the identity."""
+
+_WORD = re.compile(rf"[{UNSPACED}]+|(?:[^\W{UNSPACED}]|[{MARKS}])+")
 
 
 Counted = tuple[list[ItemWeights], ItemWeights]
@@ -119,14 +122,22 @@ def _weigh(
 def word_vectors(items: pd.DataFrame, title_weight: float = 1.0) -> sp.csr_matrix:
     """(N, words) TF-IDF vectors of length 1 of the texts of an items table.
 
-    A word that occurs n times in the texts of an item (all columns but `item_id`; in the title it counts
+    A word of `_pieces` that occurs n times in the texts of an item (all columns but `item_id`; in the title it counts
     `title_weight` times) weighs ln(1 + n) · (ln(N / items with the word) + 1).
     """
     texts = {column: items[column].astype(str) for column in items.columns.drop("item_id")}
-    pattern = rf"[\w{MARKS}]+"  # the vowel signs of a script end no word
-    counter = CountVectorizer(token_pattern=pattern).fit(pd.concat(texts.values()))
+    counter = CountVectorizer(analyzer=_pieces).fit(pd.concat(texts.values()))
     counts = sum(counter.transform(text) * (title_weight if name == "title" else 1) for name, text in texts.items())
     return TfidfTransformer(smooth_idf=False).fit_transform(counts.log1p())
+
+
+def _pieces(text: str) -> list[str]:
+    """The words of a text; of a script that puts no space between them, all pairs of neighbouring signs."""
+    found = []
+    for word in _WORD.findall(text.lower()):
+        unspaced = len(word) > 2 and re.match(f"[{UNSPACED}]", word)
+        found += [word[at : at + 2] for at in range(len(word) - 1)] if unspaced else [word]
+    return found
 
 
 def word_weights(items: pd.DataFrame) -> tuple[Tensor, Tensor]:

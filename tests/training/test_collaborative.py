@@ -154,6 +154,13 @@ def test_words_are_not_cut_at_the_vowel_signs_of_a_script():
     assert vectors[0] @ vectors[1] == 0 < vectors[0] @ vectors[2]
 
 
+def test_titles_without_spaces_share_what_stands_inside_them():
+    titles = ["静音ワイヤレスマウス", "ワイヤレスマウス黒", "本革手帳 A5", "A5 ノート"]
+    vectors = module.word_vectors(pd.DataFrame({"item_id": list("abcd"), "title": titles})).toarray()
+    alike = vectors @ vectors.T
+    assert alike[0, 1] > 0.5 and alike[0, 2] == alike[1, 3] == 0 < alike[2, 3]
+
+
 def test_words_are_compared_in_parts_as_at_once(monkeypatch):
     titles = [f"w{n % 7} w{n % 11} w{n % 13}" for n in range(1500)]
     items = pd.DataFrame({"item_id": [str(n) for n in range(1500)], "title": titles})

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from r2ec_lib.data.purchases import actions
 from r2ec_lib.data.schema import DataError, brief, sums_up_future
 
 SHORTEST_TITLE = 6  # characters; a shorter title also occurs in a prompt by chance
@@ -91,8 +90,12 @@ def _verdict(bad_rows: np.ndarray, samples: pd.DataFrame, fine: str = "none") ->
 
 
 def _counting_columns(items: pd.DataFrame, samples: pd.DataFrame) -> list[str]:
-    """Item columns whose texts begin with numbers that rank the items as the purchases of all splits do."""
-    bought = np.bincount(actions(samples)["item"], minlength=len(items)).astype(float)
+    """Item columns whose texts begin with numbers that rank the items as the purchases of all splits do, those that
+    only histories show among them."""
+    users, lengths = pd.factorize(samples["user_id"])[0].astype(np.int64), samples["history"].map(len)
+    shown = [np.repeat(users, lengths) * len(items) + np.concatenate([*samples["history"]])]  # a first purchase, too
+    pairs = np.unique(np.concatenate([*shown, users * len(items) + samples["target"]]))
+    bought = np.bincount(pairs % len(items), minlength=len(items)).astype(float)  # by how many shoppers
     counting = []
     for column in items.columns.drop(["item_id", "title"]):
         leading = items[column].astype(str).str.extract(_LEADING, expand=False).str.replace(",", "")

@@ -56,7 +56,8 @@ def test_a_failing_check_gives_an_example():
 
 def test_a_column_that_counts_purchases_is_found_under_any_name():
     samples, _ = splits.make_samples(catalogue(30), random_log())
-    bought = np.bincount(actions(samples)["item"], minlength=30)  # first purchases, too, which are no targets
+    shoppers = actions(samples).groupby("item")["user_id"].nunique()  # first purchases, too, which are no targets
+    bought = shoppers.reindex(range(30), fill_value=0)
     harmless = catalogue(30).assign(width=[str(k % 7) for k in range(30)], brand="Acme")
     assert checked(samples, harmless) == set()
     telling = harmless.assign(shelf_code=[f"{3 * count + 1:,}" for count in bought])

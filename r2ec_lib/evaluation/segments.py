@@ -158,7 +158,7 @@ def segment_metrics(
 
 
 def ab_sizes(table: pd.DataFrame, relative: Sequence[float]) -> pd.DataFrame:
-    """Users that each arm of an A/B test needs, a row per metric of `segment_metrics`, a column per relative effect.
+    """Users that each arm of an A/B test needs, a row per metric of `segment_metrics`, a column per different effect.
 
     n = 2 · DETECTABLE² · σ² / effect² for arms of equal size, one observation per user, a two-sided test at 5 % and
     80 % power, with the value and the deviation σ without reasoning; NaN where that value is 0.
@@ -167,7 +167,7 @@ def ab_sizes(table: pd.DataFrame, relative: Sequence[float]) -> pd.DataFrame:
     >>> ab_sizes(pd.DataFrame([row]), [0.1]).values.tolist()  # 2 (1.960 + 0.842)² 0.3² / 0.02²
     [[3532.0]]
     """
-    base = table[table["ranked"] == WITHOUT].set_index("metric")
+    base, relative = table[table["ranked"] == WITHOUT].set_index("metric"), list(dict.fromkeys(relative))
     effects = np.outer(base["value"].where(base["value"] > 0), relative)  # (metrics, effects)
     sizes = 2 * (DETECTABLE * base["deviation"].to_numpy()[:, None] / effects) ** 2
     return pd.DataFrame(np.ceil(sizes), base.index, [f"{100 * part:+g}%" for part in relative])

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from r2ec_lib.data.texts import words
+from r2ec_lib.data.texts import MARKS, words
 from r2ec_lib.model.prompts import Prompts, clean
 
 TITLE_WORDS, TITLE_TOKENS = 6, 22
@@ -33,11 +33,15 @@ FRAME_WORDS = frozenset(re.findall("[a-z]+", " ".join(FORMS.values()).lower())) 
 _KINDS = {form.partition(" {}")[0]: kind for kind, form in FORMS.items()}
 _BEGINS = re.compile(rf"\b(?:{'|'.join(_KINDS)})\b")
 _SENTENCE_END = re.compile(r"\.\s")
-_NEED = re.compile(r"[^\W\d_]{3,}")
+_NEED = re.compile(rf"[^\W\d_](?:[^\W\d_]|[{MARKS}]){{2,}}")
 
 
 def need_words(title: str) -> list[str]:
-    """The words of a title that a need may be about: three letters or more, in lower case."""
+    """The words of a title that a need may be about: three letters or more, their marks counted, in lower case.
+
+    >>> need_words("A5 mug, 12 किताब")
+    ['mug', 'किताब']
+    """
     return _NEED.findall(title.lower())
 
 

@@ -4,7 +4,7 @@ A difference comes before any percentage, and a percentage only where it means s
 copied in `published.csv`, are read and checked for cells that cannot be right; nothing else is computed here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +116,23 @@ def comparison_tables(comparisons: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return tables
 
 
+def summary(models: Mapping[str, Mapping[str, float]], baselines: Sequence[str], student: float | None = None) -> str:
+    """How often the next purchase is among the first five items, in one sentence: with R²ec, with the best baseline by
+    this, the same backbone without reasoning and, where there is one, the student (its Hit@5); "" without R²ec."""
+    hits = {name: values["hit@5"] for name, values in models.items() if "hit@5" in values}
+    if "r2ec" not in hits:
+        return ""
+    rivals = {"R²ec": hits["r2ec"]}
+    if best := max((name for name in baselines if name in hits), key=hits.__getitem__, default=None):
+        rivals[f"the best baseline ({NAMES.get(best, best)})"] = hits[best]
+    for name in [name for name in ("without_reasoning_long", "without_reasoning") if name in hits][:1]:
+        rivals[f"the {NAMES[name]}"] = hits[name]
+    if student is not None:
+        rivals["R²ec's student, which writes nothing"] = student
+    listed = "; ".join(f"{value:.0%} with {name}" for name, value in rivals.items())  # some names have commas
+    return f"The next purchase is among the first five items for this share of the test questions: {listed}."
+
+
 def verdict(claims: pd.DataFrame, metric: str = "ndcg@20") -> str:
     """What the intervals of `claims_table` say in one metric, in words: whom the model is ahead of, from whom it
     cannot be told, and whom it is behind. The best baseline has the luck of the test that chose it
@@ -145,7 +162,7 @@ def claims_table(claims: pd.DataFrame) -> pd.DataFrame:
     for row, difference, relative in zip(
         claims.to_dict("records"), difference_cells(claims), margin_cells(claims), strict=True
     ):
-        text = ("share of " if row["share"] else "against ") + NAMES.get(row["b"], row["b"])
+        text = ("reached of " if row["share"] else "against ") + NAMES.get(row["b"], row["b"])
         cell = difference if relative == "–" else f"{difference}\n{relative}"
         if row["share"]:
             cell = margin(row["relative"], row["relative_ci95"], share=True)

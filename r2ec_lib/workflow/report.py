@@ -84,13 +84,14 @@ def overview(
     figures: Sequence[Mapping[str, str]] = (),
 ) -> str:
     """The index page: question, results, `figures`, facts; what the run does not hold is left out."""
-    results, study = (_json(run.metrics(stage)) for stage in ("evaluation", "study"))
+    results, study, taught = (_json(run.metrics(stage)) for stage in ("evaluation", "study", "student"))
     models = results.get("models", {})
     names = list(dict.fromkeys(name for values in models.values() for name in values if _is_metric(name)))
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES / "report"), autoescape=True)
     return environment.get_template("overview.html.j2").render(
         page=page,
         notes=_shared_notes(run),
+        summary=wording.summary(models, results.get("baselines", []), _student_hits(taught)),
         metrics=[wording.metric_name(name) for name in names],
         models=_rows(models, names),
         claims=_claims(study.get("claims") or results.get("claims", [])),
@@ -99,6 +100,11 @@ def overview(
         facts=_facts(provenance, results.get("counts", {}), _recipe(run)),
         recipe=run.recipe.read_text(encoding="utf-8"),
     )
+
+
+def _student_hits(taught: Mapping[str, Any]) -> float | None:
+    """Hit@5 of the student that is kept beside the model."""
+    return taught["models"][taught["chosen"]]["hit@5"] if taught.get("chosen") else None
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -126,15 +132,15 @@ def _notes(run: RunFolder) -> list[str]:
     if data.get("source") == "bazaar":
         notes.append(
             "The purchases are generated: the Bazaar is a made-up market in which the reasons behind each "
-            "purchase are known. Its figures say what the method can find, not how well it does on a real market."
+            "purchase are known. Results on it show what the method can find, not how well it does on a real market."
         )
     notes += data.get("notes", [])
     if training.get("backbone") == "tiny":
-        rules = " It has read the market's general rules, the baselines have not."
+        rules = " It has read the market's general rules; the baselines have not."
+        size = f"{training['parameters'] / 1e6:.1f} million parameters"
         notes.append(
-            f"The language model is a tiny one of {training['parameters'] / 1e6:.1f} million parameters, trained here "
-            "from scratch: a teaching-size stand-in for a pretrained model."
-            + (rules if data.get("source") == "bazaar" else "")
+            f"The language model is tiny ({size}) and trained here from scratch: a teaching-size stand-in for a "
+            "pretrained model." + (rules if data.get("source") == "bazaar" else "")
         )
     if _taught(recipe):
         notes.append(

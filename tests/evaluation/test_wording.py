@@ -57,7 +57,7 @@ def test_claims_show_the_difference_before_the_margin_and_stand_in_their_order()
     claims = claims.assign(difference=0.05, ci95=[[0.04, 0.06]] * 4, collapsed=[False, True, False, False])
     table = wording.claims_table(claims)
     assert table.loc[wording.COPIED].tolist() == ["+68.67%", "+45.21%"]
-    assert table.index.tolist() == ["against SASRec", "share of oracle", wording.COPIED]
+    assert table.index.tolist() == ["against SASRec", "reached of oracle", wording.COPIED]
     assert table.columns.tolist() == ["Hit@5", "NDCG@20"]
     difference = "+0.0500 (+0.0400 to +0.0600)"
     assert table.iloc[0].tolist() == [f"{difference}\n+10% (+9% to +11%)", difference]  # it collapsed on NDCG@20
@@ -104,6 +104,17 @@ def test_the_ablation_has_five_rows_for_three_data_sets():
 
 def test_names_of_metrics_are_those_that_readers_write():
     assert [wording.metric_name(name) for name in ("hit@5", "ndcg@20", "reward")] == ["Hit@5", "NDCG@20", "reward"]
+
+
+def test_the_summary_says_how_often_the_next_purchase_is_among_the_first_five():
+    models = {"r2ec": {"hit@5": 0.654}, "ease": {"hit@5": 0.19}, "sasrec": {"hit@5": 0.2, "ndcg@20": 0.1}}
+    told = "The next purchase is among the first five items for this share of the test questions: "
+    both = told + "65% with R²ec; 20% with the best baseline (SASRec)"
+    assert wording.summary(models, ["ease", "sasrec", "caser"]) == both + "."
+    models |= {"without_reasoning": {"hit@5": 0.1}, "without_reasoning_long": {"hit@5": 0.289}}
+    plain, taught = "; 29% with the same backbone without reasoning, trained longer", "; 51% with R²ec's student"
+    assert wording.summary(models, ["sasrec"], 0.51) == both + plain + taught + ", which writes nothing."
+    assert wording.summary({"sasrec": {"hit@5": 0.2}}, ["sasrec"]) == ""
 
 
 def test_a_verdict_is_what_the_intervals_say():

@@ -207,7 +207,8 @@ def test_the_index_says_in_words_what_the_intervals_say_and_what_the_data_lack(t
     storage.write_text("", RunFolder(tmp_path).recipe)
     shown = {"title": "", "run": "", "file": "index.html", "links": [], "before": None, "after": None}
     html = report.overview(RunFolder(tmp_path), shown, FACTS)
-    assert "<p>In NDCG@20, R²ec is ahead of: SASRec. It cannot be told from: EASE.</p>" in html
+    assert "<p>In NDCG@20, R²ec is ahead of: SASRec. It cannot be told from: EASE. This is one" in html
+    assert "The next purchase is among" not in html  # nobody's figures are there
     assert '<p class="note">Every rating is &lt;5&gt;.</p>' in html
 
 

@@ -20,7 +20,7 @@ from r2ec_lib.data.schema import DataError
 from r2ec_lib.data.storage import read_json, read_table, whole_folder, write_text
 from r2ec_lib.evaluation import wording
 from r2ec_lib.workflow import pages
-from r2ec_lib.workflow.folder import RunFolder
+from r2ec_lib.workflow.folder import STAGES, RunFolder
 
 TEMPLATES = Path(__file__).parent / "templates"
 SOURCES = {"bazaar": "the Bazaar, a generated market", "amazon": "Amazon Reviews 2023", "logs": "own logs"}
@@ -36,7 +36,8 @@ def render(run: RunFolder) -> Path:
         raise DataError(
             f"{run.path}: made by hand, so it has no executed notebooks. A report shows those of `r2ec run`."
         )
-    paths = sorted(run.notebooks.glob("*.ipynb"))
+    order = {stage: number for number, stage in enumerate(STAGES)}
+    paths = sorted(run.notebooks.glob("*.ipynb"), key=lambda path: (order.get(path.stem, 0), path.stem))
     recipe = _recipe(run)
     notebooks = [pages.concerning(_executed(path), recipe) for path in paths]
     provenance = read_json(run.provenance)

@@ -58,6 +58,15 @@ def test_pages_hold_no_script_and_load_nothing(page):
         assert "default-src 'none'" in html and '<html lang="en">' in html and 'name="viewport"' in html
 
 
+def test_pages_stand_in_the_order_in_which_their_stages_run(tmp_path):
+    run = RunFolder(tmp_path / "toy")
+    for stage in ("08_try_it", "09_student", "03_evaluation"):
+        storage.write_text(nbformat.writes(new_notebook(cells=[new_markdown_cell(f"# {stage}")])), run.notebook(stage))
+    storage.write_text(json.dumps(FACTS), run.provenance)
+    pages = re.findall(r'<li><a href="(\w+)\.html">', report.render(run).read_text())
+    assert pages == ["03_evaluation", "09_student", "08_try_it"]  # the student is what is tried
+
+
 def test_mathematics_becomes_mathml(page):
     assert '<math display="inline">' in page[0] and '<math display="block">' in page[0] and "<mfrac>" in page[0]
     assert "$" not in re.sub(r"<style>.*?</style>", "", page[0], flags=re.DOTALL)

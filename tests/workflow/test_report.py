@@ -65,7 +65,7 @@ def test_pages_stand_in_the_order_in_which_their_stages_run(tmp_path):
     storage.write_text(json.dumps(FACTS), run.provenance)
     storage.write_text("name: toy\n", run.recipe)
     pages = re.findall(r'<li><a href="(\w+)\.html">', report.render(run).read_text())
-    assert pages == ["03_evaluation", "09_student", "08_try_it"]  # the student is what is tried
+    assert pages == 2 * ["03_evaluation", "09_student", "08_try_it"]  # the student is what is tried
 
 
 def test_mathematics_becomes_mathml(page):

@@ -51,9 +51,9 @@ def bar_look(index: int) -> dict[str, Any]:
 
 
 def rows(ax: Axes, labels: Sequence[str], zero: bool = False) -> None:
-    """Make the y axis one row per label, the first on top; with `zero`, a dashed line at x = 0, and few
-    enough ticks along x for signed decimals not to meet."""
-    ax.set_yticks(range(len(labels)), list(labels))
+    """Make the y axis one row per label (text, no mathematics), the first on top; with `zero`, a dashed line at x = 0,
+    and few enough ticks along x for signed decimals not to meet."""
+    ax.set_yticks(range(len(labels)), list(labels), parse_math=False)
     ax.set_ylim(len(labels) - 0.5, -0.5)
     if zero:
         ax.axvline(0, color="black", linestyle="--", linewidth=1)

@@ -32,6 +32,9 @@ def test_bars_repeat_their_looks_only_after_all_were_used():
 
 
 def test_rows_stand_from_top_to_bottom_with_or_without_a_zero(ax):
+    style.rows(ax, ["costs $5 or $6", "b"])
+    ax.figure.canvas.draw()  # between two dollars, mathematics would be read
+    assert not ax.get_yticklabels()[0].get_parse_math()
     style.rows(ax, ["a", "b"])
     assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b"]
     assert ax.get_ylim() == (1.5, -0.5) and not ax.lines

@@ -85,16 +85,14 @@ def to_csv(table: pd.DataFrame) -> str:
 
 def from_csv(text: str) -> pd.DataFrame:
     """The cells, as text, of what `to_csv` wrote or a spreadsheet saved from it (with a byte-order mark, with
-    semicolons), indexed by the line in which a row ends. Raises DataError for an empty text, or with its line for a
-    row of another width, or a cell that is too long."""
+    semicolons), indexed by the line in which a row ends. Raises DataError for an empty text, or a row of another
+    width, with its line."""
     text = text.removeprefix(_MARK)
     names = text.partition("\n")[0]
     delimiter = ";" if names.count(";") > names.count(",") else ","
+    csv.field_size_limit(2**31 - 1)  # a remark may be of any length
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    try:
-        rows = [(reader.line_num, [_raw(cell) for cell in row]) for row in reader if row]
-    except csv.Error as error:
-        raise DataError(f"line {reader.line_num}: {error}. Shorten the cell.") from error
+    rows = [(reader.line_num, [_raw(cell) for cell in row]) for row in reader if row]
     if not rows:
         raise DataError("the sheet is empty; expected a line of column names.")
     (_, header), *rows = rows

@@ -42,6 +42,7 @@ CHANGES = {
     "filler": "filler in its place",
     "swapped": "another shopper's in its place",
     "again": "written again, at random",
+    "averaged": "several written so, averaged",
     "facts": "facts exchanged for other ones",
     "neutral": "as many other words exchanged",
 }

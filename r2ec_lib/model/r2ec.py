@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any, overload
 
@@ -30,7 +31,17 @@ from r2ec_lib.model.frozen import LowerStates
 from r2ec_lib.model.head import RecHead
 from r2ec_lib.model.prompts import Prompts
 from r2ec_lib.model.sampling import Sampled, require_cache, sample
-from r2ec_lib.model.scoring import BLOCK, FEW, SCORES_HELD, row_blocks, seen_mask, stable_topk, target_ranks, topk
+from r2ec_lib.model.scoring import (
+    BLOCK,
+    FEW,
+    SCORES_HELD,
+    all_log_probs,
+    row_blocks,
+    seen_mask,
+    stable_topk,
+    target_ranks,
+    topk,
+)
 
 Writer = Callable[[Sequence[Sequence[int]], int, float, int], list[list[int]]]
 """Writes a reasoning a prompt, given what `R2ec.sample` is given: chains of token ids, closed or not."""
@@ -186,9 +197,21 @@ class R2ec:
         return self.encode(rows, starts=list(map(len, prompt_ids)))
 
     def scores(self, states: Tensor, histories: Sequence[Sequence[int]]) -> Tensor:
-        """Scores (B, N) of every item for states (B, d) and the histories (item indexes, oldest first) behind them."""
+        """Scores (B, N) of every item for states (B, d) and the histories (item indexes, oldest first) behind them.
+
+        States may also be those of G reasonings about each history, (B, G, d). A reasoning is then summed out:
+        τ log 1/G Σ_g π(v | x_u, o_g), with π as in Eq. 7 over the items that the history does not hold.
+        """
+        if states.dim() == 3:
+            parts = (self._log_probs(part, histories) for part in states.unbind(1))
+            return self.head.temperature * (reduce(torch.logaddexp, parts) - math.log(states.shape[1]))
         scores, term = self.head.scores(states), self.collaborative
         return scores if term is None else scores + term.scores(histories, self.head.table).to(scores)
+
+    def _log_probs(self, states: Tensor, histories: Sequence[Sequence[int]]) -> Tensor:
+        """log π(v | x_u, o) (B, N) of every item for states (B, d)."""
+        scores = self.scores(states, histories)
+        return all_log_probs(scores, self.head.temperature, seen_mask(histories, scores.shape[1]).to(scores.device))
 
     # --- reasoning ------------------------------------------------------------------------------------------------
 
@@ -273,6 +296,8 @@ class R2ec:
         ratings: Sequence[Any] | None = None,
         max_new_tokens: int | None = None,
         latest: Sequence[int] | None = None,
+        reasonings: int = 1,
+        temperature: float = 0.7,
     ) -> Recommendation | list[Recommendation]:
         """Reasons about a history, or about many in batches of similar length, and ranks the catalogue for each.
 
@@ -286,6 +311,9 @@ class R2ec:
             ratings: one per purchase, None where there is none, a list per history; or left out.
             max_new_tokens: longest reasoning; 0 answers at once, without one. As the model was trained if left out.
             latest: how many purchases are read, a number per history, where these are fewer than `max_history`.
+            reasonings: how many are written about a history; one is greedy. Of several, drawn at `temperature` (as
+                torch's seed says), the probabilities that they give to the items are averaged (`scores`), and the one
+                that speaks most for the first item is shown.
 
         Returns:
             The answer to one history, or a list of answers: in the order of the histories, or of the `unique()`
@@ -296,11 +324,18 @@ class R2ec:
         """
         whole_number(k, "k", 1)  # before a reasoning takes its time
         rows = self.purchases(history, hours, ratings, latest)
-        sampled = self.sample(self.prompts.user_ids(rows, self.titles), self.longest(max_new_tokens))
-        lists = self.best_items(sampled.states, rows["history"].to_list(), k, owned=rows["owned"].to_list())
-        answers = [
-            Recommendation(*best, self.decode(chain)) for best, chain in zip(lists, sampled.chains, strict=True)
-        ]
+        drawn, histories = whole_number(reasonings, "reasonings", 1), rows["history"].to_list()
+        prompts = [prompt for prompt in self.prompts.user_ids(rows, self.titles) for _ in range(drawn)]
+        sampled = self.sample(prompts, self.longest(max_new_tokens), temperature if drawn > 1 else 0.0)
+        states = sampled.states if drawn == 1 else sampled.states.unflatten(0, (len(rows), drawn))
+        lists = self.best_items(states, histories, k, owned=rows["owned"].to_list())
+        answers = []
+        for row, best in enumerate(lists):
+            told = row * drawn
+            if drawn > 1 and best[0]:
+                first = self.head.index[best[0][0]]
+                told += int(self._log_probs(states[row], [histories[row]] * drawn)[:, first].argmax())
+            answers.append(Recommendation(*best, self.decode(sampled.chains[told])))
         return answers[0] if is_one(history) else answers
 
     def purchases(
@@ -334,7 +369,7 @@ class R2ec:
         """Ids, titles and scores of each row's k best items, best first: none of its history, and none that is barred.
 
         Args:
-            states: (B, d) user states.
+            states: (B, d) user states, or (B, G, d) as in `scores`.
             barred: (B, N) bool.
             owned: what is not recommended in place of the items of the history, where that is only a part of them.
 
@@ -368,7 +403,7 @@ class R2ec:
     ) -> tuple[Tensor, Tensor]:
         """Scores and indexes of the k best items of each row that are not barred, seen ones among them."""
         k = min(k, len(self.head.item_ids))
-        if barred is None and self.collaborative is None:
+        if barred is None and self.collaborative is None and states.dim() == 2:
             return topk(states, self.head.table.to(states.device), k, similarity=self.head.similarity)
         scores = self.scores(states, histories)  # (b, N)
         return stable_topk(scores if barred is None else scores.masked_fill(barred.to(scores.device), -torch.inf), k)

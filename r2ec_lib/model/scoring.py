@@ -91,6 +91,19 @@ def item_log_probs(
     return logits.log_softmax(dim=1).gather(1, positives[:, None]).squeeze(1)  # (B,)
 
 
+def all_log_probs(scores: Tensor, temperature: float, seen: Tensor) -> Tensor:
+    """log π(v | x_u, o) of every item (B, N) among the items that are not `seen`; of a seen one, s / τ less the same
+    sum, so that it keeps its place among the others.
+
+    Args:
+        scores: (B, N) similarities, not yet divided by τ.
+        temperature: τ.
+        seen: (B, N) bool, True where an item is no candidate.
+    """
+    logits = scores / temperature
+    return logits - logits.masked_fill(seen, -torch.inf).logsumexp(dim=1, keepdim=True)
+
+
 SCORES_HELD = 2**26
 """Scores that are ranked at a time, at most: 256 MiB, and about as much again in masks and comparisons."""
 BLOCK = 2**20

@@ -85,6 +85,49 @@ def test_recommendations_are_the_best_unseen_items(tiny, samples):
     assert everything.item_ids[:5] == found.item_ids
 
 
+def test_of_several_reasonings_the_probabilities_are_averaged(tiny, samples):
+    """Read plainly: Σ_g exp(s_g / τ) / Σ_v exp(s_g(v) / τ), over the items that the history does not hold."""
+    rows, num_items = samples.head(3), len(tiny.catalogue)
+    states = torch.randn(3, 4, tiny.head.table.shape[1], generator=torch.Generator().manual_seed(0))
+    histories, tau = rows["history"].to_list(), tiny.head.temperature
+    mixed = tiny.scores(states, histories)
+    for row, history in enumerate(histories):
+        free = [item for item in range(num_items) if item not in history]
+        shares = np.zeros(num_items)
+        for state in states[row]:
+            weights = np.exp((tiny.head.scores(state[None])[0].double() / tau).numpy())
+            shares += weights / weights[free].sum() / 4
+        np.testing.assert_allclose(mixed[row].numpy(), tau * np.log(shares), rtol=1e-4, atol=1e-5)
+    alike = tiny.scores(states[:, :1].expand(-1, 4, -1), histories)
+    one = tiny.scores(states[:, 0], histories)
+    assert (alike.argsort(1) == one.argsort(1)).all()
+
+
+def test_a_list_of_several_reasonings_shows_the_one_that_speaks_most_for_its_first_item(tiny, samples):
+    rows = samples.head(4)
+    asked = [[tiny.head.item_ids[item] for item in history] for history in rows["history"]]
+    torch.manual_seed(0)
+    answers = tiny.recommend(asked, k=3, reasonings=5, temperature=1.5)
+    torch.manual_seed(0)
+    again = tiny.recommend(asked, k=3, reasonings=5, temperature=1.5)
+    assert answers == again
+    torch.manual_seed(0)
+    table = tiny.purchases(asked)
+    prompts = [prompt for prompt in tiny.prompts.user_ids(table, tiny.titles) for _ in range(5)]
+    drawn = tiny.sample(prompts, tiny.max_new_tokens, 1.5)
+    states = drawn.states.unflatten(0, (4, 5))
+    for row, (answer, history) in enumerate(zip(answers, table["history"], strict=True)):
+        [best] = tiny.best_items(states[row : row + 1], [history], 3)
+        assert (answer.item_ids, answer.titles) == best[:2] and answer.scores == pytest.approx(best[2])
+        free = [item for item in range(len(tiny.catalogue)) if item not in history]
+        told = (tiny.head.scores(states[row]) / tiny.head.temperature)[:, free].log_softmax(1)
+        speaks = told[:, free.index(tiny.head.index[answer.item_ids[0]])].argmax()
+        assert answer.reasoning == tiny.decode(drawn.chains[5 * row + int(speaks)])
+    assert tiny.recommend(asked, k=3, reasonings=1) == tiny.recommend(asked, k=3)
+    with pytest.raises(DataError, match="reasonings is 0"):
+        tiny.recommend(asked, reasonings=0)
+
+
 def test_many_histories_get_the_answers_that_each_gets_alone(tiny, samples):
     histories = [[tiny.head.item_ids[item] for item in history] for history in samples["history"].head(7)]
     together = tiny.recommend(histories, k=5, max_new_tokens=6)

@@ -70,6 +70,13 @@ def test_the_item_action_is_a_softmax_over_the_batch_targets():
     assert found.tolist() == pytest.approx(expected)
 
 
+def test_log_probabilities_of_all_items_are_a_softmax_over_those_that_are_not_seen():
+    scores, seen = torch.tensor([[2.0, 1.0, 0.0, 4.0]]), torch.tensor([[False, False, False, True]])
+    total = sum(math.exp(score / 0.5) for score in (2.0, 1.0, 0.0))
+    expected = [score / 0.5 - math.log(total) for score in (2.0, 1.0, 0.0, 4.0)]
+    assert scoring.all_log_probs(scores, 0.5, seen)[0].tolist() == pytest.approx(expected, rel=1e-5)
+
+
 def test_an_excluded_candidate_is_no_negative_but_the_own_target_always_counts():
     scores = torch.tensor([[1.0, 2.0, 3.0]], dtype=torch.float64)
     excluded = torch.tensor([[True, False, True]])

@@ -258,7 +258,8 @@ def recommend(
 ) -> Guarded | list[Guarded]:
     """`R2ec.recommend` within the rules; each answer also tells which of them acted.
 
-    A rule's condition on the history looks at all purchases given, a reason is judged by those that are read.
+    A rule's condition on the history looks at all purchases given, a reason is judged by those that are read. Behind a
+    list stands the one reason that was judged, never several.
 
     Args:
         history, k, hours, ratings, max_new_tokens, latest: as in `R2ec.recommend`, with its errors.

@@ -40,6 +40,7 @@ and the fewest and the most steps, so that a large log takes minutes, too."""
 MAP_TEMPERATURE, MAP_PENALTY = 0.1, 1e-3
 """τ of the softmax over all items, and the weight of the map's squared distance from the identity."""
 
+# A run of one kind of script. Unlike in `data.texts`, an apostrophe divides.
 _WORD = re.compile(rf"[{UNSPACED}]+|(?:[^\W{UNSPACED}]|[{MARKS}])+")
 
 

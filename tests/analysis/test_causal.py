@@ -88,6 +88,25 @@ def test_swap_partners_are_other_users_of_like_history_length(samples):
         causal.swap_partners(samples.iloc[:2])
 
 
+def test_swap_partners_are_the_nearest_of_other_users_in_an_order_by_length():
+    """Read plainly: in the shuffled order by length, the next sample of another user on either side, the one whose
+    length is nearer; of two equally near ones, that with the smaller draw."""
+    rng = np.random.default_rng(0)
+    for seed in range(50):
+        users = rng.integers(0, 3, rng.integers(3, 30))
+        users[:2] = 0, 1
+        lengths = rng.integers(1, 5, len(users))
+        table = pd.DataFrame({"user_id": users.astype(str), "history": [[0] * length for length in lengths]})
+        noise = np.random.default_rng(seed).random((len(users), 2))
+        order = sorted(range(len(users)), key=lambda row: (lengths[row], noise[row, 0]))
+        partners = causal.swap_partners(table, seed)
+        for place, row in enumerate(order):
+            before = [other for other in order[:place] if users[other] != users[row]][-1:]
+            after = [other for other in order[place + 1 :] if users[other] != users[row]][:1]
+            near = min(before + after, key=lambda other: (abs(lengths[other] - lengths[row]), noise[other, 1]))
+            assert partners[row] == near
+
+
 def test_of_a_single_user_no_reasoning_is_swapped_and_all_else_is_tested(samples, chains):
     ranked, effect = effects_of(reader, samples.assign(user_id="u"), chains)
     assert "swap" not in effect and {"gain", "content", "compute"} <= set(effect.index)

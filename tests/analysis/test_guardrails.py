@@ -171,6 +171,18 @@ def test_barred_items_are_those_of_every_rule_that_applies():
     assert barred.tolist() == [[False, False, True, False, False], [False, False, True, True, False]]
 
 
+def test_each_catalogue_is_asked_about_its_own_texts_and_only_once(monkeypatch):
+    rails, read = rules("kind: never_recommend, items: {title: [candle, rug]}"), []
+    clean = guardrails.plain
+    monkeypatch.setattr(guardrails, "plain", lambda text: read.append(text) or clean(text))
+    other = CATALOGUE.assign(title=CATALOGUE["title"].iloc[::-1].to_numpy())
+    for _ in range(3):
+        for table in (CATALOGUE.copy(), other):
+            expected = [bool({"candle", "rug"} & set(title.split())) for title in table["title"]]
+            assert guardrails.blocked(rails, [[0]], [""], table)[0].tolist() == expected
+    assert read.count("Norvik Slate tent") == 3 + 1  # three copies of the one, the other is the same table
+
+
 def test_a_column_that_the_catalogue_lacks_is_named_with_the_rule():
     with pytest.raises(GuardrailError, match=r'rule "r0".*no column "category".*item_id, title, brand'):
         judged("kind: never_recommend, items: {category: [x]}", "x", top=[0])

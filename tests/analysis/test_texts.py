@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -117,6 +118,17 @@ def test_near_duplicates_do_not_depend_on_the_block_size():
     texts = [" ".join(words), " ".join([*words[:-1], "other"]), "x y z", "", "", " ".join(reversed(words))]
     whole, blocks = (diversity(chains_of(*texts), block=block) for block in (512, 2))
     assert whole["near_duplicates"] == blocks["near_duplicates"] == 4 / 6  # the first two and the two empty ones
+
+
+def test_near_duplicates_are_those_of_all_pairs_however_often_a_text_is_repeated():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        words = [f"w{n}" for n in range(12)]
+        pool = [" ".join(words[:size] + ["x"] * rng.integers(2)) for size in rng.integers(8, 13, 4)]
+        texts = [str(text) for text in rng.choice(pool, 9)]
+        sets = [set(zip(*(text.split()[at:] for at in range(3)), strict=False)) for text in texts]
+        alike = [[len(a & b) / len(a | b) >= 0.8 for b in sets] for a in sets]
+        assert diversity(chains_of(*texts))["near_duplicates"] == sum(sum(row) > 1 for row in alike) / len(texts)
 
 
 def test_chains_without_a_word_have_no_sequences_to_tell_apart():
